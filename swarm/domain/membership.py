@@ -1,0 +1,153 @@
+"""Members, leases and what they tell each other when a node's stream opens."""
+
+from dataclasses import dataclass
+
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.inference import SocketBytes
+from swarm.domain.manifests import Role
+
+LEASE_SECONDS = 10.0
+"""A node that is silent for this long has no lease; DESIGN.md promises at most 15 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who is at the other end of a connection, proven by its certificate."""
+
+    role: Role
+    id: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Proof of life. A newer lease of the same node has a larger fence and makes this one stale."""
+
+    node: NodeId
+    fence: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The registry's pointer to an expert's newest accepted version."""
+
+    expert: ExpertId
+    version: int
+    manifest: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The first message on a node's stream.
+
+    `manifests` are the signed envelopes of the node's own heads: announcing them with every new lease lets
+    the registry be rebuilt. `can_build` names the factories this node has; `served` the manifests it holds
+    and may serve, its own and those it pulled.
+    """
+
+    advertise: str
+    can_build: tuple[str, ...]
+    manifests: tuple[bytes, ...]
+    served: tuple[Digest, ...]
+    gate_version: int
+    software: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Proof of life under a fence, with what the node is doing (`idle`, `training 40%`)."""
+
+    fence: int
+    socket_bytes: SocketBytes
+    activity: str
+    served: tuple[Digest, ...]
+    gate_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The coordinator's first message: a lease and the current signed statements (empty: none yet)."""
+
+    fence: int
+    lease_s: float
+    specification: bytes
+    gate: bytes
+    revocations: bytes
+    server_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """One node as `swarm status` shows it."""
+
+    id: NodeId
+    alive: bool
+    revoked: bool
+    fence: int
+    advertise: str
+    activity: str
+    last_seen: float
+    experts: tuple[ExpertId, ...]
+    socket_bytes: SocketBytes
+    software: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenView:
+    """A join token without its secret."""
+
+    id: str
+    role: Role
+    uses_left: int
+    expires_at: float
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened: `gate.activated`, `module.published`, `node.joined`, ..."""
+
+    id: str
+    kind: str
+    at: float
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContributionOutcome:
+    """What became of a contribution. `state`: `activated` | `refused` | `duplicate`."""
+
+    state: str
+    gate_version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwarmStatus:
+    """The swarm as its coordinator sees it."""
+
+    swarm: str
+    specification_version: int
+    class_names: tuple[str, ...]
+    gate_version: int
+    nodes: tuple[NodeView, ...]
+    leaves_without_owner: tuple[str, ...]
+    redis: str
+    durability: str
+    started_at: float
+    server_time: float
+    socket_bytes: SocketBytes
+    certificate_days: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryHealth:
+    """What `swarm doctor` learns from the registry."""
+
+    redis: str
+    durability: str
+    blobs: int
+    blob_bytes: int
+    disk_free_bytes: int
+    socket_bytes: SocketBytes
+    certificate_days: float

@@ -1,0 +1,1 @@
+"""The wire: generated messages, conversions, servicers, typed clients. Domain types in, domain types out."""

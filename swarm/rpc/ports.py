@@ -1,0 +1,136 @@
+"""What the servicers need of the processes behind them: the coordinator, the registry and the node.
+
+Errors are `swarm.domain.errors` classes; the interceptor maps them to the wire. Statements travel as the
+JSON bytes of their DSSE envelopes. Every mutating method takes an idempotency key: sent twice, it acts
+once and returns the first outcome again.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, GateTrial, Listing, Query
+from swarm.domain.lineage import Lineage
+from swarm.domain.manifests import Role
+from swarm.domain.membership import (
+    Caller,
+    ContributionOutcome,
+    Event,
+    Head,
+    Heartbeat,
+    Hello,
+    RegistryHealth,
+    SwarmStatus,
+    TokenView,
+    Welcome,
+)
+
+
+class NodeLink(Protocol):
+    """The coordinator's end of one node's open stream (`swarm.rpc.node_stream` implements it)."""
+
+    node: NodeId
+    hello: Hello
+
+    async def predict(self, request: ExpertRequest, timeout_s: float) -> list[ExpertAnswer]:
+        """Ask the node's experts; DeadlineError or UnreachableError when it does not answer."""
+
+    async def try_gate(
+        self,
+        candidate: bytes,
+        incumbent: bytes,
+        temperatures: Sequence[float],
+        specification: bytes,
+        timeout_s: float,
+    ) -> GateTrial:
+        """Let the node judge a candidate gate on its own validation data."""
+
+    def announce(
+        self,
+        *,
+        gate: bytes = b"",
+        specification: bytes = b"",
+        revocations: bytes = b"",
+        event: Event | None = None,
+    ) -> None:
+        """Queue what is new for the node; never blocks."""
+
+    def close(self, reason: str) -> None:
+        """End the stream with UNAUTHENTICATED and the reason."""
+
+
+class MembershipPort(Protocol):
+    """Joining, leaving, leases, tokens (implemented by `coordinator.membership`)."""
+
+    async def node_connected(self, link: NodeLink) -> Welcome: ...
+    async def node_heartbeat(self, link: NodeLink, beat: Heartbeat) -> None: ...
+    async def node_disconnected(self, link: NodeLink) -> None: ...
+    async def status(self) -> SwarmStatus: ...
+    async def record(self, member: NodeId) -> bytes: ...
+    async def specification(self, version: int) -> bytes: ...
+    async def revocations(self) -> bytes: ...
+    async def renew_certificate(self, caller: Caller, csr_pem: bytes, key: str) -> bytes: ...
+    async def leave(self, node: NodeId, reason: str, key: str) -> tuple[int, tuple[ExpertId, ...]]: ...
+    async def create_token(
+        self, role: Role, uses: int, lifetime_s: float, key: str
+    ) -> tuple[str, TokenView]: ...
+    async def tokens(self) -> list[TokenView]: ...
+    async def revoke_token(self, token_id: str, key: str) -> None: ...
+    def events(self, after: str, follow: bool, limit: int) -> AsyncIterator[Event]: ...
+
+
+class GatePort(Protocol):
+    """The gate's keeper (implemented by `coordinator.gate_keeper`)."""
+
+    async def contribute(
+        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int, key: str
+    ) -> ContributionOutcome: ...
+    async def gate(self, version: int) -> bytes: ...
+    async def history(self) -> tuple[list[bytes], int]: ...
+    async def rollback(self, version: int, key: str) -> bytes: ...
+    async def fit(self, key: str) -> ContributionOutcome: ...
+
+
+class InferencePort(Protocol):
+    """Routed answers (implemented by `coordinator.routing`)."""
+
+    async def predict(self, query: Query, timeout_s: float) -> Answer: ...
+
+
+class RegistryPort(Protocol):
+    """Blobs and manifests (implemented by `swarm.registry.service`)."""
+
+    async def missing(self, digests: Sequence[Digest]) -> list[Digest]: ...
+    async def publish(
+        self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> None: ...
+    def fetch(self, digest: Digest) -> AsyncIterator[bytes]: ...
+    async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head: ...
+    async def announce(
+        self, caller: Caller, envelopes: Sequence[bytes], fence: int, key: str
+    ) -> tuple[list[str], list[str]]: ...
+    async def heads(self, owner: str) -> list[Head]: ...
+    async def manifest(self, digest: str, expert: str, version: int) -> bytes: ...
+    async def withdraw(self, caller: Caller, tombstone: bytes, fence: int, key: str) -> list[Digest]: ...
+    async def lineage(self, manifest: str, expert: str) -> Lineage: ...
+    async def health(self) -> RegistryHealth: ...
+
+
+class ExpertPort(Protocol):
+    """A node's experts (implemented by `node.expert_server`, and by the agent as a relay)."""
+
+    async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]: ...
+    async def try_gate(
+        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+    ) -> GateTrial: ...
+
+
+class AgentPort(Protocol):
+    """The node agent, as the command on the same machine sees it (implemented by `node.agent`)."""
+
+    def train(self, request: TrainOrder) -> AsyncIterator[TrainStep]: ...
+    async def outbound(self, limit: int) -> list[Listing]: ...
+    async def state(self) -> AgentState: ...
+    async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]: ...
+    async def stop(self) -> None: ...
