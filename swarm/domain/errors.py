@@ -45,6 +45,17 @@ class NotFoundError(SwarmError):
     code = "not_found"
 
 
+class UnknownMemberError(NotFoundError):
+    """A statement's signer is not known here yet: fetch its CA-signed record and try again."""
+
+    code = "unknown_member"
+
+    @property
+    def member(self) -> str:
+        """The member's id; the subject reads `member <id>`."""
+        return self.subject.removeprefix("member ")
+
+
 class ConflictError(SwarmError):
     """The world moved on: somebody else was first, or the target is gone. The work is kept."""
 

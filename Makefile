@@ -1,0 +1,54 @@
+# `make demo` is the first thing to run. Everything lives in .venv/; nothing needs root.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first interpreter from 3.11 up that can make a virtual environment; PYTHON=... overrides it.
+FIND_PYTHON = for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+TESTS ?= tests
+
+.PHONY: help setup demo test check format proto bench-demo clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv and install what the project needs (nothing to do when it is current)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python: found none from 3.11 up with venv; try: make PYTHON=/path/to/python3.11 setup" >&2; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--keep", "--json", "--seed 1", ...)
+	@$(BIN)/swarm up $(ARGS)
+
+test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+check: $(STAMP) ## formatting, lint, types, import contracts, generated code: what CI runs before the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m swarm.rpc.generate --check
+
+format: $(STAMP) ## format and fix what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(STAMP) ## regenerate swarm/rpc/pb from protos/
+	$(BIN)/python -m swarm.rpc.generate
+
+bench-demo: $(STAMP) ## three seeds of `swarm up`, into benchmarks/results/demo.json and README.md
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

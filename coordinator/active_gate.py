@@ -1,0 +1,83 @@
+"""A gate version ready for use, and the folder that keeps every version with its arrays."""
+
+from dataclasses import dataclass
+
+from coordinator.envelope_files import EnvelopeFiles
+from swarm.domain.errors import NotFoundError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import GateStatement
+from swarm.gating.prototype_gate import PrototypeGate
+from swarm.modules.blobs import BlobFiles
+from swarm.modules.packing import unpack
+from swarm.trust.keyring import Keyring
+from swarm.trust.statements import Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ActiveGate:
+    """One gate version: its signed statement, and its arrays as a gate (None: it has no leaves).
+
+    Never changes, so a request in flight finishes on the version that it started with.
+    """
+
+    statement: Statement[GateStatement]
+    gate: PrototypeGate | None
+
+    @property
+    def value(self) -> GateStatement:
+        return self.statement.value
+
+    @property
+    def version(self) -> int:
+        return self.statement.value.version
+
+    @property
+    def envelope(self) -> bytes:
+        return self.statement.envelope
+
+
+class GateFiles:
+    """`<version>.json` per gate; arrays lie in the coordinator's blobs."""
+
+    def __init__(self, envelopes: EnvelopeFiles, blobs: BlobFiles, keyring: Keyring) -> None:
+        self._envelopes, self.blobs, self._keyring = envelopes, blobs, keyring
+
+    def newest(self) -> int:
+        """Return the newest version, 0 before the first."""
+        return self._envelopes.newest()
+
+    def envelope(self, version: int) -> bytes | None:
+        """Return a version's signed envelope."""
+        return self._envelopes.get(version)
+
+    def put(self, version: int, envelope: bytes) -> None:
+        """Keep a version; its arrays must be in `blobs` already."""
+        self._envelopes.put(version, envelope)
+
+    def statement(self, version: int) -> Statement[GateStatement]:
+        """Return a version's statement, its signature verified; NotFoundError if there is none."""
+        envelope = self._envelopes.get(version)
+        if envelope is None:
+            raise NotFoundError(
+                f"gate {version}",
+                found=f"gate {self.newest()} as the newest" if self.newest() else "no gate yet",
+                expected="a version that exists",
+                remedy="list them: swarm gate history",
+            )
+        return self._keyring.open(envelope, GateStatement)
+
+    def first_with(self, contribution: Digest) -> int:
+        """Return the first version that a contribution is in, 0 if there is none."""
+        for version in range(1, self.newest() + 1):
+            if self._envelopes.get(version) and contribution in self.statement(version).value.contributions:
+                return version
+        return 0
+
+    def load(self, statement: Statement[GateStatement]) -> ActiveGate:
+        """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""
+        value = statement.value
+        gate = None
+        if value.leaves:
+            arrays = unpack(value.arrays, self.blobs.open_verified)
+            gate = PrototypeGate.from_arrays(arrays, leaves=len(value.leaves), temperature=value.temperature)
+        return ActiveGate(statement=statement, gate=gate)

@@ -1,0 +1,83 @@
+"""How a coordinator is set, and where it keeps what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, SwarmHome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """One coordinator: its home, where it listens, and the two services that it needs.
+
+    `registry` is the registry's `host:port` (empty: as founded). `advertise` is the host that others reach
+    this coordinator by, `advertise_registry` the registry's `host:port` as others reach it; empty: joiners
+    use the host that they joined through. Port 0 takes a free one. `gate_top_k` is how many experts a new
+    gate asks per query. `import_paths` lead a user's trunk to its file.
+    """
+
+    home: SwarmHome
+    redis_url: str
+    listen: str = "127.0.0.1"
+    join_port: int = COORDINATOR_JOIN_PORT
+    port: int = COORDINATOR_PORT
+    advertise: str = ""
+    registry: str = ""
+    advertise_registry: str = ""
+    import_paths: tuple[str, ...] = ()
+    gate_top_k: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorFolder:
+    """The coordinator's part of a swarm's home."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity"
+
+    @property
+    def specifications(self) -> Path:
+        """`<version>.json`, signed."""
+        return self.root / "specification"
+
+    @property
+    def gates(self) -> Path:
+        """`<version>.json`, signed."""
+        return self.root / "gates"
+
+    @property
+    def blobs(self) -> Path:
+        """The trunk and the gates' arrays, so that a restart needs neither registry nor Redis."""
+        return self.root / "blobs"
+
+    @property
+    def contributions(self) -> Path:
+        return self.root / "contributions"
+
+    @property
+    def records(self) -> Path:
+        """Every member's CA-signed record, `<member>.json`."""
+        return self.root / "records"
+
+    @property
+    def heads(self) -> Path:
+        """The manifests that are routed to, `<expert>.json`."""
+        return self.root / "heads"
+
+    @property
+    def tombstones(self) -> Path:
+        """What was withdrawn, `<expert or node>.json`, so that it stays away while Redis is down."""
+        return self.root / "tombstones"
+
+    @property
+    def revocations(self) -> Path:
+        """`<number>.json`, signed."""
+        return self.root / "revocations"
+
+    @property
+    def tokens(self) -> Path:
+        """Join tokens (hashes) that wait for Redis: `<id>.json`."""
+        return self.root / "tokens"

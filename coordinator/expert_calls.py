@@ -1,0 +1,119 @@
+"""Asking one node's experts: what is sent, what is believed of the answer, and whom to ask first."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from coordinator.heads import KnownHead
+from coordinator.live_nodes import LiveNodes
+from swarm.domain.errors import DeadlineError, SwarmError, VerificationError
+from swarm.domain.ids import NodeId
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, ExpertTask
+from swarm.domain.manifests import GateStatement
+
+PATIENCE_S = 5.0
+"""How long one node may take before another is asked."""
+PATIENCE_SHARE = 0.4
+"""At most this share of what is left of the query's time."""
+SUM_TOLERANCE = 1e-3
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """One expert's believed answer: probabilities float32 [len(rows), C_own] over class_names."""
+
+    served_by: NodeId
+    class_names: tuple[str, ...]
+    probabilities: NDArray[np.float32]
+    flops_per_query: float
+
+
+class ExpertCalls:
+    """Calls to the live nodes' experts."""
+
+    def __init__(self, live: LiveNodes) -> None:
+        self._live = live
+
+    def holder(self, head: KnownHead, tried: set[NodeId]) -> NodeId | None:
+        """Return who shall answer for this version: the owner if it is live, else another holder."""
+        holders = self._live.holders(head.manifest, head.digest)
+        return next((node.link.node for node in holders if node.link.node not in tried), None)
+
+    async def ask(
+        self,
+        node: NodeId,
+        inputs: NDArray[np.generic],
+        wanted: Mapping[int, NDArray[np.int64]],
+        leaves: Sequence[KnownHead | None],
+        gate: GateStatement,
+        deadline: float,
+    ) -> dict[int, Asked]:
+        """Return the answers by leaf; a leaf that is absent was not answered, for a reason in the log."""
+        live = self._live.get(node)
+        if live is None:
+            return {}
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineError("query", found="no time left", expected="answers of the experts' owners")
+        rows = np.unique(np.concatenate(list(wanted.values())))
+        heads = {leaf: head for leaf in wanted if (head := leaves[leaf]) is not None}
+        request = ExpertRequest(
+            inputs=inputs if len(rows) == len(inputs) else inputs[rows],
+            tasks=tuple(
+                ExpertTask(
+                    expert=head.manifest.expert,
+                    manifest=head.digest,
+                    rows=np.searchsorted(rows, wanted[leaf]),
+                )
+                for leaf, head in heads.items()
+            ),
+            trunk=gate.trunk,
+            gate_version=gate.version,
+        )
+        try:
+            answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left))
+        except SwarmError as error:
+            live.suspected = isinstance(error, DeadlineError)
+            log.warning("experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error))
+            return {}
+        by_manifest = {answer.manifest: answer for answer in answers}
+        found = {}
+        for leaf, head in heads.items():
+            answer = by_manifest.get(head.digest)
+            try:
+                if answer is not None:
+                    found[leaf] = believed(answer, head, len(wanted[leaf]), node)
+            except VerificationError as error:
+                log.error("expert.answer_refused", node=node, reason=str(error))
+        return found
+
+
+def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId) -> Asked:
+    """Return an answer that is what its manifest promises; VerificationError otherwise."""
+    manifest = head.manifest
+    subject = f"answer of {manifest.expert}@{manifest.version} from {served_by}"
+    probabilities = answer.probabilities
+    if answer.expert != manifest.expert or answer.class_names != manifest.class_names:
+        raise VerificationError(subject, found="another expert or other classes", expected="the manifest's")
+    if probabilities.shape != (rows, len(manifest.class_names)):
+        raise VerificationError(
+            subject,
+            found=f"probabilities {list(probabilities.shape)}",
+            expected=f"[{rows}, {len(manifest.class_names)}]",
+        )
+    sums = probabilities.sum(axis=1)
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or np.abs(sums - 1).max() > SUM_TOLERANCE:
+        raise VerificationError(subject, found="numbers that are no probabilities")
+    flops = answer.flops_per_query
+    return Asked(
+        served_by=served_by,
+        class_names=manifest.class_names,
+        probabilities=probabilities.astype(np.float32, copy=False),
+        flops_per_query=flops if np.isfinite(flops) and flops >= 0 else 0.0,
+    )

@@ -1,0 +1,89 @@
+"""Who belongs to the swarm: CA-signed records, in the coordinator's folder and in the store."""
+
+import asyncio
+from typing import TypeVar
+
+import structlog
+
+from coordinator.envelope_files import EnvelopeFiles
+from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError
+from swarm.domain.ids import NodeId
+from swarm.domain.manifests import MemberRecord
+from swarm.registry.store import MetadataStore
+from swarm.trust.keyring import Keyring
+from swarm.trust.statements import Statement
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class Members:
+    """Records are kept in files too, so that statements can be verified while the store is away."""
+
+    def __init__(self, keyring: Keyring, store: MetadataStore, files: EnvelopeFiles) -> None:
+        self._keyring, self._store, self._files = keyring, store, files
+        for name in files.names():
+            self._keep(files.get(name) or b"")
+
+    async def envelope(self, member: NodeId) -> bytes:
+        """Return a member's signed record; NotFoundError if nobody has that name."""
+        found = self._files.get(member)
+        if found is None:
+            found = await self._store.record(member)
+            if found is None:
+                raise NotFoundError(
+                    f"member {member[:60]}",
+                    found="nobody of that name",
+                    expected="a member of the swarm",
+                    remedy="list them: swarm status",
+                )
+            self._keyring.add_record(found)
+            await asyncio.to_thread(self._files.put, member, found)
+        return found
+
+    def record(self, member: NodeId) -> MemberRecord | None:
+        """Return a known member's record."""
+        return self._keyring.record(member)
+
+    def nodes(self) -> list[MemberRecord]:
+        """Return the records of all known nodes, by name."""
+        records = (self._keyring.record(NodeId(name)) for name in self._files.names())
+        return [record for record in records if record is not None and record.role == "node"]
+
+    async def register(self, member: NodeId, envelope: bytes) -> bool:
+        """Take a new member in; False if somebody else has the name."""
+        if not await self._store.put_record(member, envelope):
+            return False
+        self._keyring.add_record(envelope)
+        await asyncio.to_thread(self._files.put, member, envelope)
+        return True
+
+    async def open(self, envelope: bytes, cls: type[T]) -> Statement[T]:
+        """Return a statement that its rightful signer made, looking the signer up where that is needed.
+
+        Raises VerificationError, or NotFoundError for a signer that is no member.
+        """
+        try:
+            return self._keyring.open(envelope, cls)
+        except UnknownMemberError as unknown:
+            await self.envelope(NodeId(unknown.member))
+        return self._keyring.open(envelope, cls)
+
+    async def synchronise(self) -> None:
+        """Bring the store's records and our own to the same."""
+        in_store = await self._store.records()
+        for name in self._files.names():
+            envelope = self._files.get(name)
+            if name not in in_store and envelope and not await self._store.put_record(NodeId(name), envelope):
+                log.error("member.record_differs", member=name)
+        for member, envelope in in_store.items():
+            if self._files.get(member) is None and self._keep(envelope):
+                await asyncio.to_thread(self._files.put, member, envelope)
+
+    def _keep(self, envelope: bytes) -> bool:
+        try:
+            self._keyring.add_record(envelope)
+        except SwarmError as error:
+            log.error("member.record_refused", reason=str(error))
+            return False
+        return True

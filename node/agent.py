@@ -1,0 +1,249 @@
+"""The node's agent: what the command and the coordinator ask of this machine.
+
+One asyncio process without torch. Learning and answering are child processes; what shall leave the machine
+goes through the outbox, so training goes on while coordinator, registry or Redis are away.
+"""
+
+import asyncio
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from node.delivery import Courier
+from node.expert_relay import ExpertRelay
+from node.knowledge import SwarmKnowledge
+from node.leaves import LeafBook
+from node.outbound import OutboundLog
+from node.outbox import Outbox
+from node.renewal import Renewals
+from node.training import Trainer
+from swarm import __version__
+from swarm.config import NodeHome
+from swarm.digests import digest_of
+from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest, ExpertId
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing, SocketBytes
+from swarm.domain.membership import Event, Heartbeat, Hello, Welcome
+from swarm.experts.factories import buildable
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.telemetry import SocketMeter
+from swarm.trust.identity import Identity, certificate_not_after
+
+_log = structlog.get_logger(__name__)
+
+
+class Agent:
+    """AgentPort for the command, ExpertPort for the coordinator's calls, and the stream's callbacks."""
+
+    def __init__(
+        self,
+        *,
+        home: NodeHome,
+        identity: Identity,
+        advertise: str,
+        import_paths: tuple[str, ...],
+        book: LeafBook,
+        outbox: Outbox,
+        outbound: OutboundLog,
+        courier: Courier,
+        trainer: Trainer,
+        relay: ExpertRelay,
+        knowledge: SwarmKnowledge,
+        coordinator: CoordinatorClient,
+        registry: RegistryClient,
+        meter: SocketMeter,
+        renewals: Renewals,
+        fence: "Fence",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home, self._identity, self._advertise = home, identity, advertise
+        self._import_paths, self._book, self._outbox = import_paths, book, outbox
+        self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
+        self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
+        self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
+        self._announcing: asyncio.Task[None] | None = None
+        self._clock_skew_s = 0.0
+        self.stopping = asyncio.Event()
+        """Set when the agent shall end: by `stop`, after `leave`, or by a signal."""
+
+    def train(self, request: TrainOrder) -> AsyncIterator[TrainStep]:
+        """Carry out a training order and tell its steps."""
+        return self._trainer.train(request)
+
+    async def outbound(self, limit: int) -> list[Listing]:
+        """Return what left this machine, newest last."""
+        return await asyncio.to_thread(self._outbound.read, limit)
+
+    async def state(self) -> AgentState:
+        """Return the agent's view of itself."""
+        identity = Identity.load(self._home.identity)
+        left = certificate_not_after(identity.certificate_pem) - datetime.now(UTC)
+        return AgentState(
+            node=identity.id,
+            swarm=identity.swarm,
+            connected=self._fence.value > 0,
+            fence=self._fence.value,
+            gate_version=self._knowledge.gate_version,
+            activity=self.activity,
+            outbox=len(self._outbox),
+            certificate_days=left.total_seconds() / 86_400,
+            experts=tuple(f"{leaf.expert}@{leaf.head_version}" for leaf in self._book.published()),
+            socket_bytes=self.socket_bytes,
+            disk_free_bytes=shutil.disk_usage(self._home.root).free,
+            clock_skew_s=self._clock_skew_s,
+            expert_server_pid=self._relay.pid,
+        )
+
+    async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:
+        """Leave the swarm for good: experts out of the gate, certificate revoked; then the agent ends."""
+        left = await self._coordinator.leave(reason, f"leave-{self._identity.id}-{uuid.uuid4().hex}")
+        _log.info("node.left", gate_version=left[0], experts=len(left[1]))
+        self._end_soon()
+        return left
+
+    async def stop(self) -> None:
+        """End the agent and its children."""
+        self._end_soon()
+
+    async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]:
+        """Relay a query to the expert server."""
+        return await self._relay.predict(request)
+
+    async def try_gate(
+        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+    ) -> GateTrial:
+        """Relay a gate's trial to the expert server."""
+        return await self._relay.try_gate(candidate, incumbent, temperatures, specification)
+
+    @property
+    def activity(self) -> str:
+        """What heartbeats say: `idle`, `train 40%`, with what waits in the outbox."""
+        waiting = len(self._outbox)
+        return self._trainer.activity + (f", {waiting} waiting to be sent" if waiting else "")
+
+    @property
+    def socket_bytes(self) -> SocketBytes:
+        """TCP bytes of the agent and its expert servers."""
+        own, experts = self._meter.totals(), self._relay.socket_bytes
+        return SocketBytes(sent=own.sent + experts.sent, received=own.received + experts.received)
+
+    async def hello(self) -> Hello:
+        """Return the first message of a new stream, with this node's signed heads."""
+        leaves = self._book.leaves()
+        nets = {self._book.signed(leaf.manifest).value.net.factory for leaf in leaves}
+        paths = tuple(
+            dict.fromkeys((*self._import_paths, *(p for leaf in leaves for p in leaf.import_paths)))
+        )
+        return Hello(
+            advertise=self._advertise,
+            can_build=buildable(sorted(nets), paths),
+            manifests=self._book.published_envelopes(),
+            served=self.served(),
+            gate_version=self._knowledge.gate_version,
+            software=f"swarm {__version__}",
+        )
+
+    def heartbeat(self, fence: int) -> Heartbeat:
+        """Return a proof of life under a fence."""
+        return Heartbeat(
+            fence=fence,
+            socket_bytes=self.socket_bytes,
+            activity=self.activity,
+            served=self.served(),
+            gate_version=self._knowledge.gate_version,
+        )
+
+    def served(self) -> tuple[Digest, ...]:
+        """Return the manifests that the expert server can load: own ones, and those that were pulled."""
+        folders = (self._home.state / "manifests", self._home.cache / "manifests")
+        return tuple(sorted(Digest(file.stem) for folder in folders for file in folder.glob("*.json")))
+
+    async def on_welcome(self, welcome: Welcome) -> None:
+        """A new lease: take up what is new, announce the heads under its fence, and deliver what waits."""
+        self._clock_skew_s = self._clock() - welcome.server_time
+        self._take("specification", welcome.specification)
+        self._take("revocations", welcome.revocations)
+        self._take("gate", welcome.gate)
+        self._fence.value = welcome.fence
+        if self._announcing is not None:
+            self._announcing.cancel()
+        self._announcing = asyncio.create_task(self._announce(welcome.fence), name="announce")
+        self._courier.kick()
+
+    async def on_gate(self, envelope: bytes) -> None:
+        """A new gate is active."""
+        self._take("gate", envelope)
+
+    async def on_specification(self, envelope: bytes) -> None:
+        """A new version of the specification."""
+        self._take("specification", envelope)
+
+    async def on_revocations(self, envelope: bytes) -> None:
+        """A new revocation list."""
+        self._take("revocations", envelope)
+
+    async def on_event(self, event: Event) -> None:
+        """Something happened in the swarm."""
+        _log.debug("event", kind=event.kind, id=event.id)
+
+    async def on_disconnect(self, error: SwarmError) -> None:
+        """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is
+        renewed before the next attempt."""
+        self._fence.value = 0
+        await self._renewals.check()
+
+    def _take(self, what: str, envelope: bytes) -> None:
+        if not envelope:
+            return
+        taken = {
+            "specification": self._knowledge.take_specification,
+            "gate": self._knowledge.take_gate,
+            "revocations": self._knowledge.revocations.keep,
+        }[what]
+        try:
+            taken(envelope)
+        except SwarmError as error:
+            # What does not verify is not used; the rest of a welcome still counts.
+            _log.error("statement.refused", what=what, because=str(error))
+
+    async def _announce(self, fence: int) -> None:
+        envelopes = self._book.published_envelopes()
+        if not envelopes:
+            return
+        key = digest_of(b"".join(envelopes))[:32]
+        total = sum(len(envelope) for envelope in envelopes)
+        line = Listing(
+            what="announcement",
+            detail=f"signed manifests of {len(envelopes)} own heads",
+            size_bytes=total,
+            recipient="registry",
+            at=self._clock(),
+        )
+        delay = 1.0
+        while self._fence.value == fence:
+            self._outbound.record([line])
+            try:
+                restored, refused = await self._registry.announce(envelopes, fence, f"{key}-{fence}")
+            except SwarmError as error:
+                _log.warning("announce.failed", because=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 60.0)
+                continue
+            _log.info("heads.announced", heads=len(envelopes), restored=len(restored), refused=len(refused))
+            return
+
+    def _end_soon(self) -> None:
+        """End once the present call has been answered."""
+        asyncio.get_running_loop().call_later(0.2, self.stopping.set)
+
+
+class Fence:
+    """The present lease's fence, 0 while there is none."""
+
+    def __init__(self) -> None:
+        self.value = 0

@@ -1,0 +1,71 @@
+"""How a node runs: flag > environment (`SWARM_*`) > node.toml > default."""
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.jobs import DEFAULT_NET
+from swarm.config import NodeHome
+from swarm.domain.errors import UsageError
+
+DEFAULT_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """One node's settings. `advertise`: HOST:PORT of a direct listener, empty for no open port.
+
+    `net`: the experts' factory where an order names none. `threads` 0: half of this machine's.
+    `expert_bytes`: how many bytes of weights the expert server keeps in memory.
+    """
+
+    home: NodeHome
+    advertise: str = ""
+    net: str = DEFAULT_NET
+    import_paths: tuple[str, ...] = ()
+    threads: int = 0
+    expert_bytes: int = DEFAULT_CACHE_BYTES
+    log_level: str = "info"
+    log_json: bool = True
+
+    @classmethod
+    def load(cls, root: Path) -> "NodeConfig":
+        """Return the settings of a node's home; UsageError names what is wrong in its node.toml."""
+        home = NodeHome(root)
+        found = _toml(home.settings)
+        advertise = os.environ.get("SWARM_ADVERTISE", str(found.get("advertise", "")))
+        net = os.environ.get("SWARM_NET") or str(found.get("net", "")) or DEFAULT_NET
+        threads = os.environ.get("SWARM_THREADS") or str(found.get("threads", 0))
+        if not threads.isdigit():
+            raise UsageError(
+                "threads", found=repr(threads), expected="a number, 0 for half of this machine's"
+            )
+        paths = found.get("import_paths", [])
+        if not isinstance(paths, list):
+            raise UsageError(
+                f"import_paths in {home.settings}", found=repr(paths), expected="a list of folders"
+            )
+        return cls(
+            home=home,
+            advertise=advertise,
+            net=net,
+            import_paths=tuple(str(path) for path in paths),
+            threads=int(threads),
+            log_level=os.environ.get("SWARM_LOG_LEVEL") or str(found.get("log_level", "info")),
+        )
+
+    @property
+    def worker_threads(self) -> int:
+        """How many threads a child process computes with."""
+        return self.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(str(path), found=str(error), expected="TOML") from error

@@ -1,0 +1,173 @@
+"""Finding the agent of a home: its run file, its lock, and starting one where none runs."""
+
+import asyncio
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Self
+
+from node.durable import write_json
+from swarm.config import NodeHome
+from swarm.domain.errors import ConflictError, DeadlineError, NotReadyError
+from swarm.trust.identity import Identity
+
+_RUN_FILE = "agent.json"
+_LOCK_FILE = "agent.lock"
+_LOG_FILE = "agent.log"
+
+
+class AgentSeat:
+    """The place of the one agent of a home: a locked file, and a folder (0700) with a short path for sockets.
+
+    The lock ends with its process however that dies, so a run file that was left behind deceives nobody.
+    """
+
+    def __init__(self, home: NodeHome, lock: IO[bytes], sockets: Path) -> None:
+        self._home, self._lock, self.sockets = home, lock, sockets
+
+    @property
+    def control_socket(self) -> Path:
+        return self.sockets / "agent.sock"
+
+    @property
+    def expert_socket(self) -> Path:
+        return self.sockets / "experts.sock"
+
+    @classmethod
+    def take(cls, home: NodeHome) -> Self:
+        """Take the seat; ConflictError, naming the other agent's process, where it is taken."""
+        home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (home.run / _LOCK_FILE).open("ab")
+        if not _locked_exclusively(lock):
+            lock.close()
+            found = _read_run_file(home)
+            raise ConflictError(
+                f"home {home.root}",
+                found=f"an agent that runs already (process {found.get('pid', 'unknown')})",
+                expected="one agent for each home",
+                remedy="use that one, stop it with `swarm down`, or choose another --home",
+            )
+        _remove_sockets(_read_run_file(home))
+        return cls(home, lock, Path(tempfile.mkdtemp(prefix="swarm-")))
+
+    def announce(self, now: float) -> None:
+        """Write where the agent listens."""
+        record = {"pid": os.getpid(), "socket": str(self.control_socket), "started_at": now}
+        write_json(self._home.run / _RUN_FILE, record)
+
+    def leave(self) -> None:
+        """Give the seat back; nothing stays behind."""
+        (self._home.run / _RUN_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        self._lock.close()
+
+
+def agent_socket(home: NodeHome) -> Path | None:
+    """Return the running agent's control socket, None if none answers."""
+    path = _read_run_file(home).get("socket", "")
+    if not path or not _is_locked(home):
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return None
+    return Path(path)
+
+
+async def ensure_agent(home: NodeHome, *, timeout_s: float = 60.0) -> Path:
+    """Return the control socket of this home's agent, starting it (detached) if it does not run.
+
+    Raises NotReadyError with the agent's last words if it ends at once, DeadlineError if it does not
+    answer within timeout_s.
+    """
+    if (running := agent_socket(home)) is not None:
+        return running
+    Identity.load(home.identity)
+    home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = home.run / _LOG_FILE
+    with log.open("ab") as output:
+        agent = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "node.app",
+            str(home.root),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    ended = asyncio.create_task(agent.wait())
+    try:
+        async with asyncio.timeout(timeout_s):
+            while (running := agent_socket(home)) is None:
+                await asyncio.wait({ended}, timeout=0.05)
+                if ended.done():
+                    raise NotReadyError(
+                        f"agent of {home.root}",
+                        found=f"it ended with status {agent.returncode}: {last_line(log)}",
+                        expected="a running agent",
+                        remedy=f"read {log}, or run it in the foreground: swarm node --home {home.root}",
+                    )
+            return running
+    except TimeoutError:
+        raise DeadlineError(
+            f"agent of {home.root}", found=f"no answer within {timeout_s:g} s", remedy=f"read {log}"
+        ) from None
+    finally:
+        ended.cancel()
+
+
+def last_line(log: Path, limit: int = 600) -> str:
+    """Return the last line of a log file."""
+    if not log.exists():
+        return "no log"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][-limit:] if lines else "an empty log"
+
+
+def _locked_exclusively(lock: IO[bytes]) -> bool:
+    """Lock, or return False; a command that looks whether an agent runs holds the lock for a moment."""
+    for _ in range(10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
+
+
+def _is_locked(home: NodeHome) -> bool:
+    try:
+        with (home.run / _LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _read_run_file(home: NodeHome) -> dict[str, str]:
+    try:
+        found = json.loads((home.run / _RUN_FILE).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _remove_sockets(left_behind: dict[str, str]) -> None:
+    """Remove the socket folder of an agent that was killed."""
+    folder = Path(left_behind.get("socket", "")).parent
+    if folder.name.startswith("swarm-") and folder.parent == Path(tempfile.gettempdir()):
+        shutil.rmtree(folder, ignore_errors=True)

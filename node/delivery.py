@@ -1,0 +1,159 @@
+"""Carries the outbox to its recipients in the background, in order, while training goes on.
+
+What cannot be reached is tried again, more slowly each time and at once when a new lease comes; what a
+recipient refuses for good is set aside with its reason, and the rest goes on.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from node.outbox import Intent, Outbox
+from node.publishing import Publisher
+from swarm.domain.errors import (
+    ConflictError,
+    HarmfulContributionError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    StaleFenceError,
+    SwarmError,
+    TrunkMismatchError,
+    VerificationError,
+)
+
+_FINAL = (
+    ConflictError,
+    HarmfulContributionError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    TrunkMismatchError,
+    VerificationError,
+)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of one intent. `state`: `delivered` | `activated` | `duplicate` | `refused`."""
+
+    state: str
+    reason: str = ""
+    gate_version: int = 0
+    error: SwarmError | None = None
+
+
+class Courier:
+    """Delivers the outbox. `fence` gives the present lease's fence, 0 while there is none."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        publisher: Publisher,
+        *,
+        fence: Callable[[], int],
+        first_delay_s: float = 0.5,
+        longest_delay_s: float = 30.0,
+        seed: int | None = None,
+    ) -> None:
+        self._outbox, self._publisher, self._fence = outbox, publisher, fence
+        self._first_delay, self._longest_delay = first_delay_s, longest_delay_s
+        self._jitter = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
+        self._wake = asyncio.Event()
+        self._ended: dict[int, Delivery] = {}
+        self._changed = asyncio.Condition()
+        self.trouble = ""
+        """Why the oldest intent still waits; empty when nothing is wrong."""
+
+    def kick(self) -> None:
+        """Try again now: something new was put, or a lease came."""
+        self._wake.set()
+
+    async def outcome(self, intent: Intent, patience_s: float) -> Delivery | None:
+        """Wait until this intent is delivered or refused; None once the outbox has been stuck for patience_s
+        (it stays in the outbox and goes out later)."""
+
+        def ended() -> bool:
+            return intent.number in self._ended
+
+        async with self._changed:
+            while not ended():
+                await self._changed.wait_for(lambda: ended() or bool(self.trouble))
+                if not ended():
+                    try:
+                        async with asyncio.timeout(patience_s):
+                            await self._changed.wait_for(lambda: ended() or not self.trouble)
+                    except TimeoutError:
+                        return None
+            return self._ended[intent.number]
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        delay = 0.0
+        while True:
+            if delay:
+                await self._wait(delay * self._jitter.uniform(0.7, 1.3))
+            pending = self._outbox.pending()
+            if not pending:
+                delay = 0.0
+                await self._note_trouble("")
+                await self._wait(None)
+                continue
+            delay = 0.0 if await self._attempt(pending[0]) else self._later(delay)
+
+    def _later(self, delay: float) -> float:
+        return min(max(delay * 2, self._first_delay), self._longest_delay)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout_s)
+        self._wake.clear()
+
+    async def _attempt(self, intent: Intent) -> bool:
+        """Deliver one intent; False if it has to wait."""
+        fence = self._fence()
+        if not fence:
+            await self._note_trouble("no lease: the coordinator is not connected")
+            return False
+        try:
+            ended = await self._deliver(intent, fence)
+        except _FINAL as error:
+            if isinstance(error, StaleFenceError):
+                await self._note_trouble(str(error))
+                return False
+            self._outbox.refuse(intent, str(error))
+            _log.warning("outbox.refused", subject=intent.subject, reason=str(error))
+            ended = Delivery(state="refused", reason=str(error), error=error)
+        except (SwarmError, OSError) as error:
+            await self._note_trouble(f"{intent.subject}: {error}")
+            return False
+        else:
+            self._outbox.done(intent)
+        async with self._changed:
+            self.trouble = ""
+            self._ended[intent.number] = ended
+            self._changed.notify_all()
+        return True
+
+    async def _note_trouble(self, trouble: str) -> None:
+        if trouble == self.trouble:
+            return
+        if trouble:
+            _log.info("outbox.waiting", because=trouble)
+        async with self._changed:
+            self.trouble = trouble
+            self._changed.notify_all()
+
+    async def _deliver(self, intent: Intent, fence: int) -> Delivery:
+        if intent.kind == "publish":
+            await self._publisher.publish(intent, fence)
+            return Delivery(state="delivered")
+        if self._outbox.superseded(intent):
+            return Delivery(state="duplicate", reason="a newer contribution of this node replaces it")
+        outcome = await self._publisher.contribute(intent, fence)
+        return Delivery(state=outcome.state, reason=outcome.reason, gate_version=outcome.gate_version)

@@ -1,0 +1,94 @@
+"""The agent's side of the expert server: keeps the child running and passes calls on to it."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from node.children import KeptChild
+from swarm.config import NodeHome
+from swarm.domain.errors import NotReadyError
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
+from swarm.rpc.channel import open_local
+from swarm.rpc.clients import ExpertClient
+
+START_PATIENCE_S = 20.0
+TRIAL_TIMEOUT_S = 120.0
+_log = structlog.get_logger(__name__)
+
+
+class ExpertRelay:
+    """ExpertPort over the expert server child. A call that comes while the child starts waits for it."""
+
+    def __init__(self, home: NodeHome, configuration: Path, socket: Path) -> None:
+        self._kept = KeptChild(
+            "node.expert_server",
+            lambda: [str(configuration)],
+            log=home.run / "experts.log",
+            on_line=self._said,
+            on_end=self._ended,
+        )
+        self._socket = socket
+        self._client = ExpertClient(open_local(socket, "expert server"))
+        self._ready = asyncio.Event()
+        self._past = (0, 0)
+        self._present = (0, 0)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, 0 while there is none."""
+        return self._kept.child.pid if self._kept.child is not None else 0
+
+    @property
+    def socket_bytes(self) -> SocketBytes:
+        """What all expert servers of this agent have sent and received so far."""
+        return SocketBytes(sent=self._past[0] + self._present[0], received=self._past[1] + self._present[1])
+
+    async def run(self) -> None:
+        """Keep the expert server running until cancelled."""
+        try:
+            await self._kept.run()
+        finally:
+            await self._client.close()
+
+    async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]:
+        """Ask this node's experts."""
+        await self._started()
+        return await self._client.predict(request)
+
+    async def try_gate(
+        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+    ) -> GateTrial:
+        """Try a gate on this node's validation data."""
+        await self._started()
+        return await self._client.try_gate(
+            candidate, incumbent, temperatures, specification, timeout_s=TRIAL_TIMEOUT_S
+        )
+
+    async def _started(self) -> None:
+        try:
+            async with asyncio.timeout(START_PATIENCE_S):
+                await self._ready.wait()
+        except TimeoutError:
+            raise NotReadyError(
+                "expert server of this node",
+                found=f"process {self.pid} that is not ready" if self.pid else "no running process",
+                expected="a running one",
+                remedy="it starts again by itself; read run/experts.log in the node's home",
+            ) from None
+
+    def _said(self, said: dict[str, Any]) -> None:
+        if said.get("ready"):
+            self._ready.set()
+        elif "sent" in said:
+            self._present = (int(said["sent"]), int(said["received"]))
+        elif "problem" in said:
+            _log.error("experts.failed", problem=said["problem"])
+
+    def _ended(self) -> None:
+        self._ready.clear()
+        self._past = (self._past[0] + self._present[0], self._past[1] + self._present[1])
+        self._present = (0, 0)
+        self._socket.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""The expert server: `python -m node.expert_server CONFIG.json`, a child of the agent.
+
+It answers on a unix socket for the agent and, where the node advertises an address, on a mutual TLS
+listener for coordinator and peers. Standard output carries one JSON object a line: `{"ready": true}` when
+it answers, then what it sent and received every second.
+"""
+
+import asyncio
+import ipaddress
+import json
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import torch
+
+from node.children import die_with_parent
+from node.expert_server_config import ExpertServerConfig
+from node.expert_service import ExpertService, SpecificationFile
+from node.expert_store import ExpertStore
+from node.gate_evaluation import GateEvaluator
+from node.leaves import import_paths_of
+from node.outbound import OutboundLog
+from node.own_validation import OwnValidation
+from node.revocation_file import RevocationFile
+from swarm.config import NodeHome
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import NodeId
+from swarm.domain.membership import Caller
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.channel import open_channel
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.server import RpcServer, create_local_server, create_server
+from swarm.rpc.servicers import expert_service
+from swarm.rpc.verified import VerifiedRegistry
+from swarm.telemetry import SocketMeter, configure_logging
+from swarm.trust.identity import Identity
+
+REPORT_S = 1.0
+REGISTRY, COORDINATOR = NodeId("registry"), NodeId("coordinator")
+
+
+async def serve(config: ExpertServerConfig) -> None:
+    """Answer until SIGTERM."""
+    home = NodeHome(Path(config.home))
+    identity = Identity.load(home.identity)
+    keyring = identity.keyring()
+    revocations = RevocationFile(home, keyring)
+    store = ExpertStore(
+        home,
+        import_paths=lambda: (*config.import_paths, *import_paths_of(home.state)),
+        budget_bytes=config.expert_bytes,
+    )
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(ending, stopping.set)
+    async with AsyncExitStack() as stack:
+        meter = stack.enter_context(SocketMeter())
+        to_registry = open_channel(identity, identity.registry, "registry", REGISTRY)
+        to_coordinator = open_channel(identity, identity.coordinator, "coordinator", COORDINATOR)
+        registry = RegistryClient(await stack.enter_async_context(to_registry))
+        coordinator = CoordinatorClient(await stack.enter_async_context(to_coordinator))
+        visiting = BlobFiles(home.state / "visiting")
+        service = ExpertService(
+            store=store,
+            specification=SpecificationFile(home, keyring),
+            keyring=keyring,
+            evaluator=GateEvaluator(
+                node=identity.id,
+                registry=VerifiedRegistry(registry, coordinator, keyring, visiting),
+                visiting=visiting,
+                store=store,
+                validation=OwnValidation(home),
+                executor=ThreadPoolExecutor(1, thread_name_prefix="trial"),
+                import_paths=config.import_paths,
+            ),
+            outbound=OutboundLog(home.outbound),
+        )
+        local = create_local_server(Caller(role="node", id=identity.id), [expert_service(service)])
+        local.add_socket(Path(config.socket))
+        servers: list[RpcServer] = [local]
+        if config.listen:
+            direct = create_server(home.identity, revocations.is_revoked, [expert_service(service)])
+            direct.add_port(listen_address(config.listen))
+            servers.append(direct)
+        for server in servers:
+            await server.start()
+        _say({"ready": True})
+        while not stopping.is_set():
+            counted = meter.totals()
+            _say({"sent": counted.sent, "received": counted.received})
+            try:
+                await asyncio.wait_for(stopping.wait(), REPORT_S)
+            except TimeoutError:
+                continue
+        await asyncio.gather(*(server.stop() for server in servers))
+
+
+def listen_address(advertised: str) -> str:
+    """Return where to listen for an advertised HOST:PORT: there if it is loopback, else on every address."""
+    host, _, port = advertised.rpartition(":")
+    bare = host.strip("[]")
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return advertised if bare == "localhost" else f"0.0.0.0:{port}"
+    if address.is_loopback:
+        return advertised
+    return f"[::]:{port}" if address.version == 6 else f"0.0.0.0:{port}"
+
+
+def main() -> int:
+    """Run with the configuration file that the command line names; return the exit status."""
+    die_with_parent()
+    config = ExpertServerConfig.read(Path(sys.argv[1]))
+    configure_logging("expert-server", level=config.log_level)
+    torch.set_num_threads(max(1, config.threads))
+    try:
+        asyncio.run(serve(config))
+    except SwarmError as error:
+        _say({"problem": str(error)})
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(fields: dict[str, object]) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The node's experts behind ExpertPort: answers queries, and tries gates on the node's own data.
+
+Queries and trials compute in threads of their own, so that a trial does not hold up an answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.expert_store import ExpertStore
+from node.gate_evaluation import GateEvaluator
+from node.outbound import OutboundLog
+from swarm.config import NodeHome
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotReadyError,
+    ShapeMismatchError,
+    TrunkMismatchError,
+    VerificationError,
+)
+from swarm.domain.inference import (
+    MAX_QUERY_ROWS,
+    ExpertAnswer,
+    ExpertRequest,
+    ExpertTask,
+    GateTrial,
+    Listing,
+)
+from swarm.domain.manifests import GateStatement
+from swarm.domain.specification import Specification
+from swarm.trust.keyring import Keyring
+
+
+class SpecificationFile:
+    """The specification that the agent keeps on disk, read again when it changed."""
+
+    def __init__(self, home: NodeHome, keyring: Keyring) -> None:
+        self._path, self._keyring = home.state / "specification.json", keyring
+        self._stamp: tuple[int, int] | None = None
+        self._value: Specification | None = None
+
+    def current(self) -> Specification:
+        """Return the newest verified specification; NotReadyError before the first."""
+        if not self._path.exists():
+            raise NotReadyError("specification", found="none yet", expected="one from the coordinator")
+        state = self._path.stat()
+        stamp = (state.st_ino, state.st_mtime_ns)
+        if self._value is None or stamp != self._stamp:
+            self._value = self._keyring.open(self._path.read_bytes(), Specification).value
+            self._stamp = stamp
+        return self._value
+
+
+class ExpertService:
+    """ExpertPort over this node's store, judge and outbound log."""
+
+    def __init__(
+        self,
+        *,
+        store: ExpertStore,
+        specification: SpecificationFile,
+        keyring: Keyring,
+        evaluator: GateEvaluator,
+        outbound: OutboundLog,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._specification, self._keyring = store, specification, keyring
+        self._evaluator, self._outbound, self._clock = evaluator, outbound, clock
+        self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        self._one_trial = asyncio.Lock()
+
+    async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]:
+        """Return one answer per task, in their order. Nothing is answered unless all of it can be."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._answering, partial(self._answer, request))
+
+    async def try_gate(
+        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+    ) -> GateTrial:
+        """Return how the candidate does on the node's own validation data; only sums leave."""
+        opened = self._keyring.open(candidate, GateStatement)
+        present = self._keyring.open(incumbent, GateStatement) if incumbent else None
+        agreed = self._keyring.open(specification, Specification).value
+        async with self._one_trial:
+            trial = await self._evaluator.judge(opened, present, temperatures, agreed)
+        line = Listing(
+            what="trial sums",
+            detail=f"candidate gate {opened.value.version} on {trial.samples} own validation samples: summed "
+            "negative log likelihood and correct counts per temperature",
+            size_bytes=8 * (7 + 7 * len(trial.temperatures)),
+            recipient="coordinator",
+            at=self._clock(),
+            digest=opened.digest,
+        )
+        self._outbound.record([line])
+        return trial
+
+    def _answer(self, request: ExpertRequest) -> list[ExpertAnswer]:
+        specification = self._specification.current()
+        if request.trunk != specification.trunk.digest:
+            raise TrunkMismatchError(
+                f"query under gate {request.gate_version}",
+                found=f"trunk {request.trunk[:12]}",
+                expected=f"trunk {specification.trunk.digest[:12]}",
+                remedy="route with a gate of this swarm's trunk",
+            )
+        check_query(request.inputs, specification)
+        return [self._perform(task, request.inputs, specification) for task in request.tasks]
+
+    def _perform(
+        self, task: ExpertTask, inputs: NDArray[np.generic], specification: Specification
+    ) -> ExpertAnswer:
+        rows = np.asarray(task.rows, dtype=np.int64)
+        if rows.ndim != 1 or (len(rows) and (rows.min() < 0 or rows.max() >= len(inputs))):
+            raise InvalidInputError(
+                f"rows for {task.expert}",
+                found=f"a row outside 0..{len(inputs) - 1}",
+                expected="rows of the inputs",
+            )
+        expert = self._store.expert(task.manifest, specification)
+        manifest = expert.manifest
+        if manifest.expert != task.expert:
+            raise VerificationError(
+                f"task for {task.expert}",
+                found=f"manifest {task.manifest[:12]} of {manifest.expert}",
+                expected="a manifest of that expert",
+            )
+        if manifest.trunk != specification.trunk.digest:
+            raise TrunkMismatchError(
+                f"{manifest.expert}@{manifest.version}",
+                found=f"trunk {manifest.trunk[:12]}",
+                expected=f"trunk {specification.trunk.digest[:12]}",
+                remedy="train it again under the present trunk",
+            )
+        return ExpertAnswer(
+            expert=manifest.expert,
+            version=manifest.version,
+            manifest=task.manifest,
+            class_names=manifest.class_names,
+            probabilities=expert.probabilities(inputs[rows]),
+            module_digests=tuple(module.digest for module in manifest.modules),
+            flops_per_query=float(expert.flops_per_query),
+        )
+
+
+def check_query(inputs: NDArray[np.generic], specification: Specification) -> None:
+    """Raise by name unless inputs are finite raw inputs [B, *input_shape] of the specification's type."""
+    if inputs.dtype.name != specification.input_dtype or inputs.shape[1:] != specification.input_shape:
+        raise ShapeMismatchError(
+            "inputs",
+            found=f"{inputs.dtype} {list(inputs.shape)}",
+            expected=f"{specification.input_dtype} [B, {', '.join(map(str, specification.input_shape))}]",
+        )
+    if len(inputs) > MAX_QUERY_ROWS:
+        raise InvalidInputError(
+            "inputs", found=f"{len(inputs)} rows", expected=f"at most {MAX_QUERY_ROWS} in one query"
+        )
+    if inputs.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1))
+        if len(bad):
+            raise InvalidInputError(
+                "inputs", found=f"a value that is not finite in row {bad[0]}", expected="finite numbers"
+            )

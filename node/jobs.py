@@ -1,0 +1,189 @@
+"""What the agent asks of the training process, and what that leaves in the job's folder.
+
+A job is one folder. The agent writes `job.json` and starts `python -m node.learner JOB_DIR`; killed at any
+moment and started again, the process goes on from its checkpoints. What it leaves:
+
+- `result.json`: a LearningResult, written last, so its presence says that the job is done;
+- `blobs/`: content-addressed files (`swarm.modules.blobs.BlobFiles`) with the new experts' weights;
+- `leaf-<number>.npz`: each leaf's `prototypes`, `prototype_counts` and `radii`;
+- `validation.npz`: raw `inputs` and `labels` (class names), held out first. It never leaves the node.
+
+Standard output carries one JSON object a line: `{"stage", "message", "fraction"}`, or, before exit code 2,
+`{"problem": {"code", "subject", "found", "expected", "remedy"}}`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from swarm.domain.agent import TrainOrder
+from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, error_classes
+from swarm.domain.ids import LeafId, NodeId
+from swarm.domain.inference import Listing
+from swarm.domain.manifests import Cost, NetReference
+from swarm.domain.specification import Specification
+from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
+
+JOB_FILE = "job.json"
+RESULT_FILE = "result.json"
+VALIDATION_FILE = "validation.npz"
+BLOBS_FOLDER = "blobs"
+DEFAULT_NET = "mlp:128x2"
+
+
+class _JobRecord:
+    """Reading and writing as one JSON file that is there entirely or not at all."""
+
+    __slots__ = ()
+    FILE: ClassVar[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the record in folder; NotFoundError if there is none, InvalidInputError if malformed."""
+        path = folder / cls.FILE
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFoundError(str(path), found="no such file", expected="a training job's folder") from None
+        except ValidationError as error:
+            raise InvalidInputError(str(path), found=str(error.errors()[0]["msg"])) from None
+
+    def write(self, folder: Path) -> None:
+        """Write the record into folder, replacing it in one step."""
+        temporary = folder / f".{self.FILE}.{os.getpid()}"
+        with temporary.open("wb") as file:
+            file.write(TypeAdapter(type(self)).dump_json(self, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / self.FILE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingLeaf:
+    """A leaf that the node owns already: training continues it from its head's weights.
+
+    `modules` lie in the job's `blob_folder`. `prototypes` is the path of the leaf's summary (`.npz`) from
+    the job that trained it last, by which new clusters are matched to leaves; empty if it is lost.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    version: int
+    net: NetReference
+    class_names: tuple[str, ...]
+    modules: tuple[ModuleEntry, ...]
+    prototypes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningJob(_JobRecord):
+    """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs
+    and the existing leaves' weights. `default_net` is used where the order names no net."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    FILE: ClassVar[str] = JOB_FILE
+
+    node: NodeId
+    order: TrainOrder
+    specification: Specification
+    blob_folder: str
+    existing: tuple[ExistingLeaf, ...] = ()
+    first_free_leaf: int = 1
+    default_net: str = DEFAULT_NET
+    threads: int = 1
+
+    @property
+    def net(self) -> str:
+        """The factory of the experts to train."""
+        return self.order.net or self.default_net
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedLeaf:
+    """One trained leaf, everything that its manifest and its part of the contribution need.
+
+    `class_names` is in the order of the net's outputs; `class_counts` counts the shard's training samples.
+    `parent_version` is the version that was continued, 0 for a new leaf. `summary` names a file of the
+    job's folder. After a dry run `modules` is empty and the metrics are missing.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    parent_version: int
+    class_names: tuple[str, ...]
+    class_counts: Mapping[str, int]
+    net: NetReference
+    modules: tuple[ModuleEntry, ...]
+    summary: str
+    metrics: Mapping[str, float]
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningResult(_JobRecord):
+    """What a job came to. `listings` is what would leave this machine if the result were published.
+
+    `samples` counts training samples, without the `validation_samples` held out first.
+    `features_flops` and `clustering_flops` come on top of the leaves' own costs.
+    `idle_leaves` are existing leaves that got no data this time; `notes` are for the person who trains.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    FILE: ClassVar[str] = RESULT_FILE
+
+    dataset: str
+    dry_run: bool
+    leaves: tuple[LearnedLeaf, ...]
+    idle_leaves: tuple[LeafId, ...]
+    samples: int
+    validation_samples: int
+    features_flops: int
+    clustering_flops: int
+    duration_s: float
+    device: str
+    listings: tuple[Listing, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An error on its way from the training process to the agent."""
+
+    code: str
+    subject: str
+    found: str = ""
+    expected: str = ""
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, error: SwarmError) -> Self:
+        return cls(
+            code=error.code,
+            subject=error.subject,
+            found=error.found,
+            expected=error.expected,
+            remedy=error.remedy,
+        )
+
+    def as_error(self) -> SwarmError:
+        """Return the domain error that this problem says."""
+        cls = error_classes().get(self.code, SwarmError)
+        return cls(self.subject, found=self.found, expected=self.expected, remedy=self.remedy)
+
+
+__all__ = [
+    "BLOBS_FOLDER",
+    "DEFAULT_NET",
+    "VALIDATION_FILE",
+    "ExistingLeaf",
+    "LearnedLeaf",
+    "LearningJob",
+    "LearningResult",
+    "Problem",
+]

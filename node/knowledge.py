@@ -1,0 +1,92 @@
+"""What the node knows of its swarm, verified and on disk, so that it outlives coordinator and registry.
+
+`state/specification.json`, `state/gate.json` and `state/revocations.json` hold the newest envelopes.
+"""
+
+from pathlib import Path
+
+import structlog
+
+from node.durable import write_durably
+from node.revocation_file import RevocationFile
+from swarm.config import NodeHome
+from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
+from swarm.domain.manifests import GateStatement
+from swarm.domain.specification import Specification
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.clients import RegistryClient
+from swarm.trust.keyring import Keyring
+
+_log = structlog.get_logger(__name__)
+
+
+class SwarmKnowledge:
+    """Takes up what the coordinator says, after verifying it; older versions never replace newer ones."""
+
+    def __init__(self, home: NodeHome, keyring: Keyring, registry: RegistryClient, cache: BlobFiles) -> None:
+        self._specification_file = home.state / "specification.json"
+        self._gate_file = home.state / "gate.json"
+        self._keyring, self._registry, self._cache = keyring, registry, cache
+        self.revocations = RevocationFile(home, keyring)
+        self._specification: Specification | None = None
+        self._gate: GateStatement | None = None
+        for file, take in (
+            (self._specification_file, self.take_specification),
+            (self._gate_file, self.take_gate),
+        ):
+            if file.exists():
+                _take_kept(file, take)
+
+    @property
+    def gate_version(self) -> int:
+        """The newest gate that this node has seen, 0 before the first."""
+        return self._gate.version if self._gate is not None else 0
+
+    @property
+    def gate(self) -> GateStatement | None:
+        """The newest verified gate."""
+        return self._gate
+
+    def specification(self) -> Specification:
+        """Return the newest specification; NotReadyError before the first."""
+        if self._specification is None:
+            raise NotReadyError(
+                "specification", found="none yet", expected="one from the coordinator", remedy="swarm doctor"
+            )
+        return self._specification
+
+    def take_specification(self, envelope: bytes) -> None:
+        """Take up a specification; VerificationError if it is not signed or its trunk differs."""
+        found = self._keyring.open(envelope, Specification).value
+        known = self._specification
+        if known is not None and found.version < known.version:
+            return
+        if known is not None and found.trunk.digest != known.trunk.digest:
+            raise VerificationError(
+                f"specification {found.version}",
+                found=f"trunk {found.trunk.digest[:12]}",
+                expected=f"trunk {known.trunk.digest[:12]}, which this node joined under",
+            )
+        self._specification = found
+        write_durably(self._specification_file, envelope)
+
+    def take_gate(self, envelope: bytes) -> None:
+        """Take up a gate; VerificationError if the coordinator did not sign it."""
+        found = self._keyring.open(envelope, GateStatement).value
+        if self._gate is None or found.version >= self._gate.version:
+            self._gate = found
+            write_durably(self._gate_file, envelope)
+
+    async def provide_trunk(self, specification: Specification) -> None:
+        """Make sure that the trunk's blobs are in the cache, fetching what is missing."""
+        trunk = specification.trunk
+        tensors = (*trunk.weights.tensors, *trunk.probe.tensors)
+        for digest in self._cache.missing(tensor.blob for tensor in tensors):
+            await self._registry.fetch_into(digest, self._cache)
+
+
+def _take_kept(file: Path, take: object) -> None:
+    try:
+        take(file.read_bytes())  # type: ignore[operator]
+    except SwarmError as error:
+        _log.warning("state.not_used", file=str(file), because=str(error))

@@ -1,0 +1,83 @@
+"""One training order on its way, and how it is told to whoever asks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from node.jobs import LearningResult
+from swarm.domain.agent import TrainOrder, TrainStep
+from swarm.domain.errors import SwarmError
+
+
+class OrderRun:
+    """An order's steps so far; everybody who asks with its key follows the same ones."""
+
+    def __init__(self, key: str, order: TrainOrder) -> None:
+        self.key, self.order = key, order
+        self.steps: list[TrainStep] = []
+        self.ended = False
+        self.error: SwarmError | None = None
+        self.learning = True
+        """True until something is signed: so long, the run ends when nobody follows it any more."""
+        self.task: asyncio.Task[None] | None = None
+        self._followers = 0
+        self._changed = asyncio.Condition()
+
+    async def add(self, step: TrainStep) -> None:
+        """Tell one more step."""
+        async with self._changed:
+            self.steps.append(step)
+            self._changed.notify_all()
+
+    async def end(self, error: SwarmError | None = None) -> None:
+        """Tell that this was all, or what went wrong."""
+        async with self._changed:
+            self.ended, self.error = True, error
+            self._changed.notify_all()
+
+    async def follow(self) -> AsyncIterator[TrainStep]:
+        """Yield all steps, those of the past first; raise the error that ended the run."""
+        self._followers += 1
+        told = 0
+        try:
+            while not (self.ended and told == len(self.steps)):
+                for step in self.steps[told:]:
+                    told += 1
+                    yield step
+                await self._more_than(told)
+        finally:
+            self._followers -= 1
+            if not self._followers and self.learning and not self.ended and self.task is not None:
+                self.task.cancel()
+        if self.error is not None:
+            raise self.error
+
+    async def _more_than(self, told: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.ended or len(self.steps) > told)
+
+
+def done_step(result: LearningResult, message: str, figures: Mapping[str, float]) -> TrainStep:
+    """Return the last step of a run, with the figures that tell what it cost and brought."""
+    leaves = result.leaves
+    samples = sum(sum(leaf.class_counts.values()) for leaf in leaves)
+    own = {
+        "experts": float(len(leaves)),
+        "samples": float(result.samples),
+        "validation_samples": float(result.validation_samples),
+        "train_flops": float(
+            sum(leaf.cost.train_flops for leaf in leaves) + result.features_flops + result.clustering_flops
+        ),
+        "duration_s": result.duration_s,
+    }
+    for name in ("val_accuracy", "val_nll"):
+        if samples and all(name in leaf.metrics for leaf in leaves):
+            weighted = sum(leaf.metrics[name] * sum(leaf.class_counts.values()) for leaf in leaves)
+            own[name] = weighted / samples
+    notes = "".join(f"; {note}" for note in result.notes)
+    return TrainStep(
+        stage="done",
+        message=message + notes,
+        fraction=1.0,
+        listings=result.listings if result.dry_run else (),
+        figures={**own, **figures},
+    )

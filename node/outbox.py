@@ -1,0 +1,134 @@
+"""What this node means to deliver: one file per intent, kept until its recipient has acknowledged it.
+
+An intent carries its idempotency key, so a delivery repeated after a crash or a lost answer acts once.
+Files: `<number>-<kind>.json`, with `<number>-<kind>.bin` for a contribution's arrays (written first);
+`refused/` keeps what a recipient will never accept, with its reason.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from node.durable import sweep_unfinished, sync_folder, write_durably, write_json
+
+Kind = Literal["publish", "contribute"]
+_log = structlog.get_logger(__name__)
+_NAME = re.compile(r"(\d{9})-(publish|contribute)\.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """One thing to deliver. `subject` names it for people; `envelope` is the signed statement.
+
+    `refreshed` says that the statement was already signed again on a newer head.
+    """
+
+    number: int
+    kind: Kind
+    key: str
+    subject: str
+    envelope: bytes
+    refreshed: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:09d}-{self.kind}"
+
+
+class Outbox:
+    """Durable intents in the order in which they were put."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_unfinished(folder)
+        self._folder = folder
+        self._last = 0
+        for stray in folder.glob("*.bin"):
+            if not stray.with_suffix(".json").exists():
+                stray.unlink()
+
+    def put(self, kind: Kind, *, key: str, subject: str, envelope: bytes, arrays: bytes = b"") -> Intent:
+        """Keep one thing to deliver; the same key again returns the intent that is already there."""
+        pending = self.pending()
+        for known in pending:
+            if known.key == key:
+                return known
+        # A number is never used again while this process lives: waiters know intents by it.
+        self._last = number = max([self._last, *(intent.number for intent in pending)]) + 1
+        intent = Intent(number=number, kind=kind, key=key, subject=subject, envelope=envelope)
+        if arrays:
+            write_durably(self._folder / f"{intent.name}.bin", arrays)
+        self.rewrite(intent)
+        return intent
+
+    def rewrite(self, intent: Intent) -> None:
+        """Replace what is kept for this intent (a statement that was signed again)."""
+        write_json(
+            self._folder / f"{intent.name}.json", {**asdict(intent), "envelope": intent.envelope.decode()}
+        )
+
+    def pending(self) -> list[Intent]:
+        """Return what is not acknowledged yet, oldest first."""
+        found = []
+        for path in sorted(p for p in self._folder.iterdir() if _NAME.fullmatch(p.name)):
+            try:
+                found.append(_read(path))
+            except (ValueError, TypeError, KeyError) as error:
+                self._set_aside(path, str(error))
+        return found
+
+    def __len__(self) -> int:
+        return sum(1 for p in self._folder.iterdir() if _NAME.fullmatch(p.name))
+
+    def arrays(self, intent: Intent) -> bytes:
+        """Return the arrays that go with a contribution."""
+        path = self._folder / f"{intent.name}.bin"
+        return path.read_bytes() if path.exists() else b""
+
+    def done(self, intent: Intent) -> None:
+        """Forget an intent that its recipient has acknowledged (or that a newer one replaces)."""
+        (self._folder / f"{intent.name}.json").unlink(missing_ok=True)
+        (self._folder / f"{intent.name}.bin").unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    def refuse(self, intent: Intent, reason: str) -> None:
+        """Set aside what will never be accepted, with its reason; the work itself is kept."""
+        refused = self._folder / "refused"
+        stem = f"{intent.name}-{intent.key[:40].replace('/', '_')}"
+        if arrays := self.arrays(intent):
+            write_durably(refused / f"{stem}.bin", arrays)
+        kept = {**asdict(intent), "envelope": intent.envelope.decode(), "reason": reason}
+        write_json(refused / f"{stem}.json", kept)
+        self.done(intent)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Return (subject, reason) of everything that was set aside, oldest first."""
+        kept = [json.loads(p.read_bytes()) for p in sorted((self._folder / "refused").glob("*.json"))]
+        return [(str(one["subject"]), str(one["reason"])) for one in kept]
+
+    def superseded(self, intent: Intent) -> bool:
+        """Tell whether a newer contribution waits behind this one and replaces it entirely."""
+        if intent.kind != "contribute":
+            return False
+        return any(other.kind == "contribute" and other.number > intent.number for other in self.pending())
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        """Move a file that the disk has damaged out of the way of the others."""
+        damaged = self._folder / "refused" / f"{path.name}.damaged"
+        damaged.parent.mkdir(exist_ok=True)
+        path.rename(damaged)
+        _log.error("outbox.damaged", file=str(damaged), reason=reason, remedy="train again: swarm train DATA")
+
+
+def _read(path: Path) -> Intent:
+    fields = json.loads(path.read_bytes())
+    return Intent(**{**fields, "envelope": str(fields["envelope"]).encode()})
+
+
+def refreshed(intent: Intent, *, key: str, envelope: bytes) -> Intent:
+    """Return the intent with a statement that was signed again, under a new key."""
+    return replace(intent, key=key, envelope=envelope, refreshed=True)

@@ -1,0 +1,134 @@
+"""Deliver one intent: blobs and manifest to the registry, a contribution to the coordinator.
+
+Bytes before manifest: only what the registry lacks is sent, and the commit comes last. Everything is listed
+in the outbound log before it goes.
+"""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from node.leaves import LeafBook
+from node.outbound import OutboundLog
+from node.outbox import Intent, Outbox, refreshed
+from node.statements import on_newer_head
+from swarm.domain.errors import StaleParentError
+from swarm.domain.inference import Listing
+from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.membership import ContributionOutcome, Head
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.trust.signing import Signer
+from swarm.trust.statements import Statement, read_statement, sign_statement
+
+_log = structlog.get_logger(__name__)
+
+
+class Publisher:
+    """Performs what the outbox holds. Each call may be repeated: keys and digests make it act once."""
+
+    def __init__(
+        self,
+        *,
+        registry: RegistryClient,
+        coordinator: CoordinatorClient,
+        cache: BlobFiles,
+        book: LeafBook,
+        outbox: Outbox,
+        outbound: OutboundLog,
+        signer: Signer,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry, self._coordinator, self._cache = registry, coordinator, cache
+        self._book, self._outbox, self._outbound = book, outbox, outbound
+        self._signer, self._clock = signer, clock
+
+    async def publish(self, intent: Intent, fence: int) -> Head:
+        """Bring one expert's version to the registry and return its head; on a stale parent sign once more
+        on top of the registry's head. Raises StaleParentError if that is stale, too."""
+        statement = read_statement(intent.envelope, Manifest)
+        await self._send_blobs(statement)
+        try:
+            head = await self._commit(intent, statement, fence)
+        except StaleParentError:
+            if intent.refreshed:
+                raise
+            intent = await self._on_newer_head(intent, statement)
+            statement = read_statement(intent.envelope, Manifest)
+            head = await self._commit(intent, statement, fence)
+        self._book.note_accepted(statement, head)
+        _log.info("module.published", expert=head.expert, version=head.version, manifest=head.manifest[:12])
+        return head
+
+    async def contribute(self, intent: Intent, fence: int) -> ContributionOutcome:
+        """Bring a contribution to the coordinator and return what became of it."""
+        statement = read_statement(intent.envelope, Contribution)
+        arrays = self._outbox.arrays(intent)
+        self._outbound.record([_contribution_line(statement, len(arrays), self._clock())])
+        outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
+        _log.info(
+            "contribution.delivered", epoch=statement.value.epoch, state=outcome.state, reason=outcome.reason
+        )
+        return outcome
+
+    async def _send_blobs(self, statement: Statement[Manifest]) -> None:
+        manifest = statement.value
+        for digest in await self._registry.missing(manifest.blobs()):
+            data = self._cache.open_verified(digest)
+            line = Listing(
+                what="blob",
+                detail=f"weights of {manifest.expert}@{manifest.version}",
+                size_bytes=len(data),
+                recipient="registry",
+                at=self._clock(),
+                digest=digest,
+            )
+            self._outbound.record([line])
+            await self._registry.publish_blob(digest, data)
+
+    async def _commit(self, intent: Intent, statement: Statement[Manifest], fence: int) -> Head:
+        manifest = statement.value
+        line = Listing(
+            what="manifest",
+            detail=f"{manifest.expert}@{manifest.version}: classes, cost, metrics",
+            size_bytes=len(intent.envelope),
+            recipient="registry",
+            at=self._clock(),
+            digest=statement.digest,
+            attributes={name: f"{value:.6g}" for name, value in manifest.metrics.items()},
+        )
+        self._outbound.record([line])
+        return await self._registry.commit(intent.envelope, fence, intent.key)
+
+    async def _on_newer_head(self, intent: Intent, statement: Statement[Manifest]) -> Intent:
+        manifest = statement.value
+        heads = await self._registry.heads(manifest.owner)
+        head = next((found for found in heads if found.expert == manifest.expert), None)
+        if head is not None and head.manifest == statement.digest:
+            return intent
+        envelope = sign_statement(on_newer_head(manifest, head, now=self._clock()), self._signer)
+        renewed = refreshed(intent, key=f"{intent.key}-on-{head.version if head else 0}", envelope=envelope)
+        self._outbox.rewrite(renewed)
+        _log.info("manifest.signed_again", expert=manifest.expert, on_version=head.version if head else 0)
+        return renewed
+
+
+def _contribution_line(statement: Statement[Contribution], arrays_bytes: int, now: float) -> Listing:
+    contribution = statement.value
+    counts = {
+        f"{leaf.leaf} {name}": str(count)
+        for leaf in contribution.leaves
+        for name, count in leaf.class_counts.items()
+    }
+    prototypes = sum(leaf.prototypes.shape[0] for leaf in contribution.leaves)
+    return Listing(
+        what="contribution",
+        detail=f"epoch {contribution.epoch}: {len(contribution.leaves)} leaves, {prototypes} prototypes with "
+        "counts and radii, class counts",
+        size_bytes=arrays_bytes + len(statement.envelope),
+        recipient="coordinator",
+        at=now,
+        digest=statement.digest,
+        attributes=counts,
+    )

@@ -1,0 +1,93 @@
+"""Keep the node's certificate alive: over mutual TLS at two thirds of its life, at the join port once it
+expired (a laptop that slept) by proving the registered signing key.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from node.join_port import JoinPort
+from swarm.domain.errors import SwarmError, VerificationError
+from swarm.rpc.clients import CoordinatorClient
+from swarm.trust.codec import canonical_json
+from swarm.trust.identity import Identity, certificate_not_after, needs_renewal, replace_certificate
+
+CHECK_S = 60.0
+_log = structlog.get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """Return the present moment in UTC."""
+    return datetime.now(UTC)
+
+
+class Renewals:
+    """Renews the certificate in an identity's folder; servers and channels take it up from there."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        coordinator: CoordinatorClient,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        on_renewed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._folder, self._coordinator = identity.folder, coordinator
+        self._now, self._on_renewed = now, on_renewed
+
+    async def run(self) -> None:
+        """Check now and every minute until cancelled; what fails is tried again."""
+        while True:
+            await self.check()
+            await asyncio.sleep(CHECK_S)
+
+    async def check(self) -> bool:
+        """Renew if it is time; True if a new certificate came. What fails now is tried at the next check."""
+        identity = Identity.load(self._folder)
+        if not needs_renewal(identity.certificate_pem, self._now()):
+            return False
+        try:
+            if certificate_not_after(identity.certificate_pem) > self._now():
+                pem = await self._coordinator.renew_certificate(identity.renewal_csr(), uuid.uuid4().hex)
+            else:
+                pem = await asyncio.to_thread(renew_expired, identity, self._now())
+        except SwarmError as error:
+            _log.warning("certificate.not_renewed", because=str(error))
+            return False
+        renewed = replace_certificate(self._folder, pem)
+        _log.info("certificate.renewed", until=certificate_not_after(renewed.certificate_pem).isoformat())
+        self._on_renewed()
+        return True
+
+
+def renew_expired(identity: Identity, now: datetime) -> bytes:
+    """Return a new certificate from the join port. Blocks.
+
+    Raises UnauthenticatedError if the member was revoked or the clocks differ by more than 5 minutes.
+    """
+    host, _, port = identity.join.rpartition(":")
+    if not port.isdigit():
+        raise VerificationError(
+            "identity", found=f"join address {identity.join!r}", expected="HOST:PORT", remedy="join again"
+        )
+    door = JoinPort(host.strip("[]"), int(port), ca_pem=identity.ca_pem)
+    answer = door.renew(renewal_request(identity, now))
+    pem = answer.get("certificate_pem")
+    if not isinstance(pem, str):
+        raise VerificationError("renewal", found="no certificate in the answer", expected="certificate_pem")
+    return pem.encode()
+
+
+def renewal_request(identity: Identity, now: datetime) -> dict[str, Any]:
+    """Return what the join port wants: whose certificate, when, and the registered key's signature."""
+    request = {
+        "node": identity.id,
+        "csr_pem": identity.renewal_csr().decode(),
+        "timestamp": now.timestamp(),
+    }
+    signature = identity.required_signer().sign(canonical_json(request)).hex()
+    return {**request, "signature": signature}

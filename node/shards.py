@@ -1,0 +1,135 @@
+"""A node's shards: which samples belong to which leaf, and what the gate learns of each leaf."""
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.jobs import ExistingLeaf, LearningJob
+from swarm.data.dataset import Dataset
+from swarm.domain.ids import LeafId, leaf_of
+from swarm.gating.distances import squared_distances
+from swarm.gating.regions import LeafSummary, natural_leaves, summarise_leaf
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shard:
+    """One leaf's training and validation samples (classes that it never saw are left out of validation).
+
+    `existing` is the leaf that it continues, None for a new one.
+    """
+
+    number: int
+    leaf: LeafId
+    training: Dataset
+    validation_inputs: NDArray[np.generic]
+    validation_labels: NDArray[np.int64]
+    summary: LeafSummary
+    existing: ExistingLeaf | None
+
+
+def make_shards(
+    job: LearningJob,
+    training: Dataset,
+    training_features: Floats,
+    validation: Dataset,
+    validation_features: Floats,
+) -> tuple[list[Shard], int]:
+    """Return the leaves' shards by number, and the FLOPs of clustering and summaries.
+
+    One leaf unless the features [N, D] fall into really separate clusters. A cluster continues the existing
+    leaf whose prototypes are nearest; clusters beyond those get new numbers.
+    """
+    specification, seed = job.specification, job.order.seed
+    clusters = natural_leaves(
+        training_features,
+        max_leaves=specification.max_leaves_per_owner,
+        min_shard=specification.min_leaf_count,
+        seed=seed,
+    )
+    wide = validation_features.astype(np.float64)
+    held_out = squared_distances(wide, clusters.centres.astype(np.float64)).argmin(axis=1)
+    flops = clusters.flops + 2 * len(validation) * clusters.centres.size
+    shards, free = [], job.first_free_leaf
+    for cluster, existing in enumerate(match_leaves(clusters.centres, job.existing)):
+        rows = np.flatnonzero(clusters.labels == cluster)
+        shard = training.subset(rows)
+        labels = validation.labels_among(shard.class_names)
+        judged = np.flatnonzero((held_out == cluster) & (labels >= 0))
+        summary = summarise_leaf(
+            training_features[rows], prototypes=specification.max_prototypes_per_leaf, seed=seed
+        )
+        flops += summary.flops
+        number = int(existing.leaf.rpartition(".l")[2]) if existing else free
+        free += existing is None
+        shards.append(
+            Shard(
+                number=number,
+                leaf=leaf_of(job.node, number),
+                training=shard,
+                validation_inputs=validation.inputs[judged],
+                validation_labels=labels[judged],
+                summary=summary,
+                existing=existing,
+            )
+        )
+    return sorted(shards, key=lambda shard: shard.number), flops
+
+
+def match_leaves(centres: Floats, existing: Sequence[ExistingLeaf]) -> list[ExistingLeaf | None]:
+    """Return, for each cluster's centre [k, D], the existing leaf that it continues, or None.
+
+    Pairs are taken by rising distance from centre to the leaf's nearest prototype, each leaf once; a leaf
+    without readable prototypes of this trunk comes last.
+    """
+    distances = np.full((len(centres), len(existing)), np.inf)
+    for column, leaf in enumerate(existing):
+        prototypes = _prototypes(leaf)
+        if prototypes is not None and prototypes.shape[1:] == centres.shape[1:]:
+            wide = squared_distances(centres.astype(np.float64), prototypes.astype(np.float64))
+            distances[:, column] = wide.min(axis=1)
+    matched: list[ExistingLeaf | None] = [None] * len(centres)
+    taken: set[int] = set()
+    for flat in np.argsort(distances, axis=None, kind="stable"):
+        cluster, column = divmod(int(flat), len(existing))
+        if matched[cluster] is None and column not in taken:
+            matched[cluster] = existing[column]
+            taken.add(column)
+    return matched
+
+
+def summary_arrays(summary: LeafSummary) -> dict[str, NDArray[Any]]:
+    """Return a leaf's summary under the names of its contribution's tensors."""
+    return {
+        "prototypes": summary.prototypes,
+        "prototype_counts": summary.counts,
+        "radii": summary.radii,
+    }
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as .npz, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _prototypes(leaf: ExistingLeaf) -> Floats | None:
+    if not leaf.prototypes:
+        return None
+    try:
+        with np.load(leaf.prototypes, allow_pickle=False) as file:
+            found: Floats = file["prototypes"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found

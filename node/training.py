@@ -1,0 +1,279 @@
+"""A training order's way: learn -> publish -> contribute. Learning is a child process; its job's folder lets
+it go on after any crash, and what it made goes out through the outbox.
+"""
+
+import asyncio
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from node.children import Child
+from node.delivery import Courier
+from node.durable import write_json
+from node.jobs import ExistingLeaf, LearningJob, LearningResult, Problem
+from node.leaves import LeafBook
+from node.order_run import OrderRun, done_step
+from node.outbox import Intent, Outbox
+from node.plan import Plan, make_plan
+from swarm.config import NodeHome
+from swarm.digests import digest_of
+from swarm.domain.agent import TrainOrder, TrainStep
+from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
+from swarm.domain.specification import Specification
+from swarm.modules.blobs import BlobFiles
+from swarm.trust.identity import Identity
+
+PATIENCE_S = 20.0
+_ATTEMPTS = 3
+_KEPT_JOBS = 5
+_QUEUED = "queued.json"
+_log = structlog.get_logger(__name__)
+
+
+class SwarmKnowledge(Protocol):
+    """What the trainer must know of the swarm; the agent keeps it, also while nobody can be reached."""
+
+    @property
+    def gate_version(self) -> int: ...
+    def specification(self) -> Specification: ...
+    async def provide_trunk(self, specification: Specification) -> None: ...
+
+
+class Trainer:
+    """Carries out training orders, one at a time."""
+
+    def __init__(
+        self,
+        *,
+        home: NodeHome,
+        identity: Identity,
+        book: LeafBook,
+        outbox: Outbox,
+        courier: Courier,
+        cache: BlobFiles,
+        knowledge: SwarmKnowledge,
+        default_net: str,
+        threads: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home, self._identity, self._book, self._outbox = home, identity, book, outbox
+        self._courier, self._cache, self._knowledge = courier, cache, knowledge
+        self._default_net, self._threads, self._clock = default_net, threads, clock
+        self._jobs = home.state / "jobs"
+        self._run: OrderRun | None = None
+        self._stopping = False
+
+    @property
+    def activity(self) -> str:
+        """What to say in a heartbeat: `idle`, `train 40%`."""
+        run = self._run
+        if run is None or run.ended or not run.steps:
+            return "idle"
+        return f"{run.steps[-1].stage} {run.steps[-1].fraction:.0%}"
+
+    async def train(self, order: TrainOrder) -> AsyncIterator[TrainStep]:
+        """Carry out an order and tell its steps; the same key again follows the same run.
+
+        Whoever goes away while the node learns ends the learning (what is signed already still goes out).
+        Raises ConflictError while another order is being carried out, and whatever the data deserve.
+        """
+        run = self._started(order)
+        async for step in run.follow():
+            yield step
+
+    def resume(self) -> None:
+        """Take up the order that a crash interrupted, if there is one."""
+        if not self._jobs.exists():
+            return
+        for folder in sorted(self._jobs.iterdir(), key=lambda path: path.stat().st_mtime):
+            if (folder / _QUEUED).exists():
+                continue
+            with suppress(SwarmError):
+                order = LearningJob.read(folder).order
+                if not order.dry_run and self._run is None:
+                    _log.info("training.resumed", data=order.data)
+                    self._started(order)
+                    continue
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def stop(self) -> None:
+        """End what runs; an interrupted order is taken up by the next start."""
+        self._stopping = True
+        run = self._run
+        if run is not None and run.task is not None:
+            run.task.cancel()
+            await asyncio.gather(run.task, return_exceptions=True)
+
+    def _started(self, order: TrainOrder) -> OrderRun:
+        run = self._run
+        if run is not None and order.idempotency_key and run.key == order.idempotency_key:
+            return run
+        if run is not None and not run.ended:
+            raise ConflictError(
+                "training",
+                found=f"an order on {run.order.data} that is not done yet",
+                expected="one order at a time",
+                remedy="wait for it, or stop it with Ctrl-C where it runs",
+            )
+        run = self._run = OrderRun(key=order.idempotency_key or uuid.uuid4().hex, order=order)
+        run.task = asyncio.create_task(self._carry_out(run), name="training")
+        return run
+
+    async def _carry_out(self, run: OrderRun) -> None:
+        folder = self._jobs / digest_of(run.key.encode())[:16]
+        try:
+            await self._learn(run, folder)
+            await self._deliver(run, folder)
+            await run.end()
+        except SwarmError as error:
+            if run.learning:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run.end(error)
+        except asyncio.CancelledError:
+            if run.learning and not self._stopping:
+                shutil.rmtree(folder, ignore_errors=True)
+            await run.end(NotReadyError("training", found="stopped before it was done"))
+            raise
+        except Exception as error:
+            _log.exception("training.failed")
+            await run.end(SwarmError("training", found=f"{type(error).__name__}: {error}"))
+
+    async def _learn(self, run: OrderRun, folder: Path) -> None:
+        if (folder / LearningResult.FILE).exists():
+            return
+        if not (folder / LearningJob.FILE).exists():
+            specification = self._knowledge.specification()
+            await self._knowledge.provide_trunk(specification)
+            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            LearningJob(
+                node=self._identity.id,
+                order=run.order,
+                specification=specification,
+                blob_folder=str(self._home.cache),
+                existing=tuple(self._existing()),
+                first_free_leaf=self._book.first_free,
+                default_net=self._default_net,
+                threads=self._threads,
+            ).write(folder)
+        for attempt in range(_ATTEMPTS):
+            status, words = await self._learn_once(run, folder)
+            if status == 0:
+                return
+            _log.warning("learner.ended", status=status, attempt=attempt + 1, last_words=words)
+        raise SwarmError(
+            "training process",
+            found=f"exit status {status}, {_ATTEMPTS} times ({words})",
+            expected="0",
+            remedy=f"read {self._home.run / 'learner.log'}",
+        )
+
+    async def _learn_once(self, run: OrderRun, folder: Path) -> tuple[int, str]:
+        """Run the child once, telling its steps; return its exit status and last words. It goes on from
+        checkpoints."""
+        child = await Child.start("node.learner", [str(folder)], log=self._home.run / "learner.log")
+        try:
+            async for said in child.lines():
+                if "problem" in said:
+                    raise Problem(**said["problem"]).as_error()
+                if said.get("stage") not in (None, "done"):
+                    await run.add(
+                        TrainStep(stage=said["stage"], message=said["message"], fraction=said["fraction"])
+                    )
+            return await child.wait(), child.last_words()
+        finally:
+            await child.stop()
+
+    def _existing(self) -> list[ExistingLeaf]:
+        found = []
+        for leaf in self._book.leaves():
+            manifest = self._book.signed(leaf.manifest).value
+            summary = self._book.summary(leaf.leaf)
+            found.append(
+                ExistingLeaf(
+                    leaf=leaf.leaf,
+                    version=manifest.version,
+                    net=manifest.net,
+                    class_names=manifest.class_names,
+                    modules=manifest.modules,
+                    prototypes=str(summary) if summary.exists() else "",
+                )
+            )
+        return found
+
+    async def _deliver(self, run: OrderRun, folder: Path) -> None:
+        result = LearningResult.read(folder)
+        if result.dry_run:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run.add(done_step(result, "nothing left this machine", {}))
+            return
+        run.learning = False
+        intents: list[Intent] = []
+        if not (folder / _QUEUED).exists():
+            plan = Plan.read(folder)
+            await asyncio.to_thread(self._bring_home, folder)
+            if plan is None:
+                plan = make_plan(
+                    result,
+                    folder,
+                    self._book,
+                    job=folder.name,
+                    owner=self._identity.id,
+                    signer=self._identity.required_signer(),
+                    specification=self._knowledge.specification(),
+                    share=run.order.share,
+                    gate_version=self._knowledge.gate_version,
+                    import_paths=run.order.import_paths,
+                    now=self._clock(),
+                )
+            intents = plan.apply(folder, self._book, self._outbox)
+            write_json(folder / _QUEUED, {"at": self._clock()})
+            self._courier.kick()
+            await asyncio.to_thread(self._forget_old_jobs)
+        await self._follow_deliveries(run, result, intents)
+
+    def _bring_home(self, folder: Path) -> None:
+        """Move a job's weights into the node's cache and its validation samples into the node's state."""
+        learned = BlobFiles(folder / "blobs")
+        for digest in learned.digests():
+            self._cache.put(learned.open_verified(digest))
+        if (folder / "validation.npz").exists():
+            beside = self._home.state / ".validation.npz.tmp"
+            shutil.copyfile(folder / "validation.npz", beside)
+            beside.rename(self._home.state / "validation.npz")
+
+    async def _follow_deliveries(self, run: OrderRun, result: LearningResult, intents: list[Intent]) -> None:
+        figures: dict[str, float] = {"gate_version": self._knowledge.gate_version, "activated": 0.0}
+        message = f"{len(result.leaves)} experts published"
+        for place, intent in enumerate(intents):
+            stage = "publish" if intent.kind == "publish" else "contribute"
+            await run.add(TrainStep(stage=stage, message=intent.subject, fraction=place / len(intents)))
+            delivery = await self._courier.outcome(intent, PATIENCE_S)
+            if delivery is None:
+                message = f"{len(self._outbox)} deliveries wait in the outbox: {self._courier.trouble}"
+                break
+            if delivery.error is not None:
+                raise delivery.error
+            if intent.kind == "contribute":
+                figures["activated"] = float(delivery.state in ("activated", "duplicate"))
+                figures["gate_version"] = delivery.gate_version or self._knowledge.gate_version
+                message += f"; contribution {delivery.state}"
+                message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"
+        if intents and intents[-1].kind == "publish":
+            message += "; nothing contributed: no leaf reaches the swarm's minimum count"
+        await run.add(done_step(result, message, {**figures, "outbox": float(len(self._outbox))}))
+
+    def _forget_old_jobs(self) -> None:
+        """Drop what queued jobs need no more: checkpoints and blobs of all, everything of the oldest."""
+        queued = sorted(self._jobs.glob(f"*/{_QUEUED}"), key=lambda path: path.stat().st_mtime)
+        for marker in queued[:-_KEPT_JOBS]:
+            shutil.rmtree(marker.parent, ignore_errors=True)
+        for marker in queued[-_KEPT_JOBS:]:
+            for path in marker.parent.iterdir():
+                if path.name not in (_QUEUED, LearningJob.FILE, LearningResult.FILE, "plan.json"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()

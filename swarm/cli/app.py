@@ -1,0 +1,31 @@
+"""The command line put together: each family of commands adds its own."""
+
+import typer
+
+from swarm.cli import asking, backup, experts, founding, gate, membership, observing, services, training, up
+
+
+def build() -> typer.Typer:
+    """Return the `swarm` command. Nothing here or in what it imports loads torch, grpc or scikit-learn."""
+    app = typer.Typer(
+        help="Grow one modular model together: private data stays home, experts are shared.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_swarm)
+    for family in (up, founding, membership, services, training, observing, experts, gate, asking, backup):
+        family.register(app)
+    return app
+
+
+def _swarm(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        from swarm import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()

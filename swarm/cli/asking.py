@@ -1,0 +1,169 @@
+"""`swarm predict` and `swarm eval`: ask the swarm, and see how well it answers."""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
+from swarm.cli.output import emit, progress, run_async, table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from swarm.domain.inference import Answer
+    from swarm.domain.specification import Specification
+
+TopK = Annotated[
+    int, typer.Option(min=0, help="How many experts answer a query; 0 is the gate's own choice.")
+]
+BATCH = 512
+
+
+def register(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+    app.command("eval")(evaluate)
+
+
+def predict(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A .npy or .npz with raw inputs [B, ...].")],
+    top_k: TopK = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Name the experts behind each answer.")] = False,
+    owner: Annotated[list[str] | None, typer.Option(help="Ask these owners' experts only.")] = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Average all experts instead of asking the gate.")
+    ] = False,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses."""
+    from swarm.cli.places import coordinator, find_place
+    from swarm.cli.settings import load_settings
+    from swarm.data.sources import load_inputs
+    from swarm.domain.ids import node_id
+    from swarm.domain.inference import Query
+    from swarm.domain.specification import Specification
+
+    place = find_place(home)
+    inputs = load_inputs(source)
+    timeout_s = load_settings(place.root).timeout_s
+
+    async def work() -> None:
+        async with coordinator(place) as client:
+            envelope = await client.specification()
+            specification = place.identity().keyring().open(envelope, Specification).value
+            query = Query(
+                inputs=as_batch(inputs, specification),
+                top_k=top_k,
+                explain=explain,
+                owners=tuple(node_id(name) for name in owner or []),
+                uniform=uniform,
+            )
+            answer = await client.predict(query, timeout_s)
+        emit("prediction", {"answer": answer}, as_json=json, text=describe_answer(answer))
+
+    run_async(work())
+
+
+def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "NDArray[np.generic]":
+    """Return inputs as [B, *input_shape] of the specification's dtype; one input alone as [1, ...].
+
+    Numbers are converted only where nothing is lost. Raises ShapeMismatchError otherwise.
+    """
+    import numpy as np
+
+    from swarm.domain.errors import ShapeMismatchError
+
+    shape, dtype = specification.input_shape, np.dtype(specification.input_dtype)
+    batch = inputs[None] if inputs.shape == shape else inputs
+    if batch.shape[1:] != shape or batch.ndim < 2:
+        raise ShapeMismatchError(
+            "inputs", found=f"shape {list(inputs.shape)}", expected=f"[B, {', '.join(map(str, shape))}]"
+        )
+    if batch.dtype == dtype:
+        return batch
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = batch.astype(dtype)
+    if not np.array_equal(converted.astype(np.float64), batch.astype(np.float64), equal_nan=True) and (
+        dtype == np.uint8
+    ):
+        raise ShapeMismatchError(
+            "inputs",
+            found=f"{batch.dtype} values that are no {dtype}",
+            expected=f"raw inputs of {dtype}, before the swarm scales them by {specification.scale:g}",
+        )
+    return converted
+
+
+def describe_answer(answer: "Answer") -> str:
+    """Return an answer for people: each row's best classes and, where explained, who gave them."""
+    lines = []
+    for index, row in enumerate(answer.probabilities):
+        best = sorted(range(len(row)), key=lambda column: -float(row[column]))[:3]
+        said = ", ".join(f"{answer.class_names[column]} {row[column]:.3f}" for column in best)
+        lines.append(f"{index}: {said}{'  DEGRADED' if answer.degraded[index] else ''}")
+        for source in answer.sources[index] if answer.sources else ():
+            by = "" if source.served_by == source.owner else f", served by {source.served_by}"
+            lines.append(
+                f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by},"
+                f" modules {' '.join(digest[:8] for digest in source.module_digests)}"
+            )
+    missing = f"; did not answer: {', '.join(answer.missing_experts)}" if answer.missing_experts else ""
+    lines.append(f"gate version {answer.gate_version}, {answer.flops_per_query:.2e} FLOPs a query{missing}")
+    return "\n".join(lines)
+
+
+def evaluate(
+    data: Annotated[str, typer.Argument(help="A data source with test samples; their labels stay here.")],
+    top_k: TopK = 0,
+    owner: Annotated[list[str] | None, typer.Option(help="Ask these owners' experts only.")] = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Average all experts instead of asking the gate.")
+    ] = False,
+    import_path: ImportPath = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Score the swarm's answers on a source's test samples, over all and for each class."""
+    from swarm.cli.places import coordinator, find_place
+    from swarm.cli.scoring import Scorer
+    from swarm.cli.settings import load_settings
+    from swarm.data.sources import load_test
+    from swarm.domain.ids import node_id
+    from swarm.domain.inference import Query
+    from swarm.domain.specification import Specification
+
+    place = find_place(home)
+    test = load_test(resolved_source(data), import_paths(import_path))
+    timeout_s = load_settings(place.root).timeout_s
+    owners = tuple(node_id(name) for name in owner or [])
+
+    async def work() -> None:
+        scorer = Scorer(test.class_names)
+        async with coordinator(place) as client:
+            envelope = await client.specification()
+            specification = place.identity().keyring().open(envelope, Specification).value
+            inputs = as_batch(test.inputs, specification)
+            for start in range(0, len(test), BATCH):
+                query = Query(
+                    inputs=inputs[start : start + BATCH], top_k=top_k, owners=owners, uniform=uniform
+                )
+                answer = await client.predict(query, timeout_s)
+                scorer.add(answer, test.labels[start : start + BATCH])
+                progress(f"{min(start + BATCH, len(test))} of {len(test)} answered")
+        score = scorer.score()
+        rows = [(name, count, f"{accuracy:.3f}") for name, count, accuracy in score.by_class]
+        text = (
+            f"test accuracy {score.accuracy:.4f} ± {score.standard_error:.4f} on {score.queries} queries,"
+            f" gate version {score.gate_version}, {score.degraded} degraded\n"
+            + table(("class", "queries", "accuracy"), rows)
+        )
+        loss = score.nll if math.isfinite(score.nll) else None
+        by_class = [{"name": n, "queries": c, "accuracy": a} for n, c, a in score.by_class]
+        facts = {"data": data, "split": "test", "accuracy": score.accuracy, "queries": score.queries}
+        facts |= {"standard_error": score.standard_error, "nll": loss, "classes": by_class}
+        facts |= {"gate_version": score.gate_version, "degraded": score.degraded}
+        emit("evaluation", facts, as_json=json, text=text)
+
+    run_async(work())

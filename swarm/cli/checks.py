@@ -1,0 +1,170 @@
+"""What `swarm doctor` looks at. Each check says what it found and, where that is bad, what to do."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from swarm.cli.clock import span
+from swarm.cli.output import bytes_text
+from swarm.domain.errors import SwarmError
+
+if TYPE_CHECKING:
+    from swarm.cli.places import Place
+    from swarm.domain.agent import AgentState
+    from swarm.domain.membership import RegistryHealth, SwarmStatus
+
+LEAST_DISK_BYTES = 500_000_000
+LARGEST_SKEW_S = 30.0
+LEAST_CERTIFICATE_DAYS = {"node": 0.1, "service": 1.0, "operator": 3.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at: `remedy` is the next command where it is not ok."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def failed(name: str, error: SwarmError, remedy: str) -> Check:
+    """Return a check that failed because its subject did not answer."""
+    facts = error.found or error.subject
+    return Check(name=name, ok=False, found=facts, remedy=error.remedy or remedy)
+
+
+def coordinator_checks(seen: "SwarmStatus", now: float) -> list[Check]:
+    """Return what the coordinator's status tells."""
+    dead = [node.id for node in seen.nodes if not node.alive and not node.revoked]
+    live = sum(node.alive for node in seen.nodes)
+    skew = abs(seen.server_time - now)
+    return [
+        Check(name="coordinator", ok=True, found=f"answers, up {span(seen.server_time - seen.started_at)}"),
+        Check(
+            name="redis",
+            ok=seen.redis == "ok",
+            found=f"{seen.redis}, {seen.durability}",
+            remedy="start Redis again; if its AOF is damaged: redis-check-aof --fix first",
+        ),
+        certificate_check("coordinator's certificate", seen.certificate_days, "service"),
+        Check(
+            name="clocks",
+            ok=skew <= LARGEST_SKEW_S,
+            found=f"{skew:.1f} s apart from the coordinator's",
+            remedy="set this machine's clock (NTP): certificates and leases depend on it",
+        ),
+        Check(
+            name="nodes",
+            ok=not dead,
+            found=f"{live} of {len(seen.nodes)} live" + (f"; gone: {', '.join(dead)}" if dead else ""),
+            remedy="on that machine: swarm node (its experts answer again at once)",
+        ),
+        Check(
+            name="gate",
+            ok=seen.gate_version > 0,
+            found=f"version {seen.gate_version}" if seen.gate_version else "none yet",
+            remedy="on a node: swarm train DATA",
+        ),
+        Check(
+            name="leaves",
+            ok=not seen.leaves_without_owner,
+            found=", ".join(seen.leaves_without_owner) + " without a live owner"
+            if seen.leaves_without_owner
+            else "every leaf has a live owner",
+            remedy="start those nodes, or let another hold their modules: swarm expert pull ID",
+        ),
+    ]
+
+
+def registry_checks(health: "RegistryHealth") -> list[Check]:
+    """Return what the registry's health tells."""
+    return [
+        Check(
+            name="registry", ok=True, found=f"answers, {health.blobs} blobs, {bytes_text(health.blob_bytes)}"
+        ),
+        certificate_check("registry's certificate", health.certificate_days, "service"),
+        disk_check("registry's disk", health.disk_free_bytes),
+    ]
+
+
+def agent_checks(own: "AgentState") -> list[Check]:
+    """Return what a node's agent tells of itself."""
+    return [
+        Check(
+            name="agent",
+            ok=own.connected,
+            found=f"runs, {'connected' if own.connected else 'not connected'}, {own.activity or 'idle'}",
+            remedy="it connects by itself once the coordinator is reachable; look at run/agent.log",
+        ),
+        Check(
+            name="outbox",
+            ok=own.outbox == 0 or own.connected,
+            found=f"{own.outbox} waiting",
+            remedy="they are delivered when the swarm is reachable again",
+        ),
+        Check(
+            name="expert server",
+            ok=own.expert_server_pid > 0 or not own.experts,
+            found=f"process {own.expert_server_pid}" if own.expert_server_pid else "not started",
+            remedy="look at run/agent.log; swarm down, then swarm node",
+        ),
+        certificate_check("node's certificate", own.certificate_days, "node"),
+        disk_check("node's disk", own.disk_free_bytes),
+    ]
+
+
+def certificate_check(name: str, days: float, kind: str) -> Check:
+    """Return whether a certificate still lives long enough; all renew by themselves while they run."""
+    return Check(
+        name=name,
+        ok=days > LEAST_CERTIFICATE_DAYS[kind],
+        found=f"{days:.1f} days left",
+        remedy="it renews while the process runs: restart it and look at its log",
+    )
+
+
+def disk_check(name: str, free_bytes: int) -> Check:
+    """Return whether there is room to work in."""
+    return Check(
+        name=name,
+        ok=free_bytes > LEAST_DISK_BYTES,
+        found=f"{bytes_text(free_bytes)} free",
+        remedy=f"free at least {bytes_text(LEAST_DISK_BYTES)}; nothing is torn meanwhile",
+    )
+
+
+async def examine(place: "Place") -> list[Check]:
+    """Return every check that makes sense in this home, also when nothing answers."""
+    from swarm.cli import places
+    from swarm.trust.identity import certificate_not_after
+
+    identity = place.identity()
+    left = certificate_not_after(identity.certificate_pem) - datetime.now(UTC)
+    kind = "node" if place.is_node else "operator"
+    checks = [
+        Check(
+            name="home", ok=True, found=f"{identity.role} {identity.id} of {identity.swarm} in {place.root}"
+        ),
+        certificate_check("this identity's certificate", left.total_seconds() / 86400, kind),
+        disk_check("this disk", shutil.disk_usage(place.root).free),
+    ]
+    if place.is_node:
+        try:
+            async with places.agent(place, start=False) as client:
+                checks += agent_checks(await client.state())
+        except SwarmError as error:
+            checks.append(failed("agent", error, f"swarm node --home {place.root}"))
+    try:
+        async with places.coordinator(place) as client:
+            checks += coordinator_checks(await client.status(), time.time())
+    except SwarmError as error:
+        checks.append(failed("coordinator", error, "swarm coordinator, on the founder's machine"))
+    try:
+        async with places.registry(place) as client:
+            checks += registry_checks(await client.health())
+    except SwarmError as error:
+        checks.append(failed("registry", error, "swarm registry, on the founder's machine"))
+    return checks

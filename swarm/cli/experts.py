@@ -1,0 +1,193 @@
+"""`swarm experts`, `swarm expert ...`, `swarm lineage`: what the registry holds and where it came from."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Home, Json
+from swarm.cli.output import bytes_text, emit, progress, run_async, table
+
+if TYPE_CHECKING:
+    from swarm.domain.lineage import Lineage
+    from swarm.domain.manifests import Manifest
+
+expert = typer.Typer(help="One expert: show, pull, remove.", no_args_is_help=True)
+ExpertName = Annotated[
+    str, typer.Argument(metavar="ID", help="An expert's id, as ada.e1, or a manifest digest.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("experts")(experts)
+    app.command("lineage")(lineage)
+    expert.command("show")(show)
+    expert.command("pull")(pull)
+    expert.command("remove")(remove)
+    app.add_typer(expert, name="expert")
+
+
+def experts(
+    owner: Annotated[str, typer.Option(help="Those of one node only.")] = "",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """List the experts and their newest versions; every manifest's signature is checked."""
+    from swarm.cli.places import find_place
+    from swarm.cli.verified import verified_registry
+
+    async def work() -> None:
+        async with verified_registry(find_place(home)) as registry:
+            heads = await registry.client.heads(owner)
+            manifests = [(head, (await registry.manifest(head.manifest)).value) for head in heads]
+        rows = [
+            (
+                head.expert,
+                head.version,
+                manifest.net.factory,
+                ", ".join(manifest.class_names),
+                f"{manifest.metrics.get('validation_accuracy', float('nan')):.3f}",
+                bytes_text(sum(module.size_bytes for module in manifest.modules)),
+                manifest.share,
+            )
+            for head, manifest in manifests
+        ]
+        header = ("expert", "version", "net", "classes", "validation", "size", "share")
+        facts = [{"head": head, "manifest": manifest} for head, manifest in manifests]
+        emit("experts", {"experts": facts}, as_json=json, text=table(header, rows))
+
+    run_async(work())
+
+
+def show(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
+    """Show one expert's manifest: modules, classes, parents, cost."""
+    from swarm.cli.places import find_place
+    from swarm.cli.verified import verified_registry
+
+    async def work() -> None:
+        async with verified_registry(find_place(home)) as registry:
+            statement = await registry.manifest(expert_id)
+        text = describe_manifest(statement.value, statement.digest)
+        emit("expert", {"manifest": statement.value, "digest": statement.digest}, as_json=json, text=text)
+
+    run_async(work())
+
+
+def pull(
+    expert_id: ExpertName,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the weights as a .safetensors file as well.", metavar="FILE")
+    ] = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Fetch and verify an expert's modules. A node that holds them may stand in for their owner."""
+    from swarm.cli.places import find_place
+    from swarm.cli.verified import export_safetensors, verified_registry
+    from swarm.domain.errors import NotAuthorisedError
+
+    place = find_place(home)
+
+    async def work() -> None:
+        async with verified_registry(place) as registry:
+            statement = await registry.manifest(expert_id)
+            manifest = statement.value
+            if manifest.share == "serve-only" and manifest.owner != place.identity().id:
+                raise NotAuthorisedError(
+                    f"{manifest.expert}@{manifest.version}",
+                    found="share serve-only",
+                    expected="share borrow or public",
+                    remedy=f"ask it through the swarm: swarm predict INPUT --owner {manifest.owner}",
+                )
+            await registry.blobs(manifest)
+            if output is not None:
+                export_safetensors(manifest, registry.cache, output)
+        size = sum(module.size_bytes for module in manifest.modules)
+        where = f"; weights in {output}" if output else ""
+        text = f"{manifest.expert}@{manifest.version}: {bytes_text(size)} verified{where}"
+        facts = {"expert": manifest.expert, "version": manifest.version, "digest": statement.digest}
+        emit("expert-pull", {**facts, "output": str(output or "")}, as_json=json, text=text)
+
+    run_async(work())
+
+
+def remove(
+    expert_id: ExpertName,
+    reason: Annotated[
+        str, typer.Option(help="Why; it is part of the signed tombstone.")
+    ] = "withdrawn by its owner",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Withdraw an own expert for good: a signed tombstone keeps it from coming back (on its node)."""
+    from swarm.cli.places import agent, node_place, registry
+    from swarm.domain.errors import NotAuthorisedError
+    from swarm.domain.ids import ExpertId, owner_of
+    from swarm.domain.manifests import Tombstone
+    from swarm.trust.statements import sign_statement
+
+    place = node_place(home)
+    identity = place.identity()
+    if owner_of(ExpertId(expert_id)) != identity.id:
+        raise NotAuthorisedError(
+            expert_id, found=f"node {identity.id}", expected=f"its owner {owner_of(ExpertId(expert_id))}"
+        )
+    tombstone = Tombstone(
+        swarm=identity.swarm, kind="expert", id=expert_id, reason=reason, created_at=time.time()
+    )
+
+    async def work() -> None:
+        async with agent(place) as client:
+            fence = (await client.state()).fence
+        async with registry(place) as client:
+            descendants = await client.withdraw(sign_statement(tombstone, identity.required_signer()), fence)
+        progress("the gate keeps its leaf, unanswered, until the operator runs: swarm gate fit")
+        text = f"{expert_id} is withdrawn; {len(descendants)} descendants are marked"
+        emit("expert-remove", {"expert": expert_id, "descendants": descendants}, as_json=json, text=text)
+
+    run_async(work())
+
+
+def lineage(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
+    """Show where a version came from and what came from it."""
+    from swarm.cli.places import find_place, registry
+
+    async def work() -> None:
+        async with registry(find_place(home)) as client:
+            manifest, name = (expert_id, "") if len(expert_id) == 64 else ("", expert_id)
+            found = await client.lineage(manifest=manifest, expert=name)
+        emit("lineage", {"lineage": found}, as_json=json, text=describe_lineage(found))
+
+    run_async(work())
+
+
+def describe_lineage(found: "Lineage") -> str:
+    """Return the graph as one line for each version, newest first, with its parents."""
+    label = {node.manifest: f"{node.expert}@{node.version}" for node in found.nodes}
+    rows = []
+    for node in found.nodes:
+        parents = [
+            f"{edge.kind} {label.get(edge.parent, edge.parent[:12])}"
+            for edge in found.edges
+            if edge.child == node.manifest
+        ]
+        rows.append((label[node.manifest], node.manifest[:12], node.standing, "; ".join(parents) or "-"))
+    return table(("version", "manifest", "standing", "parents"), rows)
+
+
+def describe_manifest(manifest: "Manifest", digest: str) -> str:
+    """Return a manifest for people."""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(manifest.metrics.items()))
+    rows = [(m.name, len(m.tensors), bytes_text(m.size_bytes), m.digest[:12]) for m in manifest.modules]
+    return "\n".join(
+        [
+            f"{manifest.expert}@{manifest.version}  manifest {digest[:12]}  owner {manifest.owner}"
+            f"  leaf {manifest.leaf}",
+            f"net {manifest.net.factory}, classes {', '.join(manifest.class_names)}, share {manifest.share}",
+            f"trained with {manifest.cost.train_flops:.2e} FLOPs on {manifest.cost.samples_seen} samples seen"
+            f" in {manifest.cost.duration_s:.1f} s; {manifest.cost.inference_flops:.2e} FLOPs for a query",
+            f"metrics: {metrics or 'none'}",
+            table(("module", "tensors", "size", "digest"), rows),
+        ]
+    )

@@ -1,0 +1,84 @@
+"""`swarm join`, `swarm leave`, `swarm down`: come, go, and stop what runs here."""
+
+from typing import Annotated
+
+import typer
+
+from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
+from swarm.cli.output import emit, progress, run_async
+
+
+def register(app: typer.Typer) -> None:
+    app.command("join")(join)
+    app.command("leave")(leave)
+    app.command("down")(down)
+
+
+def join(
+    line: Annotated[str, typer.Argument(metavar="TOKEN@HOST:PORT", help="The line that swarm init printed.")],
+    name: Annotated[str, typer.Option(help="This node's name (default: the host's).")] = "",
+    data: Annotated[
+        str, typer.Option(help="Check these data against the swarm's specification before joining.")
+    ] = "",
+    advertise: Annotated[
+        str, typer.Option(help="HOST:PORT of a direct listener; without it no port is opened.")
+    ] = "",
+    role: Annotated[str, typer.Option(help="What the token is for: node, client or operator.")] = "node",
+    import_path: ImportPath = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Make this machine a member. Everything is checked before the token's secret leaves it."""
+    from node import enrol
+    from swarm.cli.places import home_folder
+    from swarm.config import NodeHome
+    from swarm.domain.errors import UsageError
+
+    root = home_folder(home)
+    if role not in ("node", "client", "operator"):
+        raise UsageError("--role", found=role, expected="node, client or operator")
+    identity = enrol.join(
+        line,
+        NodeHome(root),
+        name=name,
+        data=resolved_source(data) if data else None,
+        advertise=advertise,
+        import_paths=import_paths(import_path),
+        role=role,  # type: ignore[arg-type]  # checked above
+        on_step=progress,
+    )
+    text = f"{identity.role} {identity.id} joined swarm {identity.swarm}; its folder is {root}"
+    if role == "node":
+        text += f"\nNext: swarm train DATA --home {root}"
+    facts = {"swarm": identity.swarm, "role": identity.role, "id": identity.id, "home": str(root)}
+    emit("join", {**facts, "coordinator": identity.coordinator}, as_json=json, text=text)
+
+
+def leave(
+    reason: Annotated[str, typer.Option(help="Why, for the swarm's events.")] = "left",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Withdraw this node's experts from the gate and revoke its certificate. It cannot be undone."""
+    from swarm.cli.places import agent, node_place
+
+    place = node_place(home)
+
+    async def work() -> None:
+        async with agent(place) as client:
+            gate_version, experts = await client.leave(reason)
+            await client.stop()
+        text = f"left; {', '.join(experts) or 'no expert'} withdrawn, gate version {gate_version}"
+        emit("leave", {"gate_version": gate_version, "withdrawn": experts}, as_json=json, text=text)
+
+    run_async(work())
+
+
+def down(home: Home = None, json: Json = False) -> None:
+    """Stop every process that runs from this folder: services, a node's agent, or a whole `swarm up`."""
+    from swarm.cli.places import home_folder
+    from swarm.cli.processes import stop_recorded
+
+    root = home_folder(home)
+    stopped = stop_recorded(root / "run")
+    emit("down", {"stopped": stopped}, as_json=json, text=f"stopped: {', '.join(stopped) or 'nothing ran'}")

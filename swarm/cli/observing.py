@@ -1,0 +1,140 @@
+"""`swarm status`, `swarm events`, `swarm doctor`: how the swarm is, what happened, what to repair."""
+
+import json as json_lines
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Home, Json
+from swarm.cli.output import bytes_text, emit, plain, run_async, table
+
+if TYPE_CHECKING:
+    from swarm.domain.agent import AgentState
+    from swarm.domain.membership import Event, SwarmStatus
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status")(status)
+    app.command("events")(events)
+    app.command("doctor")(doctor)
+
+
+def status(home: Home = None, json: Json = False) -> None:
+    """Show the swarm as its coordinator sees it, and on a node its own agent."""
+    from swarm.cli.places import agent, coordinator, find_place
+
+    place = find_place(home)
+
+    async def work() -> None:
+        own: AgentState | None = None
+        if place.is_node:
+            async with agent(place, start=False) as client:
+                own = await client.state()
+        async with coordinator(place) as client:
+            seen = await client.status()
+        text = describe_status(seen) if own is None else f"{describe_agent(own)}\n\n{describe_status(seen)}"
+        emit("status", {"swarm": seen, "agent": own}, as_json=json, text=text)
+
+    run_async(work())
+
+
+def describe_status(seen: "SwarmStatus") -> str:
+    """Return the coordinator's view for people."""
+    from swarm.cli.clock import ago, span
+
+    rows = [
+        (
+            node.id,
+            "revoked" if node.revoked else "live" if node.alive else "gone",
+            node.activity or "-",
+            ", ".join(node.experts) or "-",
+            ago(node.last_seen),
+            bytes_text(node.socket_bytes.sent),
+            node.advertise or "stream only",
+        )
+        for node in seen.nodes
+    ]
+    live = sum(node.alive for node in seen.nodes)
+    lines = [
+        f"swarm {seen.swarm}: {live} of {len(seen.nodes)} nodes live, gate version {seen.gate_version},"
+        f" specification {seen.specification_version} with {len(seen.class_names)} classes"
+        f" ({', '.join(seen.class_names[:20])})",
+        f"redis {seen.redis} ({seen.durability}); coordinator up {span(seen.server_time - seen.started_at)},"
+        f" certificate {seen.certificate_days:.1f} days",
+        table(("node", "state", "activity", "experts", "seen", "sent", "reached by"), rows),
+    ]
+    if seen.leaves_without_owner:
+        lines.append(f"leaves without a live owner: {', '.join(seen.leaves_without_owner)}")
+    return "\n".join(lines)
+
+
+def describe_agent(own: "AgentState") -> str:
+    """Return a node's view of itself for people."""
+    link = "connected" if own.connected else "NOT connected"
+    return (
+        f"node {own.node} of {own.swarm}: {link}, {own.activity or 'idle'}, gate version {own.gate_version},"
+        f" {own.outbox} in the outbox\n"
+        f"experts {', '.join(own.experts) or 'none'}; certificate {own.certificate_days:.2f} days;"
+        f" sent {bytes_text(own.socket_bytes.sent)}; disk {bytes_text(own.disk_free_bytes)} free"
+    )
+
+
+def events(
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as they happen, until Ctrl-C.")
+    ] = False,
+    after: Annotated[str, typer.Option(help="Only those after this event id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Show what happened. With --follow --json: one JSON object a line."""
+    from swarm.cli.places import coordinator, find_place
+
+    async def work() -> None:
+        found: list[Event] = []
+        async with coordinator(find_place(home)) as client:
+            async for event in client.events(after=after, follow=follow, limit=limit):
+                if not follow:
+                    found.append(event)
+                elif json:
+                    print(
+                        json_lines.dumps({"schema": "swarm.event/1", **plain(event_facts(event))}), flush=True
+                    )
+                else:
+                    print(describe_event(event), flush=True)
+        if not follow:
+            facts = {"events": [event_facts(event) for event in found]}
+            emit("events", facts, as_json=json, text="\n".join(map(describe_event, found)) or "no events")
+
+    run_async(work())
+
+
+def event_facts(event: "Event") -> dict[str, object]:
+    """Return an event as JSON shows it."""
+    return {"id": event.id, "kind": event.kind, "at": event.at, "fields": dict(event.fields)}
+
+
+def describe_event(event: "Event") -> str:
+    """Return an event as one line."""
+    from swarm.cli.clock import stamp
+
+    facts = " ".join(f"{name}={value}" for name, value in event.fields)
+    return f"{stamp(event.at)}  {event.kind:<22} {facts}"
+
+
+def doctor(home: Home = None, json: Json = False) -> None:
+    """Check processes, Redis, certificates, clocks, disk, gate and leaves; exit code 5 if one is bad."""
+    from swarm.cli.checks import examine
+    from swarm.cli.places import find_place
+
+    checks = run_async(examine(find_place(home)))
+    rows = [
+        ("ok" if check.ok else "PROBLEM", check.name, check.found, "" if check.ok else check.remedy)
+        for check in checks
+    ]
+    healthy = all(check.ok for check in checks)
+    text = table(("", "check", "found", "try"), rows)
+    emit("doctor", {"healthy": healthy, "checks": checks}, as_json=json, text=text)
+    if not healthy:
+        raise typer.Exit(5)

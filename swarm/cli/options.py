@@ -1,0 +1,45 @@
+"""Options that several commands share, spelled once."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        help="The founder's or the node's folder (SWARM_HOME; default: your data folder).", metavar="DIR"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+ImportPath = Annotated[
+    list[str] | None,
+    typer.Option("--import-path", help="A folder that leads `package.module` names to files.", metavar="DIR"),
+]
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> float:
+    """Return a duration such as `90`, `45s`, `10m`, `24h` or `7d` in seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 45s, 10m, 24h or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def resolved_source(data: str) -> str:
+    """Return a data source with its path made absolute, as another process will open it."""
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else data
+
+
+def import_paths(given: list[str] | None) -> tuple[str, ...]:
+    """Return the folders that lead user modules, absolute; without any the working directory."""
+    return tuple(str(Path(folder).expanduser().resolve()) for folder in given or ["."])
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the parts of a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,184 @@
+"""How the command speaks: JSON or text on stdout, progress and errors on stderr, and the exit code."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import typer
+
+    from swarm.domain.errors import SwarmError
+
+T = TypeVar("T")
+USAGE = 2
+INTERRUPTED = 130
+
+
+def emit(name: str, payload: dict[str, Any], *, as_json: bool, text: str) -> None:
+    """Print a result: with as_json one object `{"schema": "swarm.<name>/1", ...}`, else the text."""
+    if as_json:
+        print(json.dumps({"schema": f"swarm.{name}/1", **plain(payload)}, allow_nan=False), flush=True)
+    elif text:
+        print(text, flush=True)
+
+
+def progress(message: str) -> None:
+    """Print one line of progress on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Return value as JSON's own types: dataclasses as objects, arrays and tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return aligned columns: numbers to the right, the rest to the left."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        placed = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True)]
+        return "  ".join(placed).rstrip()
+
+    return "\n".join([line(list(header)), *(line(row) for row in cells)])
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in {"-", "+"}
+
+
+def bytes_text(size: float) -> str:
+    """Return a size for people: `1.5 MB` (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def describe(error: "SwarmError") -> str:
+    """Return an error as people read it: subject, found, expected, and the next thing to try."""
+    lines = [f"error: {error.subject}"]
+    lines += [f"  found:    {error.found}"] if error.found else []
+    lines += [f"  expected: {error.expected}"] if error.expected else []
+    lines += [f"  try:      {error.remedy}"] if error.remedy else []
+    return "\n".join(lines)
+
+
+def run_guarded(app: "typer.Typer", arguments: Sequence[str]) -> int:
+    """Run the app and return the process's exit code; print errors by the table, never a traceback.
+
+    `SWARM_DEBUG=1` lets the traceback through.
+    """
+    import typer
+
+    from swarm.domain.errors import SwarmError
+
+    as_json = "--json" in arguments
+    try:
+        code = typer.main.get_command(app).main(list(arguments), prog_name="swarm", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SwarmError as error:
+        if os.environ.get("SWARM_DEBUG"):
+            raise
+        return _report(error, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        progress("interrupted")
+        return INTERRUPTED
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _unexpected(error, as_json=as_json)
+
+
+def _unexpected(error: Exception, *, as_json: bool) -> int:
+    import click
+
+    from swarm.domain.errors import ExhaustedError, UsageError
+
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx else "swarm"
+        found = UsageError("command line", found=error.format_message().rstrip("."), remedy=f"{where} --help")
+        return _report(found, as_json=as_json)
+    if os.environ.get("SWARM_DEBUG"):
+        raise error
+    if isinstance(error, OSError):
+        subject = str(error.filename) if error.filename else "operating system"
+        return _report(
+            ExhaustedError(subject, found=error.strerror or str(error), remedy="swarm doctor"),
+            as_json=as_json,
+        )
+    from swarm.domain.errors import SwarmError
+
+    fault = SwarmError(
+        "a fault in swarm itself",
+        found=f"{type(error).__name__}: {error}",
+        remedy="run the same command with SWARM_DEBUG=1 and report what it prints",
+    )
+    return _report(fault, as_json=as_json)
+
+
+def _report(error: "SwarmError", *, as_json: bool) -> int:
+    progress(describe(error))
+    code = _exit_code(error)
+    if as_json:
+        facts = {"code": error.code, "subject": error.subject, "found": error.found}
+        facts |= {"expected": error.expected, "try": error.remedy}
+        emit("error", {**facts, "exit_code": code}, as_json=True, text="")
+    return code
+
+
+def _exit_code(error: "SwarmError") -> int:
+    from swarm.domain.errors import UsageError
+
+    if isinstance(error, UsageError):
+        return USAGE
+    from swarm.rpc.status import exit_code
+
+    return exit_code(error)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run work to its end; SIGTERM ends it as Ctrl-C does, with its clean-up run."""
+
+    async def guarded() -> T:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+    return asyncio.run(guarded())
+
+
+async def gather_named(calls: dict[str, Callable[[], Awaitable[T]]]) -> dict[str, T | Exception]:
+    """Return each call's result or error under its name; one failure hides no other answer."""
+    found = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
+    for result in found:
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
+            raise result
+    return dict(zip(calls, found, strict=True))  # type: ignore[arg-type]

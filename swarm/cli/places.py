@@ -1,0 +1,127 @@
+"""Whose folder the command works in, and the way from there to coordinator, registry and agent."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarm.config import NodeHome, SwarmHome, default_home
+from swarm.domain.errors import NotFoundError, NotReadyError, UsageError
+from swarm.domain.ids import NodeId
+
+if TYPE_CHECKING:
+    from swarm.rpc.clients import AgentClient, CoordinatorClient, RegistryClient
+    from swarm.trust.identity import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A home with an identity: a founder's (the operator's identity) or a node's."""
+
+    root: Path
+    is_node: bool
+
+    @property
+    def identity_folder(self) -> Path:
+        return NodeHome(self.root).identity if self.is_node else SwarmHome(self.root).operator / "identity"
+
+    def identity(self) -> "Identity":
+        """Return the identity that the command speaks with here."""
+        from swarm.trust.identity import Identity
+
+        return Identity.load(self.identity_folder)
+
+
+def home_folder(home: Path | None) -> Path:
+    """Return the folder that was asked for, absolute: the flag, else `$SWARM_HOME`, else the default."""
+    return (home or default_home()).expanduser().resolve()
+
+
+def find_place(home: Path | None) -> Place:
+    """Return the place in home; NotFoundError where neither a founder's nor a node's identity is."""
+    root = home_folder(home)
+    if (NodeHome(root).identity / "identity.json").is_file():
+        return Place(root, is_node=True)
+    if (SwarmHome(root).operator / "identity" / "identity.json").is_file():
+        return Place(root, is_node=False)
+    raise NotFoundError(
+        f"home {root}",
+        found="neither a founder's nor a node's identity",
+        expected="a folder made by swarm init or swarm join",
+        remedy="swarm init, or swarm join TOKEN@HOST:PORT, or name the folder: --home DIR",
+    )
+
+
+def node_place(home: Path | None) -> Place:
+    """Return the place if it is a node's; UsageError in a founder's home."""
+    place = find_place(home)
+    if not place.is_node:
+        raise UsageError(
+            f"home {place.root}",
+            found="a founder's home",
+            expected="a node's home",
+            remedy="swarm join TOKEN@HOST:PORT --home DIR first, then name that folder: --home DIR",
+        )
+    return place
+
+
+def founder_home(home: Path | None) -> SwarmHome:
+    """Return the home if it is a founder's; UsageError in a node's home."""
+    place = find_place(home)
+    if place.is_node:
+        raise UsageError(
+            f"home {place.root}",
+            found="a node's home",
+            expected="the founder's home",
+            remedy="name the folder that swarm init made: --home DIR",
+        )
+    return SwarmHome(place.root)
+
+
+@asynccontextmanager
+async def coordinator(place: Place) -> "AsyncIterator[CoordinatorClient]":
+    """Open the coordinator's client with the place's identity."""
+    from swarm.rpc.channel import open_channel
+    from swarm.rpc.clients import CoordinatorClient
+
+    identity = place.identity()
+    connection = open_channel(identity, identity.coordinator, "coordinator", NodeId("coordinator"))
+    async with connection:
+        yield CoordinatorClient(connection)
+
+
+@asynccontextmanager
+async def registry(place: Place) -> "AsyncIterator[RegistryClient]":
+    """Open the registry's client with the place's identity."""
+    from swarm.rpc.channel import open_channel
+    from swarm.rpc.clients import RegistryClient
+
+    identity = place.identity()
+    connection = open_channel(identity, identity.registry, "registry", NodeId("registry"))
+    async with connection:
+        yield RegistryClient(connection)
+
+
+@asynccontextmanager
+async def agent(place: Place, *, start: bool = True) -> "AsyncIterator[AgentClient]":
+    """Open the client of the node's own agent, starting the agent where it does not run.
+
+    Without start: NotReadyError where it does not run.
+    """
+    from node.control import agent_socket, ensure_agent
+    from swarm.rpc.channel import open_local
+    from swarm.rpc.clients import AgentClient
+
+    home = NodeHome(place.root)
+    socket = await asyncio.to_thread(ensure_agent if start else agent_socket, home)
+    if socket is None:
+        raise NotReadyError(
+            f"agent of {place.root}",
+            found="none that runs",
+            expected="a running agent",
+            remedy=f"swarm node --home {place.root}",
+        )
+    async with open_local(socket) as connection:
+        yield AgentClient(connection)

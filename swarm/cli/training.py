@@ -1,0 +1,119 @@
+"""`swarm train` and `swarm outbound`: learn from private data, and see what left the machine."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source, seconds
+from swarm.cli.output import bytes_text, emit, progress, run_async, table
+
+if TYPE_CHECKING:
+    from swarm.domain.agent import TrainStep
+    from swarm.domain.inference import Listing
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train)
+    app.command("outbound")(outbound)
+
+
+def train(
+    data: Annotated[
+        str, typer.Argument(help="digits, an IDX folder, a file.npz, or package.module:dataset.")
+    ],
+    net: Annotated[str, typer.Option(help="mlp:128x2, cnn, linear, or package.module:factory.")] = "",
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each expert at most.")] = 1000,
+    budget: Annotated[str, typer.Option(help="Train for this long instead of by steps: 10m.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would leave this machine, and stop there.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Makes a run repeatable.")] = 0,
+    share: Annotated[
+        str, typer.Option(help="serve-only (nobody else holds the modules), borrow, or public.")
+    ] = "borrow",
+    import_path: ImportPath = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Cluster these data, train an expert for each cluster, publish the modules, contribute to the gate."""
+    from swarm.cli.places import agent, node_place
+    from swarm.domain.agent import TrainOrder
+    from swarm.domain.errors import NotReadyError, UsageError
+
+    if share not in ("serve-only", "borrow", "public"):
+        raise UsageError("--share", found=share, expected="serve-only, borrow or public")
+    place = node_place(home)
+    order = TrainOrder(
+        data=resolved_source(data),
+        net=net,
+        budget_s=seconds(budget) if budget else 0.0,
+        steps=steps,
+        dry_run=dry_run,
+        seed=seed,
+        share=share,  # type: ignore[arg-type]  # checked above
+        import_paths=import_paths(import_path),
+    )
+
+    async def work() -> "TrainStep":
+        last: TrainStep | None = None
+        shown = Throttle()
+        async with agent(place) as client:
+            async for step in client.train(order):
+                if shown.due(step.stage):
+                    progress(f"{step.stage:>10} {step.fraction:4.0%}  {step.message}")
+                last = step
+        if last is None or last.stage != "done":
+            raise NotReadyError("training", found="the agent ended early", remedy="swarm doctor")
+        return last
+
+    done = run_async(work())
+    facts = {"dry_run": dry_run, "message": done.message, "figures": done.figures, "listings": done.listings}
+    text = f"{done.message}\n{listing_table(done.listings)}" if dry_run else done.message
+    emit("train", facts, as_json=json, text=text)
+
+
+class Throttle:
+    """Lets through the first step of each stage, then at most two a second."""
+
+    def __init__(self) -> None:
+        self._stage, self._at = "", 0.0
+
+    def due(self, stage: str) -> bool:
+        now = time.monotonic()
+        if stage == self._stage and now - self._at < 0.5:
+            return False
+        self._stage, self._at = stage, now
+        return True
+
+
+def listing_table(listings: "tuple[Listing, ...] | list[Listing]") -> str:
+    """Return what leaves as a table with its total."""
+    rows = [(item.what, item.detail, bytes_text(item.size_bytes), item.recipient) for item in listings]
+    total = sum(item.size_bytes for item in listings)
+    shown = table(("what", "detail", "size", "recipient"), rows)
+    return f"{shown}\n{len(rows)} items, {bytes_text(total)}; raw data never leave this machine"
+
+
+def outbound(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """List what left this machine: when, what, how much, to whom."""
+    from swarm.cli.clock import stamp
+    from swarm.cli.places import agent, node_place
+
+    place = node_place(home)
+
+    async def work() -> None:
+        async with agent(place) as client:
+            found = await client.outbound(limit)
+        rows = [
+            (stamp(item.at), item.what, item.detail, bytes_text(item.size_bytes), item.recipient)
+            for item in found
+        ]
+        text = table(("at", "what", "detail", "size", "recipient"), rows)
+        emit("outbound", {"listings": found}, as_json=json, text=text)
+
+    run_async(work())

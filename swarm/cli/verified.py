@@ -1,0 +1,45 @@
+"""The registry with nothing taken on trust, as the command opens it; and weights as a file for other tools."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarm.cli import places
+from swarm.cli.places import Place
+from swarm.config import NodeHome
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.verified import VerifiedRegistry
+
+if TYPE_CHECKING:
+    from swarm.domain.manifests import Manifest
+
+
+@asynccontextmanager
+async def verified_registry(place: Place) -> AsyncIterator[VerifiedRegistry]:
+    """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing."""
+    async with AsyncExitStack() as stack:
+        if place.is_node:
+            folder = NodeHome(place.root).cache
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-cache-")))
+        client = await stack.enter_async_context(places.registry(place))
+        coordinator = await stack.enter_async_context(places.coordinator(place))
+        yield VerifiedRegistry(client, coordinator, place.identity().keyring(), BlobFiles(folder))
+
+
+def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:
+    """Write an expert's verified weights to a .safetensors file, as `<module>.<tensor>`."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from swarm.modules.packing import unpack
+
+    arrays = {
+        f"{module.name}.{name}": np.ascontiguousarray(array)
+        for module in manifest.modules
+        for name, array in unpack(module.tensors, cache.open_verified).items()
+    }
+    about = {"expert": manifest.expert, "version": str(manifest.version), "net": manifest.net.factory}
+    save_file(arrays, output, metadata={**about, "class_names": ",".join(manifest.class_names)})

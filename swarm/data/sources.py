@@ -1,0 +1,122 @@
+"""Data by name: `digits`, an IDX folder, an .npz file, `package.module:dataset`.
+
+Training and test samples are asked for separately; test samples are read by `load_test` and nowhere else.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.data.dataset import Dataset, as_array, check_fits, make_dataset
+from swarm.data.idx import read_idx_folder
+from swarm.data.npz import read_npz, save_npz
+from swarm.data.user_code import call_dataset, is_reference
+from swarm.data.validation import split_validation
+from swarm.domain.errors import InvalidInputError, NotFoundError
+
+__all__ = ["Dataset", "check_fits", "load_inputs", "load_test", "load_training", "make_dataset", "save_npz"]
+
+Split = Literal["train", "test"]
+_KINDS = "digits, a folder of IDX files, a file.npz, or package.module:dataset"
+_DIGITS_SEED = 20
+
+
+def load_training(source: str, import_paths: Sequence[str] = ()) -> Dataset:
+    """Return the training samples of a source. Test files are not opened.
+
+    Raises NotFoundError where there is no such source, InvalidInputError (naming the source and the fault)
+    where its data cannot be learned from: no samples, one class, lengths that differ, NaN, absurd labels.
+    """
+    return _load(source, "train", import_paths)
+
+
+def load_test(source: str, import_paths: Sequence[str] = ()) -> Dataset:
+    """Return the test samples of a source; the only place where test files are opened.
+
+    Labels index this data set's own class_names: compare by name (`labels_among`). Raises NotFoundError where
+    the source has no test samples.
+    """
+    return _load(source, "test", import_paths)
+
+
+def load_inputs(path: str) -> NDArray[np.generic]:
+    """Return the array of a .npy file, or `x` (else `x_test`, else the only array) of an .npz file."""
+    file = Path(path)
+    if not file.is_file():
+        raise NotFoundError(f"input {path}", found="no such file", expected="a .npy or .npz file")
+    try:
+        with file.open("rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                names = [name for name in ("x", "x_test", *loaded.files) if name in loaded.files]
+                if not names or (names[0] not in {"x", "x_test"} and len(loaded.files) > 1):
+                    raise InvalidInputError(
+                        f"input {path}", found=f"arrays {', '.join(loaded.files[:8])}", expected="one named x"
+                    )
+                loaded = loaded[names[0]]
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise InvalidInputError(
+            f"input {path}",
+            found=f"a file that cannot be read: {error}",
+            expected="an array of numbers as .npy",
+        ) from error
+    array = as_array(loaded, f"input {path}")
+    if array.dtype.kind == "U":
+        raise InvalidInputError(f"input {path}", found="an array of strings", expected="numbers")
+    return array
+
+
+def _load(source: str, split: Split, import_paths: Sequence[str]) -> Dataset:
+    least = 2 if split == "train" else 1
+    if source == "digits":
+        return _digits(split)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        images, labels, names = read_idx_folder(path, split)
+        return make_dataset(images, labels, names, name=source, min_classes=least)
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise InvalidInputError(
+                f"data {source}", found=f"a {path.suffix or 'nameless'} file", expected=_KINDS
+            )
+        found = read_npz(path, split)
+        return make_dataset(
+            found["x"],
+            found["y"],
+            found.get("class_names"),
+            name=source,
+            scale=_scalar(found, "scale", source),
+            offset=_scalar(found, "offset", source) or 0.0,
+            min_classes=least,
+        )
+    if is_reference(source):
+        inputs, answers, class_names = call_dataset(source, split, import_paths)
+        return make_dataset(inputs, answers, class_names, name=source, min_classes=least)
+    raise NotFoundError(f"data {source}", found="no such file or folder", expected=_KINDS)
+
+
+def _digits(split: Split) -> Dataset:
+    """scikit-learn's 1,797 digits, 8x8 pixels 0..16; a fixed stratified fifth of them is the test set."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    rows = split_validation(bunch.target, 0.2, _DIGITS_SEED)[0 if split == "train" else 1]
+    return make_dataset(
+        bunch.images[rows].astype(np.uint8), bunch.target[rows], name="digits", scale=1 / 16, min_classes=2
+    )
+
+
+def _scalar(found: dict[str, NDArray[np.generic]], key: str, source: str) -> float | None:
+    if key not in found:
+        return None
+    value = found[key]
+    if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+        raise InvalidInputError(
+            f"data {source}, {key}", found=f"{value.dtype} {list(value.shape)}", expected="a number"
+        )
+    return float(value.reshape(-1)[0])

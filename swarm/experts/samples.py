@@ -1,0 +1,107 @@
+"""Raw samples on their way into training: seeded batches that depend on the step alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.experts.inputs import as_tensor, check_inputs, moved, preprocessed
+
+RESIDENT_SHARE = 0.25
+"""Data that need at most this share of a GPU's free memory are moved there once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """Raw inputs uint8 or float32 [N, *shape], labels int64 [N] as columns of the net's output, and the
+    preprocessing: a net sees float32 `raw * scale + offset`. N may be 0."""
+
+    inputs: NDArray[np.generic]
+    labels: NDArray[np.int64]
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_inputs(self.inputs, self.inputs.shape[1:])
+        if self.labels.shape != (len(self.inputs),) or self.labels.dtype != np.int64:
+            raise ShapeMismatchError(
+                "labels",
+                found=f"{self.labels.dtype} {list(self.labels.shape)}",
+                expected=f"int64 [{len(self.inputs)}], one for each input",
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape[1:])
+
+    def at(self, rows: NDArray[np.int64]) -> "Samples":
+        """Return the samples at rows."""
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows])
+
+    def few(self, count: int, seed: int) -> "Samples":
+        """Return at most count samples, drawn by seed."""
+        if len(self) <= count:
+            return self
+        drawn = np.random.default_rng(seed).permutation(len(self))[:count]
+        return self.at(np.sort(drawn).astype(np.int64))
+
+    def check_classes(self, classes: int, what: str) -> None:
+        """Raise InvalidInputError unless every label is a column of a net with this many classes."""
+        if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
+            raise InvalidInputError(
+                f"{what} labels",
+                found=f"{int(self.labels.min())} to {int(self.labels.max())}",
+                expected=f"0 to {classes - 1}, the net's outputs",
+            )
+
+
+class Feed:
+    """Batches of samples on a device."""
+
+    def __init__(self, samples: Samples, device: torch.device, batch: int, seed: int) -> None:
+        self.samples = samples
+        self._device, self._seed = device, seed
+        self._batch = max(1, min(batch, len(samples)))
+        self._inputs, self._labels = as_tensor(samples.inputs), as_tensor(samples.labels)
+        if device.type == "cuda" and _fits(samples.inputs.nbytes, device):
+            self._inputs, self._labels = moved(self._inputs, device), moved(self._labels, device)
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return inputs float32 [b, *shape] and labels [b] of a training step: full batches, a new order
+        for every pass over the samples."""
+        epoch, position = divmod(step, len(self.samples) // self._batch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", epoch))
+            order = torch.randperm(len(self.samples), generator=generator)
+            self._order, self._epoch = order.to(self._inputs.device), epoch
+        return self._at(self._order[position * self._batch : (position + 1) * self._batch])
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield all samples once, in order."""
+        for start in range(0, len(self.samples), self._batch):
+            yield self._at(slice(start, start + self._batch))
+
+    def _at(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, labels = self._inputs[rows], self._labels[rows]
+        if inputs.device != self._device:
+            inputs, labels = moved(inputs, self._device), moved(labels, self._device)
+        return preprocessed(inputs, self.samples.scale, self.samples.offset), labels
+
+
+def derived_seed(seed: int, purpose: str, number: int) -> int:
+    """Return a seed of 63 bits for one purpose, so that streams of random numbers do not overlap."""
+    return int.from_bytes(blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _fits(size_bytes: int, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return size_bytes <= RESIDENT_SHARE * free

@@ -1,0 +1,1 @@
+"""From features to leaves: clusters, prototypes, weights, routes, mixtures. Pure numpy: no I/O, no clock."""

@@ -1,0 +1,245 @@
+"""Blobs as files named by their content.
+
+A blob is written under `incoming/`, hashed on the way, synced, and only then renamed to its name; the
+folder is synced too. So a name always means whole bytes, and a crash leaves garbage in `incoming/` alone.
+Every process sweeps that garbage when it opens the folder: a file that a living process still writes is
+locked (flock), what nobody locks is garbage. Reading verifies the digest once per process and file state.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from swarm.digests import blake3, digest_of, verify_digest
+from swarm.domain.errors import ExhaustedError, NotFoundError, VerificationError
+from swarm.domain.ids import Digest, digest
+
+_INCOMING: Final = "incoming"
+_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FileState = tuple[int, int, int]
+
+
+class BlobWriter:
+    """One blob on its way in. Nothing is visible under the blob's name until `commit` returns."""
+
+    def __init__(self, folder: Path, expected: Digest, size_bytes: int, target: Path) -> None:
+        self._expected, self._size, self._target = expected, size_bytes, target
+        self._file, self._temporary = _locked_file(folder, expected)
+        self._hash = blake3()
+        self._written = 0
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Append chunk; VerificationError beyond the promised size, ExhaustedError on a full disk."""
+        self._written += len(chunk)
+        if self._written > self._size:
+            raise self._wrong(f"more than {self._size} bytes")
+        self._hash.update(chunk)
+        with _disk_full_named(self._target):
+            self._file.write(chunk)
+
+    def commit(self) -> None:
+        """Make the bytes durable under their name; VerificationError unless they are what it promises."""
+        if self._written != self._size:
+            raise self._wrong(f"{self._written} of {self._size} bytes")
+        found = Digest(self._hash.hexdigest())
+        if found != self._expected:
+            raise self._wrong(f"bytes with digest {found[:12]}")
+        assert self._temporary is not None, "a blob is committed once"
+        with _disk_full_named(self._target):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if not self._target.parent.is_dir():
+                self._target.parent.mkdir(exist_ok=True)
+                _sync_folder(self._target.parent.parent)
+            self._temporary.rename(self._target)
+            self._temporary = None
+            _sync_folder(self._target.parent)
+
+    def close(self) -> None:
+        """Drop what was not committed; safe to call again."""
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+            self._temporary = None
+        # What a full disk refused sits in the buffer still; closing would try it again.
+        with suppress(OSError):
+            self._file.close()
+
+    def _wrong(self, found: str) -> VerificationError:
+        return VerificationError(
+            f"blob {self._expected[:12]}",
+            found=found,
+            expected=f"{self._size} bytes with digest {self._expected[:12]}",
+            remedy="send the blob again",
+        )
+
+
+class BlobFiles:
+    """A folder of blobs, `<first two digits>/<digest>`. Processes may share it; methods block on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._incoming = folder / _INCOMING
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        self._verified: dict[Digest, _FileState] = {}
+        self._damaged: dict[Digest, _FileState] = {}
+        self._sweep()
+
+    def path(self, blob: Digest) -> Path:
+        """Return where blob lies or would lie; InvalidInputError if it is no digest."""
+        return self.folder / digest(blob)[:2] / blob
+
+    def has(self, blob: Digest) -> bool:
+        """Say whether blob is here; one that was found damaged is not, until it is written again."""
+        try:
+            state = _state(self.path(blob).stat())
+        except FileNotFoundError:
+            return False
+        return self._damaged.get(blob) != state
+
+    def missing(self, blobs: Iterable[Digest]) -> list[Digest]:
+        """Return the distinct blobs that are not here, in the given order."""
+        return [blob for blob in dict.fromkeys(blobs) if not self.has(blob)]
+
+    def size(self, blob: Digest) -> int:
+        """Return blob's size in bytes; NotFoundError if it is not here."""
+        try:
+            return self.path(blob).stat().st_size
+        except FileNotFoundError:
+            raise _not_here(blob) from None
+
+    def put(self, data: bytes | memoryview) -> Digest:
+        """Store data durably and return its digest; cheap where a whole copy is here already."""
+        name = digest_of(data)
+        if self.has(name):
+            try:
+                self.open_verified(name)
+            except (VerificationError, NotFoundError):
+                pass  # Damaged or just removed: written again below.
+            else:
+                return name
+        with self.writer(name, len(data)) as writer:
+            writer.write(data)
+            writer.commit()
+        return name
+
+    @contextmanager
+    def writer(self, expected: Digest, size_bytes: int) -> Iterator[BlobWriter]:
+        """Yield a writer for a blob of known digest and size; without `commit` nothing is kept."""
+        target = self.path(expected)
+        with _disk_full_named(target):
+            writer = BlobWriter(self._incoming, expected, size_bytes, target)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def open_verified(self, blob: Digest) -> memoryview:
+        """Return blob's bytes, read-only and mapped, not copied.
+
+        Raises NotFoundError if it is not here, VerificationError if its bytes are not what its name says.
+        The view stays valid after `remove`.
+        """
+        try:
+            with self.path(blob).open("rb") as file:
+                state = _state(os.fstat(file.fileno()))
+                view = _mapped(file, state[1])
+        except FileNotFoundError:
+            raise _not_here(blob) from None
+        if self._verified.get(blob) != state:
+            try:
+                verify_digest(view, blob, "blob")
+            except VerificationError:
+                self._damaged[blob] = state
+                raise
+            self._verified[blob] = state
+        return view
+
+    def remove(self, blob: Digest) -> None:
+        """Delete blob; nothing happens if it is not here."""
+        self.path(blob).unlink(missing_ok=True)
+        self._verified.pop(blob, None)
+        self._damaged.pop(blob, None)
+
+    def digests(self) -> Iterator[Digest]:
+        """Yield the digests of all blobs here, in no order."""
+        for entry in os.scandir(self.folder):
+            if entry.name != _INCOMING and entry.is_dir(follow_symlinks=False):
+                for file in os.scandir(entry):
+                    yield Digest(file.name)
+
+    def stats(self) -> tuple[int, int]:
+        """Return the number of blobs here and their bytes in all."""
+        count = total = 0
+        for blob in self.digests():
+            with suppress(NotFoundError):
+                total += self.size(blob)
+                count += 1
+        return count, total
+
+    def _sweep(self) -> None:
+        for entry in self._incoming.iterdir():
+            try:
+                file = entry.open("rb")
+            except FileNotFoundError:
+                continue
+            with file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                entry.unlink(missing_ok=True)
+
+
+def _locked_file(folder: Path, blob: Digest) -> tuple[BinaryIO, Path | None]:
+    """Open a new file under folder that no sweep takes for garbage."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f"{blob[:12]}-", dir=folder)
+        file = os.fdopen(descriptor, "wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # A sweep may have come between creation and lock.
+        if os.fstat(file.fileno()).st_nlink:
+            return file, Path(name)
+        file.close()
+
+
+def _mapped(file: BinaryIO, size_bytes: int) -> memoryview:
+    if size_bytes == 0:
+        return memoryview(b"")
+    return memoryview(mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ))
+
+
+def _state(stat: os.stat_result) -> _FileState:
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_full_named(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise ExhaustedError(
+            f"disk of {target.parent.parent}",
+            found=os.strerror(error.errno or errno.ENOSPC),
+            expected=f"room for blob {target.name[:12]}",
+            remedy="free some space and try again; nothing was stored",
+        ) from error
+
+
+def _not_here(blob: Digest) -> NotFoundError:
+    return NotFoundError(f"blob {blob[:12]}", found="nothing under this digest", expected="a stored blob")

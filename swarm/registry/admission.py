@@ -1,0 +1,82 @@
+"""What a manifest must be before it is committed; every refusal names the expert's version and the reason."""
+
+from collections.abc import Callable
+
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    TrunkMismatchError,
+    VerificationError,
+)
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.manifests import Manifest
+from swarm.domain.membership import Caller
+from swarm.domain.specification import Specification
+from swarm.modules import check_module
+
+
+def check_owner(caller: Caller, owner: NodeId, subject: str) -> None:
+    """Raise NotAuthorisedError unless caller is the owner; the coordinator and operators act for others."""
+    if caller.role == "node" and caller.id != owner:
+        raise NotAuthorisedError(
+            subject,
+            found=f"a request of {caller.id}",
+            expected=f"its owner, {owner}",
+            remedy="a node publishes and withdraws its own experts only",
+        )
+
+
+def check_fits(manifest: Manifest, specification: Specification) -> None:
+    """Raise unless the manifest belongs to this swarm, its trunk, its inputs and its classes."""
+    subject = f"{manifest.expert}@{manifest.version}"
+    if manifest.swarm != specification.swarm:
+        raise InvalidInputError(
+            subject, found=f"swarm {manifest.swarm}", expected=f"swarm {specification.swarm}"
+        )
+    if manifest.trunk != specification.trunk.digest:
+        raise TrunkMismatchError(
+            subject,
+            found=f"trunk {manifest.trunk[:12]}",
+            expected=f"trunk {specification.trunk.digest[:12]} of specification {specification.version}",
+            remedy="fetch the swarm's specification and train again",
+        )
+    if manifest.net.input_shape != specification.input_shape:
+        raise InvalidInputError(
+            subject,
+            found=f"input shape {list(manifest.net.input_shape)}",
+            expected=f"{list(specification.input_shape)}",
+        )
+    try:
+        specification.with_classes(manifest.class_names)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{subject}: {error.subject}", found=error.found, expected=error.expected, remedy=error.remedy
+        ) from None
+
+
+def check_present(manifest: Manifest, missing: Callable[[tuple[Digest, ...]], list[Digest]]) -> None:
+    """Raise NotFoundError, naming the first, where blobs of the manifest are not stored yet."""
+    lacking = missing(manifest.blobs())
+    if lacking:
+        raise NotFoundError(
+            f"{manifest.expert}@{manifest.version}: blob {lacking[0][:12]}",
+            found=f"{len(lacking)} of {len(manifest.blobs())} blobs missing or damaged",
+            expected="all bytes before the manifest",
+            remedy="publish the missing blobs, then commit again",
+        )
+
+
+def check_modules(manifest: Manifest, read: Callable[[Digest], memoryview]) -> None:
+    """Raise VerificationError unless every module's bytes are what the manifest says, and finite."""
+    subject = f"{manifest.expert}@{manifest.version}"
+    names = [module.name for module in manifest.modules]
+    if len(set(names)) != len(names):
+        raise VerificationError(subject, found="a module name twice", expected="distinct names")
+    for module in manifest.modules:
+        try:
+            check_module(module, read)
+        except VerificationError as error:
+            raise VerificationError(
+                f"{subject}: {error.subject}", found=error.found, expected=error.expected, remedy=error.remedy
+            ) from error

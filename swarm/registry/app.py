@@ -1,0 +1,129 @@
+"""The registry's process: builds the service from its parts and serves it over mutual TLS until SIGTERM."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from swarm.config import REGISTRY_PORT
+from swarm.domain.errors import UsageError
+from swarm.domain.ids import NodeId
+from swarm.modules import BlobFiles
+from swarm.registry.redis_store import connect_redis
+from swarm.registry.service import RegistryService
+from swarm.registry.upkeep import certificate_days, follow_revocations, keep_certificate, take_revocations
+from swarm.rpc.channel import open_channel
+from swarm.rpc.clients import CoordinatorClient
+from swarm.rpc.server import create_server
+from swarm.rpc.servicers import registry_service
+from swarm.telemetry import SocketMeter
+from swarm.trust.identity import Identity
+
+_COORDINATOR: Final = NodeId("coordinator")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryConfig:
+    """One registry: its identity's folder, its blobs' folder, its Redis, and where it listens.
+
+    Port 0 takes a free one. `coordinator` is where certificates are renewed, `host:port` (empty: as founded).
+    """
+
+    identity: Path
+    blobs: Path
+    redis_url: str
+    listen: str = "127.0.0.1"
+    port: int = REGISTRY_PORT
+    coordinator: str = ""
+
+
+async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda port: None) -> None:
+    """Serve until SIGTERM, SIGINT or cancellation; on_ready gets the port once it answers.
+
+    Raises UnreachableError if Redis does not answer, UsageError for a port in use or another member's
+    identity, and what `Identity.load` raises.
+    """
+    identity = Identity.load(config.identity)
+    if identity.role != "registry":
+        raise UsageError(
+            f"identity in {config.identity}",
+            found=f"{identity.role} {identity.id}",
+            expected="the registry's",
+        )
+    keyring = identity.keyring()
+    async with AsyncExitStack() as stack:
+        store = connect_redis(config.redis_url, identity.swarm)
+        stack.push_async_callback(store.close)
+        await store.ping()
+        await take_revocations(store, keyring)
+        meter = stack.enter_context(SocketMeter(exclude_peer_ports=_redis_ports(config.redis_url)))
+        service = RegistryService(
+            store=store,
+            blobs=await asyncio.to_thread(BlobFiles, config.blobs),
+            keyring=keyring,
+            certificate_days=lambda: certificate_days(config.identity, _now()),
+            socket_bytes=meter.totals,
+        )
+        server = create_server(config.identity, keyring.is_revoked, [registry_service(service)])
+        port = server.add_port(_address(config.listen, config.port))
+        address = config.coordinator or identity.coordinator
+        coordinator = await stack.enter_async_context(
+            open_channel(identity, address, "coordinator", _COORDINATOR)
+        )
+        await server.start()
+        stack.push_async_callback(server.stop)
+        _log.info("registry.ready", swarm=identity.swarm, port=port, durability=await store.durability())
+        upkeep = [
+            asyncio.create_task(follow_revocations(store, keyring)),
+            asyncio.create_task(
+                keep_certificate(config.identity, CoordinatorClient(coordinator).renew_certificate, _now)
+            ),
+        ]
+        stack.push_async_callback(_end, upkeep)
+        on_ready(port)
+        await _until_told(upkeep)
+        _log.info("registry.stopping")
+
+
+async def _until_told(upkeep: list[asyncio.Task[None]]) -> None:
+    """Return at SIGTERM or SIGINT; raise what ended an upkeep task, which never ends by itself."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(ending, told.set)
+    waiting = asyncio.create_task(told.wait())
+    try:
+        done, _ = await asyncio.wait([waiting, *upkeep], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        waiting.cancel()
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(ending)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _address(listen: str, port: int) -> str:
+    return f"[{listen}]:{port}" if ":" in listen else f"{listen}:{port}"
+
+
+def _redis_ports(url: str) -> tuple[int, ...]:
+    parts = urlsplit(url)
+    return () if parts.scheme == "unix" else (parts.port or 6379,)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

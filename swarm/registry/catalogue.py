@@ -1,0 +1,140 @@
+"""What the manifests say about each other: who came from whom, and which blobs may leave the registry.
+
+Kept in memory, filled from the store as it grows; answers from what it knows while the store is down.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing, descendants
+from swarm.domain.manifests import Manifest
+from swarm.registry.store import MetadataStore
+from swarm.trust.statements import read_statement
+
+_log = structlog.get_logger(__name__)
+
+
+class Catalogue:
+    """All manifests of a store by digest, with their edges both ways. `is_revoked` marks owners."""
+
+    def __init__(self, store: MetadataStore, is_revoked: Callable[[NodeId], bool]) -> None:
+        self._store, self._is_revoked = store, is_revoked
+        self._tombstones: set[str] = set()
+        self._heads: set[Digest] = set()
+        self._loaded = False
+        self._forget()
+
+    async def refresh(self) -> None:
+        """Take in what the store has gained. While it is down, what was known before stays."""
+        try:
+            # The last known row again: a store that went back to an older state shows by it.
+            rows = await self._store.manifests(max(0, len(self._order) - 1))
+            if self._order and rows[:1] != self._order[-1:]:
+                self._forget()
+                rows = await self._store.manifests()
+            for digest in rows[1 if self._order else 0 :]:
+                self._add(digest, await self._store.manifest(digest))
+            tombstones, heads = await self._store.tombstones(), await self._store.heads()
+            self._tombstones, self._heads = set(tombstones), {head.manifest for head in heads}
+            self._loaded = True
+        except UnreachableError:
+            if not self._loaded:
+                raise
+
+    def check_may_leave(self, blob: Digest) -> None:
+        """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of."""
+        users = self._users.get(blob)
+        if not users or any(self._is_shared(self._manifests[user]) for user in users):
+            return
+        expert = self._manifests[users[0]].expert
+        raise NotAuthorisedError(
+            f"blob {blob[:12]}",
+            found=f"weights of {expert}, which is withdrawn or serve-only",
+            expected="weights that their owner shares",
+            remedy="ask the expert through the swarm: swarm predict",
+        )
+
+    def versions_of(self, target: str) -> list[Digest]:
+        """Return all versions of an expert, or of all experts of a node, oldest first."""
+        return [
+            digest
+            for digest in self._order
+            if (known := self._manifests.get(digest)) and target in (known.expert, known.owner)
+        ]
+
+    def descendants(self, roots: Iterable[Digest]) -> list[Digest]:
+        """Return everything that came from roots, without them."""
+        return descendants(self._children, roots)
+
+    def lineage(self, root: Digest) -> Lineage:
+        """Return the ancestors and descendants of a version, itself among them, newest first."""
+        members = [*self._ancestors(root), root, *self.descendants([root])]
+        known = [digest for digest in dict.fromkeys(members) if digest in self._manifests]
+        tainted = set(self.descendants(self._withdrawn()))
+        nodes = [self._node(digest, tainted) for digest in known]
+        edges = [
+            LineageEdge(child=digest, parent=parent.manifest, kind=parent.kind)
+            for digest in known
+            for parent in self._manifests[digest].parents
+        ]
+        newest_first = sorted(nodes, key=lambda node: (-node.created_at, -node.version, node.manifest))
+        return Lineage(nodes=tuple(newest_first), edges=tuple(edges))
+
+    def _forget(self) -> None:
+        self._order: list[Digest] = []
+        self._manifests: dict[Digest, Manifest] = {}
+        self._children: dict[Digest, list[Digest]] = defaultdict(list)
+        self._users: dict[Digest, list[Digest]] = defaultdict(list)
+
+    def _add(self, digest: Digest, envelope: bytes | None) -> None:
+        self._order.append(digest)
+        try:
+            statement = read_statement(envelope or b"", Manifest)
+        except SwarmError as error:
+            _log.error("manifest.unreadable", manifest=digest, reason=str(error))
+            return
+        if statement.digest != digest:
+            _log.error("manifest.damaged", manifest=digest, found=statement.digest)
+            return
+        self._manifests[digest] = statement.value
+        for parent in statement.value.parents:
+            self._children[parent.manifest].append(digest)
+        for blob in statement.value.blobs():
+            self._users[blob].append(digest)
+
+    def _is_withdrawn(self, manifest: Manifest) -> bool:
+        targets = {manifest.expert, manifest.owner}
+        return bool(targets & self._tombstones) or self._is_revoked(manifest.owner)
+
+    def _is_shared(self, manifest: Manifest) -> bool:
+        return manifest.share != "serve-only" and not self._is_withdrawn(manifest)
+
+    def _withdrawn(self) -> list[Digest]:
+        return [digest for digest, manifest in self._manifests.items() if self._is_withdrawn(manifest)]
+
+    def _ancestors(self, root: Digest) -> list[Digest]:
+        parents = {
+            digest: [parent.manifest for parent in manifest.parents]
+            for digest, manifest in self._manifests.items()
+        }
+        return descendants(parents, [root])
+
+    def _node(self, digest: Digest, tainted: set[Digest]) -> LineageNode:
+        manifest = self._manifests[digest]
+        standing: Standing = "live" if digest in self._heads else "superseded"
+        if digest in tainted:
+            standing = "descends-from-withdrawn"
+        if self._is_withdrawn(manifest):
+            standing = "withdrawn"
+        return LineageNode(
+            manifest=digest,
+            expert=manifest.expert,
+            version=manifest.version,
+            owner=manifest.owner,
+            standing=standing,
+            created_at=manifest.created_at,
+        )

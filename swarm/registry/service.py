@@ -1,0 +1,310 @@
+"""The registry's rules: bytes before manifests, nothing unverified, owners speak for themselves alone."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, TypeVar
+
+import structlog
+
+from swarm.domain.errors import (
+    DeadlineError,
+    ExhaustedError,
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    StaleFenceError,
+    SwarmError,
+    UnknownMemberError,
+    UnreachableError,
+    VerificationError,
+)
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.ids import digest as checked_digest
+from swarm.domain.inference import SocketBytes
+from swarm.domain.lineage import Lineage
+from swarm.domain.manifests import Manifest, Tombstone
+from swarm.domain.membership import Caller, Head, RegistryHealth
+from swarm.domain.specification import Specification
+from swarm.domain.tensors import MAX_TENSOR_BYTES
+from swarm.modules import BlobFiles
+from swarm.registry import admission, refusals
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.store import MetadataStore
+from swarm.trust.keyring import Keyring
+from swarm.trust.statements import Statement, statement_digest
+
+CHUNK_BYTES: Final = 1 << 20
+"""The size of a message when a blob travels."""
+
+MAX_ANNOUNCED: Final = 1000
+_PROGRESS_S: Final = 30.0
+_SPARE_BYTES: Final = 64 << 20
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class RegistryService:
+    """Implements `swarm.rpc.ports.RegistryPort` over a metadata store and a folder of blobs.
+
+    The keyring knows the coordinator; records of other members are fetched from the store when needed.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: MetadataStore,
+        blobs: BlobFiles,
+        keyring: Keyring,
+        certificate_days: Callable[[], float],
+        socket_bytes: Callable[[], SocketBytes] = SocketBytes,
+    ) -> None:
+        self._store, self._blobs, self._keyring = store, blobs, keyring
+        self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
+        self._catalogue = Catalogue(store, keyring.is_revoked)
+        self._refreshing = asyncio.Lock()
+        self._committing = asyncio.Lock()
+        self._specification: tuple[bytes, Specification] | None = None
+
+    async def missing(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Return the digests whose bytes are not here, or were found damaged."""
+        for digest in digests:
+            checked_digest(digest)
+        return await asyncio.to_thread(self._blobs.missing, digests)
+
+    async def publish(
+        self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """Store one blob. It is durable when this returns; VerificationError unless it is what was promised.
+
+        Raises ExhaustedError on a full disk and DeadlineError if no chunk comes for 30 s.
+        """
+        checked_digest(digest)
+        if not 0 <= size_bytes <= MAX_TENSOR_BYTES:
+            raise InvalidInputError(
+                f"blob {digest[:12]}", found=f"{size_bytes} bytes", expected=f"0 to {MAX_TENSOR_BYTES}"
+            )
+        self._check_room(digest, size_bytes)
+        with self._blobs.writer(digest, size_bytes) as writer:
+            async for chunk in _with_progress(chunks, f"blob {digest[:12]}"):
+                await asyncio.to_thread(writer.write, chunk)
+            await asyncio.to_thread(writer.commit)
+        _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
+
+    async def fetch(self, digest: Digest) -> AsyncIterator[bytes]:
+        """Yield a blob in chunks of 1 MiB, its bytes verified first.
+
+        Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
+        owner keeps (serve-only) or withdrew.
+        """
+        checked_digest(digest)
+        await self._refresh()
+        self._catalogue.check_may_leave(digest)
+        view = await asyncio.to_thread(self._blobs.open_verified, digest)
+        for start in range(0, len(view), CHUNK_BYTES):
+            yield bytes(view[start : start + CHUNK_BYTES])
+
+    async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
+        """Make a signed manifest the head of its expert, once all it says has been checked."""
+        statement = await self._open(envelope, Manifest)
+        manifest = statement.value
+        admission.check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")
+        await self._admit(manifest)
+        async with self._committing:
+            await self._check_leaf_limit(manifest)
+            head = await self._store.commit_manifest(manifest, statement.digest, envelope, fence, key)
+        _log.info(
+            "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
+        )
+        return head
+
+    async def announce(
+        self, caller: Caller, envelopes: Sequence[bytes], fence: int, key: str
+    ) -> tuple[list[str], list[str]]:
+        """Take over heads that a node kept and this registry lost.
+
+        Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence or an
+        outage refuses the whole.
+        """
+        if len(envelopes) > MAX_ANNOUNCED:
+            raise InvalidInputError(
+                "announced heads", found=str(len(envelopes)), expected=f"at most {MAX_ANNOUNCED}"
+            )
+        call = f"announce:{caller.id}:{key}"
+        if key and (first := await self._store.recall(call)):
+            restored, refused = json.loads(first)
+            return restored, refused
+        restored, refused = [], []
+        for envelope in envelopes:
+            try:
+                if name := await self._restore(caller, envelope, fence):
+                    restored.append(name)
+            except (StaleFenceError, UnreachableError):
+                raise
+            except SwarmError as error:
+                refused.append(str(error))
+        if key:
+            await self._store.remember(call, json.dumps([restored, refused]))
+        return restored, refused
+
+    async def heads(self, owner: str) -> list[Head]:
+        """Return all heads, or one owner's."""
+        return await self._store.heads(owner)
+
+    async def manifest(self, digest: str, expert: str, version: int) -> bytes:
+        """Return a manifest's envelope by digest, or by expert and version (0: its head).
+
+        Raises NotFoundError; VerificationError if the stored bytes are not those of the digest.
+        """
+        name = Digest(digest) if digest else await self._version_digest(expert, version)
+        envelope = await self._store.manifest(name)
+        if envelope is None:
+            raise NotFoundError(f"manifest {name[:12]}", remedy="list what there is: swarm experts")
+        found = statement_digest(envelope)
+        if found != name:
+            raise VerificationError(
+                f"manifest {name[:12]}",
+                found=f"a statement with digest {found[:12]}",
+                expected=f"digest {name[:12]}",
+                remedy="the store's copy is damaged and is not used; its owner can announce it again",
+            )
+        return envelope
+
+    async def withdraw(self, caller: Caller, tombstone: bytes, fence: int, key: str) -> list[Digest]:
+        """Withdraw an expert, or all of a node's, for good; return the versions that descend from it."""
+        statement = await self._open(tombstone, Tombstone)
+        target = statement.value.id
+        owner = NodeId(refusals.owner_of_target(target))
+        admission.check_owner(caller, owner, f"withdrawal of {target}")
+        gone = await self._store.withdraw(target, tombstone, fence if caller.role == "node" else None, key)
+        await self._refresh()
+        descended = self._catalogue.descendants(self._catalogue.versions_of(target))
+        _log.info("expert.withdrawn", target=target, experts=list(gone), descendants=len(descended))
+        return descended
+
+    async def lineage(self, manifest: str, expert: str) -> Lineage:
+        """Return the graph around a manifest, or around an expert's newest version, withdrawn or not."""
+        await self._refresh()
+        root = Digest(manifest)
+        if not manifest:
+            versions = self._catalogue.versions_of(ExpertId(expert))
+            root = versions[-1] if versions else root
+        found = self._catalogue.lineage(root)
+        if not found.nodes:
+            raise NotFoundError(
+                f"lineage of {manifest[:12] or expert}", remedy="list what there is: swarm experts"
+            )
+        return found
+
+    async def health(self) -> RegistryHealth:
+        """Return how the registry and its Redis stand; an unreachable Redis is told, not raised."""
+        try:
+            await self._store.ping()
+            redis, durability = "ok", await self._store.durability()
+        except SwarmError as error:
+            redis, durability = str(error), "unknown"
+        count, size = await asyncio.to_thread(self._blobs.stats)
+        return RegistryHealth(
+            redis=redis,
+            durability=durability,
+            blobs=count,
+            blob_bytes=size,
+            disk_free_bytes=shutil.disk_usage(self._blobs.folder).free,
+            socket_bytes=self._socket_bytes(),
+            certificate_days=self._certificate_days(),
+        )
+
+    async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
+        """Restore one announced head; return its name, empty if ours is as new."""
+        statement = await self._open(envelope, Manifest)
+        manifest = statement.value
+        admission.check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")
+        head = await self._store.head(manifest.expert)
+        if head is not None and head.manifest == statement.digest:
+            return ""
+        await self._admit(manifest)
+        moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+        return f"{manifest.expert}@{manifest.version}" if moved else ""
+
+    async def _admit(self, manifest: Manifest) -> None:
+        """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound."""
+        admission.check_fits(manifest, await self._current_specification())
+        await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
+        await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
+
+    async def _check_leaf_limit(self, manifest: Manifest) -> None:
+        limit = (await self._current_specification()).max_leaves_per_owner
+        others = [head for head in await self._store.heads(manifest.owner) if head.expert != manifest.expert]
+        if len(others) >= limit:
+            raise ExhaustedError(
+                f"experts of {manifest.owner}",
+                found=f"{len(others)} and one more",
+                expected=f"at most {limit}",
+                remedy="withdraw one first, or train with fewer leaves",
+            )
+
+    def _check_room(self, digest: Digest, size_bytes: int) -> None:
+        free = shutil.disk_usage(self._blobs.folder).free
+        if size_bytes + _SPARE_BYTES > free:
+            raise ExhaustedError(
+                "disk of the registry",
+                found=f"{free} bytes free",
+                expected=f"{size_bytes} for blob {digest[:12]} and {_SPARE_BYTES} to spare",
+                remedy="free some space there; nothing was stored",
+            )
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            await self._catalogue.refresh()
+
+    async def _version_digest(self, expert: str, version: int) -> Digest:
+        if version:
+            found = await self._store.manifest_at(ExpertId(expert), version)
+        else:
+            head = await self._store.head(ExpertId(expert))
+            found = head.manifest if head else None
+        if found is None:
+            raise NotFoundError(
+                f"{expert[:80]}@{version}" if version else f"expert {expert[:80]}",
+                remedy="list what there is: swarm experts",
+            )
+        return found
+
+    async def _open(self, envelope: bytes, cls: type[_T]) -> Statement[_T]:
+        try:
+            return self._keyring.open(envelope, cls)
+        except UnknownMemberError as unknown:
+            record = await self._store.record(NodeId(unknown.member))
+            if record is None:
+                raise
+            self._keyring.add_record(record)
+        return self._keyring.open(envelope, cls)
+
+    async def _current_specification(self) -> Specification:
+        envelope = await self._store.specification()
+        if envelope is None:
+            raise NotReadyError(
+                "specification", found="none in the store", remedy="start the coordinator: swarm coordinator"
+            )
+        if self._specification is None or self._specification[0] != envelope:
+            self._specification = envelope, (await self._open(envelope, Specification)).value
+        return self._specification[1]
+
+
+async def _with_progress(chunks: AsyncIterator[bytes], subject: str) -> AsyncIterator[bytes]:
+    iterator = aiter(chunks)
+    while True:
+        try:
+            async with asyncio.timeout(_PROGRESS_S):
+                chunk = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineError(
+                subject,
+                found=f"nothing for {_PROGRESS_S:g} s",
+                expected="its next bytes",
+                remedy="send again",
+            ) from None
+        yield chunk

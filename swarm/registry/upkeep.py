@@ -1,0 +1,86 @@
+"""What a registry does besides answering: follow the revocation list, renew its certificate."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.registry.store import MetadataStore
+from swarm.trust.identity import Identity, certificate_not_after, needs_renewal, replace_certificate
+from swarm.trust.keyring import Keyring
+
+LOOK_AGAIN_S: Final = 15.0
+"""The list is read this often even if no event says that it changed."""
+
+RENEWAL_CHECK_S: Final = 60.0
+_AFTER_OUTAGE_S: Final = 1.0
+_log = structlog.get_logger(__name__)
+
+
+async def take_revocations(store: MetadataStore, keyring: Keyring) -> None:
+    """Give the keyring the store's newest list; a forged or replayed one is logged and not used."""
+    envelope = await store.revocations()
+    if envelope is None:
+        return
+    known = keyring.revocations
+    try:
+        keyring.set_revocations(envelope)
+    except SwarmError as error:
+        _log.error("revocations.refused", reason=str(error))
+        return
+    if keyring.revocations != known and keyring.revocations is not None:
+        _log.info(
+            "revocations.taken",
+            number=keyring.revocations.number,
+            nodes=len(keyring.revocations.nodes),
+        )
+
+
+async def follow_revocations(store: MetadataStore, keyring: Keyring) -> None:
+    """Keep the keyring's list up to date until cancelled, within milliseconds while the store answers."""
+    after, is_down = "", False
+    while True:
+        try:
+            after = after or await store.last_event_id()
+            await take_revocations(store, keyring)
+            events = await store.wait_events(after, LOOK_AGAIN_S)
+            after = events[-1].id if events else after
+            if is_down:
+                _log.info("redis.back")
+            is_down = False
+        except UnreachableError as error:
+            if not is_down:
+                _log.warning("redis.unreachable", reason=str(error))
+            is_down = True
+            await asyncio.sleep(_AFTER_OUTAGE_S)
+
+
+async def keep_certificate(
+    folder: Path, renew: Callable[[bytes, str], Awaitable[bytes]], now: Callable[[], datetime]
+) -> None:
+    """Renew the certificate in an identity folder at two thirds of its life, until cancelled.
+
+    `renew` takes a signing request and an idempotency key and returns the certificate, PEM. What fails is
+    logged and tried again after a minute.
+    """
+    while True:
+        try:
+            identity = Identity.load(folder)
+            if needs_renewal(identity.certificate_pem, now()):
+                pem = await renew(identity.renewal_csr(), uuid.uuid4().hex)
+                renewed = replace_certificate(folder, pem)
+                until = certificate_not_after(renewed.certificate_pem)
+                _log.info("certificate.renewed", until=until.isoformat())
+        except SwarmError as error:
+            _log.warning("certificate.not_renewed", reason=str(error))
+        await asyncio.sleep(RENEWAL_CHECK_S)
+
+
+def certificate_days(folder: Path, now: datetime) -> float:
+    """Return how many days the certificate in an identity folder is still valid, negative if it expired."""
+    return (certificate_not_after(Identity.load(folder).certificate_pem) - now).total_seconds() / 86_400

@@ -1,0 +1,296 @@
+"""Typed clients of the coordinator and the registry: domain types in, domain types out.
+
+Statements are returned as the bytes of their envelopes: whoever uses them opens them with a keyring
+(`swarm.rpc.verified` does). Mutating calls take an idempotency key; who repeats a call that may have
+arrived repeats its key. Without one, each call is an act of its own.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from swarm.digests import digest_of, verify_digest
+from swarm.domain.errors import ExhaustedError
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.inference import Answer, Query
+from swarm.domain.lineage import Lineage
+from swarm.domain.manifests import Role
+from swarm.domain.membership import (
+    ContributionOutcome,
+    Event,
+    Head,
+    RegistryHealth,
+    SwarmStatus,
+    TokenView,
+)
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.channel import Connection
+from swarm.rpc.convert.scalars import digests, expert_id
+from swarm.rpc.failures import reply_checked
+from swarm.rpc.node_clients import AgentClient, ExpertClient
+from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, MAX_MESSAGE_BYTES, SIZE_KEY, UNARY_TIMEOUT_S
+from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
+
+__all__ = ["AgentClient", "CoordinatorClient", "ExpertClient", "RegistryClient"]
+
+_CONTRIBUTE_TIMEOUT_S = 180.0
+
+
+class CoordinatorClient:
+    """Membership, gate and inference, at `open_channel(identity, address, "coordinator", "coordinator")`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def predict(self, query: Query, timeout_s: float = UNARY_TIMEOUT_S) -> Answer:
+        """Return the swarm's answer; the coordinator knows how long it may take."""
+        reply = await self.connection.unary(m.PREDICT, convert.query_to_pb(query), timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.answer_from_pb(reply)
+
+    async def status(self, timeout_s: float = UNARY_TIMEOUT_S) -> SwarmStatus:
+        reply = await self.connection.unary(m.STATUS, membership_pb2.StatusRequest(), timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.status_from_pb(reply)
+
+    async def record(self, member: NodeId, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Return a member's record, signed by the CA."""
+        request = membership_pb2.GetRecordRequest(id=member)
+        return (await self.connection.unary(m.GET_RECORD, request, timeout_s)).envelope
+
+    async def specification(self, version: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Return a specification; version 0: the current one."""
+        request = membership_pb2.GetSpecificationRequest(version=version)
+        return (await self.connection.unary(m.GET_SPECIFICATION, request, timeout_s)).envelope
+
+    async def revocations(self, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Return the revocation list; empty before the first revocation."""
+        request = membership_pb2.GetRevocationsRequest()
+        return (await self.connection.unary(m.GET_REVOCATIONS, request, timeout_s)).envelope
+
+    async def renew_certificate(
+        self, csr_pem: bytes, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> bytes:
+        """Return a new certificate (PEM) for the caller's signing request."""
+        request = membership_pb2.RenewCertificateRequest(csr_pem=csr_pem, idempotency_key=key or _new_key())
+        return (await self.connection.unary(m.RENEW_CERTIFICATE, request, timeout_s)).certificate_pem
+
+    async def leave(
+        self, reason: str, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+    ) -> tuple[int, tuple[ExpertId, ...]]:
+        """Leave the swarm for good; return the gate version without the caller, and its experts."""
+        request = membership_pb2.LeaveRequest(reason=reason, idempotency_key=key or _new_key())
+        return self._left(await self.connection.unary(m.LEAVE, request, timeout_s))
+
+    async def revoke_node(
+        self, node: NodeId, reason: str, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+    ) -> tuple[int, tuple[ExpertId, ...]]:
+        """Revoke a node's certificate and withdraw its experts (operator)."""
+        request = membership_pb2.RevokeNodeRequest(
+            node=node, reason=reason, idempotency_key=key or _new_key()
+        )
+        return self._left(await self.connection.unary(m.REVOKE_NODE, request, timeout_s))
+
+    async def create_token(
+        self,
+        role: Role = "node",
+        uses: int = 1,
+        lifetime_s: float = 86_400.0,
+        key: str = "",
+        timeout_s: float = UNARY_TIMEOUT_S,
+    ) -> tuple[str, TokenView]:
+        """Return a join line and what is known of its token (operator)."""
+        request = membership_pb2.CreateTokenRequest(
+            role=role, uses=uses, lifetime_s=lifetime_s, idempotency_key=key or _new_key()
+        )
+        reply = await self.connection.unary(m.CREATE_TOKEN, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return reply.join_line, convert.token_from_pb(reply.token)
+
+    async def tokens(self, timeout_s: float = UNARY_TIMEOUT_S) -> list[TokenView]:
+        """Return all tokens that are not used up (operator)."""
+        reply = await self.connection.unary(m.LIST_TOKENS, membership_pb2.ListTokensRequest(), timeout_s)
+        with reply_checked(self.connection.peer):
+            return [convert.token_from_pb(token) for token in reply.tokens]
+
+    async def revoke_token(self, token_id: str, key: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> None:
+        """Make a token useless (operator)."""
+        request = membership_pb2.RevokeTokenRequest(id=token_id, idempotency_key=key or _new_key())
+        await self.connection.unary(m.REVOKE_TOKEN, request, timeout_s)
+
+    async def events(self, after: str = "", follow: bool = False, limit: int = 100) -> AsyncIterator[Event]:
+        """Yield events after an id, oldest first; with follow, new ones as they happen, without end."""
+        request = membership_pb2.EventsRequest(after=after, follow=follow, limit=limit)
+        idle_s = None if follow else UNARY_TIMEOUT_S
+        async for event in self.connection.stream(m.EVENTS, request, idle_s=idle_s):
+            yield convert.event_from_pb(event)
+
+    async def contribute(
+        self,
+        envelope: bytes,
+        arrays: bytes,
+        fence: int,
+        key: str = "",
+        timeout_s: float = _CONTRIBUTE_TIMEOUT_S,
+    ) -> ContributionOutcome:
+        """Send a contribution and the blob that its tensors point into; return what became of it.
+
+        The answer comes after the other nodes have tried the candidate gate.
+        """
+        if len(arrays) > MAX_MESSAGE_BYTES:
+            raise ExhaustedError(
+                "contribution", found=f"{len(arrays)} bytes", expected="at most 64 MiB", remedy="fewer leaves"
+            )
+        header = gate_pb2.ContributeHeader(envelope=envelope, fence=fence, idempotency_key=key or _new_key())
+
+        async def messages() -> AsyncIterator[gate_pb2.ContributeChunk]:
+            yield gate_pb2.ContributeChunk(header=header)
+            for chunk in _chunks(arrays):
+                yield gate_pb2.ContributeChunk(data=chunk)
+
+        reply = await self.connection.upload(m.CONTRIBUTE, messages(), timeout_s=timeout_s)
+        return convert.outcome_from_pb(reply)
+
+    async def gate(self, version: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Return a gate's statement; version 0: the current one. NotReadyError before the first."""
+        request = gate_pb2.GetGateRequest(version=version)
+        return (await self.connection.unary(m.GET_GATE, request, timeout_s)).envelope
+
+    async def history(self, timeout_s: float = UNARY_TIMEOUT_S) -> tuple[list[bytes], int]:
+        """Return all gates' statements, and the version that is current."""
+        reply = await self.connection.unary(m.HISTORY, gate_pb2.GateHistoryRequest(), timeout_s)
+        return [signed.envelope for signed in reply.gates], reply.current
+
+    async def rollback(self, version: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Make a new gate version with an old one's content; return its statement (operator)."""
+        request = gate_pb2.RollbackRequest(version=version, idempotency_key=key or _new_key())
+        return (await self.connection.unary(m.ROLLBACK, request, timeout_s)).envelope
+
+    async def fit(self, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S) -> ContributionOutcome:
+        """Recompute the gate from its contributions (operator)."""
+        request = gate_pb2.FitRequest(idempotency_key=key or _new_key())
+        return convert.outcome_from_pb(await self.connection.unary(m.FIT, request, timeout_s))
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    def _left(self, reply: membership_pb2.LeaveReply) -> tuple[int, tuple[ExpertId, ...]]:
+        with reply_checked(self.connection.peer):
+            return reply.gate_version, tuple(map(expert_id, reply.withdrawn_experts))
+
+
+class RegistryClient:
+    """Blobs and manifests, at `open_channel(identity, address, "registry", "registry")`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def missing(self, blobs: Sequence[Digest], timeout_s: float = UNARY_TIMEOUT_S) -> list[Digest]:
+        """Return which of blobs the registry lacks, in their order."""
+        reply = await self.connection.unary(m.MISSING, registry_pb2.MissingRequest(digests=blobs), timeout_s)
+        with reply_checked(self.connection.peer):
+            return list(digests(reply.digests))
+
+    async def publish_blob(self, blob: Digest, data: bytes | memoryview) -> None:
+        """Send one blob; returns when it is durable. Sending it again changes nothing."""
+
+        async def messages() -> AsyncIterator[bytes]:
+            for chunk in _chunks(data):
+                yield chunk
+
+        metadata = ((DIGEST_KEY, blob), (SIZE_KEY, str(len(data))))
+        await self.connection.upload(m.PUBLISH, messages(), metadata=metadata)
+
+    async def fetch_blob(self, blob: Digest) -> bytes:
+        """Return one blob, verified; VerificationError, naming it, where other bytes came."""
+        data = b"".join([chunk async for chunk in self._fetch(blob)])
+        verify_digest(data, blob, f"blob from {self.connection.peer}")
+        return data
+
+    async def fetch_into(self, blob: Digest, files: BlobFiles, size_bytes: int | None = None) -> None:
+        """Fetch one blob into files, verified; where its size is known, without holding it in memory."""
+        if files.has(blob):
+            return
+        if size_bytes is None:
+            await asyncio.to_thread(files.put, await self.fetch_blob(blob))
+            return
+        with files.writer(blob, size_bytes) as writer:
+            async for chunk in self._fetch(blob):
+                writer.write(chunk)
+            await asyncio.to_thread(writer.commit)
+
+    async def commit(
+        self, envelope: bytes, fence: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> Head:
+        """Commit a manifest whose blobs are there; return the new head."""
+        request = registry_pb2.CommitRequest(
+            envelope=envelope, fence=fence, idempotency_key=key or digest_of(envelope)
+        )
+        reply = await self.connection.unary(m.COMMIT, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.head_from_pb(reply)
+
+    async def announce(
+        self, envelopes: Sequence[bytes], fence: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> tuple[list[str], list[str]]:
+        """Offer a node's own heads; return which experts were restored, and which refused and why."""
+        request = registry_pb2.AnnounceRequest(
+            envelopes=envelopes, fence=fence, idempotency_key=key or _new_key()
+        )
+        reply = await self.connection.unary(m.ANNOUNCE, request, timeout_s)
+        return list(reply.restored), list(reply.refused)
+
+    async def heads(self, owner: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> list[Head]:
+        """Return the heads of an owner's experts, or of all."""
+        reply = await self.connection.unary(m.HEADS, registry_pb2.HeadsRequest(owner=owner), timeout_s)
+        with reply_checked(self.connection.peer):
+            return [convert.head_from_pb(head) for head in reply.heads]
+
+    async def manifest(
+        self, digest: str = "", expert: str = "", version: int = 0, timeout_s: float = UNARY_TIMEOUT_S
+    ) -> bytes:
+        """Return a manifest's envelope by digest, or by expert and version (0: its head)."""
+        request = registry_pb2.GetManifestRequest(manifest=digest, expert=expert, version=version)
+        return (await self.connection.unary(m.GET_MANIFEST, request, timeout_s)).envelope
+
+    async def withdraw(
+        self, tombstone: bytes, fence: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> list[Digest]:
+        """Withdraw an expert or a node's experts; return the manifests that descend from them."""
+        request = registry_pb2.WithdrawRequest(
+            tombstone=tombstone, fence=fence, idempotency_key=key or digest_of(tombstone)
+        )
+        reply = await self.connection.unary(m.WITHDRAW, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return list(digests(reply.descendants))
+
+    async def lineage(
+        self, manifest: str = "", expert: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> Lineage:
+        """Return ancestors and descendants of one version, by digest or of an expert's head."""
+        request = registry_pb2.LineageRequest(manifest=manifest, expert=expert)
+        reply = await self.connection.unary(m.LINEAGE, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.lineage_from_pb(reply)
+
+    async def health(self, timeout_s: float = UNARY_TIMEOUT_S) -> RegistryHealth:
+        reply = await self.connection.unary(m.HEALTH, registry_pb2.RegistryHealthRequest(), timeout_s)
+        return convert.health_from_pb(reply)
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    def _fetch(self, blob: Digest) -> AsyncIterator[bytes]:
+        return self.connection.stream(m.FETCH, registry_pb2.BlobRequest(digest=blob))
+
+
+def _chunks(data: bytes | memoryview) -> Iterator[bytes]:
+    view = memoryview(data)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield bytes(view[start : start + CHUNK_BYTES])
+
+
+def _new_key() -> str:
+    return uuid.uuid4().hex

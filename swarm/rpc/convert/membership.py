@@ -1,0 +1,191 @@
+"""Members, streams, tokens, events and the swarm's status."""
+
+from swarm.domain.ids import node_id
+from swarm.domain.membership import (
+    ContributionOutcome,
+    Event,
+    Heartbeat,
+    Hello,
+    NodeView,
+    SwarmStatus,
+    TokenView,
+    Welcome,
+)
+from swarm.rpc.convert.scalars import (
+    digests,
+    expert_id,
+    finite,
+    role,
+    socket_bytes_from_pb,
+    socket_bytes_to_pb,
+)
+from swarm.rpc.pb import gate_pb2, membership_pb2, node_stream_pb2, types_pb2
+
+
+def hello_to_pb(hello: Hello) -> node_stream_pb2.Hello:
+    return node_stream_pb2.Hello(
+        advertise=hello.advertise,
+        can_build=hello.can_build,
+        manifests=hello.manifests,
+        served=hello.served,
+        gate_version=hello.gate_version,
+        software=hello.software,
+    )
+
+
+def hello_from_pb(message: node_stream_pb2.Hello) -> Hello:
+    return Hello(
+        advertise=message.advertise,
+        can_build=tuple(message.can_build),
+        manifests=tuple(message.manifests),
+        served=digests(message.served),
+        gate_version=message.gate_version,
+        software=message.software,
+    )
+
+
+def heartbeat_to_pb(beat: Heartbeat) -> node_stream_pb2.Heartbeat:
+    return node_stream_pb2.Heartbeat(
+        fence=beat.fence,
+        socket_bytes=socket_bytes_to_pb(beat.socket_bytes),
+        activity=beat.activity,
+        served=beat.served,
+        gate_version=beat.gate_version,
+    )
+
+
+def heartbeat_from_pb(message: node_stream_pb2.Heartbeat) -> Heartbeat:
+    return Heartbeat(
+        fence=message.fence,
+        socket_bytes=socket_bytes_from_pb(message.socket_bytes),
+        activity=message.activity,
+        served=digests(message.served),
+        gate_version=message.gate_version,
+    )
+
+
+def welcome_to_pb(welcome: Welcome) -> node_stream_pb2.Welcome:
+    return node_stream_pb2.Welcome(
+        fence=welcome.fence,
+        lease_s=welcome.lease_s,
+        specification=welcome.specification,
+        gate=welcome.gate,
+        revocations=welcome.revocations,
+        server_time=welcome.server_time,
+    )
+
+
+def welcome_from_pb(message: node_stream_pb2.Welcome) -> Welcome:
+    return Welcome(
+        fence=message.fence,
+        lease_s=finite(message.lease_s, "lease_s"),
+        specification=message.specification,
+        gate=message.gate,
+        revocations=message.revocations,
+        server_time=finite(message.server_time, "server_time"),
+    )
+
+
+def event_to_pb(event: Event) -> types_pb2.Event:
+    return types_pb2.Event(id=event.id, kind=event.kind, at=event.at, fields=dict(event.fields))
+
+
+def event_from_pb(message: types_pb2.Event) -> Event:
+    """Return the event, its fields sorted by name."""
+    return Event(
+        id=message.id, kind=message.kind, at=message.at, fields=tuple(sorted(message.fields.items()))
+    )
+
+
+def token_to_pb(token: TokenView) -> membership_pb2.TokenView:
+    return membership_pb2.TokenView(
+        id=token.id,
+        role=token.role,
+        uses_left=token.uses_left,
+        expires_at=token.expires_at,
+        created_at=token.created_at,
+    )
+
+
+def token_from_pb(message: membership_pb2.TokenView) -> TokenView:
+    return TokenView(
+        id=message.id,
+        role=role(message.role),
+        uses_left=message.uses_left,
+        expires_at=message.expires_at,
+        created_at=message.created_at,
+    )
+
+
+def outcome_to_pb(outcome: ContributionOutcome) -> gate_pb2.ContributeReply:
+    return gate_pb2.ContributeReply(
+        state=outcome.state, gate_version=outcome.gate_version, reason=outcome.reason
+    )
+
+
+def outcome_from_pb(message: gate_pb2.ContributeReply) -> ContributionOutcome:
+    return ContributionOutcome(state=message.state, gate_version=message.gate_version, reason=message.reason)
+
+
+def status_to_pb(status: SwarmStatus) -> membership_pb2.StatusReply:
+    return membership_pb2.StatusReply(
+        swarm=status.swarm,
+        specification_version=status.specification_version,
+        class_names=status.class_names,
+        gate_version=status.gate_version,
+        nodes=[_node_to_pb(node) for node in status.nodes],
+        leaves_without_owner=status.leaves_without_owner,
+        redis=status.redis,
+        durability=status.durability,
+        started_at=status.started_at,
+        server_time=status.server_time,
+        socket_bytes=socket_bytes_to_pb(status.socket_bytes),
+        certificate_days=status.certificate_days,
+    )
+
+
+def status_from_pb(message: membership_pb2.StatusReply) -> SwarmStatus:
+    return SwarmStatus(
+        swarm=message.swarm,
+        specification_version=message.specification_version,
+        class_names=tuple(message.class_names),
+        gate_version=message.gate_version,
+        nodes=tuple(_node_from_pb(node) for node in message.nodes),
+        leaves_without_owner=tuple(message.leaves_without_owner),
+        redis=message.redis,
+        durability=message.durability,
+        started_at=message.started_at,
+        server_time=message.server_time,
+        socket_bytes=socket_bytes_from_pb(message.socket_bytes),
+        certificate_days=message.certificate_days,
+    )
+
+
+def _node_to_pb(node: NodeView) -> membership_pb2.NodeView:
+    return membership_pb2.NodeView(
+        id=node.id,
+        alive=node.alive,
+        revoked=node.revoked,
+        fence=node.fence,
+        advertise=node.advertise,
+        activity=node.activity,
+        last_seen=node.last_seen,
+        experts=node.experts,
+        socket_bytes=socket_bytes_to_pb(node.socket_bytes),
+        software=node.software,
+    )
+
+
+def _node_from_pb(message: membership_pb2.NodeView) -> NodeView:
+    return NodeView(
+        id=node_id(message.id),
+        alive=message.alive,
+        revoked=message.revoked,
+        fence=message.fence,
+        advertise=message.advertise,
+        activity=message.activity,
+        last_seen=message.last_seen,
+        experts=tuple(map(expert_id, message.experts)),
+        socket_bytes=socket_bytes_from_pb(message.socket_bytes),
+        software=message.software,
+    )

@@ -1,0 +1,81 @@
+"""Ids, roles, keys, byte counts and problems."""
+
+import math
+from collections.abc import Iterable
+from typing import cast, get_args
+
+from swarm.domain.errors import InvalidInputError, SwarmError
+from swarm.domain.ids import Digest, ExpertId, LeafId, digest, owner_of
+from swarm.domain.inference import SocketBytes
+from swarm.domain.manifests import Role, Share
+from swarm.rpc import status
+from swarm.rpc.pb import types_pb2
+
+_MAX_KEY = 128
+
+
+def expert_id(text: str) -> ExpertId:
+    """Return text as an expert's id; InvalidInputError unless it is `<node>.e<number>`."""
+    owner_of(ExpertId(text))
+    return ExpertId(text)
+
+
+def leaf_id(text: str) -> LeafId:
+    """Return text as a leaf's id; InvalidInputError unless it is `<node>.l<number>`."""
+    owner_of(LeafId(text))
+    return LeafId(text)
+
+
+def digests(texts: Iterable[str]) -> tuple[Digest, ...]:
+    """Return texts as digests; InvalidInputError at the first that is none."""
+    return tuple(digest(text) for text in texts)
+
+
+def role(text: str) -> Role:
+    """Return text as a role; InvalidInputError where there is no such role."""
+    if text not in get_args(Role):
+        raise InvalidInputError("role", found=repr(text[:40]), expected=", ".join(get_args(Role)))
+    return cast(Role, text)
+
+
+def share(text: str) -> Share:
+    """Return text as a share; InvalidInputError where there is no such share."""
+    if text not in get_args(Share):
+        raise InvalidInputError("share", found=repr(text[:40]), expected=", ".join(get_args(Share)))
+    return cast(Share, text)
+
+
+def finite(value: float, subject: str) -> float:
+    """Return value; InvalidInputError, naming subject, where it is NaN or infinite."""
+    if not math.isfinite(value):
+        raise InvalidInputError(subject, found=str(value), expected="a finite number")
+    return value
+
+
+def idempotency_key(text: str) -> str:
+    """Return the key of a mutating call; InvalidInputError where it is empty or too long."""
+    if not 0 < len(text) <= _MAX_KEY:
+        raise InvalidInputError(
+            "idempotency_key", found=f"{len(text)} characters", expected=f"1 to {_MAX_KEY}, one key per act"
+        )
+    return text
+
+
+def socket_bytes_to_pb(value: SocketBytes) -> types_pb2.SocketBytes:
+    return types_pb2.SocketBytes(sent=value.sent, received=value.received)
+
+
+def socket_bytes_from_pb(message: types_pb2.SocketBytes) -> SocketBytes:
+    return SocketBytes(sent=message.sent, received=message.received)
+
+
+def problem_to_pb(error: SwarmError) -> types_pb2.Problem:
+    """Return error as the detail that travels with a status."""
+    return types_pb2.Problem(**status.problem_json(error))
+
+
+def problem_from_pb(message: types_pb2.Problem) -> SwarmError:
+    """Return the error that a detail describes; unknown codes give a plain SwarmError."""
+    return status.error_from_parts(
+        message.code, message.subject, message.found, message.expected, message.remedy
+    )

@@ -1,0 +1,196 @@
+"""Every method of the wire, once: its path, its messages, whether it streams, and the roles that may call it.
+
+A test holds this table against the descriptors of `protos/`. A message type `bytes` travels raw, without
+protobuf around it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar, get_args
+
+from google.protobuf.message import DecodeError, Message
+
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.manifests import Role
+from swarm.rpc.pb import (
+    agent_pb2,
+    expert_pb2,
+    gate_pb2,
+    inference_pb2,
+    membership_pb2,
+    node_stream_pb2,
+    registry_pb2,
+    types_pb2,
+)
+
+Request = TypeVar("Request", bound=Message | bytes)
+Reply = TypeVar("Reply", bound=Message | bytes)
+Parsed = TypeVar("Parsed", bound=Message | bytes)
+Roles = frozenset[Role]
+
+EVERYONE: Final[Roles] = frozenset(get_args(Role))
+NODE: Final[Roles] = frozenset({"node"})
+OPERATOR: Final[Roles] = frozenset({"operator"})
+ASKERS: Final[Roles] = frozenset({"node", "operator", "client"})
+SAME_MACHINE: Final[Roles] = frozenset()
+"""Nobody over TCP: served on a unix socket in a folder of mode 0700 only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Request, Reply]):
+    """One remote procedure, `/swarm.v1.<service>/<name>`."""
+
+    service: str
+    name: str
+    request: type[Request]
+    reply: type[Reply]
+    roles: Roles
+    streams_in: bool = False
+    streams_out: bool = False
+
+    def read_request(self, data: bytes) -> Request:
+        """Return the request in data; InvalidInputError where it is none."""
+        return _parsed(self.request, data, self.path)
+
+    def read_reply(self, data: bytes) -> Reply:
+        """Return the reply in data; InvalidInputError where it is none."""
+        return _parsed(self.reply, data, self.path)
+
+    @property
+    def path(self) -> str:
+        return f"/{self.full_service}/{self.name}"
+
+    @property
+    def full_service(self) -> str:
+        return f"swarm.v1.{self.service}"
+
+
+def _parsed(kind: type[Parsed], data: bytes, path: str) -> Parsed:
+    parse: Any = kind
+    try:
+        return data if kind is bytes else parse.FromString(data)  # type: ignore[return-value]
+    except DecodeError as error:
+        raise InvalidInputError(path, found="bytes that are no message", expected=kind.__name__) from error
+
+
+AnyMethod = Method[Any, Any]
+
+STATUS = Method("Membership", "Status", membership_pb2.StatusRequest, membership_pb2.StatusReply, EVERYONE)
+GET_RECORD = Method("Membership", "GetRecord", membership_pb2.GetRecordRequest, types_pb2.Signed, EVERYONE)
+GET_SPECIFICATION = Method(
+    "Membership", "GetSpecification", membership_pb2.GetSpecificationRequest, types_pb2.Signed, EVERYONE
+)
+GET_REVOCATIONS = Method(
+    "Membership", "GetRevocations", membership_pb2.GetRevocationsRequest, types_pb2.Signed, EVERYONE
+)
+RENEW_CERTIFICATE = Method(
+    "Membership",
+    "RenewCertificate",
+    membership_pb2.RenewCertificateRequest,
+    membership_pb2.RenewCertificateReply,
+    EVERYONE,
+)
+LEAVE = Method("Membership", "Leave", membership_pb2.LeaveRequest, membership_pb2.LeaveReply, NODE)
+REVOKE_NODE = Method(
+    "Membership", "RevokeNode", membership_pb2.RevokeNodeRequest, membership_pb2.LeaveReply, OPERATOR
+)
+CREATE_TOKEN = Method(
+    "Membership", "CreateToken", membership_pb2.CreateTokenRequest, membership_pb2.CreateTokenReply, OPERATOR
+)
+LIST_TOKENS = Method(
+    "Membership", "ListTokens", membership_pb2.ListTokensRequest, membership_pb2.ListTokensReply, OPERATOR
+)
+REVOKE_TOKEN = Method(
+    "Membership", "RevokeToken", membership_pb2.RevokeTokenRequest, membership_pb2.RevokeTokenReply, OPERATOR
+)
+EVENTS = Method(
+    "Membership", "Events", membership_pb2.EventsRequest, types_pb2.Event, EVERYONE, streams_out=True
+)
+
+CONNECT = Method(
+    "NodeStream",
+    "Connect",
+    node_stream_pb2.FromNode,
+    node_stream_pb2.ToNode,
+    NODE,
+    streams_in=True,
+    streams_out=True,
+)
+
+CONTRIBUTE = Method(
+    "Gate", "Contribute", gate_pb2.ContributeChunk, gate_pb2.ContributeReply, NODE, streams_in=True
+)
+GET_GATE = Method("Gate", "GetGate", gate_pb2.GetGateRequest, types_pb2.Signed, EVERYONE)
+HISTORY = Method("Gate", "History", gate_pb2.GateHistoryRequest, gate_pb2.GateHistoryReply, EVERYONE)
+ROLLBACK = Method("Gate", "Rollback", gate_pb2.RollbackRequest, types_pb2.Signed, OPERATOR)
+FIT = Method("Gate", "Fit", gate_pb2.FitRequest, gate_pb2.ContributeReply, OPERATOR)
+
+PREDICT = Method("Inference", "Predict", inference_pb2.PredictRequest, inference_pb2.PredictReply, ASKERS)
+
+MISSING = Method(
+    "Registry",
+    "Missing",
+    registry_pb2.MissingRequest,
+    registry_pb2.MissingReply,
+    frozenset({"node", "coordinator", "operator"}),
+)
+PUBLISH = Method(
+    "Registry",
+    "Publish",
+    bytes,
+    registry_pb2.PublishReply,
+    frozenset({"node", "coordinator", "operator"}),
+    streams_in=True,
+)
+FETCH = Method("Registry", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
+COMMIT = Method("Registry", "Commit", registry_pb2.CommitRequest, registry_pb2.CommitReply, NODE)
+ANNOUNCE = Method(
+    "Registry",
+    "Announce",
+    registry_pb2.AnnounceRequest,
+    registry_pb2.AnnounceReply,
+    frozenset({"node", "coordinator"}),
+)
+HEADS = Method("Registry", "Heads", registry_pb2.HeadsRequest, registry_pb2.HeadsReply, EVERYONE)
+GET_MANIFEST = Method("Registry", "GetManifest", registry_pb2.GetManifestRequest, types_pb2.Signed, EVERYONE)
+WITHDRAW = Method(
+    "Registry",
+    "Withdraw",
+    registry_pb2.WithdrawRequest,
+    registry_pb2.WithdrawReply,
+    frozenset({"node", "coordinator", "operator"}),
+)
+LINEAGE = Method("Registry", "Lineage", registry_pb2.LineageRequest, registry_pb2.LineageReply, EVERYONE)
+HEALTH = Method(
+    "Registry", "Health", registry_pb2.RegistryHealthRequest, registry_pb2.RegistryHealthReply, EVERYONE
+)
+
+EXPERT_PREDICT = Method(
+    "Expert",
+    "Predict",
+    expert_pb2.ExpertRequest,
+    expert_pb2.ExpertReply,
+    frozenset({"coordinator", "node"}),
+)
+TRY_GATE = Method(
+    "Expert", "TryGate", expert_pb2.TryGateRequest, expert_pb2.TryGateReply, frozenset({"coordinator"})
+)
+
+TRAIN = Method(
+    "Agent", "Train", agent_pb2.TrainRequest, agent_pb2.TrainProgress, SAME_MACHINE, streams_out=True
+)
+OUTBOUND = Method("Agent", "Outbound", agent_pb2.OutboundRequest, agent_pb2.ListingReply, SAME_MACHINE)
+STATE = Method("Agent", "State", agent_pb2.AgentStateRequest, agent_pb2.AgentStateReply, SAME_MACHINE)
+AGENT_LEAVE = Method("Agent", "Leave", agent_pb2.AgentLeaveRequest, agent_pb2.AgentLeaveReply, SAME_MACHINE)
+STOP = Method("Agent", "Stop", agent_pb2.AgentStopRequest, agent_pb2.AgentStopReply, SAME_MACHINE)
+
+METHODS: Final[tuple[AnyMethod, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Method)
+)
+_INFRASTRUCTURE = {
+    "/grpc.health.v1.Health/Check": EVERYONE,
+    "/grpc.health.v1.Health/Watch": EVERYONE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": EVERYONE,
+}
+ROLES: Final[Mapping[str, Roles]] = {method.path: method.roles for method in METHODS} | _INFRASTRUCTURE
+"""Who may call what. A path that is not here is refused to everyone."""

@@ -1,0 +1,90 @@
+"""Typed clients of a node: its experts (direct listener or unix socket) and its agent (unix socket)."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.ids import ExpertId
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.channel import Connection
+from swarm.rpc.convert.scalars import expert_id
+from swarm.rpc.failures import reply_checked
+from swarm.rpc.options import UNARY_TIMEOUT_S
+from swarm.rpc.pb import agent_pb2, expert_pb2
+
+_TRIAL_TIMEOUT_S = 60.0
+_LEAVE_TIMEOUT_S = 200.0
+
+
+class ExpertClient:
+    """A node's experts. It is an ExpertPort itself, so that an agent can relay to its expert server."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def predict(self, request: ExpertRequest, timeout_s: float = UNARY_TIMEOUT_S) -> list[ExpertAnswer]:
+        """Return one answer per task, in the order of the tasks."""
+        message = convert.expert_request_to_pb(request)
+        reply = await self.connection.unary(m.EXPERT_PREDICT, message, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.expert_answers_from_pb(reply, request)
+
+    async def try_gate(
+        self,
+        candidate: bytes,
+        incumbent: bytes,
+        temperatures: Sequence[float],
+        specification: bytes,
+        timeout_s: float = _TRIAL_TIMEOUT_S,
+    ) -> GateTrial:
+        """Return how a candidate gate does on the node's own validation data."""
+        message = expert_pb2.TryGateRequest(
+            candidate=candidate, incumbent=incumbent, temperatures=temperatures, specification=specification
+        )
+        reply = await self.connection.unary(m.TRY_GATE, message, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.gate_trial_from_pb(reply)
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+
+class AgentClient:
+    """The node agent, for the command on the same machine: `AgentClient(open_local(socket))`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    async def train(self, order: TrainOrder) -> AsyncIterator[TrainStep]:
+        """Train as ordered; yield progress as it comes. Ending the iteration early cancels the training."""
+        keyed = order if order.idempotency_key else replace(order, idempotency_key=uuid4().hex)
+        message = convert.train_order_to_pb(keyed)
+        async for step in self.connection.stream(m.TRAIN, message, idle_s=None):
+            yield convert.train_step_from_pb(step)
+
+    async def outbound(self, limit: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> list[Listing]:
+        """Return what left the machine, newest last; limit 0: all of it."""
+        reply = await self.connection.unary(m.OUTBOUND, agent_pb2.OutboundRequest(limit=limit), timeout_s)
+        return [convert.listing_from_pb(listing) for listing in reply.listings]
+
+    async def state(self, timeout_s: float = UNARY_TIMEOUT_S) -> AgentState:
+        reply = await self.connection.unary(m.STATE, agent_pb2.AgentStateRequest(), timeout_s)
+        return convert.agent_state_from_pb(reply)
+
+    async def leave(
+        self, reason: str, timeout_s: float = _LEAVE_TIMEOUT_S
+    ) -> tuple[int, tuple[ExpertId, ...]]:
+        """Leave the swarm for good; return the gate version without this node, and its experts."""
+        request = agent_pb2.AgentLeaveRequest(reason=reason)
+        reply = await self.connection.unary(m.AGENT_LEAVE, request, timeout_s)
+        return reply.gate_version, tuple(map(expert_id, reply.withdrawn_experts))
+
+    async def stop(self, timeout_s: float = UNARY_TIMEOUT_S) -> None:
+        """Let the agent and its children end."""
+        await self.connection.unary(m.STOP, agent_pb2.AgentStopRequest(), timeout_s)
+
+    async def close(self) -> None:
+        await self.connection.close()

@@ -1,0 +1,96 @@
+"""Calls that came over the stream, answered concurrently through the node's ExpertPort."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, SwarmError
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.convert.scalars import finite
+from swarm.rpc.options import MAX_MESSAGE_BYTES
+from swarm.rpc.pb import node_stream_pb2
+from swarm.rpc.ports import ExpertPort
+
+MAX_CONCURRENT = 16
+_log = structlog.get_logger(__name__)
+
+
+class Calls:
+    """At most MAX_CONCURRENT at a time; the others wait, within their own time limits."""
+
+    def __init__(
+        self, experts: ExpertPort, send: Callable[[node_stream_pb2.FromNode], Awaitable[None]]
+    ) -> None:
+        self._experts, self._send = experts, send
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> int:
+        """How many calls are not answered yet."""
+        return len(self._tasks)
+
+    def start(self, call: node_stream_pb2.Call) -> None:
+        """Answer a call as soon as there is a free slot."""
+        task = asyncio.create_task(self._serve(call))
+        self._tasks[call.call_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(call.call_id, None))
+
+    def cancel(self, call_id: str) -> None:
+        """End a call that nobody waits for any more."""
+        task = self._tasks.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    async def end(self) -> None:
+        """End all calls: the stream is gone."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, call: node_stream_pb2.Call) -> None:
+        reply = node_stream_pb2.CallReply(call_id=call.call_id)
+        try:
+            async with asyncio.timeout(finite(call.timeout_s, "timeout_s")), self._slots:
+                reply.payload = await self._perform(call)
+        except TimeoutError:
+            late = DeadlineError("expert server", found=f"no answer within {call.timeout_s:g} s")
+            reply.problem.CopyFrom(convert.problem_to_pb(late))
+        except SwarmError as error:
+            _log.info("call.refused", method=call.method, code=error.code, reason=str(error))
+            reply.problem.CopyFrom(convert.problem_to_pb(error))
+        except Exception as error:
+            _log.error("call.failed", method=call.method, exc_info=error)
+            failure = SwarmError(call.method, found=f"an internal error ({type(error).__name__})")
+            reply.problem.CopyFrom(convert.problem_to_pb(failure))
+        await self._send(node_stream_pb2.FromNode(reply=reply))
+
+    async def _perform(self, call: node_stream_pb2.Call) -> bytes:
+        payload = await self._answer(f"/{call.method}", call.payload)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise ExhaustedError(
+                "answer",
+                found=f"{len(payload)} bytes",
+                expected="at most 64 MiB",
+                remedy="ask in smaller batches",
+            )
+        return payload
+
+    async def _answer(self, path: str, payload: bytes) -> bytes:
+        if path == m.EXPERT_PREDICT.path:
+            request = convert.expert_request_from_pb(m.EXPERT_PREDICT.read_request(payload))
+            answers = await self._experts.predict(request)
+            return convert.expert_answers_to_pb(answers).SerializeToString()
+        if path == m.TRY_GATE.path:
+            trial = m.TRY_GATE.read_request(payload)
+            temperatures = [finite(value, "temperature") for value in trial.temperatures]
+            judged = await self._experts.try_gate(
+                trial.candidate, trial.incumbent, temperatures, trial.specification
+            )
+            return convert.gate_trial_to_pb(judged).SerializeToString()
+        raise NotFoundError(
+            path.lstrip("/"), found="a call this node does not know", remedy="update the node"
+        )

@@ -1,0 +1,45 @@
+"""Sizes, deadlines and keepalive of every channel and server, in one place."""
+
+from typing import Any, Final
+
+MAX_MESSAGE_BYTES: Final = 64 << 20
+"""The largest payload of one message: inputs, probabilities, a contribution's arrays."""
+
+CHUNK_BYTES: Final = 1 << 20
+"""Blobs travel in messages of this size: the cheapest that were measured."""
+
+UNARY_TIMEOUT_S: Final = 30.0
+"""What a call may take unless its caller says otherwise."""
+
+IDLE_TIMEOUT_S: Final = 30.0
+"""How long a stream of blob bytes may stand still."""
+
+DIGEST_KEY: Final = "swarm-digest"
+SIZE_KEY: Final = "swarm-size"
+"""Metadata of Publish: what the bytes hash to, and how many they are."""
+
+_ENVELOPE_BYTES = 1 << 20
+_KEEPALIVE: tuple[tuple[str, Any], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
+)
+
+CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    *_KEEPALIVE,
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    *_KEEPALIVE,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+)

@@ -1,0 +1,144 @@
+from swarm.rpc.pb import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrainRequest(_message.Message):
+    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    NET_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_S_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    IMPORT_PATHS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    data: str
+    net: str
+    budget_s: float
+    steps: int
+    dry_run: bool
+    seed: int
+    share: str
+    import_paths: _containers.RepeatedScalarFieldContainer[str]
+    idempotency_key: str
+    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class Listing(_message.Message):
+    __slots__ = ("what", "detail", "size_bytes", "recipient", "at", "digest", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECIPIENT_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    detail: str
+    size_bytes: int
+    recipient: str
+    at: float
+    digest: str
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, what: _Optional[str] = ..., detail: _Optional[str] = ..., size_bytes: _Optional[int] = ..., recipient: _Optional[str] = ..., at: _Optional[float] = ..., digest: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class TrainProgress(_message.Message):
+    __slots__ = ("stage", "message", "fraction", "listings", "figures")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    LISTINGS_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    message: str
+    fraction: float
+    listings: _containers.RepeatedCompositeFieldContainer[Listing]
+    figures: _containers.ScalarMap[str, float]
+    def __init__(self, stage: _Optional[str] = ..., message: _Optional[str] = ..., fraction: _Optional[float] = ..., listings: _Optional[_Iterable[_Union[Listing, _Mapping[str, object]]]] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class OutboundRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListingReply(_message.Message):
+    __slots__ = ("listings",)
+    LISTINGS_FIELD_NUMBER: _ClassVar[int]
+    listings: _containers.RepeatedCompositeFieldContainer[Listing]
+    def __init__(self, listings: _Optional[_Iterable[_Union[Listing, _Mapping[str, object]]]] = ...) -> None: ...
+
+class AgentStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AgentStateReply(_message.Message):
+    __slots__ = ("node", "swarm", "connected", "fence", "gate_version", "activity", "outbox", "certificate_days", "experts", "socket_bytes", "disk_free_bytes", "clock_skew_s", "expert_server_pid")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SWARM_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_DAYS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_SKEW_S_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_SERVER_PID_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    swarm: str
+    connected: bool
+    fence: int
+    gate_version: int
+    activity: str
+    outbox: int
+    certificate_days: float
+    experts: _containers.RepeatedScalarFieldContainer[str]
+    socket_bytes: _types_pb2.SocketBytes
+    disk_free_bytes: int
+    clock_skew_s: float
+    expert_server_pid: int
+    def __init__(self, node: _Optional[str] = ..., swarm: _Optional[str] = ..., connected: _Optional[bool] = ..., fence: _Optional[int] = ..., gate_version: _Optional[int] = ..., activity: _Optional[str] = ..., outbox: _Optional[int] = ..., certificate_days: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., disk_free_bytes: _Optional[int] = ..., clock_skew_s: _Optional[float] = ..., expert_server_pid: _Optional[int] = ...) -> None: ...
+
+class AgentLeaveRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class AgentLeaveReply(_message.Message):
+    __slots__ = ("gate_version", "withdrawn_experts")
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    gate_version: int
+    withdrawn_experts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gate_version: _Optional[int] = ..., withdrawn_experts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AgentStopRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AgentStopReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,66 @@
+from swarm.rpc.pb import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PredictRequest(_message.Message):
+    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    UNIFORM_FIELD_NUMBER: _ClassVar[int]
+    inputs: _types_pb2.Tensor
+    top_k: int
+    explain: bool
+    owners: _containers.RepeatedScalarFieldContainer[str]
+    uniform: bool
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests")
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    SERVED_BY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MODULE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    leaf: str
+    expert: str
+    version: int
+    manifest: str
+    owner: str
+    served_by: str
+    weight: float
+    module_digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, leaf: _Optional[str] = ..., expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., owner: _Optional[str] = ..., served_by: _Optional[str] = ..., weight: _Optional[float] = ..., module_digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RowExplanation(_message.Message):
+    __slots__ = ("sources",)
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping[str, object]]]] = ...) -> None: ...
+
+class PredictReply(_message.Message):
+    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query")
+    CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
+    class_names: _containers.RepeatedScalarFieldContainer[str]
+    probabilities: _types_pb2.Tensor
+    gate_version: int
+    degraded: _containers.RepeatedScalarFieldContainer[bool]
+    explanations: _containers.RepeatedCompositeFieldContainer[RowExplanation]
+    missing_experts: _containers.RepeatedScalarFieldContainer[str]
+    flops_per_query: float
+    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ...) -> None: ...

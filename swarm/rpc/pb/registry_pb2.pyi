@@ -1,0 +1,188 @@
+from swarm.rpc.pb import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RawChunk(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MissingRequest(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MissingReply(_message.Message):
+    __slots__ = ("digests",)
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PublishReply(_message.Message):
+    __slots__ = ("digest", "size_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    size_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class BlobRequest(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
+class CommitRequest(_message.Message):
+    __slots__ = ("envelope", "fence", "idempotency_key")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    fence: int
+    idempotency_key: str
+    def __init__(self, envelope: _Optional[bytes] = ..., fence: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class CommitReply(_message.Message):
+    __slots__ = ("expert", "version", "manifest")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    expert: str
+    version: int
+    manifest: str
+    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ...) -> None: ...
+
+class AnnounceRequest(_message.Message):
+    __slots__ = ("envelopes", "fence", "idempotency_key")
+    ENVELOPES_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    envelopes: _containers.RepeatedScalarFieldContainer[bytes]
+    fence: int
+    idempotency_key: str
+    def __init__(self, envelopes: _Optional[_Iterable[bytes]] = ..., fence: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class AnnounceReply(_message.Message):
+    __slots__ = ("restored", "refused")
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    restored: _containers.RepeatedScalarFieldContainer[str]
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, restored: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HeadsRequest(_message.Message):
+    __slots__ = ("owner",)
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    def __init__(self, owner: _Optional[str] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("expert", "version", "manifest")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    expert: str
+    version: int
+    manifest: str
+    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ...) -> None: ...
+
+class HeadsReply(_message.Message):
+    __slots__ = ("heads",)
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    heads: _containers.RepeatedCompositeFieldContainer[Head]
+    def __init__(self, heads: _Optional[_Iterable[_Union[Head, _Mapping[str, object]]]] = ...) -> None: ...
+
+class GetManifestRequest(_message.Message):
+    __slots__ = ("manifest", "expert", "version")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    manifest: str
+    expert: str
+    version: int
+    def __init__(self, manifest: _Optional[str] = ..., expert: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class WithdrawRequest(_message.Message):
+    __slots__ = ("tombstone", "fence", "idempotency_key")
+    TOMBSTONE_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    tombstone: bytes
+    fence: int
+    idempotency_key: str
+    def __init__(self, tombstone: _Optional[bytes] = ..., fence: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class WithdrawReply(_message.Message):
+    __slots__ = ("descendants",)
+    DESCENDANTS_FIELD_NUMBER: _ClassVar[int]
+    descendants: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, descendants: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LineageRequest(_message.Message):
+    __slots__ = ("manifest", "expert")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    manifest: str
+    expert: str
+    def __init__(self, manifest: _Optional[str] = ..., expert: _Optional[str] = ...) -> None: ...
+
+class LineageNode(_message.Message):
+    __slots__ = ("manifest", "expert", "version", "owner", "standing", "created_at")
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    manifest: str
+    expert: str
+    version: int
+    owner: str
+    standing: str
+    created_at: float
+    def __init__(self, manifest: _Optional[str] = ..., expert: _Optional[str] = ..., version: _Optional[int] = ..., owner: _Optional[str] = ..., standing: _Optional[str] = ..., created_at: _Optional[float] = ...) -> None: ...
+
+class LineageEdge(_message.Message):
+    __slots__ = ("child", "parent", "kind")
+    CHILD_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    child: str
+    parent: str
+    kind: str
+    def __init__(self, child: _Optional[str] = ..., parent: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...
+
+class LineageReply(_message.Message):
+    __slots__ = ("nodes", "edges")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[LineageNode]
+    edges: _containers.RepeatedCompositeFieldContainer[LineageEdge]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[LineageNode, _Mapping[str, object]]]] = ..., edges: _Optional[_Iterable[_Union[LineageEdge, _Mapping[str, object]]]] = ...) -> None: ...
+
+class RegistryHealthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RegistryHealthReply(_message.Message):
+    __slots__ = ("redis", "durability", "blobs", "blob_bytes", "disk_free_bytes", "socket_bytes", "certificate_days")
+    REDIS_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_DAYS_FIELD_NUMBER: _ClassVar[int]
+    redis: str
+    durability: str
+    blobs: int
+    blob_bytes: int
+    disk_free_bytes: int
+    socket_bytes: _types_pb2.SocketBytes
+    certificate_days: float
+    def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ...) -> None: ...

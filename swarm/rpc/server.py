@@ -1,0 +1,140 @@
+"""A gRPC server of this swarm: mutual TLS with renewed certificates, guard, health, reflection, keepalive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from swarm.domain.errors import UsageError
+from swarm.domain.ids import NodeId
+from swarm.domain.membership import Caller
+from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, SameMachineGatekeeper
+from swarm.rpc.credentials import IdentitySource, server_credentials
+from swarm.rpc.interceptors import RECHECK_S, Behaviour, CallGuard
+from swarm.rpc.methods import Method
+from swarm.rpc.options import SERVER_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service's methods and what performs each: `async def (request, context) -> reply`, or an async
+    generator of replies where the method streams out."""
+
+    name: str
+    behaviours: Mapping[Method[Any, Any], Behaviour]
+
+    def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """Return the service as gRPC takes it."""
+        handlers = {method.name: _handler(method, run) for method, run in self.behaviours.items()}
+        return grpc.method_handlers_generic_handler(self.name, handlers)
+
+
+class RpcServer:
+    """Services on TCP ports (mutual TLS) or on a unix socket. Ports are added before `start`."""
+
+    def __init__(
+        self,
+        services: Iterable[Service],
+        gatekeeper: Gatekeeper,
+        credentials: grpc.ServerCredentials | None,
+        recheck_s: float = RECHECK_S,
+    ) -> None:
+        self._credentials = credentials
+        self._server = grpc.aio.server(
+            interceptors=[CallGuard(gatekeeper, recheck_s)], options=SERVER_OPTIONS
+        )
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        offered = tuple(services)
+        self._names = [service.name for service in offered]
+        self._server.add_generic_rpc_handlers([service.handler() for service in offered])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._server)
+
+    def add_port(self, address: str) -> int:
+        """Listen on `host:port` (port 0: any free one) with mutual TLS; return the port.
+
+        Raises UsageError where the port is taken or the host is not this machine.
+        """
+        if self._credentials is None:
+            raise UsageError(f"listener {address}", found="no identity", expected="mutual TLS on TCP")
+        try:
+            return self._server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise UsageError(
+                f"listener {address}",
+                found="a port in use, or an address that is not this machine's",
+                expected="a free port",
+                remedy="stop what listens there, or choose another port",
+            ) from error
+
+    def add_socket(self, path: Path) -> None:
+        """Listen on a unix socket, without TLS: its folder must have mode 0700.
+
+        Raises UsageError where the folder is open to others, or the path is too long for a socket.
+        """
+        if path.parent.stat().st_mode & 0o077:
+            raise UsageError(
+                f"socket {path}",
+                found="a folder that others may enter",
+                expected="mode 0700",
+                remedy=f"run: chmod 700 {path.parent}",
+            )
+        try:
+            self._server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise UsageError(
+                f"socket {path}", found="a path in use or longer than 107 bytes", expected="a free short path"
+            ) from error
+
+    async def start(self) -> None:
+        """Serve from now on; health says SERVING for every service."""
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """Take no new calls, give running ones grace_s to end, then end them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+
+    async def wait(self) -> None:
+        """Return when the server has stopped."""
+        await self._server.wait_for_termination()
+
+
+def create_server(
+    identity_folder: Path,
+    is_revoked: Callable[[NodeId], bool],
+    services: Iterable[Service],
+    *,
+    now: Callable[[], float] = time.time,
+    recheck_s: float = RECHECK_S,
+) -> RpcServer:
+    """Return a server under the identity in a folder, whose renewed certificates it takes up by itself.
+
+    Every call is held against `swarm.rpc.methods.ROLES`, the certificate's dates and is_revoked.
+    """
+    source = IdentitySource(identity_folder)
+    gatekeeper = CertificateGatekeeper(source.current().swarm, is_revoked, now)
+    return RpcServer(services, gatekeeper, server_credentials(source), recheck_s)
+
+
+def create_local_server(caller: Caller, services: Iterable[Service]) -> RpcServer:
+    """Return a server for unix sockets; every call on it counts as made by caller."""
+    return RpcServer(services, SameMachineGatekeeper(caller), None)
+
+
+def _handler(method: Method[Any, Any], behaviour: Behaviour) -> grpc.RpcMethodHandler[Any, Any]:
+    kinds = ("stream" if method.streams_in else "unary", "stream" if method.streams_out else "unary")
+    make = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
+    read = None if method.request is bytes else method.request.FromString
+    write = None if method.reply is bytes else method.reply.SerializeToString
+    return make(behaviour, read, write)  # type: ignore[no-any-return]

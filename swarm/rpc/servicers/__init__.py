@@ -1,0 +1,17 @@
+"""The services over their ports: a message in, checked and converted; the port's answer out.
+
+Errors are left to the interceptor. The node stream is in `swarm.rpc.node_stream`.
+"""
+
+from swarm.rpc.servicers.coordinator import gate_service, inference_service, membership_service
+from swarm.rpc.servicers.node import agent_service, expert_service
+from swarm.rpc.servicers.registry import registry_service
+
+__all__ = [
+    "agent_service",
+    "expert_service",
+    "gate_service",
+    "inference_service",
+    "membership_service",
+    "registry_service",
+]

@@ -1,0 +1,182 @@
+"""The coordinator's services: membership, gate, inference."""
+
+from collections.abc import AsyncIterator
+
+from swarm.domain.errors import ExhaustedError, InvalidInputError
+from swarm.domain.ids import node_id
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.callers import current_caller
+from swarm.rpc.convert.scalars import finite, role
+from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.options import MAX_MESSAGE_BYTES, UNARY_TIMEOUT_S
+from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
+from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
+from swarm.rpc.server import Service
+
+
+class _Membership:
+    def __init__(self, port: MembershipPort) -> None:
+        self._port = port
+
+    async def status(self, _: membership_pb2.StatusRequest, context: Context) -> membership_pb2.StatusReply:
+        return convert.status_to_pb(await self._port.status())
+
+    async def record(self, request: membership_pb2.GetRecordRequest, context: Context) -> types_pb2.Signed:
+        return types_pb2.Signed(envelope=await self._port.record(node_id(request.id)))
+
+    async def specification(
+        self, request: membership_pb2.GetSpecificationRequest, context: Context
+    ) -> types_pb2.Signed:
+        return types_pb2.Signed(envelope=await self._port.specification(request.version))
+
+    async def revocations(
+        self, _: membership_pb2.GetRevocationsRequest, context: Context
+    ) -> types_pb2.Signed:
+        return types_pb2.Signed(envelope=await self._port.revocations())
+
+    async def renew(
+        self, request: membership_pb2.RenewCertificateRequest, context: Context
+    ) -> membership_pb2.RenewCertificateReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        pem = await self._port.renew_certificate(current_caller(), request.csr_pem, key)
+        return membership_pb2.RenewCertificateReply(certificate_pem=pem)
+
+    async def leave(
+        self, request: membership_pb2.LeaveRequest, context: Context
+    ) -> membership_pb2.LeaveReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        version, experts = await self._port.leave(current_caller().id, request.reason, key)
+        return membership_pb2.LeaveReply(gate_version=version, withdrawn_experts=experts)
+
+    async def revoke_node(
+        self, request: membership_pb2.RevokeNodeRequest, context: Context
+    ) -> membership_pb2.LeaveReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        version, experts = await self._port.leave(node_id(request.node), request.reason, key)
+        return membership_pb2.LeaveReply(gate_version=version, withdrawn_experts=experts)
+
+    async def create_token(
+        self, request: membership_pb2.CreateTokenRequest, context: Context
+    ) -> membership_pb2.CreateTokenReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        lifetime_s = finite(request.lifetime_s, "lifetime_s")
+        if request.uses < 1 or lifetime_s <= 0:
+            raise InvalidInputError(
+                "token", found=f"{request.uses} uses for {lifetime_s:g} s", expected="at least one, above 0 s"
+            )
+        line, token = await self._port.create_token(role(request.role), request.uses, lifetime_s, key)
+        return membership_pb2.CreateTokenReply(join_line=line, token=convert.token_to_pb(token))
+
+    async def tokens(
+        self, _: membership_pb2.ListTokensRequest, context: Context
+    ) -> membership_pb2.ListTokensReply:
+        tokens = await self._port.tokens()
+        return membership_pb2.ListTokensReply(tokens=[convert.token_to_pb(token) for token in tokens])
+
+    async def revoke_token(
+        self, request: membership_pb2.RevokeTokenRequest, context: Context
+    ) -> membership_pb2.RevokeTokenReply:
+        await self._port.revoke_token(request.id, convert.idempotency_key(request.idempotency_key))
+        return membership_pb2.RevokeTokenReply()
+
+    async def events(
+        self, request: membership_pb2.EventsRequest, context: Context
+    ) -> AsyncIterator[types_pb2.Event]:
+        async for event in self._port.events(request.after, request.follow, request.limit):
+            yield convert.event_to_pb(event)
+
+
+class _Gate:
+    def __init__(self, port: GatePort) -> None:
+        self._port = port
+
+    async def contribute(
+        self, chunks: AsyncIterator[gate_pb2.ContributeChunk], context: Context
+    ) -> gate_pb2.ContributeReply:
+        first = await anext(aiter(chunks), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise InvalidInputError("contribution", found="no header", expected="the header first")
+        header, arrays = first.header, bytearray()
+        key = convert.idempotency_key(header.idempotency_key)
+        async for chunk in chunks:
+            if chunk.WhichOneof("part") != "data":
+                raise InvalidInputError("contribution", found="a second header", expected="data")
+            arrays += chunk.data
+            if len(arrays) > MAX_MESSAGE_BYTES:
+                raise ExhaustedError(
+                    "contribution", found="more than 64 MiB", expected="fewer leaves or prototypes"
+                )
+        outcome = await self._port.contribute(
+            current_caller(), header.envelope, bytes(arrays), header.fence, key
+        )
+        return convert.outcome_to_pb(outcome)
+
+    async def gate(self, request: gate_pb2.GetGateRequest, context: Context) -> types_pb2.Signed:
+        return types_pb2.Signed(envelope=await self._port.gate(request.version))
+
+    async def history(self, _: gate_pb2.GateHistoryRequest, context: Context) -> gate_pb2.GateHistoryReply:
+        gates, current = await self._port.history()
+        signed = [types_pb2.Signed(envelope=envelope) for envelope in gates]
+        return gate_pb2.GateHistoryReply(gates=signed, current=current)
+
+    async def rollback(self, request: gate_pb2.RollbackRequest, context: Context) -> types_pb2.Signed:
+        key = convert.idempotency_key(request.idempotency_key)
+        return types_pb2.Signed(envelope=await self._port.rollback(request.version, key))
+
+    async def fit(self, request: gate_pb2.FitRequest, context: Context) -> gate_pb2.ContributeReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        return convert.outcome_to_pb(await self._port.fit(key))
+
+
+class _Inference:
+    def __init__(self, port: InferencePort) -> None:
+        self._port = port
+
+    async def predict(
+        self, request: inference_pb2.PredictRequest, context: Context
+    ) -> inference_pb2.PredictReply:
+        query = convert.query_from_pb(request)
+        return convert.answer_to_pb(await self._port.predict(query, _time_left(context)))
+
+
+def membership_service(port: MembershipPort) -> Service:
+    """Return `swarm.v1.Membership` over port."""
+    on = _Membership(port)
+    behaviours: dict[m.AnyMethod, Behaviour] = {
+        m.STATUS: on.status,
+        m.GET_RECORD: on.record,
+        m.GET_SPECIFICATION: on.specification,
+        m.GET_REVOCATIONS: on.revocations,
+        m.RENEW_CERTIFICATE: on.renew,
+        m.LEAVE: on.leave,
+        m.REVOKE_NODE: on.revoke_node,
+        m.CREATE_TOKEN: on.create_token,
+        m.LIST_TOKENS: on.tokens,
+        m.REVOKE_TOKEN: on.revoke_token,
+        m.EVENTS: on.events,
+    }
+    return Service("swarm.v1.Membership", behaviours)
+
+
+def gate_service(port: GatePort) -> Service:
+    """Return `swarm.v1.Gate` over port."""
+    on = _Gate(port)
+    behaviours: dict[m.AnyMethod, Behaviour] = {
+        m.CONTRIBUTE: on.contribute,
+        m.GET_GATE: on.gate,
+        m.HISTORY: on.history,
+        m.ROLLBACK: on.rollback,
+        m.FIT: on.fit,
+    }
+    return Service("swarm.v1.Gate", behaviours)
+
+
+def inference_service(port: InferencePort) -> Service:
+    """Return `swarm.v1.Inference` over port."""
+    return Service("swarm.v1.Inference", {m.PREDICT: _Inference(port).predict})
+
+
+def _time_left(context: Context) -> float:
+    left: float | None = context.time_remaining()
+    return UNARY_TIMEOUT_S if left is None else max(left, 0.0)

@@ -1,0 +1,74 @@
+"""A node's services: its experts, and its agent for the command on the same machine."""
+
+from collections.abc import AsyncIterator
+
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.convert.scalars import finite
+from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.pb import agent_pb2, expert_pb2
+from swarm.rpc.ports import AgentPort, ExpertPort
+from swarm.rpc.server import Service
+
+
+class _Expert:
+    def __init__(self, port: ExpertPort) -> None:
+        self._port = port
+
+    async def predict(self, request: expert_pb2.ExpertRequest, context: Context) -> expert_pb2.ExpertReply:
+        answers = await self._port.predict(convert.expert_request_from_pb(request))
+        return convert.expert_answers_to_pb(answers)
+
+    async def try_gate(self, request: expert_pb2.TryGateRequest, context: Context) -> expert_pb2.TryGateReply:
+        temperatures = [finite(value, "temperature") for value in request.temperatures]
+        trial = await self._port.try_gate(
+            request.candidate, request.incumbent, temperatures, request.specification
+        )
+        return convert.gate_trial_to_pb(trial)
+
+
+class _Agent:
+    def __init__(self, port: AgentPort) -> None:
+        self._port = port
+
+    async def train(
+        self, request: agent_pb2.TrainRequest, context: Context
+    ) -> AsyncIterator[agent_pb2.TrainProgress]:
+        async for step in self._port.train(convert.train_order_from_pb(request)):
+            yield convert.train_step_to_pb(step)
+
+    async def outbound(self, request: agent_pb2.OutboundRequest, context: Context) -> agent_pb2.ListingReply:
+        listings = await self._port.outbound(request.limit)
+        return agent_pb2.ListingReply(listings=[convert.listing_to_pb(listing) for listing in listings])
+
+    async def state(self, _: agent_pb2.AgentStateRequest, context: Context) -> agent_pb2.AgentStateReply:
+        return convert.agent_state_to_pb(await self._port.state())
+
+    async def leave(
+        self, request: agent_pb2.AgentLeaveRequest, context: Context
+    ) -> agent_pb2.AgentLeaveReply:
+        version, experts = await self._port.leave(request.reason)
+        return agent_pb2.AgentLeaveReply(gate_version=version, withdrawn_experts=experts)
+
+    async def stop(self, _: agent_pb2.AgentStopRequest, context: Context) -> agent_pb2.AgentStopReply:
+        await self._port.stop()
+        return agent_pb2.AgentStopReply()
+
+
+def expert_service(port: ExpertPort) -> Service:
+    """Return `swarm.v1.Expert` over port."""
+    on = _Expert(port)
+    return Service("swarm.v1.Expert", {m.EXPERT_PREDICT: on.predict, m.TRY_GATE: on.try_gate})
+
+
+def agent_service(port: AgentPort) -> Service:
+    """Return `swarm.v1.Agent` over port; for a unix socket."""
+    on = _Agent(port)
+    behaviours: dict[m.AnyMethod, Behaviour] = {
+        m.TRAIN: on.train,
+        m.OUTBOUND: on.outbound,
+        m.STATE: on.state,
+        m.AGENT_LEAVE: on.leave,
+        m.STOP: on.stop,
+    }
+    return Service("swarm.v1.Agent", behaviours)

@@ -1,0 +1,113 @@
+"""The registry's service. Blob bytes travel raw, in messages of 1 MiB."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.ids import digest, node_id
+from swarm.rpc import convert
+from swarm.rpc import methods as m
+from swarm.rpc.callers import current_caller
+from swarm.rpc.convert.scalars import digests, expert_id
+from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, SIZE_KEY
+from swarm.rpc.pb import registry_pb2, types_pb2
+from swarm.rpc.ports import RegistryPort
+from swarm.rpc.server import Service
+
+
+class _Registry:
+    def __init__(self, port: RegistryPort) -> None:
+        self._port = port
+
+    async def missing(
+        self, request: registry_pb2.MissingRequest, context: Context
+    ) -> registry_pb2.MissingReply:
+        return registry_pb2.MissingReply(digests=await self._port.missing(digests(request.digests)))
+
+    async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
+        told = {str(key): value for key, value in context.invocation_metadata() or ()}
+        blob, size = digest(_text(told, DIGEST_KEY)), _text(told, SIZE_KEY)
+        if not size.isdecimal():
+            raise InvalidInputError(
+                f"metadata {SIZE_KEY}", found=repr(size[:40]), expected="a number of bytes"
+            )
+        await self._port.publish(current_caller(), blob, int(size), aiter(chunks))
+        return registry_pb2.PublishReply(digest=blob, size_bytes=int(size))
+
+    async def fetch(self, request: registry_pb2.BlobRequest, context: Context) -> AsyncIterator[bytes]:
+        async for part in self._port.fetch(digest(request.digest)):
+            for start in range(0, len(part), CHUNK_BYTES):
+                yield bytes(part[start : start + CHUNK_BYTES])
+
+    async def commit(self, request: registry_pb2.CommitRequest, context: Context) -> registry_pb2.CommitReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        head = await self._port.commit(current_caller(), request.envelope, request.fence, key)
+        return registry_pb2.CommitReply(expert=head.expert, version=head.version, manifest=head.manifest)
+
+    async def announce(
+        self, request: registry_pb2.AnnounceRequest, context: Context
+    ) -> registry_pb2.AnnounceReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        restored, refused = await self._port.announce(
+            current_caller(), tuple(request.envelopes), request.fence, key
+        )
+        return registry_pb2.AnnounceReply(restored=restored, refused=refused)
+
+    async def heads(self, request: registry_pb2.HeadsRequest, context: Context) -> registry_pb2.HeadsReply:
+        heads = await self._port.heads(node_id(request.owner) if request.owner else "")
+        return registry_pb2.HeadsReply(heads=[convert.head_to_pb(head) for head in heads])
+
+    async def manifest(self, request: registry_pb2.GetManifestRequest, context: Context) -> types_pb2.Signed:
+        blob, expert = _named(request.manifest, request.expert)
+        return types_pb2.Signed(envelope=await self._port.manifest(blob, expert, request.version))
+
+    async def withdraw(
+        self, request: registry_pb2.WithdrawRequest, context: Context
+    ) -> registry_pb2.WithdrawReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        tainted = await self._port.withdraw(current_caller(), request.tombstone, request.fence, key)
+        return registry_pb2.WithdrawReply(descendants=tainted)
+
+    async def lineage(
+        self, request: registry_pb2.LineageRequest, context: Context
+    ) -> registry_pb2.LineageReply:
+        return convert.lineage_to_pb(await self._port.lineage(*_named(request.manifest, request.expert)))
+
+    async def health(
+        self, _: registry_pb2.RegistryHealthRequest, context: Context
+    ) -> registry_pb2.RegistryHealthReply:
+        return convert.health_to_pb(await self._port.health())
+
+
+def registry_service(port: RegistryPort) -> Service:
+    """Return `swarm.v1.Registry` over port."""
+    on = _Registry(port)
+    behaviours: dict[m.AnyMethod, Behaviour] = {
+        m.MISSING: on.missing,
+        m.PUBLISH: on.publish,
+        m.FETCH: on.fetch,
+        m.COMMIT: on.commit,
+        m.ANNOUNCE: on.announce,
+        m.HEADS: on.heads,
+        m.GET_MANIFEST: on.manifest,
+        m.WITHDRAW: on.withdraw,
+        m.LINEAGE: on.lineage,
+        m.HEALTH: on.health,
+    }
+    return Service("swarm.v1.Registry", behaviours)
+
+
+def _named(manifest: str, expert: str) -> tuple[str, str]:
+    """Return a reference to a manifest: its digest or its expert, one of the two."""
+    if bool(manifest) == bool(expert):
+        raise InvalidInputError(
+            "manifest", found="both" if manifest else "neither", expected="a digest or an expert"
+        )
+    return (digest(manifest), "") if manifest else ("", expert_id(expert))
+
+
+def _text(metadata: Mapping[str, object], key: str) -> str:
+    value = metadata.get(key)
+    if not isinstance(value, str):
+        raise InvalidInputError(f"metadata {key}", found="none", expected="one value")
+    return value

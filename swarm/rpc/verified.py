@@ -1,0 +1,181 @@
+"""The registry with nothing taken on trust: statements by their signers, blobs by their digests.
+
+What passes lies in the cache and is served from there, also while the registry is away.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.specification import Specification
+from swarm.domain.tensors import TensorEntry
+from swarm.modules.blobs import BlobFiles
+from swarm.modules.packing import check_module, unpack
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.trust.keyring import Keyring, UnknownMemberError
+from swarm.trust.statements import Statement
+
+T = TypeVar("T")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CONCURRENT_FETCHES = 4
+
+
+class VerifiedRegistry:
+    """Verified manifests, modules and gates. Records of unknown signers come from the coordinator."""
+
+    def __init__(
+        self,
+        client: RegistryClient,
+        coordinator: CoordinatorClient | None,
+        keyring: Keyring,
+        cache: BlobFiles,
+    ) -> None:
+        self.client, self.keyring, self.cache = client, keyring, cache
+        self._coordinator = coordinator
+        self._manifests: dict[Digest, Statement[Manifest]] = {}
+        self._slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
+
+    async def manifest(self, reference: str, version: int = 0) -> Statement[Manifest]:
+        """Return a manifest by digest, or by expert and version (0: its head).
+
+        Raises VerificationError where it is unsigned, another than the one asked for, or its signer revoked.
+        """
+        if not _DIGEST.fullmatch(reference):
+            envelope = await self.client.manifest(expert=reference, version=version)
+            statement = await self.open(envelope, Manifest)
+            found = statement.value
+            if found.expert != reference or version not in (0, found.version):
+                raise VerificationError(
+                    f"manifest of {reference}@{version or 'head'}",
+                    found=f"{found.expert}@{found.version}",
+                    expected="the one asked for",
+                )
+        else:
+            digest = Digest(reference)
+            known = self._manifests.get(digest)
+            if known is not None and not self.keyring.is_revoked(known.value.owner):
+                return known
+            statement = await self.open(await self.client.manifest(digest=digest), Manifest)
+            _check_digest(statement, digest, "manifest")
+        self._manifests[statement.digest] = statement
+        return statement
+
+    async def open(self, envelope: bytes, cls: type[T]) -> Statement[T]:
+        """Return a statement that its rightful signer has signed, fetching the signer's record if need be."""
+        try:
+            return self.keyring.open(envelope, cls)
+        except UnknownMemberError as unknown:
+            if self._coordinator is None:
+                raise
+            self.keyring.add_record(await self._coordinator.record(NodeId(unknown.member)))
+            return self.keyring.open(envelope, cls)
+
+    async def gate(self, version: int = 0) -> Statement[GateStatement]:
+        """Return a gate's statement from the coordinator; version 0: the current one."""
+        statement = await self.open(await self._required().gate(version), GateStatement)
+        if version not in (0, statement.value.version):
+            raise VerificationError(
+                f"gate {version}", found=f"gate {statement.value.version}", expected="the one asked for"
+            )
+        return statement
+
+    async def specification(self, version: int = 0) -> Statement[Specification]:
+        """Return a specification from the coordinator; version 0: the current one."""
+        statement = await self.open(await self._required().specification(version), Specification)
+        if version not in (0, statement.value.version):
+            raise VerificationError(
+                f"specification {version}",
+                found=f"specification {statement.value.version}",
+                expected="the one asked for",
+            )
+        return statement
+
+    async def blobs(self, manifest: Manifest) -> None:
+        """Bring all blobs of a manifest into the cache and check each module.
+
+        Raises VerificationError, naming expert and module or blob, for tampered bytes, digests that do not
+        fit, and values that are not finite.
+        """
+        entries = [tensor for module in manifest.modules for tensor in module.tensors]
+        try:
+            await self.fetch(entries)
+            for module in manifest.modules:
+                await asyncio.to_thread(check_module, module, self.cache.open_verified)
+        except VerificationError as error:
+            raise VerificationError(
+                f"{manifest.expert}@{manifest.version}: {error.subject}",
+                found=error.found,
+                expected=error.expected,
+                remedy=error.remedy,
+            ) from error
+
+    async def gate_arrays(self, gate: GateStatement) -> dict[str, NDArray[Any]]:
+        """Return a gate's arrays, read-only, from verified blobs."""
+        try:
+            await self.fetch(gate.arrays)
+            return unpack(gate.arrays, self.cache.open_verified)
+        except VerificationError as error:
+            raise VerificationError(
+                f"gate {gate.version}: {error.subject}",
+                found=error.found,
+                expected=error.expected,
+                remedy=error.remedy,
+            ) from error
+
+    async def fetch(self, entries: Sequence[TensorEntry]) -> None:
+        """Bring the blobs that hold these tensors into the cache, a few at a time; whole or not at all.
+
+        A blob that was damaged in the cache is fetched again.
+        """
+        sizes = _sizes(entries)
+        absent = await asyncio.to_thread(self._absent, list(sizes))
+        fetches = [asyncio.ensure_future(self._fetch(blob, sizes[blob])) for blob in absent]
+        try:
+            await asyncio.gather(*fetches)
+        finally:
+            for fetch in fetches:
+                fetch.cancel()
+            await asyncio.gather(*fetches, return_exceptions=True)
+
+    def _absent(self, blobs: list[Digest]) -> list[Digest]:
+        absent = []
+        for blob in blobs:
+            try:
+                self.cache.open_verified(blob)
+            except (NotFoundError, VerificationError):
+                absent.append(blob)
+        return absent
+
+    async def _fetch(self, blob: Digest, size_bytes: int | None) -> None:
+        async with self._slots:
+            await self.client.fetch_into(blob, self.cache, size_bytes)
+
+    def _required(self) -> CoordinatorClient:
+        if self._coordinator is None:
+            raise NotFoundError("coordinator", found="no address", expected="the coordinator's host:port")
+        return self._coordinator
+
+
+def _sizes(entries: Sequence[TensorEntry]) -> dict[Digest, int | None]:
+    """Return the entries' blobs, each with its size where it holds one tensor alone."""
+    sizes: dict[Digest, int | None] = {}
+    for entry in entries:
+        alone = entry.blob not in sizes and entry.offset == 0
+        sizes[entry.blob] = entry.size_bytes if alone else None
+    return sizes
+
+
+def _check_digest(statement: Statement[Any], expected: Digest, subject: str) -> None:
+    if statement.digest != expected:
+        raise VerificationError(
+            f"{subject} {expected[:12]}",
+            found=f"a statement with digest {statement.digest[:12]}",
+            expected=f"digest {expected[:12]}",
+            remedy="it is not used; ask another holder",
+        )

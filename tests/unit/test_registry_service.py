@@ -1,0 +1,480 @@
+"""The registry's rules, over real signatures and real blobs: what is refused is refused by name."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swarm.digests import digest_of
+from swarm.domain.errors import (
+    ConflictError,
+    ExhaustedError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    NotReadyError,
+    StaleFenceError,
+    SwarmError,
+    TrunkMismatchError,
+    UnknownMemberError,
+    VerificationError,
+)
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.manifests import Manifest, Parent
+from swarm.domain.membership import Caller
+from swarm.modules import pack_module
+from swarm.trust.statements import sign_statement
+from tests.support.registry import Registry, chunked, expert, fetched, open_registry
+from tests.support.trust import revocations, tombstone
+
+OPERATOR = Caller(role="operator", id=NodeId("operator"))
+COORDINATOR = Caller(role="coordinator", id=NodeId("coordinator"))
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> Registry:
+    return await open_registry(tmp_path)
+
+
+async def state(registry: Registry) -> object:
+    store = registry.store
+    return await store.heads(), await store.manifests(), await store.tombstones(), await store.events()
+
+
+async def refused(
+    registry: Registry, made: Manifest, error: type[SwarmError], *words: str, **how: Any
+) -> None:
+    """The commit is refused with these words, and nothing changed."""
+    before = await state(registry)
+    with pytest.raises(error) as caught:
+        await registry.commit(made, **how)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert await state(registry) == before
+
+
+class TestPublishing:
+    async def test_a_published_expert_can_be_read_back_by_others(self, registry: Registry) -> None:
+        made, blobs = expert()
+        assert await registry.service.missing(list(blobs)) == list(blobs)
+        await registry.publish(blobs)
+        assert await registry.service.missing([*blobs, digest_of(b"x")]) == [digest_of(b"x")]
+        digest = await registry.commit(made)
+        (head,) = await registry.service.heads("")
+        assert (head.expert, head.version, head.manifest) == ("ada.e1", 1, digest)
+        envelope = registry.signed(made)
+        assert await registry.service.manifest(digest, "", 0) == envelope
+        assert await registry.service.manifest("", "ada.e1", 0) == envelope
+        assert await registry.service.manifest("", "ada.e1", 1) == envelope
+        for name, data in blobs.items():
+            assert await fetched(registry.service, name) == data
+
+    async def test_a_large_blob_leaves_in_mebibytes(self, registry: Registry) -> None:
+        data = np.random.default_rng(0).bytes((5 << 19) + 3)
+        await registry.publish({digest_of(data): data})
+        chunks = [chunk async for chunk in registry.service.fetch(digest_of(data))]
+        assert [len(chunk) for chunk in chunks] == [1 << 20, 1 << 20, (1 << 19) + 3]
+        assert b"".join(chunks) == data
+
+    @pytest.mark.parametrize("size", [-1, 1 << 40])
+    async def test_absurd_sizes_are_refused(self, registry: Registry, size: int) -> None:
+        with pytest.raises(InvalidInputError, match="bytes"):
+            await registry.service.publish(registry.caller("ada"), digest_of(b""), size, chunked(b""))
+
+    async def test_more_than_the_disk_holds_is_refused_before_the_first_byte(
+        self, registry: Registry
+    ) -> None:
+        async def never() -> AsyncIterator[bytes]:
+            raise AssertionError("read")
+            yield b""
+
+        size = 1 << 36
+        if registry.blobs.folder.stat().st_dev and size < _free(registry):
+            pytest.skip("a disk that holds it")
+        with pytest.raises(ExhaustedError, match="disk"):
+            await registry.service.publish(registry.caller("ada"), digest_of(b""), size, never())
+
+    async def test_a_publish_that_breaks_off_leaves_nothing(self, registry: Registry) -> None:
+        async def breaks() -> AsyncIterator[bytes]:
+            yield b"some"
+            raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError):
+            await registry.service.publish(registry.caller("ada"), digest_of(b"some more"), 9, breaks())
+        assert registry.blobs.stats() == (0, 0)
+        assert list((registry.blobs.folder / "incoming").iterdir()) == []
+
+    async def test_what_is_not_there_is_said_so(self, registry: Registry) -> None:
+        with pytest.raises(NotFoundError, match=digest_of(b"x")[:12]):
+            await fetched(registry.service, digest_of(b"x"))
+        for digest, name, version in ((digest_of(b"x"), "", 0), ("", "ada.e9", 0), ("", "ada.e9", 3)):
+            with pytest.raises(NotFoundError):
+                await registry.service.manifest(digest, name, version)
+        with pytest.raises(NotFoundError, match="lineage"):
+            await registry.service.lineage("", "ada.e9")
+
+
+class TestRefusals:
+    async def test_an_unsigned_manifest(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        before = await state(registry)
+        for envelope in (b"", b"{}", registry.signed(made)[:-40], b'{"payload":"","signatures":[]}'):
+            with pytest.raises((VerificationError, InvalidInputError)):
+                await registry.service.commit(registry.caller("ada"), envelope, 1, "k")
+        assert await state(registry) == before
+
+    async def test_a_manifest_that_somebody_else_signed(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await refused(registry, made, VerificationError, "ada.e1@1", "ada", signer="bob")
+
+    async def test_a_flipped_byte_anywhere_in_a_signed_manifest(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        envelope = registry.signed(made)
+        before = await state(registry)
+        for position in range(0, len(envelope), 97):
+            damaged = bytearray(envelope)
+            damaged[position] ^= 0x01
+            with pytest.raises((VerificationError, InvalidInputError, NotFoundError)):
+                await registry.service.commit(registry.caller("ada"), bytes(damaged), 1, "k")
+        assert await state(registry) == before
+
+    async def test_another_nodes_signed_manifest(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        envelope = registry.signed(made)
+        with pytest.raises(NotAuthorisedError, match=r"ada\.e1@1.*bob"):
+            await registry.service.commit(registry.caller("bob"), envelope, registry.fences["bob"], "k")
+
+    async def test_a_manifest_of_an_unknown_member(self, registry: Registry) -> None:
+        made, blobs = expert(owner="eve")
+        await registry.publish(blobs)
+        eve = registry.founded.member("eve")
+        envelope = sign_statement(made, eve.required_signer())
+        with pytest.raises(UnknownMemberError, match="eve"):
+            await registry.service.commit(eve.caller, envelope, 1, "k")
+
+    async def test_a_revoked_nodes_manifest(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        envelope = sign_statement(revocations(1, "ada"), registry.founded.coordinator_signer)
+        registry.service._keyring.set_revocations(envelope)  # noqa: SLF001
+        await refused(registry, made, VerificationError, "ada.e1@1", "revoked")
+
+    async def test_a_manifest_for_another_trunk(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        other = replace(made, trunk=digest_of(b"another trunk"))
+        await refused(registry, other, TrunkMismatchError, "ada.e1@1", digest_of(b"another trunk")[:12])
+
+    async def test_a_manifest_of_another_swarm(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await refused(registry, replace(made, swarm="weeds"), VerificationError, "weeds", "plants")
+
+    async def test_a_manifest_for_other_inputs(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        other = replace(made, net=replace(made.net, input_shape=(8, 8)))
+        await refused(registry, other, InvalidInputError, "ada.e1@1", "[8, 8]", "[4]")
+
+    async def test_new_classes_where_the_specification_is_closed(self, tmp_path: Path) -> None:
+        registry = await open_registry(tmp_path, accept_new_classes=False)
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await refused(
+            registry, replace(made, class_names=("beech", "yew")), InvalidInputError, "ada.e1@1", "yew"
+        )
+
+    async def test_a_missing_blob(self, registry: Registry) -> None:
+        made, blobs = expert()
+        (large, small) = made.blobs()
+        await registry.publish({large: blobs[large]})
+        await refused(registry, made, NotFoundError, "ada.e1@1", small[:12], "1 of 2")
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    async def test_weights_that_are_not_finite(self, registry: Registry, bad: float) -> None:
+        made, blobs = expert(bad=bad)
+        await registry.publish(blobs)
+        await refused(registry, made, VerificationError, "ada.e1@1", "module head", "tensor bias", "finite")
+
+    async def test_tensors_that_are_not_the_modules(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        (module,) = made.modules
+        turned = replace(
+            module, tensors=tuple(replace(t, name=n) for t, n in zip(module.tensors, "abc", strict=True))
+        )
+        beyond = replace(module, tensors=(*module.tensors[:2], replace(module.tensors[2], offset=1 << 20)))
+        for wrong, word in ((turned, "digest"), (beyond, "blob")):
+            await refused(
+                registry, replace(made, modules=(wrong,)), VerificationError, "ada.e1@1: module head", word
+            )
+        await refused(registry, replace(made, modules=(module, module)), VerificationError, "twice")
+
+    async def test_one_expert_more_than_an_owner_may_have(self, tmp_path: Path) -> None:
+        registry = await open_registry(tmp_path, max_leaves_per_owner=2)
+        for number in (1, 2):
+            await registry.add(number=number)
+        made, blobs = expert(number=3)
+        await registry.publish(blobs)
+        await refused(registry, made, ExhaustedError, "experts of ada", "at most 2")
+        await registry.add(number=2, version=2)
+        await registry.add("bob")
+
+    async def test_a_commit_before_there_is_a_specification(self, registry: Registry, tmp_path: Path) -> None:
+        from swarm.registry.memory_store import MemoryStore
+        from swarm.registry.service import RegistryService
+
+        store = MemoryStore()
+        await store.put_record(NodeId("ada"), registry.nodes["ada"].record)
+        service = RegistryService(
+            store=store,
+            blobs=registry.blobs,
+            keyring=registry.founded.keyring(),
+            certificate_days=lambda: 1.0,
+        )
+        with pytest.raises(NotReadyError, match="specification"):
+            await service.commit(registry.caller("ada"), registry.signed(expert()[0]), 1, "k")
+
+
+class TestDamage:
+    async def test_a_flipped_byte_in_each_stored_blob_is_refused_by_name_and_heals_by_publishing_again(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await registry.commit(made)
+        for name, data in blobs.items():
+            path = registry.blobs.path(name)
+            damaged = bytearray(data)
+            damaged[len(data) // 2] ^= 0x40
+            path.write_bytes(bytes(damaged))
+            with pytest.raises(VerificationError, match=name[:12]):
+                await fetched(registry.service, name)
+            assert await registry.service.missing(list(blobs)) == [name]
+            await registry.publish({name: data})
+            assert await fetched(registry.service, name) == data
+
+    async def test_a_flipped_byte_in_a_stored_manifest_is_refused_by_name(self, registry: Registry) -> None:
+        digest = await registry.add()
+        rows = [row async for row in registry.store.dump()]
+        (place,) = [i for i, row in enumerate(rows) if row[0] == b"manifest"]
+        payload = bytes(rows[place][1])
+        marker = payload.index(b"payload") + 200
+        swapped = b"A" if payload[marker : marker + 1] != b"A" else b"B"
+        rows[place] = (b"manifest", payload[:marker] + swapped + payload[marker + 1 :], 0)
+        registry.store._tables.clear()  # type: ignore[attr-defined]
+        registry.store._events.clear()  # type: ignore[attr-defined]
+        await registry.store.restore_dump(rows)
+        with pytest.raises((VerificationError, InvalidInputError)) as caught:
+            await registry.service.manifest(digest, "", 0)
+        assert "manifest" in str(caught.value)
+
+
+class TestIdempotency:
+    async def test_every_mutating_call_sent_again_leaves_the_same_state_and_answer(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        envelope = registry.signed(made)
+        ada, fence = registry.caller("ada"), registry.fences["ada"]
+        stone = registry.signed(tombstone("ada.e1"))
+        await registry.publish(blobs)
+        await registry.publish(blobs)
+        assert registry.blobs.stats()[0] == 2
+        first = await registry.service.commit(ada, envelope, fence, "c")
+        before = await state(registry)
+        for key in ("c", "d", "c"):
+            assert await registry.service.commit(ada, envelope, fence, key) == first
+        for key in ("a", "a", "b"):
+            assert await registry.service.announce(ada, [envelope], fence, key) == ([], [])
+        assert await state(registry) == before
+        gone = await registry.service.withdraw(ada, stone, fence, "w")
+        before = await state(registry)
+        assert await registry.service.withdraw(ada, stone, fence, "w") == gone
+        assert await state(registry) == before
+
+
+class TestAnnouncing:
+    async def lose_everything(self, registry: Registry) -> None:
+        """The metadata is gone; members and leases are back, as after a restart from nothing."""
+        kept = await registry.store.records(), await registry.store.specification()
+        registry.store._tables.clear()  # type: ignore[attr-defined]
+        registry.store._events.clear()  # type: ignore[attr-defined]
+        assert kept[1] is not None
+        await registry.store.put_specification(1, kept[1])
+        for name, record in kept[0].items():
+            await registry.store.put_record(name, record)
+            registry.fences[name] = (await registry.store.grant_lease(name, 60)).fence
+
+    async def test_a_lost_registry_is_rebuilt_from_what_nodes_kept(self, registry: Registry) -> None:
+        envelopes = []
+        for number in (1, 2):
+            made, blobs = expert(number=number, seed=number)
+            await registry.publish(blobs)
+            await registry.commit(made)
+            envelopes.append(registry.signed(made))
+        heads = await registry.service.heads("")
+        await self.lose_everything(registry)
+        ada = registry.caller("ada")
+        restored = await registry.service.announce(ada, envelopes, registry.fences["ada"], "a")
+        assert restored == (["ada.e1@1", "ada.e2@1"], [])
+        assert await registry.service.heads("") == heads
+        again = await registry.service.announce(ada, envelopes, registry.fences["ada"], "a")
+        assert again == restored
+        assert await registry.service.announce(ada, envelopes, registry.fences["ada"], "b") == ([], [])
+        assert (await registry.service.lineage("", "ada.e2")).nodes[0].standing == "live"
+
+    async def test_what_cannot_come_back_is_named_and_the_rest_comes(self, registry: Registry) -> None:
+        good, blobs = expert(number=1)
+        await registry.publish(blobs)
+        bare, _ = expert(number=2, seed=5)
+        foreign, _ = expert("bob")
+        gone, _ = expert(number=3)
+        fence = registry.fences["ada"]
+        await registry.store.withdraw("ada.e3", b"stone", fence, "")
+        envelopes = [
+            registry.signed(good),
+            registry.signed(bare),
+            registry.signed(foreign, "bob"),
+            registry.signed(gone),
+            b"rubbish",
+        ]
+        restored, reasons = await registry.service.announce(registry.caller("ada"), envelopes, fence, "k")
+        assert restored == ["ada.e1@1"]
+        assert len(reasons) == 4
+        for reason, word in zip(reasons, ("ada.e2@1: blob", "its owner, bob", "tombstone", ""), strict=True):
+            assert word in reason
+
+    async def test_a_superseded_node_restores_nothing(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        stale = registry.fences["ada"]
+        await registry.store.grant_lease(NodeId("ada"), 60)
+        with pytest.raises(StaleFenceError):
+            await registry.service.announce(registry.caller("ada"), [registry.signed(made)], stale, "k")
+        assert await registry.service.heads("") == []
+
+    async def test_the_coordinator_may_announce_for_a_node(self, registry: Registry) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        envelopes = [registry.signed(made)]
+        told = await registry.service.announce(COORDINATOR, envelopes, registry.fences["ada"], "k")
+        assert told == (["ada.e1@1"], [])
+
+
+class TestWithdrawal:
+    async def test_withdrawing_marks_all_descendants_and_keeps_the_expert_away(
+        self, registry: Registry
+    ) -> None:
+        def borrowed(parent: Digest) -> Any:
+            edge = Parent(kind="borrowed-from", manifest=parent)
+            return lambda made: replace(made, parents=(edge,))
+
+        first = await registry.add("ada")
+        second = await registry.add("ada", version=2)
+        child = await registry.add("bob", change=borrowed(first))
+        grandchild = await registry.add("bob", number=2, change=borrowed(child))
+        stone = registry.signed(tombstone("ada.e1"))
+        fence = registry.fences["ada"]
+        gone = await registry.service.withdraw(registry.caller("ada"), stone, fence, "w")
+        assert gone == [child, grandchild]
+        graph = await registry.service.lineage(child, "")
+        standings = {node.manifest: node.standing for node in graph.nodes}
+        assert standings == {
+            first: "withdrawn",
+            child: "descends-from-withdrawn",
+            grandchild: "descends-from-withdrawn",
+        }
+        assert {(edge.child, edge.parent) for edge in graph.edges} == {(child, first), (grandchild, child)}
+        assert (await registry.service.lineage("", "ada.e1")).nodes[0].manifest == second
+        made, _ = expert("ada", version=3)
+        await registry.publish(expert("ada", version=3)[1])
+        await refused(registry, made, ConflictError, "ada.e1@3", "tombstone")
+
+    async def test_only_the_owner_or_the_coordinator_withdraws(self, registry: Registry) -> None:
+        await registry.add()
+        owners = registry.signed(tombstone("ada.e1"))
+        for attempt in (
+            registry.service.withdraw(registry.caller("bob"), owners, registry.fences["bob"], "x"),
+            registry.service.withdraw(
+                registry.caller("bob"), registry.signed(tombstone("ada.e1"), "bob"), 1, "x"
+            ),
+        ):
+            with pytest.raises((NotAuthorisedError, VerificationError), match=r"ada\.e1"):
+                await attempt
+        assert len(await registry.service.heads("ada")) == 1
+        stone = sign_statement(tombstone("ada", "node"), registry.founded.coordinator_signer)
+        await registry.service.withdraw(OPERATOR, stone, 0, "x")
+        assert await registry.service.heads("ada") == []
+
+    async def test_withdrawn_and_serve_only_weights_stay_in_the_registry(self, registry: Registry) -> None:
+        open_made, open_blobs = expert("ada", seed=1)
+        kept_made, kept_blobs = expert("bob", seed=2)
+        await registry.publish(open_blobs | kept_blobs)
+        await registry.commit(open_made)
+        await registry.commit(replace(kept_made, share="serve-only"))
+        shared_scale = set(open_blobs) & set(kept_blobs)
+        assert not shared_scale
+        for name in open_blobs:
+            assert await fetched(registry.service, name)
+        for name in kept_blobs:
+            with pytest.raises(NotAuthorisedError, match=r"bob\.e1.*serve-only"):
+                await fetched(registry.service, name)
+        stone = registry.signed(tombstone("ada.e1"))
+        await registry.service.withdraw(registry.caller("ada"), stone, registry.fences["ada"], "w")
+        for name in open_blobs:
+            with pytest.raises(NotAuthorisedError, match=r"ada\.e1.*withdrawn"):
+                await fetched(registry.service, name)
+
+    async def test_a_blob_that_another_expert_shares_may_leave(self, registry: Registry) -> None:
+        made, blobs = expert("bob")
+        await registry.publish(blobs)
+        await registry.commit(replace(made, share="serve-only"))
+        same, _ = expert("ada")
+        await registry.commit(same)
+        for name in blobs:
+            assert await fetched(registry.service, name) == blobs[name]
+
+
+async def test_twelve_rivals_for_one_head_leave_one_winner_and_whole_state(registry: Registry) -> None:
+    rivals = []
+    for seed in range(12):
+        made, blobs = expert(seed=seed)
+        await registry.publish(blobs)
+        rivals.append(made)
+    outcomes = await asyncio.gather(*(registry.commit(made) for made in rivals), return_exceptions=True)
+    winners = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert len(winners) == 1
+    assert all(isinstance(o, ConflictError) for o in outcomes if o not in winners)
+    assert [head.manifest for head in await registry.service.heads("")] == winners
+    assert await registry.store.manifest_at(ExpertId("ada.e1"), 1) == winners[0]
+
+
+async def test_the_same_bytes_in_two_modules_are_stored_once(registry: Registry) -> None:
+    arrays = {"w": np.ones((200, 200), np.float32)}
+    _, one = pack_module("a", arrays)
+    _, two = pack_module("b", arrays)
+    await registry.publish(one)
+    assert await registry.service.missing(list(two)) == []
+
+
+async def test_health_counts_blobs_and_days(registry: Registry) -> None:
+    _, blobs = expert()
+    await registry.publish(blobs)
+    health = await registry.service.health()
+    assert (health.redis, health.blobs, health.certificate_days) == ("ok", 2, 6.5)
+    assert health.blob_bytes == sum(map(len, blobs.values()))
+    assert health.disk_free_bytes > 0
+
+
+def _free(registry: Registry) -> int:
+    import shutil
+
+    return shutil.disk_usage(registry.blobs.folder).free
