@@ -64,6 +64,10 @@ class GateFiles:
                 expected="a version that exists",
                 remedy="list them: swarm gate history",
             )
+        return self.open(envelope)
+
+    def open(self, envelope: bytes) -> Statement[GateStatement]:
+        """Return the statement of an envelope that the coordinator signed."""
         return self._keyring.open(envelope, GateStatement)
 
     def first_with(self, contribution: Digest) -> int:

@@ -33,7 +33,10 @@ class AnswerBoard:
 
     def wanted(self) -> dict[int, Rows]:
         """Return the rows of each leaf that is wanted, by leaf row."""
-        return {int(leaf): np.flatnonzero(self._assigned[:, leaf]) for leaf in np.flatnonzero(self._assigned.any(axis=0))}
+        return {
+            int(leaf): np.flatnonzero(self._assigned[:, leaf])
+            for leaf in np.flatnonzero(self._assigned.any(axis=0))
+        }
 
     def failed(self, losses: Mapping[int, Rows]) -> dict[int, Rows]:
         """Take note that leaves answer nothing for these rows; return who is wanted instead."""

@@ -44,7 +44,9 @@ def check_statement(contribution: Contribution, specification: Specification, ca
     """Raise unless the caller may contribute these leaves under this specification (arrays not yet read)."""
     subject = f"contribution of {contribution.owner}"
     if caller.role != "node" or caller.id != contribution.owner:
-        raise NotAuthorisedError(subject, found=f"sent by {caller.role} {caller.id}", expected="its own owner")
+        raise NotAuthorisedError(
+            subject, found=f"sent by {caller.role} {caller.id}", expected="its own owner"
+        )
     if contribution.swarm != specification.swarm:
         raise InvalidInputError(subject, found=f"swarm {contribution.swarm}", expected=specification.swarm)
     if contribution.trunk != specification.trunk.digest:
@@ -70,7 +72,9 @@ def _check_leaf(leaf: LeafContribution, contribution: Contribution, specificatio
     subject = f"leaf {leaf.leaf[:60]}"
     if owner_of(leaf.leaf) != contribution.owner or expert_of(leaf.leaf) != leaf.expert:
         raise NotAuthorisedError(
-            subject, found=f"expert {leaf.expert[:60]}", expected=f"a leaf and its expert of {contribution.owner}"
+            subject,
+            found=f"expert {leaf.expert[:60]}",
+            expected=f"a leaf and its expert of {contribution.owner}",
         )
     check_class_names(tuple(leaf.class_counts))
     counts = list(leaf.class_counts.values())
@@ -103,7 +107,7 @@ def _check_entry(subject: str, what: str, entry: TensorEntry, dtype: str, shape:
 
 
 def check_experts(contribution: Contribution, heads: Mapping[ExpertId, Manifest]) -> None:
-    """Raise unless every leaf's expert has a head in `heads` that its owner published and that fits the leaf."""
+    """Raise unless every leaf's expert has a head in `heads` that its owner published and that fits."""
     for leaf in contribution.leaves:
         manifest = heads.get(leaf.expert)
         if manifest is None:
@@ -149,7 +153,9 @@ def read_arrays(digest: Digest, contribution: Contribution, arrays: bytes) -> Ch
     Heavy for large contributions: call it outside the event loop.
     """
     subject = f"contribution of {contribution.owner}"
-    entries = [e for leaf in contribution.leaves for e in (leaf.prototypes, leaf.prototype_counts, leaf.radii)]
+    entries = [
+        e for leaf in contribution.leaves for e in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
+    ]
     blobs = {entry.blob for entry in entries}
     if len(blobs) != 1:
         raise InvalidInputError(subject, found=f"{len(blobs)} blobs", expected="all arrays in one blob")
@@ -168,7 +174,9 @@ def _summary(leaf: LeafContribution, arrays: memoryview) -> LeafSummary:
     _check_values(subject, "radii", radii, 0.0, 2 * LARGEST_FEATURE * math.sqrt(prototypes.shape[1]))
     _check_values(subject, "prototype counts", counts, 1, LARGEST_COUNT)
     if np.any(np.diff(radii, axis=1) < 0):
-        raise InvalidInputError(f"radii of {subject}", found="a falling quantile", expected="rising quantiles")
+        raise InvalidInputError(
+            f"radii of {subject}", found="a falling quantile", expected="rising quantiles"
+        )
     total, promised = int(counts.sum()), sum(leaf.class_counts.values())
     if total != promised:
         raise InvalidInputError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from coordinator.envelope_files import sweep_unfinished
 from swarm.digests import verify_digest
 from swarm.domain.errors import NotFoundError, VerificationError
-from swarm.domain.ids import Digest
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.trust.key_files import sync_folder, write_file
 from swarm.trust.statements import Statement, read_statement
@@ -37,7 +37,7 @@ class ContributionFiles:
         return (self._folder / f"{digest}.json").exists()
 
     def read(self, digest: Digest) -> tuple[Statement[Contribution], bytes]:
-        """Return the contribution's statement and the bytes of its arrays, both checked against their digests.
+        """Return the contribution's statement and the bytes of its arrays, both checked by digest.
 
         Raises NotFoundError when it is not here and VerificationError when the bytes on disk were damaged.
         """
@@ -67,6 +67,12 @@ class ContributionFiles:
         (self._folder / f"{digest}.json").unlink(missing_ok=True)
         (self._folder / f"{digest}.bin").unlink(missing_ok=True)
         sync_folder(self._folder)
+
+    def remove_owner(self, owner: NodeId) -> None:
+        """Forget every contribution of an owner, its older ones too."""
+        for digest in self.digests():
+            if self.read(digest)[0].value.owner == owner:
+                self.remove(digest)
 
     def digests(self) -> list[Digest]:
         """Return the digests of everything that is stored, sorted."""

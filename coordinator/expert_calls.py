@@ -80,7 +80,9 @@ class ExpertCalls:
             answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left))
         except SwarmError as error:
             live.suspected = isinstance(error, DeadlineError)
-            log.warning("experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error))
+            log.warning(
+                "experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error)
+            )
             return {}
         by_manifest = {answer.manifest: answer for answer in answers}
         found = {}
@@ -108,7 +110,11 @@ def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId
             expected=f"[{rows}, {len(manifest.class_names)}]",
         )
     sums = probabilities.sum(axis=1)
-    if not np.isfinite(probabilities).all() or (probabilities < 0).any() or np.abs(sums - 1).max() > SUM_TOLERANCE:
+    if (
+        not np.isfinite(probabilities).all()
+        or (probabilities < 0).any()
+        or np.abs(sums - 1).max() > SUM_TOLERANCE
+    ):
         raise VerificationError(subject, found="numbers that are no probabilities")
     flops = answer.flops_per_query
     return Asked(

@@ -130,5 +130,9 @@ def _settle(
     if features is not None:
         future.set_result(features)
         return
-    named = error if isinstance(error, SwarmError) else SwarmError("trunk", found=f"{type(error).__name__}: {error}")
+    named = (
+        error
+        if isinstance(error, SwarmError)
+        else SwarmError("trunk", found=f"{type(error).__name__}: {error}")
+    )
     future.set_exception(named)

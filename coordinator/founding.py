@@ -4,24 +4,34 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
+from coordinator.addresses import joined_address
 from coordinator.config import CoordinatorFolder
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, SwarmHome
 from swarm.domain.errors import ConflictError
 from swarm.domain.ids import Digest, swarm_id
+from swarm.domain.manifests import Role
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.ca import CertificateAuthority
-from swarm.trust.identity import create_service_identity
+from swarm.trust.identity import Identity, create_service_identity
 from swarm.trust.key_files import write_file
 from swarm.trust.statements import sign_statement
 from swarm.trust.tokens import JoinToken, new_join_token, secret_hash
 
 FIRST_TOKEN_LIFETIME = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Addresses:
+    coordinator: str
+    registry: str
+    join: str
 
 
 def found_swarm(
@@ -87,36 +97,45 @@ def found_swarm(
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = SwarmHome(Path(tempfile.mkdtemp(prefix=".founding-", dir=home.root)))
     try:
-        addresses = {
-            "coordinator": f"{host or '127.0.0.1'}:{port}",
-            "registry": f"{registry_host or host or '127.0.0.1'}:{registry_port}",
-            "join": f"{host or '127.0.0.1'}:{join_port}",
-        }
+        addresses = _Addresses(
+            coordinator=joined_address(host or "127.0.0.1", port),
+            registry=joined_address(registry_host or host or "127.0.0.1", registry_port),
+            join=joined_address(host or "127.0.0.1", join_port),
+        )
         token = _fill(beside, specification, blobs, addresses, token_uses, now)
         for part in ("coordinator", "registry", "operator", "ca"):
             (beside.root / part).rename(home.root / part)
     finally:
         shutil.rmtree(beside.root, ignore_errors=True)
-    return f"swarm join {token.text}@{addresses['join']}"
+    return f"swarm join {token.text}@{addresses.join}"
 
 
 def _fill(
     home: SwarmHome,
     specification: Specification,
     blobs: Mapping[Digest, bytes],
-    addresses: dict[str, str],
+    addresses: _Addresses,
     token_uses: int,
     now: datetime,
 ) -> JoinToken:
     ca = CertificateAuthority.create(home.ca, specification.swarm, now=now)
     folder = CoordinatorFolder(home.coordinator)
-    coordinator = create_service_identity(ca, folder.identity, role="coordinator", now=now, **addresses)
-    registry, operator = (
-        create_service_identity(
-            ca, where, role=role, now=now, coordinator_record=coordinator.record, **addresses
+
+    def identity_of(role: Role, where: Path, coordinator_record: bytes) -> Identity:
+        return create_service_identity(
+            ca,
+            where,
+            role=role,
+            coordinator=addresses.coordinator,
+            registry=addresses.registry,
+            join=addresses.join,
+            coordinator_record=coordinator_record,
+            now=now,
         )
-        for role, where in (("registry", home.registry / "identity"), ("operator", home.operator / "identity"))
-    )
+
+    coordinator = identity_of("coordinator", folder.identity, b"")
+    registry = identity_of("registry", home.registry / "identity", coordinator.record)
+    operator = identity_of("operator", home.operator / "identity", coordinator.record)
     records = EnvelopeFiles(folder.records)
     for identity in (coordinator, registry, operator):
         records.put(identity.id, identity.record)

@@ -1,4 +1,4 @@
-"""The experts' newest versions, as routing needs them: in memory, fresh by the store's events, kept in files."""
+"""The experts' newest versions, as routing needs them: in memory and files, fresh by the store's events."""
 
 import asyncio
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class KnownHead:
 
 
 class Heads:
-    """Versions move forward only. An expert goes when a tombstone says so, never because the store forgot it."""
+    """Versions move forward only. An expert goes by a tombstone, never because the store forgot it."""
 
     def __init__(
         self, store: MetadataStore, members: Members, files: EnvelopeFiles, tombstones: EnvelopeFiles

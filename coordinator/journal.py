@@ -1,4 +1,4 @@
-"""What happens, as events in the store and as log lines; an outage of the store delays events, up to a bound."""
+"""What happens, as events in the store and as log lines; an outage of the store delays events."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 class Journal:
-    """Records events in order. While the store is away they wait in memory; beyond the bound the oldest go."""
+    """Records events in order. While the store is away they wait; beyond the bound the oldest go."""
 
     def __init__(self, store: MetadataStore, clock: Callable[[], float]) -> None:
         self._store, self._clock = store, clock

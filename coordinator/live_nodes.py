@@ -46,9 +46,7 @@ class LiveNodes:
     def add(self, link: NodeLink, fence: int) -> None:
         """Count link's node as live; an older stream of the same node is closed."""
         older = self._nodes.get(link.node)
-        node = LiveNode(
-            link=link, fence=fence, last_seen=self._clock(), served=frozenset(link.hello.served)
-        )
+        node = LiveNode(link=link, fence=fence, last_seen=self._clock(), served=frozenset(link.hello.served))
         self._nodes[link.node] = self.seen[link.node] = node
         if older is not None and older.link is not link:
             older.link.close("a newer stream of the same node took its place")
@@ -79,12 +77,21 @@ class LiveNodes:
         Nobody but the owner holds a serve-only expert.
         """
         owner = self._nodes.get(manifest.owner)
-        others = [] if manifest.share == "serve-only" else [n for n in self if n is not owner and digest in n.served]
+        others = (
+            []
+            if manifest.share == "serve-only"
+            else [n for n in self if n is not owner and digest in n.served]
+        )
         found = [*([owner] if owner is not None else []), *sorted(others, key=lambda n: n.link.node)]
         return [node for node in found if not node.suspected]
 
     def announce(
-        self, *, gate: bytes = b"", specification: bytes = b"", revocations: bytes = b"", event: Event | None = None
+        self,
+        *,
+        gate: bytes = b"",
+        specification: bytes = b"",
+        revocations: bytes = b"",
+        event: Event | None = None,
     ) -> None:
         """Tell every connected node."""
         for node in self:

@@ -71,9 +71,10 @@ class Router:
         parts, missing = await self._collect(query, active, leaves, board, deadline)
         unanswered = board.unanswered()
         if len(unanswered):
+            silent = sorted(active.value.leaves[leaf].expert for leaf in missing)
             raise NotReadyError(
                 f"answer for {len(unanswered)} of {len(query.inputs)} rows",
-                found=f"no answer from {', '.join(sorted(active.value.leaves[leaf].expert for leaf in missing)[:5])}",
+                found=f"no answer from {', '.join(silent[:5])}",
                 expected="at least one expert whose owner is connected",
                 remedy="see which owners are connected: swarm status",
             )

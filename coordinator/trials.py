@@ -22,7 +22,9 @@ class Harm:
     lost: int
 
     def __str__(self) -> str:
-        return f"{self.node} would lose {self.lost} and gain {self.gained} of {self.samples} validation samples"
+        return (
+            f"{self.node} would lose {self.lost} and gain {self.gained} of {self.samples} validation samples"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +86,7 @@ def judge_trials(
     return Verdict(temperature=float(temperatures[row]), harmed=harms[row], evidence=evidence)
 
 
-def _harmed(
-    trials: Mapping[NodeId, GateTrial], incumbents: frozenset[NodeId], row: int
-) -> tuple[Harm, ...]:
+def _harmed(trials: Mapping[NodeId, GateTrial], incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
     return tuple(
         Harm(node=node, samples=trial.samples, gained=trial.gained[row], lost=trial.lost[row])
         for node, trial in sorted(trials.items())

@@ -1,11 +1,11 @@
 """Finding the agent of a home: its run file, its lock, and starting one where none runs."""
 
-import asyncio
 import fcntl
 import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -82,11 +82,11 @@ def agent_socket(home: NodeHome) -> Path | None:
     return Path(path)
 
 
-async def ensure_agent(home: NodeHome, *, timeout_s: float = 60.0) -> Path:
+def ensure_agent(home: NodeHome, timeout_s: float = 60.0) -> Path:
     """Return the control socket of this home's agent, starting it (detached) if it does not run.
 
-    Raises NotReadyError with the agent's last words if it ends at once, DeadlineError if it does not
-    answer within timeout_s.
+    Blocks: an event loop calls it in a thread. Raises NotReadyError with the agent's last words if it ends
+    at once, DeadlineError if it does not answer within timeout_s.
     """
     if (running := agent_socket(home)) is not None:
         return running
@@ -94,35 +94,30 @@ async def ensure_agent(home: NodeHome, *, timeout_s: float = 60.0) -> Path:
     home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = home.run / _LOG_FILE
     with log.open("ab") as output:
-        agent = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "node.app",
-            str(home.root),
-            stdin=asyncio.subprocess.DEVNULL,
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "node.app", str(home.root)],
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    ended = asyncio.create_task(agent.wait())
-    try:
-        async with asyncio.timeout(timeout_s):
-            while (running := agent_socket(home)) is None:
-                await asyncio.wait({ended}, timeout=0.05)
-                if ended.done():
-                    raise NotReadyError(
-                        f"agent of {home.root}",
-                        found=f"it ended with status {agent.returncode}: {last_line(log)}",
-                        expected="a running agent",
-                        remedy=f"read {log}, or run it in the foreground: swarm node --home {home.root}",
-                    )
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (running := agent_socket(home)) is not None:
             return running
-    except TimeoutError:
-        raise DeadlineError(
-            f"agent of {home.root}", found=f"no answer within {timeout_s:g} s", remedy=f"read {log}"
-        ) from None
-    finally:
-        ended.cancel()
+        try:
+            agent.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        raise NotReadyError(
+            f"agent of {home.root}",
+            found=f"it ended with status {agent.returncode}: {last_line(log)}",
+            expected="a running agent",
+            remedy=f"read {log}, or run it in the foreground: swarm node --home {home.root}",
+        )
+    raise DeadlineError(
+        f"agent of {home.root}", found=f"no answer within {timeout_s:g} s", remedy=f"read {log}"
+    )
 
 
 def last_line(log: Path, limit: int = 600) -> str:

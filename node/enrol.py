@@ -4,10 +4,11 @@ Pin -> CA -> specification -> data against the specification -> trunk against it
 Nothing of the data leaves the machine here.
 """
 
-import hashlib
+import json
 import re
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from swarm.domain.ids import NodeId, SwarmId, node_id
 from swarm.domain.manifests import Role
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
-from swarm.trust.certificates import ca_swarm, csr_for_key, key_to_pem, load_key, new_key_and_csr
+from swarm.trust.certificates import ca_swarm, new_key_and_csr
 from swarm.trust.identity import Identity, certificate_not_after, save_identity
 from swarm.trust.key_files import read_key, write_key
 from swarm.trust.keyring import Keyring
+from swarm.trust.proofs import join_proof
 from swarm.trust.signing import Signer
 from swarm.trust.tokens import parse_join_line
 
@@ -141,17 +143,15 @@ def _send_token(
     member: NodeId,
     ca_pem: bytes,
 ) -> Identity:
-    signer, key_pem = _keys_to_certify(home, swarm, role, member)
-    csr_pem = csr_for_key(load_key(key_pem), swarm, role, member)
-    proof = signer.sign(hashlib.sha256(csr_pem).digest()).hex()
+    keys = _keys_to_certify(home, swarm, role, member)
     answer = door.join(
         {
             "token": token,
             "node": member,
             "role": role,
-            "csr_pem": csr_pem.decode(),
-            "signing_key": signer.public_hex,
-            "proof": proof,
+            "csr_pem": keys.csr_pem.decode(),
+            "signing_key": keys.signer.public_hex,
+            "proof": join_proof(keys.signer, keys.csr_pem),
         }
     )
     identity = save_identity(
@@ -164,34 +164,46 @@ def _send_token(
         join=door.address,
         ca_pem=ca_pem,
         certificate_pem=_text(answer, "certificate_pem").encode(),
-        key_pem=key_pem,
+        key_pem=keys.key_pem,
         record=_text(answer, "record").encode(),
         coordinator_record=_text(answer, "coordinator_record").encode(),
-        signer=signer,
+        signer=keys.signer,
     )
-    for file in _pending_keys(home):
-        file.unlink(missing_ok=True)
+    _attempt_file(home).unlink(missing_ok=True)
     return identity
 
 
-def _keys_to_certify(home: NodeHome, swarm: SwarmId, role: Role, member: NodeId) -> tuple[Signer, bytes]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Keys:
+    """What a joiner wants certified."""
+
+    signer: Signer
+    key_pem: bytes = field(repr=False)
+    csr_pem: bytes
+
+
+def _keys_to_certify(home: NodeHome, swarm: SwarmId, role: Role, member: NodeId) -> _Keys:
     """Return the keys of an attempt to join that did not end, else new ones, kept until the attempt ends.
 
-    A joiner that loses the answer asks again with the same keys, so its name is still its own.
+    A joiner that lost the answer sends exactly the same again, and gets the same answer.
     """
-    signing, key = _pending_keys(home)
-    if signing.exists() and key.exists():
-        return Signer.from_hex(read_key(signing).decode("ascii").strip()), read_key(key)
+    whom = [swarm, role, member]
+    file = _attempt_file(home)
+    if file.exists():
+        kept = json.loads(read_key(file))
+        if kept["whom"] == whom:
+            signer = Signer.from_hex(kept["signing_key"])
+            return _Keys(signer=signer, key_pem=kept["key"].encode(), csr_pem=kept["csr"].encode())
     signer = Signer.generate()
-    key_pem, _ = new_key_and_csr(swarm, role, member)
+    key_pem, csr_pem = new_key_and_csr(swarm, role, member)
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_key(key, key_to_pem(load_key(key_pem)))
-    write_key(signing, signer.private_hex.encode())
-    return signer, key_pem
+    kept = {"whom": whom, "signing_key": signer.private_hex, "key": key_pem.decode(), "csr": csr_pem.decode()}
+    write_key(file, json.dumps(kept).encode())
+    return _Keys(signer=signer, key_pem=key_pem, csr_pem=csr_pem)
 
 
-def _pending_keys(home: NodeHome) -> tuple[Path, Path]:
-    return home.root / "joining-signing.key", home.root / "joining-key.pem"
+def _attempt_file(home: NodeHome) -> Path:
+    return home.root / "joining.json"
 
 
 def _address(address: str, joined_through: str) -> str:

@@ -90,6 +90,7 @@ async def serve(config: ExpertServerConfig) -> None:
             await server.start()
         _say({"ready": True})
         while not stopping.is_set():
+            revocations.refresh()
             counted = meter.totals()
             _say({"sent": counted.sent, "received": counted.received})
             try:

@@ -98,6 +98,7 @@ class GateEvaluator:
             )
         under_trial, present = gates
         assert under_trial is not None
+        await self._run(partial(self._forget_all_but, (candidate, incumbent)))
         return await self._run(
             partial(judge, self._validation.labels, under_trial, present, temperatures, flops=flops)
         )
@@ -136,6 +137,13 @@ class GateEvaluator:
             return await self._run(partial(self._validation.answers, head.digest, expert))
         finally:
             for digest in head.value.blobs():
+                self._visiting.remove(digest)
+
+    def _forget_all_but(self, gates: Sequence[Statement[GateStatement] | None]) -> None:
+        """Keep the arrays of these gates only: the candidate of today is the incumbent of tomorrow."""
+        kept = {entry.blob for gate in gates if gate is not None for entry in gate.value.arrays}
+        for digest in list(self._visiting.digests()):
+            if digest not in kept:
                 self._visiting.remove(digest)
 
     async def _run(self, work: Callable[[], T]) -> T:

@@ -6,15 +6,14 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
 from node.join_port import JoinPort
 from swarm.domain.errors import SwarmError, VerificationError
 from swarm.rpc.clients import CoordinatorClient
-from swarm.trust.codec import canonical_json
 from swarm.trust.identity import Identity, certificate_not_after, needs_renewal, replace_certificate
+from swarm.trust.proofs import renewal_request
 
 CHECK_S = 60.0
 _log = structlog.get_logger(__name__)
@@ -75,19 +74,8 @@ def renew_expired(identity: Identity, now: datetime) -> bytes:
             "identity", found=f"join address {identity.join!r}", expected="HOST:PORT", remedy="join again"
         )
     door = JoinPort(host.strip("[]"), int(port), ca_pem=identity.ca_pem)
-    answer = door.renew(renewal_request(identity, now))
+    answer = door.renew(renewal_request(identity.required_signer(), identity.id, identity.renewal_csr(), now))
     pem = answer.get("certificate_pem")
     if not isinstance(pem, str):
         raise VerificationError("renewal", found="no certificate in the answer", expected="certificate_pem")
     return pem.encode()
-
-
-def renewal_request(identity: Identity, now: datetime) -> dict[str, Any]:
-    """Return what the join port wants: whose certificate, when, and the registered key's signature."""
-    request = {
-        "node": identity.id,
-        "csr_pem": identity.renewal_csr().decode(),
-        "timestamp": now.timestamp(),
-    }
-    signature = identity.required_signer().sign(canonical_json(request)).hex()
-    return {**request, "signature": signature}

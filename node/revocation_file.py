@@ -21,10 +21,11 @@ class RevocationFile:
 
     def is_revoked(self, member: NodeId) -> bool:
         """Say whether the newest list names a member."""
-        self._refresh()
+        self.refresh()
         return self._keyring.is_revoked(member)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Take up the list on disk if it changed."""
         try:
             state = self._path.stat()
         except FileNotFoundError:

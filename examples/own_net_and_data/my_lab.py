@@ -44,7 +44,7 @@ def factory(input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 
 def _measure(faults: tuple[str, ...], split: str, seed: int) -> Data:
-    """Simulate 100 measurements (40 for tests) of each fault: a turning shaft and what the fault adds to it."""
+    """Simulate 100 measurements (40 for tests) of each fault: a turning shaft and what a fault adds to it."""
     rng = np.random.default_rng([seed, split == "train"])
     count = 100 if split == "train" else 40
     turn = np.linspace(0, 2 * np.pi, SAMPLES, endpoint=False)

@@ -1,0 +1,108 @@
+"""`swarm backup` and `swarm restore`: the CA, the services' state and Redis, in one private file."""
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarm.cli.options import Home, Json
+from swarm.cli.output import bytes_text, emit, progress, run_async
+from swarm.config import SwarmHome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from swarm.domain.ids import SwarmId
+    from swarm.registry.redis_store import RedisStore
+
+RedisUrl = Annotated[str | None, typer.Option(help="The Redis to use; without it the one of swarm redis.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("backup")(backup)
+    app.command("restore")(restore)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write (mode 0600): it holds the CA's key.")],
+    blobs: Annotated[
+        bool, typer.Option("--blobs/--no-blobs", help="Also the weights; else their owners publish again.")
+    ] = True,
+    redis_url: RedisUrl = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Write the founder's home and Redis to one file. Losing the CA loses the swarm: keep this file safe."""
+    from swarm.cli.archive import write_archive
+    from swarm.cli.places import Place, founder_home
+    from swarm.cli.settings import load_settings
+
+    founder = founder_home(home)
+    url = load_settings(founder.root, redis_url=redis_url).redis_url
+    swarm = Place(founder.root, is_node=False).identity().swarm
+
+    async def work() -> int:
+        async with _store(founder, url, swarm) as store:
+            rows = [row async for row in store.dump()]
+        write_archive(file, founder, swarm, rows, with_blobs=blobs)
+        return len(rows)
+
+    keys = run_async(work())
+    size = file.stat().st_size
+    text = (
+        f"{file}: {bytes_text(size)}, {keys} Redis keys and the CA's KEY: keep it as safe as the home itself"
+    )
+    emit("backup", {"file": str(file), "size_bytes": size, "redis_keys": keys}, as_json=json, text=text)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file that swarm backup wrote.")],
+    redis_url: RedisUrl = None,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Make a founder's home from a backup, in an empty folder and an empty Redis."""
+    from swarm.cli.archive import read_archive
+    from swarm.cli.places import home_folder
+    from swarm.cli.settings import load_settings
+
+    founder = SwarmHome(home_folder(home))
+    url = load_settings(founder.root, redis_url=redis_url).redis_url
+    swarm, rows = read_archive(file, founder)
+
+    async def work() -> None:
+        async with _store(founder, url, swarm) as store:
+            await store.restore_dump(rows)
+
+    run_async(work())
+    progress("members keep their certificates; start the services at the addresses they know")
+    text = f"swarm {swarm} is restored in {founder.root}: swarm redis, swarm registry, swarm coordinator"
+    facts = {"swarm": swarm, "home": str(founder.root), "redis_keys": len(rows)}
+    emit("restore", facts, as_json=json, text=text)
+
+
+@asynccontextmanager
+async def _store(founder: SwarmHome, url: str, swarm: "SwarmId") -> "AsyncIterator[RedisStore]":
+    """Open the swarm's Redis: the given one, the home's running one, or the home's own started for this."""
+    from swarm.domain.errors import ConflictError
+    from swarm.registry.redis_server import RedisServer, redis_url
+    from swarm.registry.redis_store import connect_redis
+
+    server = None
+    if not url:
+        server = RedisServer(founder.redis)
+        try:
+            await server.start()
+        except ConflictError:  # it runs already
+            server = None
+        url = server.url if server else redis_url(founder.redis)
+    try:
+        store = connect_redis(url, swarm)
+        try:
+            yield store
+        finally:
+            await store.close()
+    finally:
+        if server is not None:
+            await server.stop()

@@ -108,7 +108,8 @@ def create(
     async def work() -> None:
         async with coordinator(find_place(home)) as client:
             line, view = await client.create_token(role, uses, seconds(lifetime))  # type: ignore[arg-type]
-        emit("token", {"join_line": line, "token": view}, as_json=json, text=line)
+        facts = {"join_line": line.removeprefix("swarm join "), "token": view}
+        emit("token", facts, as_json=json, text=f"swarm join {facts['join_line']}")
 
     run_async(work())
 

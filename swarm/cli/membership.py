@@ -1,5 +1,6 @@
 """`swarm join`, `swarm leave`, `swarm down`: come, go, and stop what runs here."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,5 +81,18 @@ def down(home: Home = None, json: Json = False) -> None:
     from swarm.cli.processes import stop_recorded
 
     root = home_folder(home)
-    stopped = stop_recorded(root / "run")
+    stopped = stop_recorded(root / "run") + run_async(_stop_agent(root))
     emit("down", {"stopped": stopped}, as_json=json, text=f"stopped: {', '.join(stopped) or 'nothing ran'}")
+
+
+async def _stop_agent(root: Path) -> list[str]:
+    """End an agent that `swarm train` started by itself."""
+    from node.control import agent_socket
+    from swarm.cli.places import Place, agent
+    from swarm.config import NodeHome
+
+    if agent_socket(NodeHome(root)) is None:
+        return []
+    async with agent(Place(root, is_node=True), start=False) as client:
+        await client.stop()
+    return ["agent"]

@@ -18,7 +18,9 @@ RedisUrl = Annotated[
     typer.Option(help="unix:///path/redis.sock or redis://host:6379/0; without it the one of swarm redis."),
 ]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error.")]
-Text = Annotated[bool | None, typer.Option("--log-json/--log-text", help="Logs as JSON lines, or for people.")]
+Text = Annotated[
+    bool | None, typer.Option("--log-json/--log-text", help="Logs as JSON lines, or for people.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +50,7 @@ def redis(home: Home = None, log_level: LogLevel = None, log_json: Text = None) 
         try:
             log = structlog.get_logger(__name__)
             log.info("redis.ready", url=server.url, version=server.version, pid=server.pid)
-            while (code := server.exit_code()) is None:
+            while (code := server.exit_code()) is None:  # noqa: ASYNC110 - not a process of asyncio
                 await asyncio.sleep(0.5)
             raise UnreachableError(
                 "Redis", found=f"it ended with code {code}", remedy=f"read {founder.redis / 'redis.log'}"
@@ -152,9 +154,9 @@ def node(
     from swarm.cli.places import node_place
 
     place = node_place(home)
-    given = {"advertise": advertise, "net": net, "log_level": log_level, "log_json": log_json}
+    given: dict[str, Any] = {"advertise": advertise, "net": net, "log_level": log_level, "log_json": log_json}
     given |= {"import_paths": import_paths(import_path) if import_path else None}
-    flags: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    flags = {name: value for name, value in given.items() if value is not None}
     config = replace(NodeConfig.load(place.root), **flags)
 
     def serve() -> Coroutine[Any, Any, None]:

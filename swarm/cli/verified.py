@@ -1,4 +1,4 @@
-"""The registry with nothing taken on trust, as the command opens it; and weights as a file for other tools."""
+"""The registry with nothing taken on trust, as the command opens it; weights as a file."""
 
 import tempfile
 from collections.abc import AsyncIterator

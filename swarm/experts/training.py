@@ -215,11 +215,21 @@ class _Run:
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.state.step))
         inputs, labels = self.feed.batch(self.state.step)
         self.net.train()
-        with self._autocast():
-            logits = self.net(inputs)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            with self._autocast():
+                logits = self.net(inputs)
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                "net in training",
+                found=f"{type(error).__name__}: {error}",
+                expected=f"a forward and a backward pass over {len(labels)} samples",
+                remedy="try one training step of the net by itself",
+            ) from error
         self.optimiser.step()
         self.state.step += 1
         self.state.samples_seen += len(labels)

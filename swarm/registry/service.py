@@ -38,9 +38,11 @@ from swarm.trust.statements import Statement, statement_digest
 CHUNK_BYTES: Final = 1 << 20
 """The size of a message when a blob travels."""
 
+SPARE_BYTES: Final = 64 << 20
+"""What publishing leaves free on the disk, so that the rest of the machine goes on."""
+
 MAX_ANNOUNCED: Final = 1000
 _PROGRESS_S: Final = 30.0
-_SPARE_BYTES: Final = 64 << 20
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -59,9 +61,11 @@ class RegistryService:
         keyring: Keyring,
         certificate_days: Callable[[], float],
         socket_bytes: Callable[[], SocketBytes] = SocketBytes,
+        spare_bytes: int = SPARE_BYTES,
     ) -> None:
         self._store, self._blobs, self._keyring = store, blobs, keyring
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
+        self._spare_bytes = spare_bytes
         self._catalogue = Catalogue(store, keyring.is_revoked)
         self._refreshing = asyncio.Lock()
         self._committing = asyncio.Lock()
@@ -190,7 +194,8 @@ class RegistryService:
         if not manifest:
             versions = self._catalogue.versions_of(ExpertId(expert))
             root = versions[-1] if versions else root
-        found = self._catalogue.lineage(root)
+        heads = {head.manifest for head in await self._store.heads()}
+        found = self._catalogue.lineage(root, heads)
         if not found.nodes:
             raise NotFoundError(
                 f"lineage of {manifest[:12] or expert}", remedy="list what there is: swarm experts"
@@ -246,11 +251,11 @@ class RegistryService:
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:
         free = shutil.disk_usage(self._blobs.folder).free
-        if size_bytes + _SPARE_BYTES > free:
+        if size_bytes + self._spare_bytes > free:
             raise ExhaustedError(
                 "disk of the registry",
                 found=f"{free} bytes free",
-                expected=f"{size_bytes} for blob {digest[:12]} and {_SPARE_BYTES} to spare",
+                expected=f"{size_bytes} for blob {digest[:12]} and {self._spare_bytes} to spare",
                 remedy="free some space there; nothing was stored",
             )
 

@@ -16,6 +16,7 @@ from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.registry.store import MetadataStore
 from swarm.trust.identity import Identity
+from swarm.trust.keyring import Keyring
 from swarm.trust.statements import sign_statement
 from tests.support.trust import Founded, found, manifest, specification
 
@@ -59,9 +60,15 @@ class Registry:
     founded: Founded
     store: MetadataStore
     blobs: BlobFiles
+    keyring: Keyring
     service: RegistryService
     nodes: dict[str, Identity]
     fences: dict[str, int]
+
+    def over(self, store: MetadataStore) -> "Registry":
+        """The same registry over another store."""
+        keyring = self.founded.coordinator.keyring()
+        return replace(self, store=store, keyring=keyring, service=service_of(store, self.blobs, keyring))
 
     def caller(self, name: str) -> Caller:
         return self.nodes[name].caller
@@ -83,15 +90,26 @@ class Registry:
         self, owner: str = "ada", number: int = 1, version: int = 1, change: Change = lambda made: made
     ) -> Digest:
         """Publish and commit one expert version; return its manifest's digest."""
-        made, blobs = expert(owner, number, version, seed=hash((owner, number, version)) % 1000)
+        made, blobs = expert(owner, number, version, seed=100 * len(owner) + 10 * number + version)
         await self.publish(blobs, owner)
         return await self.commit(change(made))
 
 
+def service_of(
+    store: MetadataStore, blobs: BlobFiles, keyring: Keyring, spare_bytes: int = 0
+) -> RegistryService:
+    return RegistryService(
+        store=store, blobs=blobs, keyring=keyring, certificate_days=lambda: 6.5, spare_bytes=spare_bytes
+    )
+
+
 async def open_registry(folder: Path, **specified: Any) -> Registry:
-    """Found a swarm with the nodes ada and bob and a registry over memory; specified changes its specification."""
+    """Found a swarm with the nodes ada and bob, and a registry over memory.
+
+    specified: what its specification says differently.
+    """
     founded = found(folder / "swarm")
-    store, blobs = MemoryStore(), BlobFiles(folder / "blobs")
+    store, blobs, keyring = MemoryStore(), BlobFiles(folder / "blobs"), founded.coordinator.keyring()
     signed = sign_statement(replace(specification(), **specified), founded.coordinator_signer)
     await store.put_specification(1, signed)
     nodes, fences = {}, {}
@@ -99,7 +117,4 @@ async def open_registry(folder: Path, **specified: Any) -> Registry:
         nodes[name] = founded.member(name)
         await store.put_record(NodeId(name), nodes[name].record)
         fences[name] = (await store.grant_lease(NodeId(name), 60)).fence
-    service = RegistryService(
-        store=store, blobs=blobs, keyring=founded.coordinator.keyring(), certificate_days=lambda: 6.5
-    )
-    return Registry(founded, store, blobs, service, nodes, fences)
+    return Registry(founded, store, blobs, keyring, service_of(store, blobs, keyring), nodes, fences)

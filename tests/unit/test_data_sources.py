@@ -142,7 +142,7 @@ def test_an_npz_file_of_x_and_y_is_training_data_only(tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     np.savez(path, x=X, y=Y)
     assert len(load_training(str(path))) == 6
-    with pytest.raises(NotFoundError, match="test samples of .*no x_test; .*add x_test and y_test"):
+    with pytest.raises(NotFoundError, match=r"test samples of .*no x_test; .*add x_test and y_test"):
         load_test(str(path))
 
 
@@ -273,7 +273,7 @@ def test_a_users_function_that_fails_is_named(tmp_path: Path, body: str, error: 
 
 
 def test_a_module_that_is_not_there_is_named() -> None:
-    with pytest.raises(NotFoundError, match="module nowhere.data: found no module nowhere"):
+    with pytest.raises(NotFoundError, match=r"module nowhere\.data: found no module nowhere"):
         load_training("nowhere.data:dataset")
 
 
@@ -324,7 +324,7 @@ def test_a_source_that_is_nothing_we_know_lists_what_we_know(tmp_path: Path) -> 
         NotFoundError, match=r"data nope: .*digits, a folder of IDX files, a file\.npz, or package"
     ):
         load_training("nope")
-    with pytest.raises(NotFoundError, match="data ./nope.npz"):
+    with pytest.raises(NotFoundError, match=r"data \./nope\.npz"):
         load_training("./nope.npz")
     (tmp_path / "data.csv").write_text("1,2")
     with pytest.raises(InvalidInputError, match=r"a \.csv file"):

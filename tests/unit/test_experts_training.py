@@ -190,6 +190,20 @@ def test_nonsense_is_refused() -> None:
         train_expert(net(), huge, none, TrainSettings(steps=10), device=CPU)
 
 
+def test_a_net_that_fails_only_in_training_is_named() -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            values = self.head(inputs.flatten(1))
+            return values.detach() if self.training else values
+
+    with pytest.raises(InvalidInputError, match="net in training"):
+        train_expert(Detached(), data(), data(60), TrainSettings(steps=5), device=CPU)
+
+
 def test_every_epoch_gives_each_sample_once_in_a_new_order() -> None:
     samples = Samples(inputs=np.arange(12, dtype=np.float32).reshape(12, 1), labels=np.arange(12))
     feed = Feed(samples, CPU, 4, seed=1)

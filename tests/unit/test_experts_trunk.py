@@ -136,6 +136,14 @@ def test_a_name_that_is_no_trunk_is_refused(factory: str) -> None:
         made(factory, (8, 8))
 
 
+@pytest.mark.parametrize("options", [{"scale": 0.0}, {"scale": float("nan")}, {"offset": float("inf")}])
+def test_impossible_preprocessing_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(InvalidInputError, match="scale"):
+        made("identity", (8, 8), **options)
+    with pytest.raises(InvalidInputError, match="sizes"):
+        made("identity", (8, 0))
+
+
 def test_wrong_or_infinite_inputs_are_refused() -> None:
     trunk = load(*made("randconv-sqrt:4", (8, 8)))
     with pytest.raises(ShapeMismatchError, match=r"\[B, 8, 8\]"):

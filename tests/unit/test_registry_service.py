@@ -27,8 +27,9 @@ from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
+from swarm.registry.memory_store import MemoryStore
 from swarm.trust.statements import sign_statement
-from tests.support.registry import Registry, chunked, expert, fetched, open_registry
+from tests.support.registry import Registry, chunked, expert, fetched, open_registry, service_of
 from tests.support.trust import revocations, tombstone
 
 OPERATOR = Caller(role="operator", id=NodeId("operator"))
@@ -91,11 +92,9 @@ class TestPublishing:
             raise AssertionError("read")
             yield b""
 
-        size = 1 << 36
-        if registry.blobs.folder.stat().st_dev and size < _free(registry):
-            pytest.skip("a disk that holds it")
-        with pytest.raises(ExhaustedError, match="disk"):
-            await registry.service.publish(registry.caller("ada"), digest_of(b""), size, never())
+        service = service_of(registry.store, registry.blobs, registry.keyring, spare_bytes=1 << 60)
+        with pytest.raises(ExhaustedError, match="disk of the registry"):
+            await service.publish(registry.caller("ada"), digest_of(b""), 5, never())
 
     async def test_a_publish_that_breaks_off_leaves_nothing(self, registry: Registry) -> None:
         async def breaks() -> AsyncIterator[bytes]:
@@ -163,7 +162,7 @@ class TestRefusals:
         made, blobs = expert()
         await registry.publish(blobs)
         envelope = sign_statement(revocations(1, "ada"), registry.founded.coordinator_signer)
-        registry.service._keyring.set_revocations(envelope)  # noqa: SLF001
+        registry.keyring.set_revocations(envelope)
         await refused(registry, made, VerificationError, "ada.e1@1", "revoked")
 
     async def test_a_manifest_for_another_trunk(self, registry: Registry) -> None:
@@ -227,20 +226,11 @@ class TestRefusals:
         await registry.add(number=2, version=2)
         await registry.add("bob")
 
-    async def test_a_commit_before_there_is_a_specification(self, registry: Registry, tmp_path: Path) -> None:
-        from swarm.registry.memory_store import MemoryStore
-        from swarm.registry.service import RegistryService
-
+    async def test_a_commit_before_there_is_a_specification(self, registry: Registry) -> None:
         store = MemoryStore()
         await store.put_record(NodeId("ada"), registry.nodes["ada"].record)
-        service = RegistryService(
-            store=store,
-            blobs=registry.blobs,
-            keyring=registry.founded.keyring(),
-            certificate_days=lambda: 1.0,
-        )
         with pytest.raises(NotReadyError, match="specification"):
-            await service.commit(registry.caller("ada"), registry.signed(expert()[0]), 1, "k")
+            await registry.over(store).commit(expert()[0])
 
 
 class TestDamage:
@@ -269,12 +259,10 @@ class TestDamage:
         marker = payload.index(b"payload") + 200
         swapped = b"A" if payload[marker : marker + 1] != b"A" else b"B"
         rows[place] = (b"manifest", payload[:marker] + swapped + payload[marker + 1 :], 0)
-        registry.store._tables.clear()  # type: ignore[attr-defined]
-        registry.store._events.clear()  # type: ignore[attr-defined]
-        await registry.store.restore_dump(rows)
-        with pytest.raises((VerificationError, InvalidInputError)) as caught:
-            await registry.service.manifest(digest, "", 0)
-        assert "manifest" in str(caught.value)
+        damaged = MemoryStore()
+        await damaged.restore_dump(rows)
+        with pytest.raises((VerificationError, InvalidInputError), match=r"[Mm]anifest"):
+            await registry.over(damaged).service.manifest(digest, "", 0)
 
 
 class TestIdempotency:
@@ -302,16 +290,16 @@ class TestIdempotency:
 
 
 class TestAnnouncing:
-    async def lose_everything(self, registry: Registry) -> None:
+    async def after_total_loss(self, registry: Registry) -> Registry:
         """The metadata is gone; members and leases are back, as after a restart from nothing."""
-        kept = await registry.store.records(), await registry.store.specification()
-        registry.store._tables.clear()  # type: ignore[attr-defined]
-        registry.store._events.clear()  # type: ignore[attr-defined]
-        assert kept[1] is not None
-        await registry.store.put_specification(1, kept[1])
-        for name, record in kept[0].items():
-            await registry.store.put_record(name, record)
-            registry.fences[name] = (await registry.store.grant_lease(name, 60)).fence
+        fresh = MemoryStore()
+        envelope = await registry.store.specification()
+        assert envelope is not None
+        await fresh.put_specification(1, envelope)
+        for name, record in (await registry.store.records()).items():
+            await fresh.put_record(name, record)
+            await fresh.grant_lease(name, 60)
+        return registry.over(fresh)
 
     async def test_a_lost_registry_is_rebuilt_from_what_nodes_kept(self, registry: Registry) -> None:
         envelopes = []
@@ -321,7 +309,7 @@ class TestAnnouncing:
             await registry.commit(made)
             envelopes.append(registry.signed(made))
         heads = await registry.service.heads("")
-        await self.lose_everything(registry)
+        registry = await self.after_total_loss(registry)
         ada = registry.caller("ada")
         restored = await registry.service.announce(ada, envelopes, registry.fences["ada"], "a")
         assert restored == (["ada.e1@1", "ada.e2@1"], [])
@@ -472,9 +460,3 @@ async def test_health_counts_blobs_and_days(registry: Registry) -> None:
     assert (health.redis, health.blobs, health.certificate_days) == ("ok", 2, 6.5)
     assert health.blob_bytes == sum(map(len, blobs.values()))
     assert health.disk_free_bytes > 0
-
-
-def _free(registry: Registry) -> int:
-    import shutil
-
-    return shutil.disk_usage(registry.blobs.folder).free

@@ -45,7 +45,7 @@ class Cost:
 def correct(probabilities: NDArray[np.float32], names: Sequence[str], truth: Sequence[str]) -> Scores:
     """Return 1.0 where the most probable class name is the truth: float64 [B]."""
     chosen = np.asarray(names, dtype=object)[np.argmax(probabilities, axis=1)]
-    return (chosen == np.asarray(truth, dtype=object)).astype(np.float64)
+    return np.asarray(chosen == np.asarray(truth, dtype=object), dtype=np.float64)
 
 
 def row(name: str, scores: Scores, cost: Cost, note: str = "") -> Row:

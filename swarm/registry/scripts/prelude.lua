@@ -1,6 +1,7 @@
 -- Put before every script. KEYS[1] is the swarm's prefix, "{<swarm>}:"; all keys share its hash slot.
 -- A script returns {1, ...} or {0, refusal, ...}.
 local prefix = KEYS[1]
+local max_events = 10000 -- MAX_EVENTS in store.py
 
 local function key(...)
   return prefix .. table.concat({...}, ':')
@@ -12,7 +13,7 @@ local function now_ms()
 end
 
 local function event(kind, ...)
-  redis.call('XADD', key('events'), 'MAXLEN', '~', 10000, '*',
+  redis.call('XADD', key('events'), 'MAXLEN', '~', max_events, '*',
     'kind', kind, 'at', string.format('%.3f', now_ms() / 1000), ...)
 end
 

@@ -1,0 +1,243 @@
+"""The coordinator's parts, put together over a store and a registry."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from coordinator.active_gate import GateFiles
+from coordinator.addresses import Endpoints
+from coordinator.admission import Admission
+from coordinator.config import CoordinatorConfig, CoordinatorFolder
+from coordinator.contributions import ContributionFiles
+from coordinator.envelope_files import EnvelopeFiles
+from coordinator.expert_calls import ExpertCalls
+from coordinator.feature_service import FeatureMap, FeatureService
+from coordinator.gate_keeper import GateKeeper, GateParts
+from coordinator.gate_publication import BlobRegistry, GatePublication
+from coordinator.gate_trials import TrialRound
+from coordinator.heads import Heads
+from coordinator.join_tokens import JoinTokens
+from coordinator.journal import Journal
+from coordinator.live_nodes import LiveNodes
+from coordinator.members import Members
+from coordinator.membership import Membership, MembershipParts
+from coordinator.revocations import Revocations
+from coordinator.routing import Router
+from coordinator.specifications import Specifications
+from coordinator.status import StatusView
+from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.ids import Digest
+from swarm.domain.inference import SocketBytes
+from swarm.domain.membership import Event
+from swarm.modules.blobs import BlobFiles
+from swarm.registry.store import MetadataStore
+from swarm.trust.ca import CertificateAuthority
+from swarm.trust.identity import Identity
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinator:
+    """The parts of one coordinator; `membership`, `keeper` and `router` implement the ports."""
+
+    membership: Membership
+    keeper: GateKeeper
+    router: Router
+    admission: Admission
+    members: Members
+    revocations: Revocations
+    specifications: Specifications
+    heads: Heads
+    live: LiveNodes
+    tokens: JoinTokens
+    journal: Journal
+    publication: GatePublication
+    features: FeatureService
+    registry: BlobRegistry
+    blobs: BlobFiles
+
+    async def synchronise(self) -> None:
+        """Bring the store and this coordinator to the same; UnreachableError while the store is away."""
+        await self.members.synchronise()
+        await self.specifications.synchronise()
+        await self.revocations.synchronise()
+        await self.tokens.synchronise()
+        await self.heads.refresh()
+        await self.keeper.synchronise()
+        await self.journal.catch_up()
+        await self.membership.expect_back()
+        await self._publish_calmly()
+
+    async def on_event(self, event: Event) -> None:
+        """Follow one event of the store and pass it on to the nodes."""
+        await self.heads.on_event(event)
+        self.live.announce(event=event)
+
+    async def publish_late(self) -> None:
+        """Give the registry what it lacks of the trunk and the active gate."""
+        trunk = self._trunk_blobs()
+        here = [blob for blob in trunk if self.blobs.has(blob)]
+        for blob in await self.registry.missing(here):
+            await self.registry.publish_blob(blob, await asyncio.to_thread(self.blobs.open_verified, blob))
+        await self.publication.publish_arrays()
+
+    async def warm(self) -> None:
+        """Load the trunk ahead of the first query, fetching its blobs where they are not here."""
+        try:
+            for blob in self.blobs.missing(self._trunk_blobs()):
+                await asyncio.to_thread(self.blobs.put, await self.registry.fetch_blob(blob))
+            await self.features.warm()
+        except SwarmError as error:
+            log.error("trunk.not_loaded", reason=str(error))
+
+    async def close(self) -> None:
+        """Let changes under way end, then stop."""
+        await self.membership.close()
+        await self.keeper.finish()
+        await self.features.close()
+
+    async def _publish_calmly(self) -> None:
+        try:
+            await self.publish_late()
+        except UnreachableError as error:
+            log.warning("registry.away", reason=str(error))
+
+    def _trunk_blobs(self) -> list[Digest]:
+        return [Digest(blob) for blob in sorted(self.admission.trunk_blobs())]
+
+
+async def build(
+    *,
+    config: CoordinatorConfig,
+    ca: CertificateAuthority,
+    identity: Identity,
+    store: MetadataStore,
+    registry: BlobRegistry,
+    endpoints: Endpoints,
+    clock: Callable[[], float],
+    socket_bytes: Callable[[], SocketBytes],
+    certificate_days: Callable[[], float],
+) -> Coordinator:
+    """Return a coordinator in the state that its folder holds; store and registry may be away."""
+    folder = CoordinatorFolder(config.home.coordinator)
+    signer, keyring = identity.required_signer(), identity.keyring()
+    blobs = await asyncio.to_thread(BlobFiles, folder.blobs)
+    members = Members(keyring, store, EnvelopeFiles(folder.records))
+    revocations = Revocations(keyring, signer, store, EnvelopeFiles(folder.revocations), clock)
+    specifications = Specifications(keyring, signer, store, EnvelopeFiles(folder.specifications))
+    journal = Journal(store, clock)
+    heads = Heads(store, members, EnvelopeFiles(folder.heads), EnvelopeFiles(folder.tombstones))
+    await heads.load()
+    live = LiveNodes(clock)
+    publication = GatePublication(
+        store=store,
+        registry=registry,
+        files=GateFiles(EnvelopeFiles(folder.gates), blobs, keyring),
+        signer=signer,
+        clock=clock,
+        top_k=config.gate_top_k,
+    )
+    await publication.load()
+    keeper = GateKeeper(
+        GateParts(
+            store=store,
+            members=members,
+            heads=heads,
+            live=live,
+            journal=journal,
+            specifications=specifications,
+            contributions=ContributionFiles(folder.contributions),
+            publication=publication,
+            trials=TrialRound(live),
+        )
+    )
+    admission = Admission(
+        ca=ca,
+        store=store,
+        members=members,
+        revocations=revocations,
+        specifications=specifications,
+        journal=journal,
+        coordinator_record=identity.record,
+        endpoints=endpoints,
+        clock=clock,
+    )
+    tokens = JoinTokens(store, signer, ca.pin, endpoints, folder.tokens, clock)
+    status = StatusView(
+        store=store,
+        members=members,
+        revocations=revocations,
+        specifications=specifications,
+        heads=heads,
+        live=live,
+        keeper=keeper,
+        started_at=clock(),
+        clock=clock,
+        socket_bytes=socket_bytes,
+        certificate_days=certificate_days,
+    )
+    membership = Membership(
+        MembershipParts(
+            store=store,
+            members=members,
+            revocations=revocations,
+            specifications=specifications,
+            heads=heads,
+            live=live,
+            keeper=keeper,
+            admission=admission,
+            tokens=tokens,
+            journal=journal,
+            status=status,
+            signer=signer,
+            clock=clock,
+        )
+    )
+    features = FeatureService(trunk_loader(specifications, blobs, config.import_paths))
+    router = Router(
+        active=lambda: keeper.active,
+        specification=lambda: specifications.current.value,
+        heads=heads,
+        features=features,
+        calls=ExpertCalls(live),
+    )
+    return Coordinator(
+        membership=membership,
+        keeper=keeper,
+        router=router,
+        admission=admission,
+        members=members,
+        revocations=revocations,
+        specifications=specifications,
+        heads=heads,
+        live=live,
+        tokens=tokens,
+        journal=journal,
+        publication=publication,
+        features=features,
+        registry=registry,
+        blobs=blobs,
+    )
+
+
+def trunk_loader(
+    specifications: Specifications, blobs: BlobFiles, import_paths: tuple[str, ...]
+) -> Callable[[], FeatureMap]:
+    """Return what loads the specification's trunk; it runs in the trunk's own thread."""
+
+    def load() -> FeatureMap:
+        from swarm.experts.trunk import Trunk
+
+        value = specifications.current.value
+        return Trunk.load(
+            value.trunk,
+            blobs.open_verified,
+            scale=value.scale,
+            offset=value.offset,
+            import_paths=import_paths,
+        )
+
+    return load

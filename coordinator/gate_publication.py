@@ -1,0 +1,152 @@
+"""From a candidate to a version that the store has accepted: signing, publishing, adopting, catching up."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from coordinator.active_gate import ActiveGate, GateFiles
+from coordinator.candidate import Candidate, Signable, gate_statement
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import GateStatement
+from swarm.domain.specification import Specification
+from swarm.registry.store import MetadataStore
+from swarm.trust.signing import Signer
+from swarm.trust.statements import Statement, read_statement, sign_statement
+
+log = structlog.get_logger()
+
+
+class BlobRegistry(Protocol):
+    """Where gates' arrays are published for the nodes (`swarm.rpc.clients.RegistryClient`)."""
+
+    async def missing(self, blobs: Sequence[Digest]) -> list[Digest]: ...
+    async def publish_blob(self, blob: Digest, data: bytes | memoryview) -> None: ...
+    async def fetch_blob(self, blob: Digest) -> bytes: ...
+
+
+class GatePublication:
+    """Holds the active gate. The store's `put_gate` is the moment at which a version counts."""
+
+    def __init__(
+        self,
+        *,
+        store: MetadataStore,
+        registry: BlobRegistry,
+        files: GateFiles,
+        signer: Signer,
+        clock: Callable[[], float],
+        top_k: int,
+    ) -> None:
+        self._store, self._registry, self.files = store, registry, files
+        self._signer, self._clock, self._top_k = signer, clock, top_k
+        self.active: ActiveGate | None = None
+
+    @property
+    def version(self) -> int:
+        """The active version, 0 before the first."""
+        return 0 if self.active is None else self.active.version
+
+    async def load(self) -> None:
+        """Take over the newest version of the coordinator's own folder, if there is one."""
+        if self.files.newest():
+            self.active = await asyncio.to_thread(self.files.load, self.files.statement(self.files.newest()))
+
+    def required(self) -> ActiveGate:
+        """Return the active gate; NotReadyError before the first."""
+        if self.active is None:
+            raise NotReadyError(
+                "gate",
+                found="none yet",
+                expected="a contribution of at least one node",
+                remedy="on a node: swarm train DATA",
+            )
+        return self.active
+
+    async def sign(
+        self,
+        candidate: Candidate,
+        specification: Statement[Specification],
+        temperature: float,
+        reason: str,
+        evidence: Mapping[str, float],
+        *,
+        may_publish_later: bool = False,
+    ) -> bytes:
+        """Return the next version's signed envelope, its arrays kept here and published to the nodes.
+
+        `may_publish_later`: a registry that is away does not stop it; `publish_arrays` makes up for it.
+        """
+        says = Signable(
+            version=self.version + 1,
+            specification=specification.value,
+            specification_digest=specification.digest,
+            temperature=temperature,
+            top_k=self._top_k,
+            reason=reason,
+            created_at=self._clock(),
+            evidence=evidence,
+        )
+        statement, blobs = await asyncio.to_thread(gate_statement, candidate, says)
+        for data in blobs.values():
+            await asyncio.to_thread(self.files.blobs.put, data)
+        try:
+            await self._publish(list(blobs))
+        except UnreachableError as error:
+            if not may_publish_later:
+                raise
+            log.warning("gate.not_published", version=statement.version, reason=str(error))
+        return sign_statement(statement, self._signer)
+
+    async def activate(self, envelope: bytes) -> ActiveGate:
+        """Make the next version count; ConflictError where the store has another newest one."""
+        try:
+            await self._store.put_gate(self.version + 1, envelope)
+        except SwarmError:
+            # The store may have this very version, from an attempt whose answer was lost.
+            try:
+                await self.synchronise()
+            except SwarmError as error:
+                log.warning("gate.not_in_step", reason=str(error))
+            raise
+        return await self._take(envelope)
+
+    async def synchronise(self) -> None:
+        """Bring the store up to our newest version, or ours up to the store's."""
+        newest = await self._store.gate()
+        in_store = read_statement(newest, GateStatement).value.version if newest else 0
+        own = self.version
+        for version in range(in_store + 1, own + 1):
+            envelope = self.files.envelope(version)
+            if envelope is not None:
+                await self._store.put_gate(version, envelope)
+        for version in range(own + 1, in_store + 1):
+            envelope = await self._store.gate(version)
+            if envelope is not None:
+                await self._take(envelope)
+                log.warning("gate.adopted", version=version)
+
+    async def publish_arrays(self) -> None:
+        """Publish what the registry lacks of the active version."""
+        if self.active is not None:
+            await self._publish(list(dict.fromkeys(entry.blob for entry in self.active.value.arrays)))
+
+    async def _publish(self, blobs: Sequence[Digest]) -> None:
+        if not blobs:
+            return
+        for blob in await self._registry.missing(blobs):
+            await self._registry.publish_blob(
+                blob, await asyncio.to_thread(self.files.blobs.open_verified, blob)
+            )
+
+    async def _take(self, envelope: bytes) -> ActiveGate:
+        """Make a version that the store has accepted the active one."""
+        statement = self.files.open(envelope)
+        for blob in self.files.blobs.missing(entry.blob for entry in statement.value.arrays):
+            await asyncio.to_thread(self.files.blobs.put, await self._registry.fetch_blob(blob))
+        loaded = await asyncio.to_thread(self.files.load, statement)
+        await asyncio.to_thread(self.files.put, statement.value.version, envelope)
+        self.active = loaded
+        return loaded

@@ -1,0 +1,213 @@
+"""The join port: HTTPS for those who have no certificate yet, or whose certificate expired while they slept.
+
+Everyone may call it, so bodies are small, reading them takes seconds at most, and calls per address are
+counted. Problems are JSON: code, subject, found, expected, remedy.
+"""
+
+import asyncio
+import contextlib
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from coordinator.admission import Admission
+from coordinator.throttle import Throttle
+from swarm.domain.errors import (
+    DeadlineError,
+    ExhaustedError,
+    InvalidInputError,
+    NotFoundError,
+    SwarmError,
+    UsageError,
+)
+from swarm.domain.ids import Digest
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.status import http_status, problem_json
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 10.0
+MOST_CONNECTIONS = 128
+
+log = structlog.get_logger()
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def join_app(admission: Admission, blobs: BlobFiles, clock: Callable[[], float]) -> Starlette:
+    """Return the join port's application. clock: seconds, for counting calls (any steady origin)."""
+    reading = Throttle(burst=240, per_second=40, clock=clock)
+    joining = Throttle(burst=40, per_second=1, clock=clock)
+
+    async def ca(_: Request) -> Response:
+        return PlainTextResponse(admission.ca.certificate_pem, media_type="application/x-pem-file")
+
+    async def specification(_: Request) -> Response:
+        return JSONResponse(admission.specification())
+
+    async def blob(request: Request) -> Response:
+        name = request.path_params["digest"]
+        if name not in admission.trunk_blobs():
+            raise NotFoundError("blob", found=name[:64], expected="a blob of the specification's trunk")
+        view = await run_in_threadpool(blobs.open_verified, Digest(name))
+        return Response(bytes(view), media_type="application/octet-stream")
+
+    async def join(request: Request) -> Response:
+        return JSONResponse(await admission.join(await _body(request)))
+
+    async def renew(request: Request) -> Response:
+        return JSONResponse(await admission.renew_by_proof(await _body(request)))
+
+    return Starlette(
+        routes=[
+            Route("/v1/ca", _counted(ca, reading), methods=["GET"]),
+            Route("/v1/specification", _counted(specification, reading), methods=["GET"]),
+            Route("/v1/blobs/{digest}", _counted(blob, reading), methods=["GET"]),
+            Route("/v1/join", _counted(join, joining), methods=["POST"]),
+            Route("/v1/renew", _counted(renew, joining), methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _no_such_page},
+    )
+
+
+def _counted(handler: Handler, throttle: Throttle) -> Handler:
+    async def handle(request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        try:
+            if not throttle.admits(address):
+                raise ExhaustedError(
+                    "join port",
+                    found=f"too many calls from {address}",
+                    expected="fewer",
+                    remedy="wait a minute",
+                )
+            return await handler(request)
+        except SwarmError as error:
+            log.info(
+                "join.refused", path=request.url.path, address=address, code=error.code, reason=str(error)
+            )
+            return problem(error)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception:
+            log.exception("join.failed", path=request.url.path, address=address)
+            return problem(
+                SwarmError("coordinator", found="an internal error", remedy="see the coordinator's log")
+            )
+
+    return handle
+
+
+def problem(error: SwarmError) -> Response:
+    """Return an error as its HTTP status and JSON."""
+    return JSONResponse(problem_json(error), status_code=http_status(error))
+
+
+async def _no_such_page(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    body = problem_json(
+        NotFoundError(
+            f"{request.method} {request.url.path[:120]}",
+            found="nothing here",
+            expected="a page of the join port",
+        )
+    )
+    return JSONResponse(body, status_code=status)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_BODY_BYTES:
+                    raise InvalidInputError(
+                        "request body", found="too many bytes", expected=f"at most {MAX_BODY_BYTES}"
+                    )
+    except TimeoutError:
+        raise DeadlineError(
+            "request body", found=f"not complete after {BODY_TIMEOUT_S:g} s", expected="all of it"
+        ) from None
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise InvalidInputError("request body", found="no JSON object", expected="a JSON object")
+    return body
+
+
+class JoinServer:
+    """Serves the join port over TLS under the coordinator's certificate; `reload` takes up a renewed one."""
+
+    def __init__(self, app: Starlette, identity_folder: Path) -> None:
+        self._folder = identity_folder
+        self._config = uvicorn.Config(
+            app,
+            ssl_certfile=str(identity_folder / "certificate.pem"),
+            ssl_keyfile=str(identity_folder / "key.pem"),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(self._config)
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; return the port (port 0 takes a free one). UsageError where the port is taken."""
+        listener = _listener(host, port)
+        self._config.load()
+        if self._config.ssl is not None:
+            self._config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        found: int = listener.getsockname()[1]
+        return found
+
+    def reload(self) -> None:
+        """Use the certificate that is in the identity's folder now, for connections from here on."""
+        if self._config.ssl is not None:
+            self._config.ssl.load_cert_chain(self._folder / "certificate.pem", self._folder / "key.pem")
+
+    async def stop(self) -> None:
+        """Take no new calls and end the running ones within two seconds."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.gather(self._serving, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The process has several servers; its signals belong to `coordinator.app`.
+        yield
+
+
+def _listener(host: str, port: int) -> Any:
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise UsageError(
+            f"join port {host}:{port}",
+            found=error.strerror or str(error),
+            expected="a free port on an address of this machine",
+            remedy="stop what listens there, or choose another: --join-port",
+        ) from error

@@ -1,0 +1,114 @@
+"""The backup's file: a tar of the founder's home, without what can be made again, and Redis as JSON lines."""
+
+import base64
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from swarm.config import SwarmHome
+from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, VerificationError
+from swarm.domain.ids import SwarmId, swarm_id
+
+Row = tuple[bytes, bytes, int]
+SCHEMA = "swarm.backup/1"
+_PARTS = ("ca", "coordinator", "registry", "operator", "swarm.toml")
+_ABOUT, _REDIS = "backup.json", "redis.jsonl"
+
+
+def write_archive(
+    file: Path, home: SwarmHome, swarm: SwarmId, rows: Sequence[Row], *, with_blobs: bool
+) -> None:
+    """Write the home and Redis's rows to file (0600), entirely or not at all."""
+    about = {"schema": SCHEMA, "swarm": swarm, "created_at": time.time(), "blobs": with_blobs}
+    lines = [
+        json.dumps([base64.b64encode(key).decode(), base64.b64encode(payload).decode(), ttl_ms])
+        for key, payload, ttl_ms in rows
+    ]
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+            with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1) as archive:
+                _add(archive, _ABOUT, json.dumps(about).encode())
+                _add(archive, _REDIS, "\n".join(lines).encode())
+                for path in _files(home, with_blobs=with_blobs):
+                    archive.add(path, arcname=path.relative_to(home.root).as_posix(), recursive=False)
+            raw.flush()
+            os.fsync(raw.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
+    """Unpack a backup into an empty home; return the swarm's id and Redis's rows.
+
+    Raises ConflictError where home has something already, InvalidInputError for another kind of file,
+    VerificationError for a damaged one. Only plain files below the known folders are written.
+    """
+    if any((home.root / part).exists() for part in _PARTS):
+        raise ConflictError(
+            f"home {home.root}", found="a swarm already", expected="an empty folder", remedy="--home DIR"
+        )
+    try:
+        with tarfile.open(file) as archive:
+            found = {member.name: member for member in archive.getmembers()}
+            swarm = _about(archive, found, file)
+            rows = _rows(archive, found)
+            for name in found.keys() - {_ABOUT, _REDIS}:
+                _unpack(archive, found[name], home.root)
+    except FileNotFoundError:
+        raise NotFoundError(str(file), found="no such file", expected="a file of swarm backup") from None
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise VerificationError(
+            str(file), found=f"{type(error).__name__}: {error}", expected="a whole file of swarm backup"
+        ) from error
+    return swarm, rows
+
+
+def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
+    found: list[Path] = []
+    for part in _PARTS:
+        path = home.root / part
+        found += [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
+    skipped = home.registry / "blobs"
+    return found if with_blobs else [path for path in found if not path.is_relative_to(skipped)]
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo | None, name: str) -> bytes:
+    stream = archive.extractfile(member) if member is not None and member.isreg() else None
+    if stream is None:
+        raise InvalidInputError("backup", found=f"no {name}", expected="a file of swarm backup")
+    return stream.read()
+
+
+def _about(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo], file: Path) -> SwarmId:
+    about = json.loads(_content(archive, found.get(_ABOUT), _ABOUT))
+    if about.get("schema") != SCHEMA:
+        raise InvalidInputError(str(file), found=f"schema {about.get('schema')!r}", expected=SCHEMA)
+    return swarm_id(str(about["swarm"]))
+
+
+def _rows(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo]) -> list[Row]:
+    lines = _content(archive, found.get(_REDIS), _REDIS).decode().splitlines()
+    parsed = [json.loads(line) for line in lines]
+    return [(base64.b64decode(key), base64.b64decode(payload), int(ttl)) for key, payload, ttl in parsed]
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    name = PurePosixPath(member.name)
+    if not member.isreg() or name.is_absolute() or ".." in name.parts or name.parts[0] not in _PARTS:
+        raise InvalidInputError("backup", found=f"an entry {member.name!r}", expected="files of a home")
+    target = root.joinpath(*name.parts)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(_content(archive, member, member.name))

@@ -1,0 +1,297 @@
+"""Blobs, manifests and gates from a real registry over mutual TLS, and what a damaged or lying one does."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swarm.digests import digest_of
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotFoundError,
+    SwarmError,
+    UnknownMemberError,
+    VerificationError,
+)
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.membership import Lease
+from swarm.modules.blobs import BlobFiles
+from swarm.modules.packing import pack_module, pack_single
+from swarm.registry.memory_store import MemoryStore
+from swarm.registry.service import RegistryService
+from swarm.rpc import methods as m
+from swarm.rpc.channel import Connection, open_channel
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.servicers import membership_service, registry_service
+from swarm.rpc.verified import VerifiedRegistry
+from swarm.trust.identity import Identity
+from swarm.trust.statements import sign_statement, statement_digest
+from tests.support.rpc import Membership, found_now, node, service, serving
+from tests.support.trust import Founded, gate, manifest, specification
+
+
+@dataclass
+class World:
+    """A registry with a node's client to it, and the store and files behind it."""
+
+    swarm: Founded
+    ada: Identity
+    store: MemoryStore
+    files: BlobFiles
+    port: RegistryService
+    connection: Connection
+    client: RegistryClient
+    lease: Lease
+    cache: BlobFiles
+
+    def verified(self, coordinator: CoordinatorClient | None = None) -> VerifiedRegistry:
+        """What a node that has not met ada sees."""
+        return VerifiedRegistry(self.client, coordinator, self.swarm.keyring(), self.cache)
+
+    async def publish(self) -> tuple[Manifest, Digest, bytes]:
+        """Publish one version of ada's expert through the wire."""
+        value, blobs = weights_of(manifest())
+        for data in blobs.values():
+            await self.client.publish_blob(digest_of(data), data)
+        envelope = sign_statement(value, self.ada.required_signer())
+        await self.client.commit(envelope, self.lease.fence, key="publish-1")
+        return value, statement_digest(envelope), envelope
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    swarm = found_now(tmp_path / "swarm")
+    ada, registry = node(swarm, "ada"), service(swarm, "registry")
+    store, files = MemoryStore(), BlobFiles(tmp_path / "blobs")
+    await store.put_record(ada.id, ada.record)
+    await store.put_specification(1, sign_statement(specification(), swarm.coordinator_signer))
+    port = RegistryService(store=store, blobs=files, keyring=registry.keyring(), certificate_days=lambda: 7.0)
+    lease = await store.grant_lease(ada.id, 60.0)
+    cache = BlobFiles(tmp_path / "cache")
+    async with (
+        serving(registry, [registry_service(port)]) as (_, address),
+        open_channel(ada, address, "registry", NodeId("registry")) as connection,
+    ):
+        client = RegistryClient(connection)
+        yield World(swarm, ada, store, files, port, connection, client, lease, cache)
+
+
+class Records(Membership):
+    """A coordinator that knows one member's record."""
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__()
+        self.known = identity
+
+    async def record(self, member: NodeId) -> bytes:
+        if member != self.known.id:
+            raise NotFoundError(f"member {member}")
+        return self.known.record
+
+
+async def test_a_blob_of_several_messages_comes_back_whole(world: World) -> None:
+    data = os.urandom(3 * (1 << 20) + 17)
+    blob = digest_of(data)
+    assert await world.client.missing([blob]) == [blob]
+    await world.client.publish_blob(blob, data)
+    await world.client.publish_blob(blob, data)
+    assert await world.client.missing([blob]) == []
+    assert await world.client.fetch_blob(blob) == data
+    await world.client.fetch_into(blob, world.cache, len(data))
+    assert bytes(world.cache.open_verified(blob)) == data
+    empty = digest_of(b"")
+    await world.client.publish_blob(empty, b"")
+    assert await world.client.fetch_blob(empty) == b""
+
+
+async def test_bytes_that_are_not_what_was_promised_are_refused_on_arrival(world: World) -> None:
+    promised = digest_of(b"promised")
+    with pytest.raises(VerificationError, match=promised[:12]):
+        await world.client.publish_blob(promised, b"else....")
+    assert await world.client.missing([promised]) == [promised]
+    with pytest.raises(InvalidInputError, match="swarm-size"):
+        await world.connection.upload(m.PUBLISH, _chunks(b"x"), metadata=(("swarm-digest", promised),))
+    with pytest.raises(InvalidInputError, match="digest"):
+        await world.client.fetch_blob(Digest("../../etc/passwd"))
+
+
+async def test_a_blob_that_was_damaged_in_the_registry_is_refused_by_name(world: World) -> None:
+    data = os.urandom(1000)
+    blob = digest_of(data)
+    await world.client.publish_blob(blob, data)
+    _flip(world.files.path(blob))
+    with pytest.raises(VerificationError, match=blob[:12]):
+        await world.client.fetch_blob(blob)
+
+
+async def test_a_registry_that_lies_about_a_blob_is_caught(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, _, _ = await world.publish()
+
+    async def lie(blob: Digest) -> AsyncIterator[bytes]:
+        honest = bytes(world.files.open_verified(blob))
+        yield bytes([honest[0] ^ 1]) + honest[1:]
+
+    monkeypatch.setattr(world.port, "fetch", lie)
+    blob = value.blobs()[0]
+    with pytest.raises(VerificationError, match=f"blob from registry at 127.*{blob[:12]}"):
+        await world.client.fetch_blob(blob)
+    with pytest.raises(VerificationError, match=blob[:12]):
+        await world.client.fetch_into(blob, world.cache, world.files.size(blob))
+    with pytest.raises(VerificationError, match=r"ada\.e1@1: blob"):
+        await world.verified().blobs(value)
+    assert world.cache.stats() == (0, 0)
+
+
+async def test_a_manifest_is_opened_with_a_record_from_the_coordinator(world: World) -> None:
+    value, digest, _ = await world.publish()
+    with pytest.raises(UnknownMemberError, match="member ada"):
+        await world.verified().manifest(digest)
+    async with _coordinator(world, Records(world.ada)) as coordinator:
+        verified = world.verified(coordinator)
+        assert (await verified.manifest(digest)).value == value
+        assert (await verified.manifest(value.expert)).digest == digest
+        await verified.blobs(value)
+        assert world.cache.missing(value.blobs()) == []
+        with pytest.raises(NotFoundError):
+            await verified.manifest(digest_of(b"no such manifest"))
+
+
+async def test_a_coordinators_forged_record_does_not_help_a_forged_manifest(
+    world: World, tmp_path: Path
+) -> None:
+    forger = node(found_now(tmp_path / "elsewhere"), "ada")
+    _, digest, _ = await world.publish()
+    async with _coordinator(world, Records(forger)) as coordinator:
+        with pytest.raises(VerificationError):
+            await world.verified(coordinator).manifest(digest)
+
+
+async def test_a_registry_that_answers_with_another_manifest_is_caught(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, digest, _ = await world.publish()
+    other = replace(value, metrics={"validation_accuracy": 0.5})
+    envelope = sign_statement(other, world.ada.required_signer())
+
+    async def lie(digest: str, expert: str, version: int) -> bytes:
+        return envelope
+
+    monkeypatch.setattr(world.port, "manifest", lie)
+    verified = world.verified()
+    verified.keyring.add_record(world.ada.record)
+    with pytest.raises(VerificationError, match=f"manifest {digest[:12]}: found a statement with digest"):
+        await verified.manifest(digest)
+    with pytest.raises(VerificationError, match=r"manifest of bob\.e1@head"):
+        await verified.manifest("bob.e1")
+
+
+@pytest.mark.parametrize("position", [10, -10])
+async def test_one_flipped_byte_in_a_manifest_is_refused_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    _, digest, envelope = await world.publish()
+    flipped = bytearray(envelope)
+    flipped[position] ^= 1
+
+    async def lie(digest: str, expert: str, version: int) -> bytes:
+        return bytes(flipped)
+
+    monkeypatch.setattr(world.port, "manifest", lie)
+    verified = world.verified()
+    verified.keyring.add_record(world.ada.record)
+    with pytest.raises(VerificationError, match="manifest"):
+        await verified.manifest(digest)
+
+
+async def test_a_gates_arrays_are_used_only_as_they_were_signed(world: World) -> None:
+    statement, data = gate_of()
+    blob = statement.arrays[0].blob
+    await world.client.publish_blob(blob, data)
+    verified = world.verified()
+    arrays = await verified.gate_arrays(statement)
+    assert arrays["prototypes"].shape == (2, 4) and not arrays["prototypes"].flags.writeable
+    _flip(world.cache.path(blob))
+    healed = await verified.gate_arrays(statement)
+    assert np.array_equal(healed["prototypes"], np.arange(8, dtype=np.float32).reshape(2, 4))
+    _flip(world.cache.path(blob))
+    _flip(world.files.path(blob))
+    with pytest.raises(VerificationError, match=f"gate 1: .*{blob[:12]}"):
+        await verified.gate_arrays(statement)
+
+
+async def test_every_act_repeated_with_its_key_changes_nothing(world: World) -> None:
+    _, digest, envelope = await world.publish()
+    before = await _dumped(world.store)
+    again = await world.client.commit(envelope, world.lease.fence, key="publish-1")
+    assert again.manifest == digest and await _dumped(world.store) == before
+    restored = await world.client.announce([envelope], world.lease.fence, key="announce-1")
+    after = await _dumped(world.store)
+    assert await world.client.announce([envelope], world.lease.fence, key="announce-1") == restored
+    assert await _dumped(world.store) == after
+    health = await world.client.health()
+    assert health.redis == "ok" and health.blobs > 0
+    assert [head.manifest for head in await world.client.heads("ada")] == [digest]
+    assert (await world.client.lineage(expert="ada.e1")).nodes[0].manifest == digest
+
+
+async def test_a_failed_port_does_not_leave_a_half_sent_blob(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(blob: Digest) -> AsyncIterator[bytes]:
+        yield b"half"
+        raise OSError("disk trouble")
+
+    monkeypatch.setattr(world.port, "fetch", breaks)
+    with pytest.raises(SwarmError, match="internal error"):
+        await world.client.fetch_into(digest_of(b"half and half"), world.cache, 13)
+    assert world.cache.stats() == (0, 0)
+
+
+def weights_of(value: Manifest) -> tuple[Manifest, dict[Digest, bytes]]:
+    """Return the manifest with modules that have real bytes, and these bytes."""
+    rng = np.random.default_rng(0)
+    hidden, first = pack_module("hidden", {"weight": rng.normal(size=(200, 200)).astype(np.float32)})
+    head, second = pack_module("head", {"weight": np.ones((3, 2), np.float32)})
+    return replace(value, modules=(hidden, head)), {**first, **second}
+
+
+def gate_of() -> tuple[GateStatement, bytes]:
+    arrays = {
+        "prototypes": np.arange(8, dtype=np.float32).reshape(2, 4),
+        "log_prior": np.zeros(2, np.float32),
+    }
+    entries, _, data = pack_single(arrays)
+    return replace(gate(), arrays=entries), data
+
+
+@asynccontextmanager
+async def _coordinator(world: World, port: Membership) -> AsyncIterator[CoordinatorClient]:
+    services = [membership_service(port)]
+    async with (
+        serving(world.swarm.coordinator, services) as (_, address),
+        open_channel(world.ada, address, "coordinator", NodeId("coordinator")) as connection,
+    ):
+        yield CoordinatorClient(connection)
+
+
+async def _chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def _dumped(store: MemoryStore) -> list[tuple[bytes, bytes, int]]:
+    return sorted([row async for row in store.dump()])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)

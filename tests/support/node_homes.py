@@ -1,0 +1,56 @@
+"""Homes of real nodes, with real keys, for tests that need no running swarm."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from swarm.config import NodeHome
+from swarm.domain.ids import SwarmId
+from swarm.modules.blobs import BlobFiles
+from swarm.trust.statements import sign_statement
+from tests.support.learning import digits_like, make_specification
+from tests.support.trust import Founded, found
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SWARM_THREADS": "1"}
+
+
+def member_home(folder: Path, name: str = "rose") -> tuple[NodeHome, Founded]:
+    """Return the home of a node that joined the swarm `garden`, whose coordinator is not running."""
+    now = datetime.now(UTC)
+    founded = found(folder / "swarm", "garden", now)
+    home = NodeHome(folder / name)
+    member = founded.member(name, now=now)
+    home.root.mkdir()
+    member.folder.rename(home.identity)
+    told = home.identity / "identity.json"
+    told.write_bytes(told.read_bytes().replace(b"h:70", b"127.0.0.1:1"))
+    specification = make_specification(BlobFiles(home.cache), swarm=SwarmId("garden"))
+    home.state.mkdir()
+    envelope = sign_statement(specification, founded.coordinator_signer)
+    (home.state / "specification.json").write_bytes(envelope)
+    return home, founded
+
+
+def write_digits(path: Path, count: int = 240, classes: int = 4, seed: int = 0) -> Path:
+    """Write easily told 8 x 8 images as an .npz source."""
+    images, labels = digits_like(count, classes, seed)
+    np.savez(path, x=images, y=labels)
+    return path
+
+
+def start_agent(home: NodeHome) -> "subprocess.Popen[bytes]":
+    """Start a node's agent as its own process, its log in run/agent.log."""
+    home.run.mkdir(parents=True, exist_ok=True)
+    with (home.run / "agent.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "node.app", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=ENVIRONMENT,
+        )

@@ -1,0 +1,117 @@
+"""The command line as a whole: quick to start, errors in four lines, exit codes by the table, JSON by schema."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "flwr", "sklearn", "grpc", "google.protobuf", "redis", "pydantic")
+
+
+def swarm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "swarm.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from swarm.cli.app import build\n"
+        "import typer\n"
+        "typer.main.get_command(build()).main(['--help'], standalone_mode=False)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert "swarm" in done.stdout
+
+
+def test_import_swarm_loads_nothing_heavy() -> None:
+    script = f"import swarm, swarm.cli, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_explains_itself() -> None:
+    families = {
+        "": "up init join leave down redis registry coordinator node train outbound status events doctor"
+        " experts lineage predict eval backup restore token expert gate",
+        "token": "create list revoke",
+        "expert": "show pull remove",
+        "gate": "show fit history rollback",
+    }
+    import typer
+    from click import Group
+
+    from swarm.cli.app import build
+
+    command = typer.main.get_command(build())
+    assert isinstance(command, Group)
+    for family, expected in families.items():
+        group = command.commands[family] if family else command
+        assert isinstance(group, Group)
+        assert set(expected.split()) == set(group.commands)
+        assert all(child.help for child in group.commands.values() if not isinstance(child, Group))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("frob",), 2, "No such command"),
+        (("predict",), 2, "Missing argument"),
+        (("status",), 2, "swarm init"),
+        (("join", "nonsense"), 2, "TOKEN@HOST:PORT"),
+        (("train", "digits"), 2, "swarm join"),
+        (("init", "demo"), 2, "--data digits"),
+        (("init", "Not A Name", "--data", "digits"), 2, "lowercase"),
+        (("up", "--data", "no-such-file.npz"), 2, "no such file"),
+        (("up", "--partition", "classes:1"), 2, "classes:3"),
+        (("up", "--partition", "thirds"), 2, "dirichlet"),
+        (("token", "create", "--lifetime", "soon"), 2, "45s, 10m"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_the_next_thing_to_try(
+    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
+    done = swarm(*arguments, SWARM_HOME=str(tmp_path / "home"))
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ") or "founding" in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_an_error_in_json_names_its_code_and_what_to_try(tmp_path: Path) -> None:
+    done = swarm("status", "--json", SWARM_HOME=str(tmp_path))
+    told = json.loads(done.stdout)
+    assert told["schema"] == "swarm.error/1"
+    assert (told["code"], told["exit_code"]) == ("not_found", done.returncode)
+    assert "swarm init" in told["try"]
+
+
+def test_a_service_that_nobody_runs_is_unreachable_not_a_traceback(tmp_path: Path) -> None:
+    home = {"SWARM_HOME": str(tmp_path / "home"), "SWARM_COORDINATOR_PORT": "1", "SWARM_REGISTRY_PORT": "1"}
+    founded = swarm(
+        "init", "demo", "--input-shape", "4", "--classes", "a,b", "--trunk", "identity", "--json", **home
+    )
+    assert founded.returncode == 0, founded.stderr
+    assert "@127.0.0.1:7070" in json.loads(founded.stdout)["join_line"]
+    for arguments in (("status",), ("gate", "show"), ("experts",), ("token", "list"), ("events",)):
+        done = swarm(*arguments, **home)
+        assert done.returncode == 3, done.stderr
+        assert "Traceback" not in done.stderr
+    sick = swarm("doctor", "--json", **home)
+    checks = {check["name"]: check for check in json.loads(sick.stdout)["checks"]}
+    assert sick.returncode == 5
+    assert checks["this identity's certificate"]["ok"] and not checks["coordinator"]["ok"]
+    assert all(check["remedy"] for check in checks.values() if not check["ok"])
+    again = swarm("init", "demo", "--input-shape", "4", "--classes", "a,b", "--trunk", "identity", **home)
+    assert again.returncode == 6 and "a swarm already" in again.stderr

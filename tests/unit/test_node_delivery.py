@@ -1,0 +1,100 @@
+"""The courier delivers in order, tries again what cannot be reached, and sets aside what is refused."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from node.delivery import Courier
+from node.outbox import Intent, Outbox
+from node.publishing import Publisher
+from swarm.digests import digest_of
+from swarm.domain.errors import HarmfulContributionError, StaleFenceError, SwarmError, UnreachableError
+from swarm.domain.ids import ExpertId
+from swarm.domain.membership import ContributionOutcome, Head
+
+
+class ScriptedPublisher(Publisher):
+    """Fails as the script says, one error per attempt, then succeeds."""
+
+    def __init__(self, *errors: SwarmError) -> None:
+        self.errors = list(errors)
+        self.attempts: list[tuple[str, int]] = []
+
+    async def publish(self, intent: Intent, fence: int) -> Head:
+        self._attempt(intent, fence)
+        return Head(expert=ExpertId("a.e1"), version=1, manifest=digest_of(b""))
+
+    async def contribute(self, intent: Intent, fence: int) -> ContributionOutcome:
+        self._attempt(intent, fence)
+        return ContributionOutcome(state="activated", gate_version=4, reason="")
+
+    def _attempt(self, intent: Intent, fence: int) -> None:
+        self.attempts.append((intent.key, fence))
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@asynccontextmanager
+async def running(
+    outbox: Outbox, publisher: Publisher, fence: Callable[[], int] = lambda: 7
+) -> AsyncIterator[Courier]:
+    courier = Courier(outbox, publisher, fence=fence, first_delay_s=0.01, longest_delay_s=0.05, seed=1)
+    task = asyncio.create_task(courier.run())
+    try:
+        yield courier
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_outage_delays_a_delivery_and_nothing_else(tmp_path: Path) -> None:
+    outbox, publisher = (
+        Outbox(tmp_path),
+        ScriptedPublisher(UnreachableError("registry"), UnreachableError("registry")),
+    )
+    first = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    second = outbox.put("contribute", key="2", subject="epoch 1", envelope=b"{}")
+    async with running(outbox, publisher) as courier:
+        assert (await courier.outcome(first, 5)).state == "delivered"  # type: ignore[union-attr]
+        assert (await courier.outcome(second, 5)).gate_version == 4  # type: ignore[union-attr]
+    assert [key for key, _ in publisher.attempts] == ["1", "1", "1", "2"]
+    assert len(outbox) == 0
+
+
+async def test_a_refusal_is_set_aside_with_its_error_and_the_rest_goes_on(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    publisher = ScriptedPublisher(HarmfulContributionError("contribution", found="a loss"))
+    first = outbox.put("contribute", key="1", subject="epoch 1", envelope=b"{}")
+    second = outbox.put("publish", key="2", subject="a.e1@1", envelope=b"{}")
+    async with running(outbox, publisher) as courier:
+        refused = await courier.outcome(first, 5)
+        assert refused is not None and isinstance(refused.error, HarmfulContributionError)
+        assert (await courier.outcome(second, 5)).state == "delivered"  # type: ignore[union-attr]
+    assert outbox.refused() == [("epoch 1", "contribution: found a loss")]
+
+
+async def test_a_stale_fence_waits_for_the_next_lease(tmp_path: Path) -> None:
+    outbox, publisher = Outbox(tmp_path), ScriptedPublisher(StaleFenceError("lease"))
+    intent = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    fences = iter([7, 8])
+    async with running(outbox, publisher, lambda: next(fences)) as courier:
+        assert (await courier.outcome(intent, 5)).state == "delivered"  # type: ignore[union-attr]
+    assert [fence for _, fence in publisher.attempts] == [7, 8]
+
+
+async def test_without_a_lease_nothing_is_sent_and_the_waiter_is_told(tmp_path: Path) -> None:
+    outbox, publisher = Outbox(tmp_path), ScriptedPublisher()
+    intent = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    async with running(outbox, publisher, lambda: 0) as courier:
+        assert await courier.outcome(intent, 0.1) is None
+        assert "no lease" in courier.trouble
+    assert publisher.attempts == [] and len(outbox) == 1
+
+
+async def test_a_new_process_delivers_what_the_old_one_could_not(tmp_path: Path) -> None:
+    Outbox(tmp_path).put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    outbox, publisher = Outbox(tmp_path), ScriptedPublisher()
+    async with running(outbox, publisher) as courier:
+        await courier.outcome(outbox.pending()[0], 5)
+    assert [key for key, _ in publisher.attempts] == ["1"]

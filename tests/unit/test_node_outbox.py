@@ -1,0 +1,79 @@
+"""The outbox keeps what has to leave, in order, once, until it is acknowledged."""
+
+from pathlib import Path
+
+from node.outbox import Outbox, refreshed
+
+
+def test_what_was_put_is_still_there_after_a_restart(tmp_path: Path) -> None:
+    Outbox(tmp_path).put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    again = Outbox(tmp_path)
+    (intent,) = again.pending()
+    assert (intent.key, intent.kind, intent.envelope, again.arrays(intent)) == (
+        "k",
+        "contribute",
+        b"{}",
+        b"sums",
+    )
+
+
+def test_the_same_key_is_kept_once(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first = outbox.put("publish", key="k", subject="a.e1@1", envelope=b"{}")
+    assert outbox.put("publish", key="k", subject="a.e1@1", envelope=b"{}") == first
+    assert len(outbox) == 1
+
+
+def test_intents_come_in_the_order_in_which_they_were_put(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in range(12):
+        outbox.put("publish", key=f"k{number}", subject=f"a.e{number}@1", envelope=b"{}")
+    assert [intent.key for intent in outbox.pending()] == [f"k{number}" for number in range(12)]
+
+
+def test_an_acknowledged_intent_leaves_no_file_and_its_number_is_not_used_again(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    outbox.done(first)
+    assert not list(tmp_path.iterdir())
+    assert outbox.put("publish", key="l", subject="a.e1@1", envelope=b"{}").number != first.number
+
+
+def test_what_is_refused_is_kept_with_its_reason(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    intent = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    outbox.refuse(intent, "an incumbent would lose")
+    assert outbox.pending() == []
+    assert outbox.refused() == [("epoch 1", "an incumbent would lose")]
+    assert [path.read_bytes() for path in (tmp_path / "refused").glob("*.bin")] == [b"sums"]
+
+
+def test_a_statement_signed_again_replaces_the_first_under_a_new_key(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    intent = outbox.put("publish", key="k", subject="a.e1@1", envelope=b"old")
+    outbox.rewrite(refreshed(intent, key="k-on-3", envelope=b"new"))
+    (kept,) = Outbox(tmp_path).pending()
+    assert (kept.key, kept.envelope, kept.refreshed) == ("k-on-3", b"new", True)
+
+
+def test_only_the_newest_contribution_needs_to_go_out(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    first = outbox.put("contribute", key="1", subject="epoch 1", envelope=b"{}")
+    second = outbox.put("contribute", key="2", subject="epoch 2", envelope=b"{}")
+    assert outbox.superseded(first) and not outbox.superseded(second)
+
+
+def test_a_damaged_file_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    damaged = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    outbox.put("publish", key="2", subject="a.e2@1", envelope=b"{}")
+    (tmp_path / f"{damaged.name}.json").write_bytes(b'{"number": 1')
+    assert [intent.key for intent in outbox.pending()] == ["2"]
+    assert len(list((tmp_path / "refused").iterdir())) == 1
+
+
+def test_a_crash_while_writing_leaves_nothing_to_deliver(tmp_path: Path) -> None:
+    (tmp_path / ".000000001-publish.json.77.tmp").write_bytes(b'{"number"')
+    (tmp_path / "000000002-contribute.bin").write_bytes(b"arrays whose intent was never written")
+    assert Outbox(tmp_path).pending() == []
+    assert not list(tmp_path.iterdir())

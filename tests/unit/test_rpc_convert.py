@@ -1,0 +1,259 @@
+"""Conversions: nothing is lost on the wire, and what cannot be right is refused by name."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from swarm.digests import digest_of
+from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.ids import ExpertId, LeafId, NodeId
+from swarm.domain.inference import Answer, Listing, Query, SocketBytes, Source
+from swarm.domain.lineage import Lineage, LineageEdge, LineageNode
+from swarm.domain.membership import Event, Head, NodeView, RegistryHealth, SwarmStatus, TokenView, Welcome
+from swarm.rpc import convert
+from swarm.rpc.convert.tensors import WIRE_DTYPES
+from swarm.rpc.pb import types_pb2
+from tests.support.rpc import Experts, expert_request, hello, trial
+
+A, B = digest_of(b"a"), digest_of(b"b")
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_array_of_finite_numbers_crosses_unchanged(data: st.DataObject) -> None:
+    dtype = np.dtype(data.draw(st.sampled_from(WIRE_DTYPES)))
+    plain: dict[str, Any] = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else {}
+    elements = hnp.from_dtype(dtype, **plain)
+    array: NDArray[np.generic] = data.draw(hnp.arrays(dtype, SHAPES, elements=elements))
+    for given_array in (array, array.T, array.astype(dtype.newbyteorder(">"))):
+        back = convert.tensor_from_pb(convert.tensor_to_pb(given_array, "x"), "x")
+        assert back.dtype == dtype and np.array_equal(back, given_array)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "data", "error", "text"),
+    [
+        ("", [1], b"\0", InvalidInputError, "found no dtype"),
+        ("object", [1], bytes(8), InvalidInputError, "found 'object'"),
+        ("bfloat16", [1], bytes(2), InvalidInputError, "found 'bfloat16'"),
+        (">f4", [1], bytes(4), InvalidInputError, "expected a dtype of"),
+        ("float32", [2, 3], bytes(23), ShapeMismatchError, "found 23 bytes; expected 24 bytes"),
+        ("float32", [2, -3], bytes(24), ShapeMismatchError, "found shape"),
+        ("int64", [1 << 62, 1 << 62], b"", ShapeMismatchError, "found 0 bytes"),
+        ("uint8", [1] * 9, b"\0", ShapeMismatchError, "at most 8"),
+        ("bool", [2], b"\0\2", InvalidInputError, "neither 0 nor 1"),
+        ("float32", [2], np.array([0, np.nan], "<f4").tobytes(), InvalidInputError, r"found nan at \[1\]"),
+        ("float16", [1], np.array([np.inf], "<f2").tobytes(), InvalidInputError, r"found inf at \[0\]"),
+    ],
+)
+def test_a_tensor_that_cannot_be_right_is_refused_by_name(
+    dtype: str, shape: list[int], data: bytes, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=rf"^pixels: .*{text}"):
+        convert.tensor_from_pb(types_pb2.Tensor(dtype=dtype, shape=shape, data=data), "pixels")
+
+
+def test_arrays_of_objects_never_leave() -> None:
+    with pytest.raises(InvalidInputError, match="dtype object"):
+        convert.tensor_to_pb(np.array([object()]), "x")
+
+
+def test_queries_and_answers_cross_unchanged() -> None:
+    query = Query(
+        inputs=np.ones((2, 3), np.uint8), top_k=2, explain=True, owners=(NodeId("ada"),), uniform=True
+    )
+    back = convert.query_from_pb(convert.query_to_pb(query))
+    assert np.array_equal(back.inputs, query.inputs)
+    assert (back.top_k, back.explain, back.owners, back.uniform) == (2, True, ("ada",), True)
+    source = Source(
+        leaf=LeafId("ada.l0"),
+        expert=ExpertId("ada.e0"),
+        version=2,
+        manifest=A,
+        owner=NodeId("ada"),
+        served_by=NodeId("bob"),
+        weight=0.75,
+        module_digests=(A, B),
+    )
+    answer = Answer(
+        class_names=("x", "y"),
+        probabilities=np.array([[0.25, 0.75]], np.float32),
+        gate_version=4,
+        degraded=(True,),
+        sources=((source,),),
+        missing_experts=(ExpertId("ada.e1"),),
+        flops_per_query=12.5,
+    )
+    returned = convert.answer_from_pb(convert.answer_to_pb(answer))
+    assert returned.sources == answer.sources and returned.degraded == (True,)
+    assert np.array_equal(returned.probabilities, answer.probabilities)
+    assert (returned.missing_experts, returned.flops_per_query) == (("ada.e1",), 12.5)
+
+
+def test_an_answer_whose_parts_do_not_fit_is_refused() -> None:
+    message = convert.answer_to_pb(
+        Answer(
+            class_names=("x", "y"),
+            probabilities=np.ones((2, 3), np.float32),
+            gate_version=1,
+            degraded=(False, False),
+        )
+    )
+    with pytest.raises(
+        ShapeMismatchError, match=r"probabilities: found float32 \[2, 3\]; expected .*\[2, 2\]"
+    ):
+        convert.answer_from_pb(message)
+
+
+async def test_expert_requests_and_answers_cross_unchanged() -> None:
+    request = expert_request(3)
+    back = convert.expert_request_from_pb(convert.expert_request_to_pb(request))
+    assert np.array_equal(back.inputs, request.inputs) and back.trunk == request.trunk
+    assert np.array_equal(back.tasks[0].rows, request.tasks[0].rows)
+    answers = await Experts().predict(request)
+    returned = convert.expert_answers_from_pb(convert.expert_answers_to_pb(answers), request)
+    assert returned[0].class_names == answers[0].class_names
+    assert np.array_equal(returned[0].probabilities, answers[0].probabilities)
+    with pytest.raises(ShapeMismatchError, match=r"probabilities of ada\.e0"):
+        convert.expert_answers_from_pb(convert.expert_answers_to_pb(answers), expert_request(2))
+
+
+def test_rows_beyond_the_inputs_are_refused() -> None:
+    message = convert.expert_request_to_pb(expert_request(3))
+    message.tasks[0].rows.append(3)
+    with pytest.raises(InvalidInputError, match=r"rows of ada\.e0: found row 3; expected rows 0 to 2"):
+        convert.expert_request_from_pb(message)
+
+
+def test_a_gate_trial_crosses_and_impossible_counts_are_refused() -> None:
+    assert convert.gate_trial_from_pb(convert.gate_trial_to_pb(trial())) == trial()
+    with pytest.raises(InvalidInputError, match="a count outside its samples"):
+        convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), gained=(21, 0))))
+    with pytest.raises(InvalidInputError, match="nll_sum: found nan"):
+        convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), nll_sum=(float("nan"), 1.0))))
+    with pytest.raises(ShapeMismatchError, match="gate trial"):
+        convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), lost=(1,))))
+
+
+def test_members_and_their_views_cross_unchanged() -> None:
+    view = NodeView(
+        id=NodeId("ada"),
+        alive=True,
+        revoked=False,
+        fence=3,
+        advertise="h:7073",
+        activity="idle",
+        last_seen=1.5,
+        experts=(ExpertId("ada.e0"),),
+        socket_bytes=SocketBytes(sent=1, received=2),
+        software="0.1.0",
+    )
+    swarm = SwarmStatus(
+        swarm="plants",
+        specification_version=2,
+        class_names=("x",),
+        gate_version=3,
+        nodes=(view,),
+        leaves_without_owner=("bob.l0",),
+        redis="ok",
+        durability="everysec",
+        started_at=1.0,
+        server_time=2.0,
+        socket_bytes=SocketBytes(),
+        certificate_days=3.5,
+    )
+    token = TokenView(id="t", role="node", uses_left=1, expires_at=2.0, created_at=1.0)
+    event = Event(id="1-0", kind="k", at=1.0, fields=(("a", "1"), ("b", "2")))
+    welcome = Welcome(fence=1, lease_s=10.0, specification=b"s", gate=b"", revocations=b"r", server_time=1.0)
+    assert convert.status_from_pb(convert.status_to_pb(swarm)) == swarm
+    assert convert.token_from_pb(convert.token_to_pb(token)) == token
+    assert convert.event_from_pb(convert.event_to_pb(event)) == event
+    assert convert.welcome_from_pb(convert.welcome_to_pb(welcome)) == welcome
+    assert convert.hello_from_pb(convert.hello_to_pb(hello())) == hello()
+
+
+def test_lineage_and_heads_cross_unchanged_and_unknown_words_are_refused() -> None:
+    member = LineageNode(
+        manifest=A,
+        expert=ExpertId("ada.e0"),
+        version=1,
+        owner=NodeId("ada"),
+        standing="descends-from-withdrawn",
+        created_at=1.0,
+    )
+    lineage = Lineage(nodes=(member,), edges=(LineageEdge(child=A, parent=B, kind="borrowed-from"),))
+    assert convert.lineage_from_pb(convert.lineage_to_pb(lineage)) == lineage
+    message = convert.lineage_to_pb(lineage)
+    message.nodes[0].standing = "fine"
+    with pytest.raises(InvalidInputError, match="standing: found 'fine'"):
+        convert.lineage_from_pb(message)
+    head = Head(expert=ExpertId("ada.e0"), version=1, manifest=A)
+    assert convert.head_from_pb(convert.head_to_pb(head)) == head
+    health = RegistryHealth(
+        redis="ok",
+        durability="always",
+        blobs=1,
+        blob_bytes=2,
+        disk_free_bytes=3,
+        socket_bytes=SocketBytes(sent=4, received=5),
+        certificate_days=6.0,
+    )
+    assert convert.health_from_pb(convert.health_to_pb(health)) == health
+
+
+def test_orders_and_progress_cross_unchanged() -> None:
+    order = TrainOrder(
+        data="digits", net="cnn", steps=5, share="public", import_paths=("/x",), idempotency_key="k"
+    )
+    assert convert.train_order_from_pb(convert.train_order_to_pb(order)) == order
+    dry = TrainOrder(data="digits", dry_run=True)
+    assert convert.train_order_from_pb(convert.train_order_to_pb(dry)) == dry
+    listing = Listing(
+        what="manifest",
+        detail="d",
+        size_bytes=3,
+        recipient="registry",
+        at=1.0,
+        digest=A,
+        attributes={"a": "b"},
+    )
+    step = TrainStep(stage="done", message="m", fraction=1.0, listings=(listing,), figures={"flops": 2.0})
+    assert convert.train_step_from_pb(convert.train_step_to_pb(step)) == step
+    state = AgentState(
+        node="ada",
+        swarm="plants",
+        connected=True,
+        fence=1,
+        gate_version=2,
+        activity="idle",
+        outbox=0,
+        certificate_days=0.5,
+        experts=("ada.e0",),
+        socket_bytes=SocketBytes(),
+        disk_free_bytes=5,
+        clock_skew_s=-0.25,
+        expert_server_pid=77,
+    )
+    assert convert.agent_state_from_pb(convert.agent_state_to_pb(state)) == state
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        (TrainOrder(data="", idempotency_key="k"), "data"),
+        (TrainOrder(data="digits"), "idempotency_key"),
+        (TrainOrder(data="digits", budget_s=float("nan"), idempotency_key="k"), "budget_s"),
+        (TrainOrder(data="digits", share="all", idempotency_key="k"), "share"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_order_that_cannot_be_right_is_refused_by_its_field(order: TrainOrder, field: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^{field}: "):
+        convert.train_order_from_pb(convert.train_order_to_pb(order))
