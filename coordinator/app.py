@@ -94,7 +94,6 @@ async def _serve(
         socket_bytes=meter.totals,
         certificate_days=upkeep.certificate_days,
     )
-    stack.push_async_callback(parts.close)
 
     server = create_server(
         folder.identity,
@@ -123,6 +122,7 @@ async def _serve(
         await asyncio.wait_for(follower.in_step.wait(), FIRST_SYNCHRONISATION_S)
     await server.start()
     stack.push_async_callback(server.stop)
+    stack.push_async_callback(parts.close)
     _say_ready(parts, endpoints)
     on_ready(endpoints)
     await _until(told, tasks[:2])

@@ -94,9 +94,9 @@ class Coordinator:
             log.error("trunk.not_loaded", reason=str(error))
 
     async def close(self) -> None:
-        """Let changes under way end, then stop."""
+        """Stop; changes under way end before the nodes' streams do, so that none is judged by nobody."""
+        await self.keeper.stop()
         await self.membership.close()
-        await self.keeper.finish()
         await self.features.close()
 
     async def _publish_calmly(self) -> None:

@@ -127,8 +127,10 @@ class GateKeeper:
         async with self._changing:
             await self._publication.synchronise()
 
-    async def finish(self) -> None:
-        """Wait for changes that are under way."""
+    async def stop(self) -> None:
+        """End changes that are under way, as a crash would: their callers try again."""
+        for task in self._running:
+            task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     # Changes; all run under the lock.
@@ -290,5 +292,11 @@ class GateKeeper:
 
         task = asyncio.create_task(once())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        # Its caller may be gone; looking at the error keeps it from being reported as forgotten.
+        if not task.cancelled():
+            task.exception()

@@ -8,7 +8,7 @@ import structlog
 
 from coordinator.live_nodes import LiveNode, LiveNodes
 from coordinator.trials import Verdict, is_sound, judge_trials
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 
@@ -34,7 +34,10 @@ class TrialRound:
         default_temperature: float,
         specification: bytes,
     ) -> Verdict:
-        """Return the verdict; its evidence says how many of the nodes concerned were heard."""
+        """Return the verdict; its evidence says how many of the nodes concerned were heard.
+
+        Raises NotReadyError where nobody answered at all: a gate that nobody tried does not come.
+        """
 
         async def ask(node: LiveNode) -> GateTrial | None:
             try:
@@ -44,15 +47,23 @@ class TrialRound:
             except SwarmError as error:
                 log.warning("gate.not_judged", node=node.link.node, reason=str(error))
                 return None
-            if not is_sound(trial, temperatures):
+            if trial.samples and not is_sound(trial, temperatures):
                 log.warning("gate.not_judged", node=node.link.node, reason="figures that cannot be true")
                 return None
             return trial
 
         nodes = [node for node in self._live if node.link.node in asked]
         answers = await asyncio.gather(*(ask(node) for node in nodes))
-        trials = {
+        heard = {
             node.link.node: answer for node, answer in zip(nodes, answers, strict=True) if answer is not None
         }
+        if not heard:
+            raise NotReadyError(
+                "candidate gate",
+                found=f"none of {len(asked)} nodes that could try it",
+                expected="at least one",
+                remedy="see which nodes are connected: swarm status; then try again",
+            )
+        trials = {node: trial for node, trial in heard.items() if trial.samples}
         verdict = judge_trials(trials, incumbents, temperatures, default_temperature)
         return replace(verdict, evidence={**verdict.evidence, "asked": float(len(asked))})

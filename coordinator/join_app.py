@@ -92,9 +92,8 @@ def _counted(handler: Handler, throttle: Throttle) -> Handler:
                 )
             return await handler(request)
         except SwarmError as error:
-            log.info(
-                "join.refused", path=request.url.path, address=address, code=error.code, reason=str(error)
-            )
+            say = log.debug if isinstance(error, ExhaustedError) else log.info
+            say("join.refused", path=request.url.path, address=address, code=error.code, reason=str(error))
             return problem(error)
         except ClientDisconnect:
             return Response(status_code=400)

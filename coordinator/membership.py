@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -68,7 +69,7 @@ class Membership:
         self._parts, self._lease_s = parts, lease_s
         self._leaving = asyncio.Lock()
         self._watch = LeaseWatch(self._lease_ran_out)
-        self._saying: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     # Streams and leases
 
@@ -141,8 +142,8 @@ class Membership:
             await self._parts.journal.record("node.lost", node=node)
 
         task = asyncio.create_task(say())
-        self._saying.add(task)
-        task.add_done_callback(self._saying.discard)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     # Who and what
 
@@ -204,7 +205,10 @@ class Membership:
             )
         if len(reason) > 500 or not reason.isprintable():
             raise InvalidInputError("reason", found=reason[:40], expected="at most 500 printable characters")
-        task = asyncio.ensure_future(self._leave(node, reason, f"leave:{node}:{key}"))
+        # Runs to its end even when the caller's stream is closed by it.
+        task = asyncio.create_task(self._leave(node, reason, f"leave:{node}:{key}"))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
     async def _leave(self, node: NodeId, reason: str, name: str) -> tuple[int, tuple[ExpertId, ...]]:
@@ -240,4 +244,4 @@ class Membership:
     async def close(self) -> None:
         """Expect no more leases to run out."""
         self._watch.close()
-        await asyncio.gather(*self._saying, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)

@@ -73,7 +73,7 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
     """
     import numpy as np
 
-    from swarm.domain.errors import ShapeMismatchError
+    from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 
     shape, dtype = specification.input_shape, np.dtype(specification.input_dtype)
     batch = inputs[None] if inputs.shape == shape else inputs
@@ -83,11 +83,15 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
         )
     if batch.dtype == dtype:
         return batch
-    with np.errstate(invalid="ignore", over="ignore"):
-        converted = batch.astype(dtype)
-    if not np.array_equal(converted.astype(np.float64), batch.astype(np.float64), equal_nan=True) and (
-        dtype == np.uint8
-    ):
+    if not np.isfinite(batch).all():
+        raise InvalidInputError(
+            "inputs",
+            found="a value that is NaN or infinite",
+            expected="finite numbers",
+            remedy="remove or repair those inputs",
+        )
+    converted = batch.astype(dtype)
+    if dtype == np.uint8 and not np.array_equal(converted, batch):
         raise ShapeMismatchError(
             "inputs",
             found=f"{batch.dtype} values that are no {dtype}",

@@ -104,10 +104,11 @@ def create(
 
     if role not in ("node", "client", "operator"):
         raise typer.BadParameter(f"--role {role!r}: choose node, client or operator")
+    lifetime_s = seconds(lifetime)
 
     async def work() -> None:
         async with coordinator(find_place(home)) as client:
-            line, view = await client.create_token(role, uses, seconds(lifetime))  # type: ignore[arg-type]
+            line, view = await client.create_token(role, uses, lifetime_s)  # type: ignore[arg-type]
         facts = {"join_line": line.removeprefix("swarm join "), "token": view}
         emit("token", facts, as_json=json, text=f"swarm join {facts['join_line']}")
 
@@ -115,7 +116,7 @@ def create(
 
 
 def list_(home: Home = None, json: Json = False) -> None:
-    """List the tokens that can still be used; their secrets are not kept anywhere."""
+    """List the tokens and how often each may still be used. Their secrets are not kept anywhere."""
     from swarm.cli.clock import ahead
     from swarm.cli.places import coordinator, find_place
 

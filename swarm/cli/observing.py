@@ -88,24 +88,26 @@ def events(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Show what happened. With --follow --json: one JSON object a line."""
+    """Show what happened, the newest last. With --follow --json: one JSON object a line."""
     from swarm.cli.places import coordinator, find_place
 
+    def show(event: "Event") -> None:
+        told = json_lines.dumps({"schema": "swarm.event/1", **plain(event_facts(event))})
+        print(told if json else describe_event(event), flush=True)
+
     async def work() -> None:
-        found: list[Event] = []
         async with coordinator(find_place(home)) as client:
-            async for event in client.events(after=after, follow=follow, limit=limit):
-                if not follow:
-                    found.append(event)
-                elif json:
-                    print(
-                        json_lines.dumps({"schema": "swarm.event/1", **plain(event_facts(event))}), flush=True
-                    )
-                else:
-                    print(describe_event(event), flush=True)
-        if not follow:
-            facts = {"events": [event_facts(event) for event in found]}
-            emit("events", facts, as_json=json, text="\n".join(map(describe_event, found)) or "no events")
+            found = [event async for event in client.events(after=after, limit=0)][-limit:]
+            if not follow:
+                facts = {"events": [event_facts(event) for event in found]}
+                text = "\n".join(map(describe_event, found)) or "no events"
+                emit("events", facts, as_json=json, text=text)
+                return
+            for event in found:
+                show(event)
+            last = found[-1].id if found else after
+            async for event in client.events(after=last, follow=True, limit=0):
+                show(event)
 
     run_async(work())
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -62,7 +63,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text[:1] in {"-", "+"}
+    return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( [kMGT]?B)?", text) is not None
 
 
 def bytes_text(size: float) -> str:
@@ -95,6 +96,8 @@ def run_guarded(app: "typer.Typer", arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(list(arguments), prog_name="swarm", standalone_mode=False)
+        if code == INTERRUPTED:
+            progress("interrupted")
         return code if isinstance(code, int) else 0
     except SwarmError as error:
         if os.environ.get("SWARM_DEBUG"):

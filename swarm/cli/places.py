@@ -115,7 +115,7 @@ async def agent(place: Place, *, start: bool = True) -> "AsyncIterator[AgentClie
     from swarm.rpc.clients import AgentClient
 
     home = NodeHome(place.root)
-    socket = await ensure_agent(home) if start else await asyncio.to_thread(agent_socket, home)
+    socket = await asyncio.to_thread(ensure_agent if start else agent_socket, home)
     if socket is None:
         raise NotReadyError(
             f"agent of {place.root}",

@@ -77,10 +77,11 @@ def registry(
     settings = load_settings(founder.root, listen=listen, registry_port=port, redis_url=redis_url)
 
     def serve() -> Coroutine[Any, Any, None]:
-        from swarm.registry import app
+        from swarm.registry.app import RegistryConfig
+        from swarm.registry.app import serve as serve_registry
 
-        return app.serve(
-            app.RegistryConfig(
+        return serve_registry(
+            RegistryConfig(
                 identity=founder.registry / "identity",
                 blobs=founder.registry / "blobs",
                 redis_url=settings.redis_url or _own_redis(founder.redis),
@@ -119,10 +120,11 @@ def coordinator(
     )
 
     def serve() -> Coroutine[Any, Any, None]:
-        from coordinator import app
+        from coordinator.app import CoordinatorConfig
+        from coordinator.app import serve as serve_coordinator
 
-        return app.serve(
-            app.CoordinatorConfig(
+        return serve_coordinator(
+            CoordinatorConfig(
                 home=founder,
                 redis_url=settings.redis_url or _own_redis(founder.redis),
                 listen=settings.listen,
@@ -160,9 +162,9 @@ def node(
     config = replace(NodeConfig.load(place.root), **flags)
 
     def serve() -> Coroutine[Any, Any, None]:
-        from node import app
+        from node.app import serve as serve_node
 
-        return app.serve(config)
+        return serve_node(config)
 
     _run("node", place.root, serve, log_level=config.log_level, log_json=config.log_json)
 

@@ -6,7 +6,6 @@ refuses to start from a damaged one. It ends with the process that started it (L
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -15,9 +14,7 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -29,6 +26,7 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
+from swarm.end_with_parent import command_that_ends_with_us
 
 _SOCKET_PREFIX: Final = "swarm-redis-"
 _SOCKET_RECORD: Final = "socket-folder"
@@ -41,7 +39,6 @@ _DAMAGED: Final = (
     "Bad AOF",
     "aof-load-truncated",
 )
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def find_redis() -> Path:
@@ -205,13 +202,12 @@ class RedisServer:
 
     def _spawned(self, socket: Path, lock: BinaryIO) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._command(socket),
+            command_that_ends_with_us(self._command(socket)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=(lock.fileno(),),
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509
         )
 
     def _command(self, socket: Path) -> list[str]:
@@ -267,15 +263,3 @@ class RedisServer:
             expected="a server that runs",
             remedy=f"read {self.log}",
         )
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what makes a child end with the thread that starts it, where the system can do so."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask_for_signal() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return ask_for_signal

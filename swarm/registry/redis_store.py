@@ -4,6 +4,7 @@ Keys share the hash tag `{<swarm>}`. Expiry and event ids follow Redis's own clo
 processes share. Needs no Redis newer than 6.2: no functions, no WAITAOF.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,6 +28,7 @@ _SCRIPTS: Final = Path(__file__).parent / "scripts"
 _ANSWER_S: Final = 5.0
 _CONNECT_S: Final = 3.0
 _LONGEST_BLOCK_S: Final = 2.0
+_CANCEL_AGAIN_S: Final = 0.05
 
 
 def connect_redis(url: str, swarm: SwarmId) -> "RedisStore":
@@ -285,9 +287,23 @@ class RedisStore:
         return self._prefix + ":".join(parts)
 
     async def _ask(self, command: Awaitable[Any]) -> Any:
-        """Await a command; outages and a Redis that cannot write become errors with a remedy."""
+        """Await a command; outages and a Redis that cannot write become errors with a remedy.
+
+        The client may lose a cancellation that comes while it takes a connection, and go on; so the command
+        has a task of its own, which is cancelled until it ends.
+        """
+        task = asyncio.ensure_future(command)
         try:
-            return await command
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)
+            if not task.cancelled():
+                task.exception()  # Seen, so that nobody logs it: the caller has gone.
+            raise
+        try:
+            return task.result()
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._unreachable(error) from error
         except (ResponseError, OutOfMemoryError) as error:

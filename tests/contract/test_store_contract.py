@@ -397,6 +397,20 @@ class TestEvents:
     async def test_waiting_ends_empty_after_its_time(self, store: MetadataStore) -> None:
         assert await store.wait_events("", 0.05) == []
 
+    async def test_a_waiter_that_is_cancelled_at_any_moment_ends_at_once(self, store: MetadataStore) -> None:
+        async def follow() -> None:
+            while True:
+                await store.wait_events(await store.last_event_id(), 30)
+
+        for step in range(60):
+            follower = asyncio.create_task(follow())
+            await asyncio.sleep(step * 0.0001)
+            if step % 3 == 0:
+                await store.append_event("e", {}, 1.0)
+            follower.cancel()
+            done, _ = await asyncio.wait({follower}, timeout=1.5)
+            assert done, f"step {step}"
+
 
 class TestRemembered:
     async def test_the_first_outcome_of_a_call_is_kept(self, store: MetadataStore) -> None:

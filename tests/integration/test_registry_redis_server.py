@@ -18,7 +18,7 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import NodeId, SwarmId
-from swarm.registry.redis_server import RedisServer
+from swarm.registry.redis_server import RedisServer, redis_url
 from swarm.registry.redis_store import RedisStore, connect_redis
 
 SWARM = SwarmId("plants")
@@ -104,7 +104,9 @@ async def test_a_damaged_append_only_file_stops_the_start_and_the_named_command_
     await server.stop()
 
 
-def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+async def test_the_server_ends_with_the_process_that_started_it_and_the_next_one_takes_its_place(
+    tmp_path: Path,
+) -> None:
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
@@ -124,6 +126,12 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     while _is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    left_over = redis_url(tmp_path)
+    server = RedisServer(tmp_path)
+    await server.start()
+    assert server.url == left_over
+    await server.stop()
+    assert not Path(left_over.removeprefix("unix://")).parent.exists()
 
 
 async def test_a_wrong_url_or_a_server_that_was_not_started_is_a_clear_error(tmp_path: Path) -> None:

@@ -36,10 +36,13 @@ def member_home(folder: Path, name: str = "rose") -> tuple[NodeHome, Founded]:
     return home, founded
 
 
-def write_digits(path: Path, count: int = 240, classes: int = 4, seed: int = 0) -> Path:
-    """Write easily told 8 x 8 images as an .npz source."""
+def write_digits(
+    path: Path, count: int = 240, classes: int = 4, seed: int = 0, only: tuple[int, ...] = ()
+) -> Path:
+    """Write easily told 8 x 8 images as an .npz source, of some classes only where they are named."""
     images, labels = digits_like(count, classes, seed)
-    np.savez(path, x=images, y=labels)
+    kept = np.isin(labels, only or range(classes))
+    np.savez(path, x=images[kept], y=labels[kept])
     return path
 
 

@@ -1,4 +1,4 @@
-"""The command line as a whole: quick to start, errors in four lines, exit codes by the table, JSON by schema."""
+"""The command line as a whole: quick to start, errors in four lines, exit codes, JSON by schema."""
 
 import json
 import os

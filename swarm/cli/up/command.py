@@ -82,7 +82,7 @@ async def _run(request: Request, dealt: Deal, root: Path, tell: Callable[[str], 
         "SWARM_REGISTRY_PORT": str(registry_port),
         "SWARM_THREADS": "1",
     }
-    async with Supervisor(root, keep=request.keep, environment=environment) as supervisor:
+    async with Supervisor(root, keep=request.keep, environment=environment, tell=tell) as supervisor:
         return await Story(Stage(supervisor, plan, tell)).tell_all()
 
 

@@ -6,7 +6,6 @@ ends them in order. Without `keep` the kernel ends them too should the superviso
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -22,10 +21,9 @@ import psutil
 
 from swarm.cli.processes import record_process, remove_tree
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
+from swarm.end_with_parent import command_that_ends_with_us
 
 TERM_SECONDS = 12.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def free_ports(count: int) -> list[int]:
@@ -35,11 +33,6 @@ def free_ports(count: int) -> list[int]:
         for sock in socks:
             sock.bind(("127.0.0.1", 0))
         return [int(sock.getsockname()[1]) for sock in socks]
-
-
-def _end_with_supervisor() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +57,14 @@ class Supervisor:
     """
 
     def __init__(
-        self, root: Path, *, keep: bool = False, environment: Mapping[str, str] | None = None
+        self,
+        root: Path,
+        *,
+        keep: bool = False,
+        environment: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.root, self._keep = root, keep
+        self.root, self._keep, self._tell = root, keep, tell
         self._services: list[Service] = []
         self._commands: set[asyncio.subprocess.Process] = set()
         self.scratch = Path(tempfile.mkdtemp(prefix="swarm-up-"))
@@ -85,6 +83,7 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not (self._keep and error is None):
+            self._tell("stopping every process")
             await self.stop()
 
     async def start(self, name: str, arguments: Sequence[str], *, cwd: Path | None = None) -> Service:
@@ -195,17 +194,15 @@ class Supervisor:
     async def _spawn(
         self, arguments: Sequence[str], cwd: Path | None, *, stdout: int, stderr: int
     ) -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", *arguments]
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *arguments,
+            *(command if self._keep else command_that_ends_with_us(command)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             cwd=cwd,
             env=self._environment,
             start_new_session=True,
-            preexec_fn=None if self._keep else _end_with_supervisor,
         )
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:

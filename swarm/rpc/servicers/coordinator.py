@@ -14,6 +14,8 @@ from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
 from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
 from swarm.rpc.server import Service
 
+_SHARE_OF_TIME = 0.95
+
 
 class _Membership:
     def __init__(self, port: MembershipPort) -> None:
@@ -77,7 +79,8 @@ class _Membership:
     async def revoke_token(
         self, request: membership_pb2.RevokeTokenRequest, context: Context
     ) -> membership_pb2.RevokeTokenReply:
-        await self._port.revoke_token(request.id, convert.idempotency_key(request.idempotency_key))
+        key = convert.idempotency_key(request.idempotency_key)
+        await self._port.revoke_token(request.id, key)
         return membership_pb2.RevokeTokenReply()
 
     async def events(
@@ -179,4 +182,5 @@ def inference_service(port: InferencePort) -> Service:
 
 def _time_left(context: Context) -> float:
     left: float | None = context.time_remaining()
-    return UNARY_TIMEOUT_S if left is None else max(left, 0.0)
+    # Less than the caller waits, so that our reason arrives before its own deadline.
+    return UNARY_TIMEOUT_S if left is None else max(left, 0.0) * _SHARE_OF_TIME

@@ -34,7 +34,8 @@ class _Agent:
     async def train(
         self, request: agent_pb2.TrainRequest, context: Context
     ) -> AsyncIterator[agent_pb2.TrainProgress]:
-        async for step in self._port.train(convert.train_order_from_pb(request)):
+        order = convert.train_order_from_pb(request)
+        async for step in self._port.train(order):
             yield convert.train_step_to_pb(step)
 
     async def outbound(self, request: agent_pb2.OutboundRequest, context: Context) -> agent_pb2.ListingReply:

@@ -1,0 +1,1 @@
+"""Benchmarks, each with its last result in `results/`."""

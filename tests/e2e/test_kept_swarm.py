@@ -1,0 +1,222 @@
+"""A swarm that was kept: every command on it, a node without any listener, failing over, coming back."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from swarm.data.sources import load_test
+from tests.support.commands import Shell, shell
+
+ROOT = Path(__file__).parents[2]
+
+
+class Kept:
+    """The kept swarm: nodes ada and ben, and cleo who came later."""
+
+    def __init__(self, sh: Shell, root: Path) -> None:
+        self.sh, self.root = sh, root
+        self.founder = {"SWARM_HOME": str(root / "founder")}
+        self.inputs = root / "x.npy"
+        test = load_test("digits")
+        np.save(self.inputs, test.inputs[:40])
+
+    def node(self, name: str) -> dict[str, str]:
+        return {"SWARM_HOME": str(self.root / name / "home")}
+
+    def process(self, name: str) -> psutil.Process:
+        record = json.loads((self.root / "run" / f"{name}.process.json").read_text())
+        return psutil.Process(record["pid"])
+
+    def owners(self) -> tuple[list[str], list[bool]]:
+        """Return who gave the first source of each answer, and which answers are degraded."""
+        answer = self.sh.json("predict", str(self.inputs), "--explain", **self.founder)["answer"]
+        return [sources[0]["served_by"] for sources in answer["sources"]], answer["degraded"]
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Kept]:
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, shell(Path(folder) / "t") as sh:
+        root = Path(folder) / "kept"
+        done = sh.swarm(
+            *(
+                "up",
+                "--keep",
+                "--home",
+                str(root),
+                "--nodes",
+                "2",
+                "--partition",
+                "classes:5",
+                "--steps",
+                "300",
+            )
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"swarm down --home {root}" in done.stderr
+        yield Kept(sh, root)
+
+
+def test_every_command_speaks_json_under_its_schema(kept: Kept) -> None:
+    gate = kept.sh.json("gate", "show", **kept.founder)["gate"]
+    expert = gate["leaves"][0]["expert"]
+    for schema, *arguments in (
+        ("status", "status"),
+        ("doctor", "doctor"),
+        ("events", "events", "--limit", "5"),
+        ("experts", "experts"),
+        ("expert", "expert", "show", expert),
+        ("expert-pull", "expert", "pull", expert),
+        ("lineage", "lineage", expert),
+        ("gate", "gate", "show", "--version", "1"),
+        ("gate-history", "gate", "history"),
+        ("gate-fit", "gate", "fit"),
+        ("tokens", "token", "list"),
+        ("token", "token", "create"),
+        ("prediction", "predict", str(kept.inputs)),
+        ("evaluation", "eval", "digits"),
+        ("backup", "backup", str(kept.root / "backup.tgz")),
+    ):
+        assert kept.sh.json(*arguments, **kept.founder)["schema"] == f"swarm.{schema}/1"
+    for schema, *arguments in (("outbound", "outbound"), ("status", "status"), ("doctor", "doctor")):
+        assert kept.sh.json(*arguments, **kept.node("ada"))["schema"] == f"swarm.{schema}/1"
+
+
+def test_what_left_a_node_is_listed_and_is_never_raw_data(kept: Kept) -> None:
+    listings = kept.sh.json("outbound", **kept.node("ada"))["listings"]
+    assert {"blob", "manifest", "contribution"} <= {item["what"] for item in listings}
+    assert all(item["recipient"] in ("registry", "coordinator") for item in listings)
+    private = (kept.root / "ada" / "private.npz").stat().st_size
+    with np.load(kept.root / "ada" / "private.npz") as data:
+        rows = [row.tobytes() for row in data["x_train"][:50]]
+    elsewhere = [path for path in (kept.root / "founder").rglob("*") if path.is_file()]
+    assert private > 0 and elsewhere
+    assert not any(row in path.read_bytes() for path in elsewhere for row in rows if any(row))
+
+
+def test_a_node_without_any_listener_answers(kept: Kept) -> None:
+    agent = kept.process("node-ada")
+    family = [agent, *agent.children(recursive=True)]
+    assert len(family) > 1
+    listening = [c for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening == []
+    answer = kept.sh.json("predict", str(kept.inputs), "--owner", "ada", "--explain", **kept.founder)[
+        "answer"
+    ]
+    assert all(source["served_by"] == "ada" for row in answer["sources"] for source in row)
+
+
+def test_bad_queries_are_refused_by_name_and_change_nothing(kept: Kept) -> None:
+    for name, array, said in (
+        ("nan", np.full((1, 8, 8), np.nan), "NaN"),
+        ("shape", np.zeros((1, 9, 8), dtype=np.uint8), "[1, 9, 8]"),
+        ("fraction", np.full((1, 8, 8), 0.5), "uint8"),
+    ):
+        path = kept.root / f"{name}.npy"
+        np.save(path, array)
+        done = kept.sh.swarm("predict", str(path), **kept.founder)
+        assert done.returncode == 2 and said in done.stderr
+    assert kept.sh.swarm("predict", str(kept.inputs), **kept.founder).returncode == 0
+
+
+def test_the_documented_grpc_call_works_word_by_word(kept: Kept) -> None:
+    guide = (ROOT / "docs" / "guides" / "predict-over-grpc.md").read_text()
+    code = re.search(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    assert code is not None
+    line = kept.sh.json("token", "create", "--role", "client", **kept.founder)["join_line"]
+    home = kept.root / "app"
+    joined = kept.sh.json("join", line, "--role", "client", "--name", "app", "--home", str(home))
+    assert joined["role"] == "client"
+    command = [sys.executable, "-c", code[1], str(home / "identity"), str(kept.inputs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 40
+    again = kept.sh.swarm(
+        "join", line, "--role", "client", "--name", "other", "--home", str(kept.root / "no")
+    )
+    assert again.returncode == 4, "the token was for one use"
+
+
+def test_a_coordinator_that_was_killed_comes_back_into_the_same_state(kept: Kept) -> None:
+    before = kept.sh.json("status", **kept.founder)["swarm"]
+    service = kept.process("coordinator")
+    environment = service.environ()
+    service.send_signal(signal.SIGKILL)
+    psutil.wait_procs([service], timeout=10)
+    assert kept.sh.swarm("status", **kept.founder).returncode == 3
+    ports = {name: value for name, value in environment.items() if name.endswith("_PORT")}
+    restarted = kept.sh.start(
+        "coordinator", stderr=subprocess.DEVNULL, **ports, TMPDIR=environment["TMPDIR"], **kept.founder
+    )
+    try:
+        after = wait_for(kept, lambda seen: sum(node["alive"] for node in seen["nodes"]) == 3)
+        for name in ("gate_version", "specification_version", "class_names", "swarm"):
+            assert after[name] == before[name]
+        assert not any(kept.owners()[1])
+    finally:
+        kept.restarted = restarted  # type: ignore[attr-defined]  # it goes on for the tests below
+
+
+def test_killing_an_owner_changes_who_answers_and_says_degraded(kept: Kept) -> None:
+    before, degraded = kept.owners()
+    assert {"ada", "ben"} <= set(before) and not any(degraded)
+    agent = kept.process("node-ada")
+    agent.kill()
+    psutil.wait_procs([agent], timeout=10)
+    now, degraded = kept.owners()
+    assert "ada" not in now
+    assert all(flag for flag, owner in zip(degraded, before, strict=True) if owner == "ada")
+    seen = wait_for(kept, lambda seen: not next(n for n in seen["nodes"] if n["id"] == "ada")["alive"])
+    assert "ada.l1" in seen["leaves_without_owner"]
+    sick = kept.sh.json("doctor", code=5, **kept.founder)
+    assert {check["name"] for check in sick["checks"] if not check["ok"]} >= {"nodes", "leaves"}
+
+
+def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
+    left = kept.sh.json("leave", "--reason", "a test", **kept.node("cleo"))
+    assert left["withdrawn"] == ["cleo.e1"]
+    leaves = kept.sh.json("gate", "show", **kept.founder)["gate"]["leaves"]
+    assert "cleo" not in {leaf["owner"] for leaf in leaves}
+    refused = kept.sh.swarm("predict", str(kept.inputs), **kept.node("cleo"))
+    assert refused.returncode == 4 and "revoked" in refused.stderr
+
+
+def test_down_stops_everything_and_a_backup_brings_the_swarm_back(kept: Kept) -> None:
+    status = kept.sh.json("status", **kept.founder)["swarm"]
+    backup = kept.root / "later.tgz"
+    kept.sh.json("backup", str(backup), **kept.founder)
+    assert backup.stat().st_mode & 0o077 == 0
+    kept.restarted.terminate()  # type: ignore[attr-defined]
+    kept.restarted.communicate(timeout=30)  # type: ignore[attr-defined]
+    kept.sh.json("down", "--home", str(kept.root))
+    assert kept.sh.wait_for_nothing() == []
+    assert [path.name for path in kept.sh.scratch.iterdir()] == []
+    home = {"SWARM_HOME": str(kept.root / "restored")}
+    restored = kept.sh.json("restore", str(backup), **home)
+    assert restored["swarm"] == status["swarm"] and restored["redis_keys"] > 0
+    again = kept.sh.swarm("restore", str(backup), **home)
+    assert again.returncode == 6
+    with backup.open("r+b") as file:
+        file.truncate(backup.stat().st_size // 2)
+    torn = kept.sh.swarm("restore", str(backup), SWARM_HOME=str(kept.root / "torn"))
+    assert torn.returncode == 7 and not (kept.root / "torn" / "ca").exists()
+
+
+def wait_for(kept: Kept, good: Any, timeout_s: float = 30) -> dict[str, Any]:
+    """Return the swarm's status once it is good."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        done = kept.sh.swarm("status", "--json", **kept.founder)
+        if done.returncode == 0 and good(seen := json.loads(done.stdout)["swarm"]):
+            return dict(seen)
+        assert time.monotonic() < deadline, done.stdout + done.stderr

@@ -1,0 +1,140 @@
+"""`swarm up`, as a newcomer runs it: the whole story, its report, and nothing left behind."""
+
+import json
+import math
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import Shell, shell
+
+ROWS = [
+    *(
+        "alone:ada",
+        "alone:ben",
+        "alone:cleo",
+        "alone_mean",
+        "ensemble",
+        "swarm_top1",
+        "swarm_top2",
+        "swarm_top4",
+    ),
+    *("pooled_one_budget", "pooled_total_budget", "joined_new_class", "joined_old_classes"),
+]
+FIELDS = {"name", "accuracy", "train_flops", "inference_flops", "bytes_sent", "sync_rounds"}
+
+
+@pytest.fixture(scope="module")
+def short_tmp() -> Iterator[Path]:
+    """A temporary folder of a short name: unix sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="e2e-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(short_tmp: Path) -> Iterator[tuple[Shell, dict[str, Any], str]]:
+    """One run of `swarm up --json`: its shell, its report, and its progress."""
+    with shell(short_tmp / "up") as sh:
+        done = sh.swarm("up", "--json", timeout_s=230)
+        assert done.returncode == 0, done.stderr
+        yield sh, json.loads(done.stdout), done.stderr
+
+
+def rows_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in report["rows"]}
+
+
+def test_the_report_has_every_row_with_every_figure(finished: tuple[Shell, dict[str, Any], str]) -> None:
+    _, report, _ = finished
+    assert set(report) == {"schema", "rows"} and report["schema"] == "swarm.report/1"
+    assert [row["name"] for row in report["rows"]] == ROWS
+    for row in report["rows"]:
+        assert set(row) == FIELDS | {"standard_error", "note"}
+        assert 0 <= row["accuracy"] <= 1
+        assert all(math.isfinite(row[name]) and row[name] >= 0 for name in FIELDS - {"name"})
+        assert row["train_flops"] > 0 and row["inference_flops"] > 0
+
+
+def test_the_swarm_beats_every_node_and_their_uniform_ensemble(
+    finished: tuple[Shell, dict[str, Any], str],
+) -> None:
+    rows = rows_of(finished[1])
+    best_alone = max(rows[name]["accuracy"] for name in ROWS if name.startswith("alone:"))
+    for name in ("swarm_top1", "swarm_top2", "swarm_top4"):
+        error = math.hypot(rows[name]["standard_error"], rows["ensemble"]["standard_error"])
+        assert rows[name]["accuracy"] > best_alone + 0.2
+        assert rows[name]["accuracy"] > rows["ensemble"]["accuracy"] + error
+        assert rows[name]["accuracy"] > rows["pooled_total_budget"]["accuracy"] - 0.08
+
+
+def test_costs_are_what_they_should_be(finished: tuple[Shell, dict[str, Any], str]) -> None:
+    rows = rows_of(finished[1])
+    alone = [rows[name]["train_flops"] for name in ROWS if name.startswith("alone:")]
+    assert rows["swarm_top1"]["train_flops"] == pytest.approx(sum(alone))
+    assert rows["pooled_total_budget"]["train_flops"] == pytest.approx(sum(alone), rel=0.02)
+    assert rows["pooled_one_budget"]["train_flops"] == pytest.approx(sum(alone) / 3, rel=0.02)
+    assert rows["swarm_top1"]["inference_flops"] < rows["swarm_top4"]["inference_flops"]
+    assert rows["alone_mean"]["bytes_sent"] == 0 < rows["swarm_top1"]["bytes_sent"]
+    assert rows["joined_new_class"]["bytes_sent"] > rows["swarm_top1"]["bytes_sent"]
+    assert "raw data in one place" in rows["pooled_one_budget"]["note"]
+
+
+def test_the_fourth_nodes_new_class_is_answered_and_the_others_lose_nothing(
+    finished: tuple[Shell, dict[str, Any], str],
+) -> None:
+    rows = rows_of(finished[1])
+    assert rows["joined_new_class"]["accuracy"] > 0.7
+    assert "NOT answered" not in rows["joined_new_class"]["note"]
+    assert "within one standard error" in rows["joined_old_classes"]["note"]
+
+
+def test_progress_is_shown_and_nothing_stays_behind(finished: tuple[Shell, dict[str, Any], str]) -> None:
+    sh, _, progress = finished
+    for said in (
+        "founding",
+        "joined swarm demo as node ada",
+        "no port opened",
+        "with class 9, which nobody had",
+    ):
+        assert said in progress
+    assert "Traceback" not in progress
+    assert sh.wait_for_nothing() == []
+    assert [path.name for path in sh.scratch.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["founding a swarm", "private samples", "features here", "clusters", "publish", "routing held-out"],
+)
+def test_ctrl_c_leaves_no_process_and_no_file(moment: str, short_tmp: Path) -> None:
+    with shell(short_tmp / f"interrupt-{abs(hash(moment)) % 1000}") as sh:
+        arguments = ("up", "--nodes", "2", "--partition", "classes:5", "--steps", "300")
+        with sh.until(moment, *arguments) as running:
+            running.process.send_signal(signal.SIGINT)
+            code, said = running.end()
+        assert code == 130, said
+        assert said.strip().endswith("interrupted") and "Traceback" not in said
+        assert sh.wait_for_nothing() == []
+        assert [path.name for path in sh.scratch.iterdir()] == []
+
+
+def test_killing_the_supervisor_takes_everything_with_it(short_tmp: Path) -> None:
+    with shell(short_tmp / "killed") as sh:
+        with sh.until("connected", "up", "--nodes", "2", "--partition", "classes:5") as running:
+            running.process.kill()
+            running.end()
+        assert sh.wait_for_nothing(30) == []
+
+
+def test_a_folder_that_holds_a_swarm_is_not_taken_over(short_tmp: Path) -> None:
+    folder = short_tmp / "taken"
+    folder.mkdir()
+    (folder / "something").write_text("mine")
+    with shell(short_tmp / "conflict") as sh:
+        done = sh.swarm("up", "--keep", "--home", str(folder))
+        assert done.returncode == 6 and "expected: an empty folder" in done.stderr
+        assert (folder / "something").read_text() == "mine"

@@ -1,0 +1,195 @@
+"""Routed answers: failover, degraded answers, bad input, restarts and outages, over real streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotFoundError,
+    NotReadyError,
+    ShapeMismatchError,
+    SwarmError,
+    UnreachableError,
+)
+from swarm.domain.ids import NodeId
+from swarm.domain.inference import MAX_QUERY_ROWS, Query
+from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end, samples
+
+
+@pytest.fixture
+async def swarm(tmp_path: Path) -> AsyncIterator[BackEnd]:
+    async with back_end(tmp_path) as running:
+        yield running
+
+
+async def trained(swarm: BackEnd, name: str, classes: str, **options: Any) -> SmallNode:
+    node = await swarm.node(name, classes, **options)
+    await node.train()
+    return node
+
+
+async def refusal(work: Any) -> SwarmError:
+    with pytest.raises(SwarmError) as caught:
+        await work
+    return caught.value
+
+
+def best(answer: Any) -> list[str]:
+    return [answer.class_names[i] for i in answer.probabilities.argmax(axis=1)]
+
+
+async def until_served(swarm: BackEnd, node: SmallNode) -> None:
+    """Wait until the node's next heartbeats have said what it serves."""
+    await asyncio.sleep(0.8)
+
+
+async def test_an_answer_names_who_gave_it_and_what_it_cost(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    answer = await ada.ask("a", "d", "b", top_k=1)
+    assert best(answer) == ["a", "d", "b"]
+    assert [row[0].owner for row in answer.sources] == ["ada", "bob", "ada"]
+    source = answer.sources[1][0]
+    assert (source.expert, source.version, source.served_by, source.weight) == (bob.expert, 1, "bob", 1.0)
+    assert source.manifest == bob.served[0] and len(source.module_digests) == 1
+    assert (answer.gate_version, answer.degraded) == (2, (False,) * 3)
+    assert answer.flops_per_query > 100
+
+
+async def test_top_k_beyond_the_experts_is_clipped_and_owners_and_uniform_are_respected(
+    swarm: BackEnd,
+) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    answer = await ada.ask("a", top_k=50)
+    assert len(answer.sources[0]) == 2
+    assert abs(sum(source.weight for source in answer.sources[0]) - 1) < 1e-6
+    only = await ada.ask("a", owners=(NodeId("bob"),))
+    assert {source.owner for source in only.sources[0]} == {"bob"} and not only.degraded[0]
+    uniform = await ada.ask("a", uniform=True)
+    assert [source.weight for source in uniform.sources[0]] == [0.5, 0.5]
+    assert isinstance(await refusal(ada.ask("a", owners=(NodeId("nobody"),))), NotFoundError)
+    del bob
+
+
+async def test_bad_queries_are_refused_by_name_and_the_coordinator_goes_on(swarm: BackEnd) -> None:
+    ada = await trained(swarm, "ada", "ab")
+    good = samples("a", 2, 1)
+    nan = good.copy()
+    nan[1, 2] = np.nan
+    cases: list[tuple[Any, type[SwarmError], str]] = [
+        (nan, InvalidInputError, "nan"),
+        (good[:, :3], ShapeMismatchError, "shape [2, 3]"),
+        (good[0], ShapeMismatchError, "shape [6]"),
+        (good.astype(np.float64), ShapeMismatchError, 'astype("float32")'),
+        (np.zeros((MAX_QUERY_ROWS + 1, SIZE), np.float32), InvalidInputError, str(MAX_QUERY_ROWS)),
+    ]
+    for inputs, expected, named in cases:
+        error = await refusal(ada.coordinator.predict(Query(inputs=inputs)))
+        assert isinstance(error, expected) and named in str(error)
+    assert best(await ada.ask("b")) == ["b"]
+
+
+async def test_a_full_batch_is_answered_in_one_go(swarm: BackEnd) -> None:
+    ada, _ = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    inputs = np.concatenate([samples(name, MAX_QUERY_ROWS // 4, 3) for name in "abcd"])
+    answer = await ada.coordinator.predict(Query(inputs=inputs, top_k=1))
+    expected = [name for name in "abcd" for _ in range(MAX_QUERY_ROWS // 4)]
+    assert np.mean([a == b for a, b in zip(best(answer), expected, strict=True)]) > 0.99
+
+
+async def test_another_holder_answers_for_an_owner_that_is_gone_without_degrading(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    ada.served.append(bob.served[0])
+    await until_served(swarm, ada)
+    await bob.disconnect()
+    answer = await ada.ask("c", top_k=1)
+    assert best(answer) == ["c"] and answer.degraded == (False,)
+    assert (answer.sources[0][0].owner, answer.sources[0][0].served_by) == ("bob", "ada")
+
+
+async def test_a_serve_only_expert_is_asked_of_its_owner_alone(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd", share="serve-only")
+    ada.served.append(bob.served[0])
+    await until_served(swarm, ada)
+    assert (await ada.ask("c", top_k=1)).sources[0][0].served_by == "bob"
+    await bob.disconnect()
+    answer = await ada.ask("c", top_k=1)
+    assert answer.degraded == (True,) and answer.sources[0][0].owner == "ada"
+
+
+@pytest.mark.parametrize("how", ["gone", "refuses", "lies"])
+async def test_without_another_holder_the_next_leaf_answers_degraded(swarm: BackEnd, how: str) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    if how == "gone":
+        await bob.disconnect()
+    elif how == "refuses":
+        bob.fails = NotReadyError("expert server", found="starting")
+    else:
+        bob.answers_wrong = True
+    answer = await ada.ask("c", "a", top_k=1)
+    assert answer.degraded == (True, False) and answer.missing_experts == (bob.expert,)
+    assert [row[0].owner for row in answer.sources] == ["ada", "ada"]
+
+
+async def test_a_hanging_owner_is_given_up_and_not_waited_for_again(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    bob.hangs = True
+    began = asyncio.get_running_loop().time()
+    answer = await ada.ask("c", top_k=1, timeout_s=4)
+    assert answer.degraded == (True,)
+    assert asyncio.get_running_loop().time() - began < 3.5
+
+
+async def test_with_nobody_left_the_answer_is_not_ready_and_says_whom_it_misses(swarm: BackEnd) -> None:
+    ada = await trained(swarm, "ada", "ab")
+    bob = await swarm.node("bob", "cd")
+    await ada.disconnect()
+    error = await refusal(bob.ask("a"))
+    assert isinstance(error, NotReadyError) and ada.expert in error.found
+    status = await bob.coordinator.status()
+    assert status.leaves_without_owner == ("ada.l0",)
+
+
+async def test_a_new_version_of_an_expert_is_routed_to_without_a_new_gate(swarm: BackEnd) -> None:
+    ada = await trained(swarm, "ada", "ab")
+    await ada.publish()
+    async with asyncio.timeout(5):
+        while (answer := await ada.ask("a")).sources[0][0].version != 2:
+            await asyncio.sleep(0.05)
+    assert answer.gate_version == 1
+
+
+async def test_a_restart_comes_back_into_the_same_state(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    before = await ada.ask("a", "c")
+    await swarm.stop_coordinator()
+    assert await swarm.start_coordinator() < 5
+    await asyncio.wait_for(asyncio.gather(ada.welcomed.wait(), bob.welcomed.wait()), 10)
+    after = await ada.ask("a", "c")
+    np.testing.assert_array_equal(after.probabilities, before.probabilities)
+    assert (after.gate_version, after.sources) == (before.gate_version, before.sources)
+    assert (await ada.contribute()).gate_version == 3
+
+
+async def test_without_redis_answers_go_on_also_after_a_restart_and_publishing_waits(swarm: BackEnd) -> None:
+    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+    await swarm.redis.stop()
+    assert best(await ada.ask("a", "c")) == ["a", "c"]
+    status = await ada.coordinator.status()
+    assert status.redis != "ok" and all(view.alive for view in status.nodes)
+    assert isinstance(await refusal(ada.contribute()), UnreachableError)
+    await swarm.stop_coordinator()
+    assert await swarm.start_coordinator() < 5
+    await asyncio.wait_for(asyncio.gather(ada.welcomed.wait(), bob.welcomed.wait()), 10)
+    assert best(await ada.ask("a", "c")) == ["a", "c"]
+    assert (ada.fence, (await ada.ask("a")).gate_version) == (0, 2)
+    await swarm.redis.start()
+    async with asyncio.timeout(15):
+        while ada.fence == 0 or bob.fence == 0:
+            await asyncio.sleep(0.1)
+    assert (await ada.contribute()).gate_version == 3
+    assert (await ada.coordinator.status()).redis == "ok"

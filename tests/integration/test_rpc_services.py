@@ -1,0 +1,255 @@
+"""Services and clients over real sockets: streams both ways, keys on every act, the agent's unix socket."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.errors import ExhaustedError, InvalidInputError, NotReadyError, UnauthenticatedError
+from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.inference import Listing, SocketBytes
+from swarm.domain.membership import Caller, ContributionOutcome, Event
+from swarm.rpc import methods as m
+from swarm.rpc.callers import CertificateGatekeeper
+from swarm.rpc.channel import Connection, open_local
+from swarm.rpc.clients import AgentClient, CoordinatorClient
+from swarm.rpc.options import MAX_MESSAGE_BYTES
+from swarm.rpc.pb import gate_pb2
+from swarm.rpc.server import RpcServer, Service, create_local_server
+from swarm.rpc.servicers import (
+    agent_service,
+    expert_service,
+    gate_service,
+    inference_service,
+    membership_service,
+    registry_service,
+)
+from tests.support.rpc import Membership, asking, eventually, found_now, node, service
+
+ACTS = [
+    each
+    for each in m.METHODS
+    if each.request is not bytes and "idempotency_key" in each.request.DESCRIPTOR.fields_by_name
+]
+
+
+class Gates:
+    """A gate port that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[object, ...]] = []
+
+    async def contribute(
+        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int, key: str
+    ) -> ContributionOutcome:
+        self.given.append((caller.id, envelope, arrays, fence, key))
+        return ContributionOutcome(state="activated", gate_version=2, reason="")
+
+    async def gate(self, version: int) -> bytes:
+        raise NotReadyError("gate", found="none yet", remedy="train on a node: swarm train DATA")
+
+    async def history(self) -> tuple[list[bytes], int]:
+        return [b"g1", b"g2"], 2
+
+    async def rollback(self, version: int, key: str) -> bytes:
+        return b"g3"
+
+    async def fit(self, key: str) -> ContributionOutcome:
+        return ContributionOutcome(state="duplicate", gate_version=2, reason="same contributions")
+
+
+class Agent:
+    """An agent port whose training goes on until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.orders: list[TrainOrder] = []
+        self.cancelled = self.stopped = False
+
+    async def train(self, order: TrainOrder) -> AsyncIterator[TrainStep]:
+        self.orders.append(order)
+        yield TrainStep(stage="data", message="1437 samples", fraction=0.1)
+        try:
+            await asyncio.sleep(3600 if order.steps == 1 else 0)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        yield TrainStep(stage="done", message="", fraction=1.0, figures={"experts": 2.0})
+
+    async def outbound(self, limit: int) -> list[Listing]:
+        return [Listing(what="manifest", detail="ada.e0@1", size_bytes=10, recipient="registry")]
+
+    async def state(self) -> AgentState:
+        return AgentState(
+            node="ada",
+            swarm="plants",
+            connected=True,
+            fence=1,
+            gate_version=2,
+            activity="idle",
+            outbox=0,
+            certificate_days=0.5,
+            experts=("ada.e0",),
+            socket_bytes=SocketBytes(),
+            disk_free_bytes=5,
+            clock_skew_s=0.0,
+            expert_server_pid=77,
+        )
+
+    async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:
+        return 3, (ExpertId("ada.e0"),)
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    private = tmp_path / "run"
+    private.mkdir(mode=0o700)
+    return private
+
+
+async def _local(folder: Path, *services: Service) -> tuple[RpcServer, Connection]:
+    server = create_local_server(Caller(role="operator", id=NodeId("operator")), services)
+    server.add_socket(folder / "s")
+    await server.start()
+    return server, open_local(folder / "s")
+
+
+async def test_a_contribution_of_several_messages_arrives_whole_with_its_sender(tmp_path: Path) -> None:
+    swarm = found_now(tmp_path)
+    port, arrays = Gates(), os.urandom((5 << 20) + 3)
+    async with asking(swarm.coordinator, node(swarm, "ada"), gate_service(port)) as client:
+        outcome = await client.contribute(b"envelope", arrays, fence=7, key="k")
+        assert outcome == ContributionOutcome(state="activated", gate_version=2, reason="")
+        assert port.given == [("ada", b"envelope", arrays, 7, "k")]
+        with pytest.raises(NotReadyError, match="swarm train DATA"):
+            await client.gate()
+        assert await client.history() == ([b"g1", b"g2"], 2)
+
+
+async def test_a_contribution_out_of_form_or_too_large_is_refused(tmp_path: Path) -> None:
+    swarm = found_now(tmp_path)
+    port = Gates()
+    data = gate_pb2.ContributeChunk(data=b"x")
+    head = gate_pb2.ContributeChunk(header=gate_pb2.ContributeHeader(envelope=b"e", idempotency_key="k"))
+    full = gate_pb2.ContributeChunk(data=bytes(MAX_MESSAGE_BYTES // 2))
+
+    async def messages(*parts: gate_pb2.ContributeChunk) -> AsyncIterator[gate_pb2.ContributeChunk]:
+        for part in parts:
+            yield part
+
+    async with asking(swarm.coordinator, node(swarm, "ada"), gate_service(port)) as client:
+        for parts in ((), (data,), (head, head), (head, data, head)):
+            with pytest.raises(InvalidInputError, match="contribution"):
+                await client.connection.upload(m.CONTRIBUTE, messages(*parts))
+        with pytest.raises(ExhaustedError, match="contribution"):
+            await client.connection.upload(m.CONTRIBUTE, messages(head, full, full, data))
+        with pytest.raises(ExhaustedError, match="at most 64 MiB"):
+            await client.contribute(b"e", bytes(MAX_MESSAGE_BYTES + 1), fence=1)
+    assert not port.given
+
+
+@pytest.mark.parametrize("method", ACTS, ids=lambda method: method.path)
+async def test_every_act_without_an_idempotency_key_is_refused(folder: Path, method: m.AnyMethod) -> None:
+    nobody: object = object()
+    server, connection = await _local(
+        folder,
+        agent_service(nobody),  # type: ignore[arg-type]
+        expert_service(nobody),  # type: ignore[arg-type]
+        gate_service(nobody),  # type: ignore[arg-type]
+        inference_service(nobody),  # type: ignore[arg-type]
+        membership_service(nobody),  # type: ignore[arg-type]
+        registry_service(nobody),  # type: ignore[arg-type]
+    )
+    request = method.request(data="digits", share="borrow") if method is m.TRAIN else method.request()
+    async with connection:
+        with pytest.raises(InvalidInputError, match="idempotency_key"):
+            if method.streams_out:
+                async for _ in connection.stream(method, request):
+                    pass
+            else:
+                await connection.unary(method, request)
+    await server.stop(0)
+
+
+def test_all_that_changes_the_swarm_takes_a_key() -> None:
+    names = {f"{each.service}.{each.name}" for each in ACTS}
+    assert names == {
+        "Membership.RenewCertificate",
+        "Membership.Leave",
+        "Membership.RevokeNode",
+        "Membership.CreateToken",
+        "Membership.RevokeToken",
+        "Gate.Rollback",
+        "Gate.Fit",
+        "Registry.Commit",
+        "Registry.Announce",
+        "Registry.Withdraw",
+        "Agent.Train",
+    }
+
+
+async def test_events_are_followed_as_they_happen(tmp_path: Path) -> None:
+    swarm = found_now(tmp_path)
+    port = Membership()
+    async with asking(swarm.coordinator, service(swarm, "operator"), membership_service(port)) as client:
+        assert [event.kind async for event in client.events()] == ["node.joined"]
+        async with aclosing(client.events(follow=True)) as events:  # type: ignore[type-var]
+            await anext(events)
+            port.appended.put_nowait(
+                Event(id="2-0", kind="gate.activated", at=2.0, fields=(("version", "3"),))
+            )
+            assert (await anext(events)).fields == (("version", "3"),)
+        line, token = await client.create_token(uses=2)
+        assert line.endswith("@host:7070") and token.uses_left == 2
+
+
+async def test_the_command_trains_through_its_agent_and_giving_up_cancels(folder: Path) -> None:
+    port = Agent()
+    server, connection = await _local(folder, agent_service(port))
+    async with connection:
+        client = AgentClient(connection)
+        steps = [step async for step in client.train(TrainOrder(data="digits"))]
+        assert [step.stage for step in steps] == ["data", "done"] and steps[1].figures == {"experts": 2.0}
+        assert port.orders[0].idempotency_key
+        async with aclosing(client.train(TrainOrder(data="digits", steps=1))) as endless:  # type: ignore[type-var]
+            await anext(endless)
+        await eventually(lambda: port.cancelled)
+        assert (await client.state()).expert_server_pid == 77
+        assert [listing.what for listing in await client.outbound()] == ["manifest"]
+        assert await client.leave("done") == (3, ("ada.e0",))
+        await client.stop()
+        assert port.stopped
+    await server.stop(0)
+
+
+async def test_a_certificate_of_another_swarm_or_none_at_all_proves_nobody(tmp_path: Path) -> None:
+    stranger = node(found_now(tmp_path), "ada")
+    gatekeeper = CertificateGatekeeper(NodeId("animals"), lambda _: False, lambda: 0.0)  # type: ignore[arg-type]
+
+    class Context:
+        def __init__(self, **shown: list[bytes]) -> None:
+            self.shown = shown
+
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return self.shown
+
+    with pytest.raises(UnauthenticatedError, match="found no client certificate"):
+        gatekeeper.admit(m.STATUS.path, Context())
+    with pytest.raises(UnauthenticatedError, match="swarm plants; expected swarm animals"):
+        gatekeeper.admit(m.STATUS.path, Context(x509_pem_cert=[stranger.certificate_pem]))
+
+
+async def test_a_coordinator_client_is_of_its_connections_peer(folder: Path) -> None:
+    server, connection = await _local(folder, membership_service(Membership()))
+    client = CoordinatorClient(connection)
+    assert (await client.status()).swarm == "plants" and await client.revocations() == b""
+    await client.close()
+    with pytest.raises(Exception, match="a connection that was closed here"):
+        await client.status()
+    await server.stop(0)
