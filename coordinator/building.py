@@ -67,6 +67,7 @@ class Coordinator:
         await self.tokens.synchronise()
         await self.heads.refresh()
         await self.keeper.synchronise()
+        await self.keeper.drop_withdrawn()
         await self.journal.catch_up()
         await self.membership.expect_back()
         await self._publish_calmly()
@@ -75,6 +76,8 @@ class Coordinator:
         """Follow one event of the store and pass it on to the nodes."""
         await self.heads.on_event(event)
         self.live.announce(event=event)
+        if event.kind == "expert.withdrawn":
+            self.keeper.notice_withdrawal()
 
     async def publish_late(self) -> None:
         """Give the registry what it lacks of the trunk and the active gate."""

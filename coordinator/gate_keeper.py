@@ -31,7 +31,7 @@ from coordinator.members import Members
 from coordinator.specifications import Specifications
 from coordinator.trials import Verdict
 from swarm.domain.errors import ExhaustedError, HarmfulContributionError
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
 from swarm.domain.specification import Specification
@@ -122,6 +122,17 @@ class GateKeeper:
         outcome = await self._change("", lambda: self._withdraw(owner, reason))
         return outcome.gate_version
 
+    async def drop_withdrawn(self) -> None:
+        """Make a gate without the leaves of withdrawn experts, where the active one has some."""
+        if self._withdrawn_experts():
+            await self._change("", self._drop_withdrawn)
+
+    def notice_withdrawal(self) -> None:
+        """Begin `drop_withdrawn` and do not wait: a trial under way may hold the gate for a while."""
+        task = asyncio.create_task(self.drop_withdrawn(), name="drop withdrawn experts")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
     async def synchronise(self) -> None:
         """Bring store and registry up to our newest gate, or ours up to the store's."""
         async with self._changing:
@@ -188,6 +199,20 @@ class GateKeeper:
             outcome = await self._activate_as_is(others, temperature, f"{owner} left: {reason}")
         await asyncio.to_thread(parts.contributions.remove_owner, owner)
         return outcome
+
+    def _withdrawn_experts(self) -> list[ExpertId]:
+        leaves = self.active.value.leaves if self.active is not None else ()
+        return [leaf.expert for leaf in leaves if self._parts.heads.is_withdrawn(leaf.expert)]
+
+    async def _drop_withdrawn(self) -> ContributionOutcome:
+        gone = ", ".join(self._withdrawn_experts())
+        if not gone:
+            return ContributionOutcome(
+                state="duplicate", gate_version=self._publication.version, reason="not in the gate"
+            )
+        temperature = self._publication.required().value.temperature
+        contributions = await self._checked(self._digests())
+        return await self._activate_as_is(contributions, temperature, f"{gone} withdrawn")
 
     async def _activate_as_is(
         self, contributions: Sequence[CheckedContribution], temperature: float, reason: str
@@ -298,5 +323,5 @@ class GateKeeper:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         # Its caller may be gone; looking at the error keeps it from being reported as forgotten.
-        if not task.cancelled():
-            task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("gate.unchanged", reason=str(error))

@@ -50,6 +50,10 @@ class Heads:
         """Return an expert's newest version, None where there is none or it was withdrawn."""
         return self._known.get(expert)
 
+    def is_withdrawn(self, expert: ExpertId) -> bool:
+        """Say whether this very expert was withdrawn by a tombstone of its own."""
+        return expert in self._tombstones
+
     def manifests(self) -> dict[ExpertId, Manifest]:
         """Return the newest manifests by expert."""
         return {expert: head.manifest for expert, head in self._known.items()}

@@ -142,7 +142,7 @@ def remove(
             fence = (await client.state()).fence
         async with registry(place) as client:
             descendants = await client.withdraw(sign_statement(tombstone, identity.required_signer()), fence)
-        progress("the gate keeps its leaf, unanswered, until the operator runs: swarm gate fit")
+        progress("the coordinator makes a gate without its leaf")
         text = f"{expert_id} is withdrawn; {len(descendants)} descendants are marked"
         emit("expert-remove", {"expert": expert_id, "descendants": descendants}, as_json=json, text=text)
 

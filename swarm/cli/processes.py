@@ -61,7 +61,8 @@ def recorded_processes(run: Path) -> list[tuple[Path, ProcessRecord]]:
     for path in run.glob("*.process.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             found.append((path, ProcessRecord(**json.loads(path.read_text()))))
-    return sorted(found, key=lambda pair: pair[1].started, reverse=True)
+    # The system counts starts in hundredths of a second; the time of the record settles a tie.
+    return sorted(found, key=lambda pair: (pair[1].started, pair[0].stat().st_mtime_ns), reverse=True)
 
 
 def stop_recorded(run: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """The registry's process: builds the service from its parts and serves it over mutual TLS until SIGTERM."""
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -92,8 +91,6 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         on_ready(port)
         await _until_told(upkeep)
         _log.info("registry.stopping")
-    # Refused calls leave cycles that hold gRPC's server; found at exit only, they cost two seconds.
-    gc.collect()
 
 
 async def _until_told(upkeep: list[asyncio.Task[None]]) -> None:

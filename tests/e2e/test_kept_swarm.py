@@ -191,6 +191,19 @@ def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
     assert refused.returncode == 4 and "revoked" in refused.stderr
 
 
+def test_an_expert_that_its_owner_withdraws_is_out_of_the_gate(kept: Kept) -> None:
+    foreign = kept.sh.swarm("expert", "remove", "ada.e1", **kept.node("ben"))
+    assert foreign.returncode == 4 and "its owner ada" in foreign.stderr
+    removed = kept.sh.json("expert", "remove", "ben.e1", "--reason", "a test", **kept.node("ben"))
+    assert removed["expert"] == "ben.e1"
+    deadline = time.monotonic() + 15
+    while any(leaf["expert"] == "ben.e1" for leaf in gate_leaves(kept)):
+        assert time.monotonic() < deadline
+    (node,) = kept.sh.json("lineage", "ben.e1", **kept.founder)["lineage"]["nodes"]
+    assert node["standing"] == "withdrawn"
+    assert kept.sh.swarm("predict", str(kept.inputs), **kept.founder).returncode == 5
+
+
 def test_down_stops_everything_and_a_backup_brings_the_swarm_back(kept: Kept) -> None:
     status = kept.sh.json("status", **kept.founder)["swarm"]
     backup = kept.root / "later.tgz"
@@ -210,6 +223,11 @@ def test_down_stops_everything_and_a_backup_brings_the_swarm_back(kept: Kept) ->
         file.truncate(backup.stat().st_size // 2)
     torn = kept.sh.swarm("restore", str(backup), SWARM_HOME=str(kept.root / "torn"))
     assert torn.returncode == 7 and not (kept.root / "torn" / "ca").exists()
+
+
+def gate_leaves(kept: Kept) -> list[dict[str, Any]]:
+    """Return the active gate's leaves."""
+    return list(kept.sh.json("gate", "show", **kept.founder)["gate"]["leaves"])
 
 
 def wait_for(kept: Kept, good: Any, timeout_s: float = 30) -> dict[str, Any]:

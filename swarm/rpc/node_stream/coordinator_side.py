@@ -45,6 +45,7 @@ class Link:
     def __init__(self, node: NodeId, hello: Hello) -> None:
         self.node = node
         self.hello = hello
+        self.parted = False
         self._outgoing: asyncio.Queue[node_stream_pb2.ToNode] = asyncio.Queue()
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
         self._numbers = itertools.count(1)
@@ -220,6 +221,8 @@ class NodeStreamServicer:
             _log.info("node.connected", node=link.node, fence=welcome.fence)
             yield node_stream_pb2.ToNode(welcome=convert.welcome_to_pb(welcome))
             listening = asyncio.create_task(self._listen(link, incoming))
+            # At once, even while a write waits for a peer that takes nothing any more.
+            listening.add_done_callback(lambda _: self._part(link))
             ended = asyncio.create_task(link.ended())
             tasks |= {listening, ended}
             while True:
@@ -282,7 +285,10 @@ class NodeStreamServicer:
         link.heartbeat_noted(beat.fence, self._now())
 
     def _part(self, link: Link) -> None:
-        """Fail whoever waits for the node, and tell the membership, also while this stream is cancelled."""
+        """Fail whoever waits for the node, and tell the membership, once; also while this stream is cancelled."""
+        if link.parted:
+            return
+        link.parted = True
         link.end(UnreachableError(f"node {link.node}", found="its stream has ended"))
         farewell = asyncio.create_task(self._farewell(link))
         self._farewells.add(farewell)

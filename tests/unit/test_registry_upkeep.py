@@ -1,0 +1,79 @@
+"""What a registry does besides answering: its certificate and the revocation list stay current."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from swarm.domain.errors import UnreachableError
+from swarm.domain.ids import NodeId
+from swarm.registry.memory_store import MemoryStore
+from swarm.registry.upkeep import certificate_days, follow_revocations, keep_certificate, take_revocations
+from swarm.trust.identity import LIFETIMES, create_service_identity
+from swarm.trust.statements import sign_statement
+from tests.support.trust import NOW, Founded, found, revocations
+
+ADA = NodeId("ada")
+
+
+def registry_identity(founded: Founded) -> Path:
+    return create_service_identity(
+        founded.ca,
+        founded.folder / "registry",
+        role="registry",
+        coordinator_record=founded.coordinator.record,
+        now=NOW,
+    ).folder
+
+
+async def test_the_certificate_is_renewed_at_two_thirds_of_its_life_and_not_before(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    folder, asked = registry_identity(founded), asyncio.Event()
+
+    async def renew(csr_pem: bytes, key: str) -> bytes:
+        assert key
+        asked.set()
+        return founded.ca.issue(
+            csr_pem, role="registry", member=NodeId("registry"), lifetime=LIFETIMES["registry"], now=later
+        )
+
+    for later, is_due in ((NOW + timedelta(days=4), False), (NOW + timedelta(days=5), True)):
+        keeping = asyncio.create_task(keep_certificate(folder, renew, lambda now=later: now))
+        await asyncio.sleep(0.05)
+        keeping.cancel()
+        assert asked.is_set() == is_due
+        assert (certificate_days(folder, later) > 6.9) == is_due
+
+
+async def test_an_unreachable_coordinator_is_no_end_of_the_registry(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    folder = registry_identity(founded)
+
+    async def renew(csr_pem: bytes, key: str) -> bytes:
+        raise UnreachableError("coordinator at nowhere")
+
+    keeping = asyncio.create_task(keep_certificate(folder, renew, lambda: NOW + timedelta(days=6)))
+    await asyncio.sleep(0.05)
+    assert not keeping.done()
+    keeping.cancel()
+    assert certificate_days(folder, NOW) > 6.9
+
+
+async def test_the_list_is_followed_and_a_forged_or_older_one_is_not_taken(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    store, keyring = MemoryStore(), founded.keyring()
+    eve = founded.member("eve").required_signer()
+    following = asyncio.create_task(follow_revocations(store, keyring))
+    await asyncio.sleep(0.01)
+    await store.put_revocations(1, sign_statement(revocations(1, "ada"), founded.coordinator_signer))
+    await asyncio.sleep(0.05)
+    assert keyring.is_revoked(ADA)
+    await store.put_revocations(2, sign_statement(revocations(2), eve))
+    await asyncio.sleep(0.05)
+    assert keyring.is_revoked(ADA)
+    await store.put_revocations(3, sign_statement(revocations(3, "ada", "bob"), founded.coordinator_signer))
+    await asyncio.sleep(0.05)
+    assert keyring.is_revoked(NodeId("bob"))
+    following.cancel()
+    await store.put_revocations(4, sign_statement(revocations(2), founded.coordinator_signer))
+    await take_revocations(store, keyring)
+    assert keyring.is_revoked(NodeId("bob"))
