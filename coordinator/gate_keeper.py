@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
+import structlog
+
 from coordinator.active_gate import ActiveGate
 from coordinator.candidate import Candidate, assemble
 from coordinator.contribution_checks import (
@@ -55,6 +57,9 @@ class GateParts:
     contributions: ContributionFiles
     publication: GatePublication
     trials: TrialRound
+
+
+log = structlog.get_logger()
 
 
 class GateKeeper:

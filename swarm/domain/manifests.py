@@ -160,8 +160,9 @@ class GateLeaf:
 class GateStatement:
     """A version of the gate: a pure function of specification, trunk, contributions, ridge, temperature.
 
-    `arrays` of kind `prototypes`: `prototypes` float32 [K, D], `leaf_rows` int32 [K] (row into leaves),
-    `log_prior` float32 [K], `radii` float32 [K, 3]. The analytic kind brings other arrays under their names.
+    `arrays` of kind `prototypes`: `prototypes.<row into leaves>` float32 [P, D] for each leaf; `log_prior`
+    float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves in that order. The analytic kind
+    brings other arrays under their names.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN

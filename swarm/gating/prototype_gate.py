@@ -21,6 +21,7 @@ TEMPERATURE_FACTORS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 """The grid on which validation data choose, in units of the gate's scale."""
 DEFAULT_FACTOR = 0.2
 """The temperature of a gate without validation evidence, in the same unit."""
+PROTOTYPES = "prototypes"
 INFLUENCE_CAP = 4.0
 """A leaf's counts weigh at most as much as this many median leaves."""
 
@@ -74,12 +75,16 @@ class PrototypeGate:
         cls, arrays: Mapping[str, NDArray[np.generic]], *, leaves: int, temperature: float
     ) -> "PrototypeGate":
         """Return the gate that `arrays()` gave. ShapeMismatchError where an array is missing or misshapen."""
-        missing = [name for name in ("prototypes", "leaf_rows", "log_prior", "radii") if name not in arrays]
-        if missing:
-            raise ShapeMismatchError("gate arrays", found=f"no {', '.join(missing)}")
+        names = [f"{PROTOTYPES}.{row}" for row in range(leaves)]
+        missing = [name for name in (*names, "log_prior", "radii") if name not in arrays]
+        if missing or not names:
+            raise ShapeMismatchError("gate arrays", found=f"no {', '.join(missing[:5]) or 'leaves'}")
+        parts = [arrays[name].astype(np.float32, copy=False) for name in names]
+        for name, part in zip(names, parts, strict=True):
+            check_features(part, parts[0].shape[-1], name)
         return cls(
-            prototypes=arrays["prototypes"].astype(np.float32, copy=False),
-            leaf_rows=arrays["leaf_rows"].astype(np.int32, copy=False),
+            prototypes=np.concatenate(parts),
+            leaf_rows=np.repeat(np.arange(leaves, dtype=np.int32), [len(part) for part in parts]),
             log_prior=arrays["log_prior"].astype(np.float32, copy=False),
             radii=arrays["radii"].astype(np.float32, copy=False),
             leaves=leaves,
@@ -87,13 +92,16 @@ class PrototypeGate:
         )
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return the arrays of the gate's statement, by their names there."""
-        return {
-            "prototypes": self.prototypes,
-            "leaf_rows": self.leaf_rows,
-            "log_prior": self.log_prior,
-            "radii": self.radii,
+        """Return the arrays of the gate's statement, by their names there, in the order of the leaves.
+
+        Each leaf's prototypes stand alone, so that they keep their address from version to version and a
+        node fetches only those that are new to it.
+        """
+        order = np.argsort(self.leaf_rows, kind="stable")
+        of_leaf = {
+            f"{PROTOTYPES}.{row}": self.prototypes[self.leaf_rows == row] for row in range(self.leaves)
         }
+        return {**of_leaf, "log_prior": self.log_prior[order], "radii": self.radii[order]}
 
     @property
     def feature_size(self) -> int:

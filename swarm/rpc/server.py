@@ -105,7 +105,7 @@ class RpcServer:
         """Take no new calls, give running ones grace_s to end, then end them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
-        # A call that ended with an error is kept alive by its traceback; gRPC waits 2 s for such calls at exit.
+        # A call that ended with an error is kept alive by its traceback; at exit gRPC waits 2 s for such.
         gc.collect()
 
     async def wait(self) -> None:

@@ -76,6 +76,12 @@ def test_a_gate_survives_its_arrays(leaves: list[LeafSummary], features: np.ndar
     assert gate.leaf_weights(features).tobytes() == again.leaf_weights(features).tobytes()
 
 
+def test_a_leaf_keeps_its_array_when_another_joins() -> None:
+    alone, joined = leaf([0, 0, 0]), leaf([9, 0, 0])
+    before, after = (build_prototype_gate(leaves).arrays() for leaves in ([alone], [alone, joined]))
+    assert before["prototypes.0"].tobytes() == after["prototypes.0"].tobytes()
+
+
 def test_a_gate_without_an_owner_is_the_gate_that_never_had_it() -> None:
     stays, goes = [leaf([0, 0, 0]), leaf([9, 0, 0])], leaf([0, 9, 0])
     without = build_prototype_gate([part for part in [stays[0], goes, stays[1]] if part is not goes])
@@ -159,18 +165,17 @@ def test_contributions_that_do_not_fit_together_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("leaf_rows", np.array([0, 0], np.int32)),
-        ("leaf_rows", np.array([0, 2], np.int32)),
         ("log_prior", np.array([0, np.nan], np.float32)),
         ("radii", np.zeros((2, 2), np.float32)),
         ("radii", np.full((2, 3), -1, np.float32)),
-        ("prototypes", np.full((2, 3), np.nan, np.float32)),
+        ("prototypes.1", np.full((1, 3), np.nan, np.float32)),
+        ("prototypes.1", np.zeros((2, 3), np.float32)),
     ],
 )
 def test_damaged_gate_arrays_are_refused(name: str, value: np.ndarray) -> None:
     gate = build_prototype_gate([leaf([0, 0, 0], prototypes=1), leaf([9, 0, 0], prototypes=1)])
-    with pytest.raises(InvalidInputError, match="gate"):
+    with pytest.raises(InvalidInputError, match=r"gate|prototypes"):
         PrototypeGate.from_arrays({**gate.arrays(), name: value}, leaves=2, temperature=1.0)
     missing = {key: array for key, array in gate.arrays().items() if key != name}
-    with pytest.raises(ShapeMismatchError, match=f"no {name}"):
+    with pytest.raises(ShapeMismatchError, match=rf"no {name}"):
         PrototypeGate.from_arrays(missing, leaves=2, temperature=1.0)

@@ -285,7 +285,7 @@ class NodeStreamServicer:
         link.heartbeat_noted(beat.fence, self._now())
 
     def _part(self, link: Link) -> None:
-        """Fail whoever waits for the node, and tell the membership, once; also while this stream is cancelled."""
+        """Fail whoever waits for the node and tell the membership; once, and also when cancelled."""
         if link.parted:
             return
         link.parted = True

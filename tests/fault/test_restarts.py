@@ -1,0 +1,218 @@
+"""Coordinator, Redis, registry and agents die and return: the same state, nothing lost, nothing twice."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from swarm.domain.errors import SwarmError
+from swarm.domain.manifests import Manifest
+from swarm.domain.membership import Head
+from swarm.trust.statements import read_statement
+from tests.support.garden import Garden, garden, owners, same_answers
+from tests.support.whole_swarm import agent_of, until
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
+    with garden(tmp_path_factory.mktemp("restarts")) as running:
+        yield running
+
+
+async def heads(swarm: Garden, owner: str) -> list[Head]:
+    """Return an owner's heads, after checking that each is whole: manifest and every blob, verified."""
+    async with swarm.swarm.registry() as registry:
+        found = await registry.heads(owner)
+        for head in found:
+            manifest = read_statement(await registry.manifest(head.manifest), Manifest).value
+            assert manifest.version == head.version
+            for blob in manifest.blobs():
+                await registry.fetch_blob(blob)
+    return found
+
+
+async def versions(swarm: Garden, owner: str) -> list[int]:
+    return [head.version for head in await heads(swarm, owner)]
+
+
+async def gate_versions(swarm: Garden) -> int:
+    async with swarm.swarm.coordinator() as client:
+        return len((await client.history())[0])
+
+
+async def delivered(swarm: Garden, name: str) -> None:
+    await until(lambda: not len(swarm.outbox(name)), 60)
+
+
+async def test_a_coordinator_that_was_killed_answers_again_as_before_and_nobody_else_restarts(
+    swarm: Garden,
+) -> None:
+    before, pids = await swarm.settled(), swarm.pids()
+    fences = {name: (await swarm.state(name)).fence for name in swarm.agents}
+    swarm.swarm.kill("coordinator")
+    began = time.monotonic()
+    await asyncio.to_thread(swarm.swarm.start_coordinator)
+    answer = None
+    while answer is None:
+        try:
+            answer = await swarm.ask(timeout_s=5)
+        except SwarmError:
+            await asyncio.sleep(0.05)
+    print(f"\ncoordinator restarted, first answer after {time.monotonic() - began:.1f} s")
+    assert time.monotonic() - began < 20
+    after = await swarm.settled()
+    assert same_answers(after, before)
+    now = swarm.pids()
+    assert now.pop("coordinator") != pids.pop("coordinator") and now == pids
+    for name, fence in fences.items():
+        assert (await swarm.state(name)).fence > fence
+
+
+async def test_predictions_go_on_without_redis_and_what_was_published_meanwhile_arrives_once(
+    swarm: Garden,
+) -> None:
+    before, gates = await swarm.settled(), await gate_versions(swarm)
+    (version,) = await versions(swarm, "rose")
+    swarm.kill_redis()
+    assert same_answers(await swarm.ask(), before)
+    learning = asyncio.create_task(swarm.train("rose", (0, 1), seed=1))
+    await until(lambda: len(swarm.outbox("rose")) == 2, 60)
+    for _ in range(3):
+        assert same_answers(await swarm.ask(), before)
+        await asyncio.sleep(1)
+    assert len(swarm.outbox("rose")) == 2, "nothing was acknowledged"
+    assert await swarm.alive("rose") and await swarm.alive("tulip")
+    assert (await swarm.status()).redis != "ok"
+    await swarm.start_redis()
+    await delivered(swarm, "rose")
+    done = await learning
+    assert done.stage == "done"
+    assert await versions(swarm, "rose") == [version + 1]
+    assert await gate_versions(swarm) == gates + 1
+    assert not any((await swarm.settled()).degraded)
+    assert (await swarm.status()).redis == "ok"
+
+
+async def test_a_coordinator_that_starts_while_redis_is_away_answers_from_its_own_files(
+    swarm: Garden,
+) -> None:
+    before = await swarm.settled()
+    swarm.kill_redis()
+    swarm.swarm.kill("coordinator")
+    await asyncio.to_thread(swarm.swarm.start_coordinator)
+    assert same_answers(await swarm.settled(), before)
+    await swarm.start_redis()
+
+    async def leased() -> bool:
+        return all([(await swarm.state(name)).fence > 0 for name in swarm.agents])
+
+    await until(leased, 30)
+    assert same_answers(await swarm.settled(), before)
+
+
+@pytest.mark.parametrize("victim", ["agent", "registry", "redis"])
+async def test_killed_between_blobs_and_commit_the_old_version_stays_until_the_new_one_is_whole(
+    swarm: Garden, victim: str
+) -> None:
+    await swarm.settled()
+    (version,) = await versions(swarm, "rose")
+    gates, seed = await gate_versions(swarm), 10 + len(victim)
+    blobs = swarm.swarm.home.registry / "blobs"
+    known = {path for path in blobs.rglob("*") if path.is_file()}
+    redis = swarm.swarm.redis.pid
+    os.kill(redis, signal.SIGSTOP)  # blobs are stored, the commit hangs
+    learning = asyncio.create_task(swarm.train("rose", (0, 1), seed=seed))
+    try:
+        await until(lambda: {p for p in blobs.rglob("*") if p.is_file() and "incoming" not in str(p)} - known, 60)
+        if victim == "agent":
+            swarm.kill("rose")
+        elif victim == "registry":
+            swarm.swarm.kill("registry")
+        else:
+            swarm.kill_redis()
+    finally:
+        if victim == "redis":
+            await swarm.start_redis()
+        else:
+            os.kill(redis, signal.SIGCONT)
+    if victim == "registry":
+        await asyncio.to_thread(swarm.swarm.start_registry)
+    assert await versions(swarm, "rose") in ([version], [version + 1])
+    await asyncio.gather(learning, return_exceptions=True)
+    if victim == "agent":
+        await swarm.restart("rose")
+    await delivered(swarm, "rose")
+    assert await versions(swarm, "rose") == [version + 1]
+    assert await gate_versions(swarm) == gates + 1
+    assert owners(await swarm.settled()) == {"rose", "tulip"}
+
+
+async def test_a_delivery_whose_acknowledgement_was_lost_acts_once(swarm: Garden, tmp_path: Path) -> None:
+    await swarm.settled()
+    (version,), gates = await versions(swarm, "rose"), await gate_versions(swarm)
+    outbox, kept = swarm.homes["rose"].outbox, tmp_path / "outbox"
+    swarm.swarm.kill("registry")
+    learning = asyncio.create_task(swarm.train("rose", (0, 1), seed=30))
+    await until(lambda: len(swarm.outbox("rose")) == 2, 60)
+    shutil.copytree(outbox, kept)
+    await asyncio.to_thread(swarm.swarm.start_registry)
+    await learning
+    await delivered(swarm, "rose")
+    before = await swarm.settled()
+    swarm.kill("rose")
+    shutil.copytree(kept, outbox, dirs_exist_ok=True)  # as if killed before it could note the acknowledgement
+    await swarm.restart("rose")
+    await delivered(swarm, "rose")
+    assert await versions(swarm, "rose") == [version + 1]
+    assert await gate_versions(swarm) == gates + 1
+    assert not swarm.outbox("rose").refused()
+    assert same_answers(await swarm.settled(), before)
+
+
+async def test_agents_killed_at_any_moment_of_a_publication_finish_it_after_their_restart(
+    swarm: Garden,
+) -> None:
+    await swarm.settled()
+    (version,), gates = await versions(swarm, "tulip"), await gate_versions(swarm)
+    for number, pause_s in enumerate((0.0, 0.02, 0.1, 0.4)):
+        order = swarm.order("tulip", (2, 3), seed=40 + number)
+        async with agent_of(swarm.homes["tulip"]) as client:
+            with pytest.raises(SwarmError):
+                async for step in client.train(order):
+                    if step.stage == "publish":
+                        await asyncio.sleep(pause_s)
+                        break
+                swarm.kill("tulip")
+                await client.state()
+        assert (await versions(swarm, "tulip"))[0] in (version, version + 1)
+        await swarm.restart("tulip")
+        await delivered(swarm, "tulip")
+        version, gates = version + 1, gates + 1
+        assert await versions(swarm, "tulip") == [version]
+        assert await gate_versions(swarm) == gates
+    assert owners(await swarm.settled()) == {"rose", "tulip"}
+
+
+async def test_a_learner_that_dies_with_its_agent_goes_on_after_the_restart(swarm: Garden) -> None:
+    (version,) = await versions(swarm, "tulip")
+    async with agent_of(swarm.homes["tulip"]) as client:
+        with pytest.raises(SwarmError):
+            async for step in client.train(swarm.order("tulip", (2, 3), seed=60)):
+                if step.stage not in ("publish", "contribute", "done"):
+                    family = psutil.Process(swarm.agents["tulip"].pid).children(recursive=True)
+                    swarm.kill("tulip")
+    psutil.wait_procs(family, timeout=10)
+    assert not [one for one in family if one.is_running()], "its children end with it"
+    await swarm.restart("tulip")
+
+    async def is_newer() -> bool:
+        return await versions(swarm, "tulip") == [version + 1]
+
+    await until(is_newer, 60)
+    await delivered(swarm, "tulip")
