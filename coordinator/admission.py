@@ -1,9 +1,10 @@
 """Joining with a token, and renewing certificates: what the join port and the RPC do alike."""
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -49,6 +50,7 @@ class Admission:
     coordinator_record: bytes
     endpoints: Endpoints
     clock: Callable[[], float]
+    _joining: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def specification(self) -> dict[str, str]:
         """Return what a joiner checks before it joins; needs no secret."""
@@ -65,9 +67,9 @@ class Admission:
     async def join(self, body: Mapping[str, Any]) -> dict[str, str]:
         """Let a member in. Everything is checked before the token is used up.
 
-        The same request again, for a joiner that lost the answer, gives the same answer. Raises
-        InvalidInputError, UnauthenticatedError (token, proof), NotAuthorisedError (role), ConflictError
-        (name).
+        The same request again, for a joiner that lost the answer, gives the same answer and uses the token
+        no second time, wherever the first attempt was cut short. Raises InvalidInputError,
+        UnauthenticatedError (token, proof), NotAuthorisedError (role), ConflictError (name).
         """
         token_text, name, role, csr, signing_key, proof = _texts(body)
         member = node_id(name)
@@ -86,36 +88,44 @@ class Admission:
         )
         secret = secret_hash(token.secret)
         key = _digest("join", token.id, secret, member, role, csr, signing_key)
-        known = await self.store.recall(key)
-        if known is not None:
-            return dict(json.loads(known))
-        await self._check_name(member)
-        granted = await self.store.claim_token(token.id, secret, self.clock())
-        if granted != role:
-            raise NotAuthorisedError(
-                f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
-                remedy=f"ask the operator: swarm token create --role {role}",
-            )  # fmt: skip
-        record = self.ca.sign_record(
-            MemberRecord(
-                swarm=self.ca.swarm, role=role, id=member, signing_key=signing_key, joined_at=self.clock()
+        async with self._joining:
+            known = await self.store.recall(key)
+            if known is not None:
+                return dict(json.loads(known))
+            record = await self._unfinished(member, role, signing_key)
+            granted = await self.store.claim_token(
+                token.id, secret, self.clock(), role=role, claimant=key
             )
-        )
-        if not await self.members.register(member, record):
-            raise _name_taken(member)
-        answer = {
-            "certificate_pem": certificate.decode(),
-            "record": record.decode(),
-            "coordinator_record": self.coordinator_record.decode(),
-            "revocations": self.revocations.envelope.decode(),
-            "coordinator": self.endpoints.coordinator_told,
-            "registry": self.endpoints.registry_told,
-        }
-        await self.store.remember(key, json.dumps(answer))
-        await self.journal.record(
-            "node.joined" if role == "node" else "member.joined", node=member, role=role
-        )
-        return answer
+            if granted != role:
+                raise NotAuthorisedError(
+                    f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
+                    remedy=f"ask the operator: swarm token create --role {role}",
+                )  # fmt: skip
+            if record is None:
+                record = self.ca.sign_record(
+                    MemberRecord(
+                        swarm=self.ca.swarm,
+                        role=role,
+                        id=member,
+                        signing_key=signing_key,
+                        joined_at=self.clock(),
+                    )
+                )
+                if not await self.members.register(member, record):
+                    raise _name_taken(member)
+            answer = {
+                "certificate_pem": certificate.decode(),
+                "record": record.decode(),
+                "coordinator_record": self.coordinator_record.decode(),
+                "revocations": self.revocations.envelope.decode(),
+                "coordinator": self.endpoints.coordinator_told,
+                "registry": self.endpoints.registry_told,
+            }
+            answer = dict(json.loads(await self.store.remember(key, json.dumps(answer))))
+            await self.journal.record(
+                "node.joined" if role == "node" else "member.joined", node=member, role=role
+            )
+            return answer
 
     async def renew_by_proof(self, body: Mapping[str, Any]) -> dict[str, str]:
         """Renew the certificate of a member that slept past its expiry, by its registered signing key."""
@@ -162,12 +172,21 @@ class Admission:
             )  # fmt: skip
         return record
 
-    async def _check_name(self, member: NodeId) -> None:
+    async def _unfinished(self, member: NodeId, role: Role, signing_key: str) -> bytes | None:
+        """Return the record of an attempt to join that was cut short, None for a new name.
+
+        ConflictError where the name is another's: who joins has proven its signing key, so the same key is
+        the same member.
+        """
         try:
-            await self.members.envelope(member)
+            envelope = await self.members.envelope(member)
         except NotFoundError:
-            return
-        raise _name_taken(member)
+            return None
+        known = self.members.record(member)
+        if known is None or (known.role, known.signing_key) != (role, signing_key):
+            raise _name_taken(member)
+        self._standing(member)
+        return envelope
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)
@@ -184,12 +203,14 @@ def _name_taken(member: NodeId) -> ConflictError:
 
 def _texts(body: Mapping[str, Any]) -> list[str]:
     unknown, absent = sorted(body.keys() - set(_JOIN_FIELDS)), sorted(set(_JOIN_FIELDS) - body.keys())
-    if unknown or absent or not all(isinstance(body[name], str) for name in _JOIN_FIELDS):
+    if not (unknown or absent):
+        absent = [n for n in _JOIN_FIELDS if not (isinstance(body[n], str) and body[n].isascii())]
+    if unknown or absent:
         raise InvalidInputError(
             "join request",
             found=f"unknown {', '.join(map(str, unknown))[:80]}"
             if unknown
-            else f"no text for {', '.join(absent) or 'a field'}",
+            else f"no plain text for {', '.join(absent)}",
             expected=", ".join(_JOIN_FIELDS),
         )
     return [body[name] for name in _JOIN_FIELDS]

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import structlog
+
 from coordinator.envelope_files import sweep_unfinished
 from swarm.digests import verify_digest
-from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.errors import NotFoundError, SwarmError, VerificationError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.trust.key_files import sync_folder, write_file
 from swarm.trust.statements import Statement, read_statement
+
+log = structlog.get_logger()
 
 
 class ContributionFiles:
@@ -69,9 +73,14 @@ class ContributionFiles:
         sync_folder(self._folder)
 
     def remove_owner(self, owner: NodeId) -> None:
-        """Forget every contribution of an owner, its older ones too."""
+        """Forget every contribution of an owner, its older ones too. Whose was damaged is not known: it stays."""
         for digest in self.digests():
-            if self.read(digest)[0].value.owner == owner:
+            try:
+                statement = read_statement((self._folder / f"{digest}.json").read_bytes(), Contribution)
+            except SwarmError as error:
+                log.error("contribution.damaged", contribution=digest, reason=str(error))
+                continue
+            if statement.value.owner == owner:
                 self.remove(digest)
 
     def digests(self) -> list[Digest]:

@@ -162,9 +162,10 @@ class GateKeeper:
         if statement.digest in self._digests():
             first = await asyncio.to_thread(self._publication.files.first_with, statement.digest)
             return ContributionOutcome(state="duplicate", gate_version=first, reason="in the gate already")
-        for leaf in contribution.leaves:
-            await parts.heads.refresh_expert(leaf.expert)
-        check_experts(contribution, parts.heads.manifests())
+        found = [await parts.heads.committed(leaf.expert) for leaf in contribution.leaves]
+        check_experts(
+            contribution, {head.manifest.expert: head.manifest for head in found if head is not None}
+        )
         checked = await asyncio.to_thread(read_arrays, statement.digest, contribution, arrays)
         present = await self._checked(self._digests())
         last = [c.contribution.epoch for c in present if c.contribution.owner == contribution.owner]

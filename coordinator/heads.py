@@ -12,7 +12,7 @@ from swarm.domain.ids import Digest, ExpertId, owner_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Event
 from swarm.registry.store import MetadataStore
-from swarm.trust.statements import Statement
+from swarm.trust.statements import Statement, read_statement
 
 log = structlog.get_logger()
 
@@ -73,6 +73,12 @@ class Heads:
             await self._fetch(expert, head.manifest)
         return self.get(expert)
 
+    async def committed(self, expert: ExpertId) -> KnownHead | None:
+        """Return the head that the registry accepted, None where its owner only said that there is one."""
+        known = await self.refresh_expert(expert)
+        head = await self._store.head(expert)
+        return known if known is not None and head is not None and head.manifest == known.digest else None
+
     async def on_event(self, event: Event) -> None:
         """Follow an event that names an expert."""
         expert = dict(event.fields).get("expert")
@@ -82,9 +88,21 @@ class Heads:
     async def offer(self, envelope: bytes) -> None:
         """Take over a head that its owner says it has, unless ours is newer or it was withdrawn.
 
-        The registry decides on its own; here it only says what may be routed to while the store is away.
+        The registry decides on its own; here it only says what may be routed to while the store is away or
+        has lost the expert. Where the store has a head, that one counts: its weights were checked.
         """
-        await self._verified(envelope, "announced manifest")
+        try:
+            expert = read_statement(envelope, Manifest).value.expert
+            head = await self._store.head(expert)
+        except UnreachableError:
+            head = None
+        except SwarmError as error:
+            log.warning("manifest.refused", what="announced manifest", reason=str(error))
+            return
+        if head is not None:
+            await self._fetch(expert, head.manifest)
+        else:
+            await self._verified(envelope, "announced manifest")
 
     async def _fetch(self, expert: ExpertId, digest: Digest) -> None:
         known = self._known.get(expert)

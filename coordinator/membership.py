@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -40,6 +40,7 @@ NO_LEASE = 0
 EVENT_WAIT_S = 20.0
 MOST_EVENTS = 1000
 
+_T = TypeVar("_T")
 log = structlog.get_logger()
 
 
@@ -196,22 +197,43 @@ class Membership:
         Every step may be done again, so a call that was cut short is completed by the next. Returns the gate
         version without it and the experts that were withdrawn. NotFoundError for a stranger.
         """
-        parts = self._parts
-        await parts.members.envelope(node)
-        record = parts.members.record(node)
+        await self._check_leaver(node, reason)
+        return await self._to_its_end(self._leave(node, reason, f"leave:{node}:{key}"))
+
+    async def revoke(self, node: NodeId, reason: str, key: str) -> tuple[int, tuple[ExpertId, ...]]:
+        """Take a member out as `leave` does, its certificate first: a stolen key waits for no gate.
+
+        The revocation holds also where the rest fails; the same call again completes it.
+        """
+        await self._check_leaver(node, reason)
+
+        async def work() -> tuple[int, tuple[ExpertId, ...]]:
+            was_revoked = self._parts.revocations.is_revoked(node)
+            await self._cut_off(node, reason)
+            return await self._leave(node, reason, f"leave:{node}:{key}", was_revoked)
+
+        return await self._to_its_end(work())
+
+    async def _check_leaver(self, node: NodeId, reason: str) -> None:
+        await self._parts.members.envelope(node)
+        record = self._parts.members.record(node)
         if record is None or record.role in ("coordinator", "registry"):
             raise NotAuthorisedError(
                 f"member {node}", found="a service", expected="a node, operator or client"
             )
         if len(reason) > 500 or not reason.isprintable():
             raise InvalidInputError("reason", found=reason[:40], expected="at most 500 printable characters")
-        # Runs to its end even when the caller's stream is closed by it.
-        task = asyncio.create_task(self._leave(node, reason, f"leave:{node}:{key}"))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Run work to its end even when the caller's stream is closed by it."""
+        task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def _leave(self, node: NodeId, reason: str, name: str) -> tuple[int, tuple[ExpertId, ...]]:
+    async def _leave(
+        self, node: NodeId, reason: str, name: str, was_revoked: bool | None = None
+    ) -> tuple[int, tuple[ExpertId, ...]]:
         parts = self._parts
         async with self._leaving:
             known = await parts.store.recall(name)
@@ -221,20 +243,26 @@ class Membership:
             gone = await parts.store.withdraw(node, self._tombstone(node, reason), None, name)
             version = await parts.keeper.withdraw_owner(node, reason)
             await parts.heads.refresh()
-            was_revoked = parts.revocations.is_revoked(node)
-            envelope = await parts.revocations.revoke(node)
+            if was_revoked is None:
+                was_revoked = parts.revocations.is_revoked(node)
+            await self._cut_off(node, reason)
             await parts.store.remember(name, json.dumps([version, gone]))
-            live = parts.live.get(node)
-            parts.live.announce(revocations=envelope)
-            self._watch.ended(node)
-            if live is not None:
-                parts.live.remove(live.link)
-                live.link.close("it left the swarm" if not reason else f"it left the swarm: {reason}")
-                await parts.store.drop_lease(node, live.fence)
             if not was_revoked:
                 await parts.journal.record("node.left", node=node, reason=reason, gate_version=version)
                 await parts.journal.record("node.revoked", node=node)
             return version, gone
+
+    async def _cut_off(self, node: NodeId, reason: str) -> None:
+        """Revoke a member, tell everyone, and end its stream; again is harmless."""
+        parts = self._parts
+        envelope = await parts.revocations.revoke(node)
+        live = parts.live.get(node)
+        parts.live.announce(revocations=envelope)
+        self._watch.ended(node)
+        if live is not None:
+            parts.live.remove(live.link)
+            live.link.close("it left the swarm" if not reason else f"it left the swarm: {reason}")
+            await parts.store.drop_lease(node, live.fence)
 
     def _tombstone(self, node: NodeId, reason: str) -> bytes:
         swarm = self._parts.specifications.current.value.swarm

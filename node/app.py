@@ -30,6 +30,7 @@ from node.training import Trainer
 from swarm.domain.errors import SwarmError, UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
+from swarm.exits import leave_process
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -174,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_process(main())

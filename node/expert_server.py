@@ -29,6 +29,7 @@ from swarm.config import NodeHome
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
+from swarm.exits import leave_process
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -133,4 +134,4 @@ def _say(fields: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave_process(main())

@@ -28,6 +28,8 @@ from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
 T = TypeVar("T")
+MOST_FLOPS = (1 << 63) - 1
+"""What the wire carries; peers say what their experts cost."""
 _log = structlog.get_logger(__name__)
 
 
@@ -100,7 +102,14 @@ class GateEvaluator:
         assert under_trial is not None
         await self._run(partial(self._forget_all_but, (candidate, incumbent)))
         return await self._run(
-            partial(judge, self._validation.labels, under_trial, present, temperatures, flops=flops)
+            partial(
+                judge,
+                self._validation.labels,
+                under_trial,
+                present,
+                temperatures,
+                flops=min(flops, MOST_FLOPS),
+            )
         )
 
     async def _leaf(self, leaf: GateLeaf, specification: Specification) -> tuple[TrialLeaf, int]:

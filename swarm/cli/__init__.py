@@ -2,12 +2,18 @@
 
 import sys
 
+from swarm.exits import leave_process
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line and exit with the code of DESIGN.md's table; never with a traceback."""
-    from swarm.cli.app import build
-    from swarm.cli.output import run_guarded
+    try:
+        from swarm.cli.app import build
+        from swarm.cli.output import run_guarded
 
-    sys.exit(run_guarded(build(), sys.argv[1:]))
+        leave_process(run_guarded(build(), sys.argv[1:]))
+    except KeyboardInterrupt:  # before the command itself was there to say so
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 USAGE = 2
 INTERRUPTED = 130
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def emit(name: str, payload: dict[str, Any], *, as_json: bool, text: str) -> None:
@@ -163,19 +164,33 @@ def _exit_code(error: "SwarmError") -> int:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run work to its end; SIGTERM ends it as Ctrl-C does, with its clean-up run."""
+    """Run work to its end; SIGTERM and a closed terminal end it as Ctrl-C does, with its clean-up run."""
 
     async def guarded() -> T:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(work)
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def end() -> None:
+            if not task.cancelling():  # a second signal must not cut the clean-up short
+                task.cancel()
+
+        for ending in ENDINGS:
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means it
+                with contextlib.suppress(NotImplementedError):
+                    loop.add_signal_handler(ending, end)
         try:
             return await task
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
     return asyncio.run(guarded())
+
+
+def let_nothing_interrupt() -> None:
+    """Ignore Ctrl-C and every other polite end from here on: a clean-up is under way."""
+    for ending in (signal.SIGINT, *ENDINGS):
+        with contextlib.suppress(ValueError):  # not the main thread: signals do not come here
+            signal.signal(ending, signal.SIG_IGN)
 
 
 async def gather_named(calls: dict[str, Callable[[], Awaitable[T]]]) -> dict[str, T | Exception]:

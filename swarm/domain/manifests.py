@@ -17,6 +17,9 @@ from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
 
 Share = Literal["serve-only", "borrow", "public"]
 Role = Literal["node", "coordinator", "registry", "operator", "client"]
+MAX_VERSION = 10**9
+MAX_TRAIN_FLOPS = 10**27
+MAX_INFERENCE_FLOPS = 10**14
 ParentKind = Literal["trained-from", "borrowed-from", "split-from", "merged-from"]
 
 
@@ -57,6 +60,20 @@ class Cost:
     samples_seen: int
     duration_s: float
 
+    def __post_init__(self) -> None:
+        # Others add these up and send them on: what cannot be true must not stop them.
+        for name, largest in (
+            ("train_flops", MAX_TRAIN_FLOPS),
+            ("inference_flops", MAX_INFERENCE_FLOPS),
+            ("samples_seen", MAX_TRAIN_FLOPS),
+            ("duration_s", float(MAX_TRAIN_FLOPS)),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= largest:
+                raise InvalidInputError(
+                    f"cost {name}", found=str(value)[:40], expected=f"0 to {float(largest):g}"
+                )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -87,11 +104,11 @@ class Manifest:
             raise InvalidInputError(
                 f"manifest of {self.expert}", found=f"leaf {self.leaf} of {self.owner}", expected="one owner"
             )
-        if self.version != self.parent_version + 1 or self.version < 1:
+        if self.version != self.parent_version + 1 or not 1 <= self.version <= MAX_VERSION:
             raise InvalidInputError(
-                f"{self.expert}@{self.version}",
-                found=f"parent version {self.parent_version}",
-                expected=f"{self.version - 1}",
+                f"{self.expert}@{str(self.version)[:20]}",
+                found=f"parent version {str(self.parent_version)[:20]}",
+                expected=f"the version before it, of 1 to {MAX_VERSION}",
             )
         if len(self.class_names) != self.net.classes or not self.modules:
             raise InvalidInputError(

@@ -9,6 +9,7 @@ from swarm.domain.ids import Digest, SwarmId
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 
 MAX_CLASS_NAME = 80
+MAX_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,11 @@ class Specification:
 
 
 def check_class_names(names: tuple[str, ...]) -> None:
-    """Raise InvalidInputError unless names are distinct, printable and at most 80 characters."""
+    """Raise InvalidInputError unless names are distinct, printable, of at most 80 characters, and not too many."""
+    if len(names) > MAX_CLASSES:
+        raise InvalidInputError(
+            "class names", found=f"{len(names)} of them", expected=f"at most {MAX_CLASSES}"
+        )
     bad = [n for n in names if not n or len(n) > MAX_CLASS_NAME or not n.isprintable() or n != n.strip()]
     if bad or len(set(names)) != len(names):
         raise InvalidInputError(

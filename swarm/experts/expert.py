@@ -1,5 +1,8 @@
 """An expert ready to answer: verified weights in the net that its manifest names."""
 
+import math
+import re
+import sys
 from collections.abc import Sequence
 from typing import Self
 
@@ -8,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from swarm.domain.errors import ShapeMismatchError, VerificationError
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError, VerificationError
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
+from swarm.experts.factories import is_built_in
 from swarm.experts.inputs import as_tensor, check_inputs, preprocessed
-from swarm.experts.nets import build_net
+from swarm.experts.nets import build_net, built_in_numbers
 from swarm.experts.weights import load_net
 from swarm.modules.packing import ReadBlob, check_module
 
@@ -66,6 +70,7 @@ class LoadedExpert:
             )
         for module in manifest.modules:
             check_module(module, read)
+        _check_factory(manifest, subject)
         with torch.random.fork_rng(devices=[]):
             net = build_net(manifest.net, import_paths)
         try:
@@ -101,3 +106,24 @@ class LoadedExpert:
 
     def _check_answers(self) -> None:
         self.probabilities(np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32))
+
+
+def _check_factory(manifest: Manifest, subject: str) -> None:
+    """Raise where building what a peer names would harm us: a net larger than its weights would fill memory
+    (ShapeMismatchError), and some of Python's own modules act when they are imported (InvalidInputError)."""
+    if not is_built_in(manifest.net.factory):
+        if re.split(r"[.:]", manifest.net.factory)[0] in sys.stdlib_module_names:
+            raise InvalidInputError(
+                f"{subject}, factory {manifest.net.factory[:80]}",
+                found="a module of Python's own library",
+                expected="people's own code",
+            )
+        return
+    promised = built_in_numbers(manifest.net)
+    found = sum(math.prod(tensor.shape) for module in manifest.modules for tensor in module.tensors)
+    if promised > found:
+        raise ShapeMismatchError(
+            f"{subject}, weights",
+            found=f"{found} numbers",
+            expected=f"{promised} of net {manifest.net.factory}",
+        )

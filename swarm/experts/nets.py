@@ -43,6 +43,13 @@ def build_net(reference: NetReference, import_paths: Sequence[str] = ()) -> nn.M
     return net
 
 
+def built_in_numbers(reference: NetReference) -> int:
+    """Return how many numbers a built-in net consists of, without memory for them."""
+    with torch.device("meta"):
+        net = _built_in(reference)
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
 def _built_in(reference: NetReference) -> nn.Module:
     name, _, options = reference.factory.partition(":")
     builders: dict[str, Callable[[NetReference, str], nn.Module]] = {

@@ -44,11 +44,17 @@ class Catalogue:
                 raise
 
     def check_may_leave(self, blob: Digest) -> None:
-        """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of."""
-        users = self._users.get(blob)
-        if not users or any(self._is_shared(self._manifests[user]) for user in users):
+        """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of.
+
+        Whoever published it first says whether it is serve-only: another's manifest over the same bytes, whose
+        digests everyone may read, does not set them free.
+        """
+        users = [self._manifests[user] for user in self._users.get(blob, ())]
+        first_owners = [each for each in users if each.owner == users[0].owner]
+        is_kept = bool(users) and all(each.share == "serve-only" for each in first_owners)
+        if not users or (not is_kept and any(map(self._is_shared, users))):
             return
-        expert = self._manifests[users[0]].expert
+        expert = users[0].expert
         raise NotAuthorisedError(
             f"blob {blob[:12]}",
             found=f"weights of {expert}, which is withdrawn or serve-only",

@@ -182,7 +182,9 @@ class MemoryStore:
         }  # fmt: skip
         return True
 
-    async def claim_token(self, token_id: str, secret_hash: str, now: float) -> Role:
+    async def claim_token(
+        self, token_id: str, secret_hash: str, now: float, *, role: str = "", claimant: str = ""
+    ) -> Role:
         token = self._table("token").get(token_id)
         if token is None:
             raise refusals.bad_token(token_id, "unknown")
@@ -190,13 +192,18 @@ class MemoryStore:
             raise refusals.bad_token(token_id, "wrong")
         if token["revoked"]:
             raise refusals.bad_token(token_id, "revoked")
+        granted: Role = token["role"]
+        claim = f"claim:{token_id}:{claimant}"
+        if role not in ("", granted) or (claimant and self._recalled(claim) is not None):
+            return granted
         if token["expires_at"] <= now:
             raise refusals.bad_token(token_id, "expired")
         if token["uses"] < 1:
             raise refusals.bad_token(token_id, "used")
         token["uses"] -= 1
-        role: Role = token["role"]
-        return role
+        if claimant:
+            self._table("key")[claim] = ["1", self._clock() + MEMORY_OF_KEYS_S]
+        return granted
 
     async def tokens(self) -> list[TokenView]:
         views = [

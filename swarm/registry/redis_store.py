@@ -197,8 +197,12 @@ class RedisStore:
         )
         return bool(reply[1])
 
-    async def claim_token(self, token_id: str, secret_hash: str, now: float) -> Role:
-        reply = await self._run("token_claim", token_id, secret_hash, repr(now))
+    async def claim_token(
+        self, token_id: str, secret_hash: str, now: float, *, role: str = "", claimant: str = ""
+    ) -> Role:
+        reply = await self._run(
+            "token_claim", token_id, secret_hash, repr(now), role, claimant, MEMORY_OF_KEYS_S
+        )
         if not reply[0]:
             raise refusals.bad_token(token_id, _text(reply[1]))
         return cast(Role, _text(reply[1]))

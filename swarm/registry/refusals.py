@@ -102,6 +102,7 @@ def event_id(text: str) -> tuple[int, int]:
     milliseconds, _, number = text.partition("-")
     if not text:
         return 0, 0
-    if not (milliseconds.isdecimal() and (number.isdecimal() or not number)):
+    plain = text.isascii() and len(milliseconds) <= 18 and len(number) <= 18
+    if not (plain and milliseconds.isdecimal() and (number.isdecimal() or not number)):
         raise InvalidInputError("event id", found=text[:40], expected="<milliseconds>-<number>")
     return int(milliseconds), int(number or 0)

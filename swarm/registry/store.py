@@ -140,10 +140,13 @@ class MetadataStore(Protocol):
     ) -> bool:
         """Keep a token's hash; False, with nothing changed, if there is a token of this id."""
 
-    async def claim_token(self, token_id: str, secret_hash: str, now: float) -> Role:
+    async def claim_token(
+        self, token_id: str, secret_hash: str, now: float, *, role: str = "", claimant: str = ""
+    ) -> Role:
         """Use a token once and return its role.
 
-        UnauthenticatedError says why not: unknown, wrong, revoked, expired or used.
+        A token of another role than the given one is not used up. The same claimant again (within 24 h) uses
+        it no second time. UnauthenticatedError says why not: unknown, wrong, revoked, expired or used.
         """
 
     async def tokens(self) -> list[TokenView]:

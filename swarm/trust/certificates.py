@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast, get_args
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -146,7 +146,7 @@ def load_csr(csr_pem: bytes) -> x509.CertificateSigningRequest:
         csr = x509.load_pem_x509_csr(csr_pem)
         key = csr.public_key()
         proven = csr.is_signature_valid
-    except (ValueError, TypeError, SwarmError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, SwarmError) as error:
         raise InvalidInputError(
             "signing request", found="no readable PEM", expected="a PKCS#10 request"
         ) from error

@@ -356,6 +356,17 @@ class TestTokens:
         await refused(store.claim_token("t", "hash", 2.0), UnauthenticatedError, "revoked")
         await refused(store.revoke_token("x"), NotFoundError, "x")
 
+    async def test_another_role_and_the_same_claimant_again_use_no_token_up(
+        self, store: MetadataStore
+    ) -> None:
+        await self.add(store)
+        assert await store.claim_token("t", "hash", 2.0, role="client", claimant="a") == "node"
+        for now in (2.0, 200.0):
+            assert await store.claim_token("t", "hash", now, role="node", claimant="a") == "node"
+        await refused(store.claim_token("t", "hash", 2.0, role="node", claimant="b"), UnauthenticatedError)
+        await store.revoke_token("t")
+        await refused(store.claim_token("t", "hash", 2.0, claimant="a"), UnauthenticatedError, "revoked")
+
     async def test_tokens_are_listed_without_their_hash_until_revoked(self, store: MetadataStore) -> None:
         await self.add(store)
         await store.claim_token("t", "hash", 2.0)

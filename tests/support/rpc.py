@@ -171,6 +171,9 @@ class Membership:
         self.acts.append(("leave", node, reason, key))
         return 4, (ExpertId(f"{node}.e0"),)
 
+    async def revoke(self, node: NodeId, reason: str, key: str) -> tuple[int, tuple[ExpertId, ...]]:
+        return await self.leave(node, reason, key)
+
     async def create_token(self, role: Role, uses: int, lifetime_s: float, key: str) -> tuple[str, TokenView]:
         self.acts.append(("create_token", role, uses, lifetime_s, key))
         view = TokenView(id="t1", role=role, uses_left=uses, expires_at=9.0, created_at=1.0)

@@ -421,12 +421,33 @@ class TestWithdrawal:
             with pytest.raises(NotAuthorisedError, match=r"ada\.e1.*withdrawn"):
                 await fetched(registry.service, name)
 
-    async def test_a_blob_that_another_expert_shares_may_leave(self, registry: Registry) -> None:
+    async def test_a_blob_whose_owner_shares_it_elsewhere_may_leave(self, registry: Registry) -> None:
         made, blobs = expert("bob")
         await registry.publish(blobs)
         await registry.commit(replace(made, share="serve-only"))
-        same, _ = expert("ada")
-        await registry.commit(same)
+        shared, _ = expert("bob", 2)
+        await registry.commit(shared)
+        for name in blobs:
+            assert await fetched(registry.service, name) == blobs[name]
+
+    async def test_another_owners_manifest_over_kept_bytes_does_not_set_them_free(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert("bob")
+        await registry.publish(blobs)
+        await registry.commit(replace(made, share="serve-only"))
+        await registry.commit(expert("ada")[0])
+        for name in blobs:
+            with pytest.raises(NotAuthorisedError, match=r"bob\.e1"):
+                await fetched(registry.service, name)
+
+    async def test_a_serve_only_manifest_does_not_lock_up_what_another_shared_first(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert("bob")
+        await registry.publish(blobs)
+        await registry.commit(made)
+        await registry.commit(replace(expert("ada")[0], share="serve-only"))
         for name in blobs:
             assert await fetched(registry.service, name) == blobs[name]
 

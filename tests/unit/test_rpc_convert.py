@@ -48,6 +48,7 @@ def test_any_array_of_finite_numbers_crosses_unchanged(data: st.DataObject) -> N
         ("float32", [2, 3], bytes(23), ShapeMismatchError, "found 23 bytes; expected 24 bytes"),
         ("float32", [2, -3], bytes(24), ShapeMismatchError, "found shape"),
         ("int64", [1 << 62, 1 << 62], b"", ShapeMismatchError, "found 0 bytes"),
+        ("float32", [0, 1 << 62], b"", ShapeMismatchError, "real array"),
         ("uint8", [1] * 9, b"\0", ShapeMismatchError, "at most 8"),
         ("bool", [2], b"\0\2", InvalidInputError, "neither 0 nor 1"),
         ("float32", [2], np.array([0, np.nan], "<f4").tobytes(), InvalidInputError, r"found nan at \[1\]"),

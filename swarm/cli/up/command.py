@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from swarm.cli.asking import describe_answer
 from swarm.cli.options import resolved_source
-from swarm.cli.output import emit, progress, run_async
+from swarm.cli.output import emit, let_nothing_interrupt, progress, run_async
 from swarm.cli.processes import recorded_processes, remove_tree
 from swarm.cli.up.deal import Deal, deal
 from swarm.cli.up.report import render
@@ -55,7 +54,7 @@ def run_up(request: Request, *, as_json: bool) -> None:
         finished = True
     finally:
         if not (request.keep and finished) and (request.home is None or not request.keep):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            let_nothing_interrupt()
             remove_tree(root)
     text = "\n".join([*map(_example, outcome.examples), "", render(outcome.rows)])
     rows = [dataclasses.asdict(item) for item in outcome.rows]

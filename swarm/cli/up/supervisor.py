@@ -19,6 +19,7 @@ from typing import Self
 
 import psutil
 
+from swarm.cli.output import let_nothing_interrupt
 from swarm.cli.processes import record_process, remove_tree
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.end_with_parent import command_that_ends_with_us
@@ -178,8 +179,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """End every process, the last started first, and remove their temporary files."""
-        with contextlib.suppress(ValueError):  # from here on, a second Ctrl-C must not leave anything behind
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        let_nothing_interrupt()
         await asyncio.gather(*(self._end(process) for process in list(self._commands)))
         names = [service.name for service in self._services]
         nodes = [s for s in reversed(self._services) if s.name.startswith("node-")]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.domain.tensors import DTYPE_BYTES
+from swarm.domain.tensors import DTYPE_BYTES, MAX_TENSOR_BYTES
 from swarm.rpc.pb import types_pb2
 
 WIRE_DTYPES = tuple(name for name in DTYPE_BYTES if name != "bfloat16")
@@ -43,6 +43,9 @@ def tensor_from_pb(message: types_pb2.Tensor, subject: str) -> NDArray[np.generi
             found=f"{len(message.data)} bytes",
             expected=f"{promised} bytes for {message.dtype} {list(shape)}",
         )
+    # A size of 0 lets the others cost no bytes, and numpy has no such arrays all the same.
+    if math.prod(max(side, 1) for side in shape) > MAX_TENSOR_BYTES:
+        raise ShapeMismatchError(subject, found=f"shape {list(shape)}", expected="sizes of a real array")
     if message.dtype == "bool" and message.data.strip(b"\0\1"):
         raise InvalidInputError(subject, found="a bool that is neither 0 nor 1", expected="0 or 1")
     array = np.frombuffer(message.data, dtype=np.dtype(message.dtype).newbyteorder("<")).reshape(shape)

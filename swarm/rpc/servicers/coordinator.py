@@ -55,7 +55,7 @@ class _Membership:
         self, request: membership_pb2.RevokeNodeRequest, context: Context
     ) -> membership_pb2.LeaveReply:
         key = convert.idempotency_key(request.idempotency_key)
-        version, experts = await self._port.leave(node_id(request.node), request.reason, key)
+        version, experts = await self._port.revoke(node_id(request.node), request.reason, key)
         return membership_pb2.LeaveReply(gate_version=version, withdrawn_experts=experts)
 
     async def create_token(
