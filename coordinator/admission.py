@@ -1,10 +1,9 @@
 """Joining with a token, and renewing certificates: what the join port and the RPC do alike."""
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -50,7 +49,6 @@ class Admission:
     coordinator_record: bytes
     endpoints: Endpoints
     clock: Callable[[], float]
-    _joining: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def specification(self) -> dict[str, str]:
         """Return what a joiner checks before it joins; needs no secret."""
@@ -88,44 +86,40 @@ class Admission:
         )
         secret = secret_hash(token.secret)
         key = _digest("join", token.id, secret, member, role, csr, signing_key)
-        async with self._joining:
-            known = await self.store.recall(key)
-            if known is not None:
-                return dict(json.loads(known))
-            record = await self._unfinished(member, role, signing_key)
-            granted = await self.store.claim_token(
-                token.id, secret, self.clock(), role=role, claimant=key
-            )
-            if granted != role:
-                raise NotAuthorisedError(
-                    f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
-                    remedy=f"ask the operator: swarm token create --role {role}",
-                )  # fmt: skip
-            if record is None:
-                record = self.ca.sign_record(
-                    MemberRecord(
-                        swarm=self.ca.swarm,
-                        role=role,
-                        id=member,
-                        signing_key=signing_key,
-                        joined_at=self.clock(),
-                    )
+        known = await self.store.recall(key)
+        if known is not None:
+            return dict(json.loads(known))
+        record = await self._unfinished(member, role, signing_key)
+        granted = await self.store.claim_token(token.id, secret, self.clock(), role=role, claimant=key)
+        if granted != role:
+            raise NotAuthorisedError(
+                f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
+                remedy=f"ask the operator: swarm token create --role {role}",
+            )  # fmt: skip
+        if record is None:
+            record = self.ca.sign_record(
+                MemberRecord(
+                    swarm=self.ca.swarm, role=role, id=member, signing_key=signing_key, joined_at=self.clock()
                 )
-                if not await self.members.register(member, record):
-                    raise _name_taken(member)
-            answer = {
-                "certificate_pem": certificate.decode(),
-                "record": record.decode(),
-                "coordinator_record": self.coordinator_record.decode(),
-                "revocations": self.revocations.envelope.decode(),
-                "coordinator": self.endpoints.coordinator_told,
-                "registry": self.endpoints.registry_told,
-            }
-            answer = dict(json.loads(await self.store.remember(key, json.dumps(answer))))
-            await self.journal.record(
-                "node.joined" if role == "node" else "member.joined", node=member, role=role
             )
-            return answer
+            if not await self.members.register(member, record):
+                # The same request may have been here at the same time; anyone else is refused by this.
+                record = await self._unfinished(member, role, signing_key)
+                if record is None:
+                    raise _name_taken(member)
+        answer = {
+            "certificate_pem": certificate.decode(),
+            "record": record.decode(),
+            "coordinator_record": self.coordinator_record.decode(),
+            "revocations": self.revocations.envelope.decode(),
+            "coordinator": self.endpoints.coordinator_told,
+            "registry": self.endpoints.registry_told,
+        }
+        first = dict(json.loads(await self.store.remember(key, json.dumps(answer))))
+        if first == answer:
+            kind = "node.joined" if role == "node" else "member.joined"
+            await self.journal.record(kind, node=member, role=role)
+        return first
 
     async def renew_by_proof(self, body: Mapping[str, Any]) -> dict[str, str]:
         """Renew the certificate of a member that slept past its expiry, by its registered signing key."""

@@ -73,7 +73,7 @@ class ContributionFiles:
         sync_folder(self._folder)
 
     def remove_owner(self, owner: NodeId) -> None:
-        """Forget every contribution of an owner, its older ones too. Whose was damaged is not known: it stays."""
+        """Forget every contribution of an owner, its older ones too; one that was damaged stays."""
         for digest in self.digests():
             try:
                 statement = read_statement((self._folder / f"{digest}.json").read_bytes(), Contribution)

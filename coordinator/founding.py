@@ -12,7 +12,7 @@ from typing import Literal
 from coordinator.addresses import joined_address
 from coordinator.config import CoordinatorFolder
 from coordinator.envelope_files import EnvelopeFiles
-from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, SwarmHome
+from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, NodeHome, SwarmHome
 from swarm.domain.errors import ConflictError
 from swarm.domain.ids import Digest, swarm_id
 from swarm.domain.manifests import Role
@@ -72,7 +72,14 @@ def found_swarm(
             f"home {home.root}",
             found="a swarm already",
             expected="an empty folder",
-            remedy="choose another --home",
+            remedy="choose another folder: --home DIR",
+        )
+    if (NodeHome(home.root).identity / "identity.json").exists():
+        raise ConflictError(
+            f"home {home.root}",
+            found="a member's home, which swarm join made",
+            expected="a folder for the founder alone",
+            remedy="choose another folder: --home DIR",
         )
     from swarm.experts.trunk import make_trunk
 

@@ -169,7 +169,7 @@ class Agent:
         self._take("specification", welcome.specification)
         self._take("revocations", welcome.revocations)
         self._take("gate", welcome.gate)
-        self._fence.value = welcome.fence
+        self._fence.value, self._courier.offline = welcome.fence, ""
         if self._announcing is not None:
             self._announcing.cancel()
         self._announcing = asyncio.create_task(self._announce(welcome.fence), name="announce")
@@ -194,7 +194,7 @@ class Agent:
     async def on_disconnect(self, error: SwarmError) -> None:
         """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is
         renewed before the next attempt."""
-        self._fence.value = 0
+        self._fence.value, self._courier.offline = 0, str(error)
         await self._renewals.check()
 
     def _take(self, what: str, envelope: bytes) -> None:

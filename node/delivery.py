@@ -24,6 +24,7 @@ from swarm.domain.errors import (
     SwarmError,
     TrunkMismatchError,
     VerificationError,
+    WrongPeerError,
 )
 
 _FINAL = (
@@ -69,6 +70,8 @@ class Courier:
         self._changed = asyncio.Condition()
         self.trouble = ""
         """Why the oldest intent still waits; empty when nothing is wrong."""
+        self.offline = ""
+        """Why there is no lease, where that is known."""
 
     def kick(self) -> None:
         """Try again now: something new was put, or a lease came."""
@@ -118,13 +121,13 @@ class Courier:
         """Deliver one intent; False if it has to wait."""
         fence = self._fence()
         if not fence:
-            await self._note_trouble("no lease: the coordinator is not connected")
+            await self._note_trouble(f"no lease: {self.offline or 'the coordinator is not connected'}")
             return False
         try:
             ended = await self._deliver(intent, fence)
         except _FINAL as error:
-            if isinstance(error, StaleFenceError):
-                await self._note_trouble(str(error))
+            if isinstance(error, (StaleFenceError, WrongPeerError)):  # it says nothing about the intent
+                await self._note_trouble(f"{intent.subject}: {error}")
                 return False
             self._outbox.refuse(intent, str(error))
             _log.warning("outbox.refused", subject=intent.subject, reason=str(error))

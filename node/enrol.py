@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from node.durable import write_durably
+from node.hold_out import VALIDATION_FRACTION, hold_out
 from node.join_port import JoinPort
-from swarm.config import NodeHome
+from swarm.config import NodeHome, SwarmHome
 from swarm.digests import verify_digest
 from swarm.domain.errors import ConflictError, InvalidInputError, UsageError, VerificationError
 from swarm.domain.ids import NodeId, SwarmId, node_id
@@ -59,10 +60,19 @@ def join(
             f"home {home.root}",
             found=f"{found.role} {found.id} of swarm {found.swarm}",
             expected="no member yet",
-            remedy="choose another --home, or leave that swarm first: swarm leave",
+            remedy="choose another folder: --home DIR (one home is one member for good)",
+        )
+    if SwarmHome(home.root).ca.exists():
+        raise ConflictError(
+            f"home {home.root}",
+            found="a founder's home, which swarm init made",
+            expected="a folder for this member alone",
+            remedy="choose another folder: --home DIR",
         )
     door = JoinPort(host, port)
     ca_pem = door.fetch_ca(token.pin)
+    # What lies in a home, held-out samples among it, is nobody else's on this machine.
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     swarm = ca_swarm(ca_pem)
     on_step(f"CA of swarm {swarm} matches the token's pin")
     keyring = Keyring(ca_pem, swarm)
@@ -109,7 +119,9 @@ def _check_data(data: str, specification: Specification, import_paths: Sequence[
     from swarm.data.dataset import check_fits
     from swarm.data.sources import load_training
 
-    check_fits(load_training(data, import_paths), specification)
+    samples = load_training(data, import_paths)
+    check_fits(samples, specification)
+    hold_out(samples.inputs, samples.labels, VALIDATION_FRACTION)  # as training will: it names absurd labels
 
 
 def _check_trunk(

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from swarm.digests import blake3
 from swarm.domain.errors import InvalidInputError
 
+VALIDATION_FRACTION = 0.1
 _SCALE = float(1 << 64)
 
 
@@ -16,22 +17,22 @@ def hold_out(
 
     A sample is held out if the hash of its bytes, as a number 0..1, is below fraction. So whatever is trained
     on now is never judged on later: not when data are added or reordered, nor under another seed; equal
-    samples are on one side. A class of two or more samples keeps at least one on either side. Raises
-    InvalidInputError where no class has two samples.
+    samples of a class are on one side. A class of two or more different samples keeps at least one on either
+    side. Raises InvalidInputError where no class has two different samples.
     """
     places = np.array([_place(sample) for sample in np.ascontiguousarray(inputs)], dtype=np.float64)
     held_out = places < fraction
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) >= 2:
-            held_out[rows[places[rows].argmin()]] = True
+            held_out[rows[places[rows] == places[rows].min()]] = True
         if held_out[rows].all():
-            held_out[rows[places[rows].argmax()]] = False
+            held_out[rows[places[rows] == places[rows].max()]] = False
     if not held_out.any():
         raise InvalidInputError(
             "validation split",
-            found=f"{len(labels)} samples, no class with two",
-            expected="a class with at least two samples",
+            found=f"{len(labels)} samples, no class with two different ones",
+            expected="a class with at least two different samples",
             remedy="bring more samples",
         )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

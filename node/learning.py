@@ -5,9 +5,10 @@ Everything is a function of the job and the data, so a run that was killed and s
 same result; only training steps are kept on the way (`leaf-<number>.checkpoint`).
 """
 
+import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from node.hold_out import hold_out
+from node.hold_out import VALIDATION_FRACTION, hold_out
 from node.jobs import BLOBS_FOLDER, VALIDATION_FILE, LearnedLeaf, LearningJob, LearningResult
 from node.shards import Floats, Shard, make_shards, save_arrays, summary_arrays
 from swarm.data.dataset import Dataset, check_fits
@@ -33,7 +34,10 @@ from swarm.experts.trunk import Trunk
 from swarm.experts.weights import pack_net, warm_start
 from swarm.modules.blobs import BlobFiles
 
-VALIDATION_FRACTION = 0.1
+_MANIFEST_BYTES = 1500
+"""A signed manifest without its modules' digests."""
+_TRIAL_BYTES = 448
+"""Seven temperatures' sums; what was sent is listed exactly afterwards."""
 
 Report = Callable[[str, str, float], None]
 """Called with stage, message and the fraction of the whole job that is done."""
@@ -89,7 +93,10 @@ def learn(
         clustering_flops=clustering_flops,
         duration_s=clock() - started,
         device=str(best_device()),
-        listings=tuple(listing for _, listings in learned for listing in listings),
+        listings=(
+            *(listing for _, listings in learned for listing in listings),
+            _trial_listing(len(validation)),
+        ),
     )
 
 
@@ -161,27 +168,26 @@ def _learn_leaf(bench: _Bench, shard: Shard, shards: list[Shard]) -> tuple[Learn
         inference_flops = forward_flops(net, reference.input_shape)
         cost = Cost(train_flops=0, inference_flops=inference_flops, samples_seen=0, duration_s=0.0)
         metrics: dict[str, float] = {}
-        modules: tuple[ModuleEntry, ...] = ()
-        size_bytes = sum(module.size_bytes for module in pack_net(net)[0])
+        modules = pack_net(net)[0]
     else:
         result = _train(bench, shard, shards, net)
         cost, metrics = _cost(result), _metrics(result)
         modules, blobs = pack_net(result.net)
         for blob in blobs.values():
             bench.write_to.put(blob)
-        size_bytes = sum(module.size_bytes for module in modules)
+    listings = _listings(shard, modules)
     leaf = LearnedLeaf(
         leaf=shard.leaf,
         parent_version=shard.existing.version if shard.existing else 0,
         class_names=shard.training.class_names,
         class_counts=shard.training.class_counts(),
         net=reference,
-        modules=modules,
+        modules=() if job.order.dry_run else modules,
         summary=summary,
         metrics=metrics,
         cost=cost,
     )
-    return leaf, _listings(shard, size_bytes)
+    return leaf, listings
 
 
 def _initial_net(bench: _Bench, shard: Shard, reference: NetReference) -> nn.Module:
@@ -253,7 +259,7 @@ def _metrics(result: TrainResult) -> dict[str, float]:
     return metrics
 
 
-def _listings(shard: Shard, weights_bytes: int) -> tuple[Listing, ...]:
+def _listings(shard: Shard, modules: Sequence[ModuleEntry]) -> tuple[Listing, ...]:
     """Return what publishing this leaf sends, and to whom."""
     summary, counts = shard.summary, shard.training.class_counts()
     gate = [array.nbytes for array in summary_arrays(summary).values()]
@@ -273,13 +279,23 @@ def _listings(shard: Shard, weights_bytes: int) -> tuple[Listing, ...]:
         Listing(
             what=f"{shard.leaf} weights",
             detail="the expert's modules",
-            size_bytes=weights_bytes,
+            size_bytes=sum(module.size_bytes for module in modules),
             recipient="registry",
         ),
         Listing(
             what=f"{shard.leaf} manifest",
-            detail="class names, net, validation metrics and cost",
-            size_bytes=0,
+            detail="class names, net, digests, validation metrics and cost; about",
+            size_bytes=_MANIFEST_BYTES + len(json.dumps([asdict(module) for module in modules])) * 4 // 3,
             recipient="registry",
         ),
+    )
+
+
+def _trial_listing(samples: int) -> Listing:
+    """Return what each later candidate gate makes a node send."""
+    return Listing(
+        what="trial sums",
+        detail=f"for each candidate gate: loss and correct answers over {samples} own validation samples",
+        size_bytes=_TRIAL_BYTES,
+        recipient="coordinator",
     )

@@ -69,7 +69,7 @@ def done_step(result: LearningResult, message: str, figures: Mapping[str, float]
         ),
         "duration_s": result.duration_s,
     }
-    for name in ("val_accuracy", "val_nll"):
+    for name in ("validation_accuracy", "validation_nll"):
         if samples and all(name in leaf.metrics for leaf in leaves):
             weighted = sum(leaf.metrics[name] * sum(leaf.class_counts.values()) for leaf in leaves)
             own[name] = weighted / samples

@@ -17,7 +17,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def command_that_ends_with_us(command: Sequence[str]) -> list[str]:
-    """Return command, wrapped so that the kernel sends it SIGTERM when the calling thread's process ends."""
+    """Return command, wrapped so that the kernel sends it SIGTERM when the THREAD that starts it ends.
+
+    So start it from the main thread: one of a pool would take it along.
+    """
     if sys.platform != "linux":
         return list(command)
     return [sys.executable, "-m", "swarm.end_with_parent", str(os.getpid()), *command]

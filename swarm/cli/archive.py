@@ -1,11 +1,13 @@
 """The backup's file: a tar of the founder's home, without what can be made again, and Redis as JSON lines."""
 
 import base64
+import gzip
 import io
 import json
 import os
 import tarfile
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -51,9 +53,13 @@ def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
     """
     if any((home.root / part).exists() for part in _PARTS):
         raise ConflictError(
-            f"home {home.root}", found="a swarm already", expected="an empty folder", remedy="--home DIR"
+            f"home {home.root}",
+            found="a swarm already",
+            expected="an empty folder",
+            remedy="choose another: --home DIR",
         )
     try:
+        _check_whole(file)
         with tarfile.open(file) as archive:
             found = {member.name: member for member in archive.getmembers()}
             swarm = _about(archive, found, file)
@@ -62,11 +68,18 @@ def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
                 _unpack(archive, found[name], home.root)
     except FileNotFoundError:
         raise NotFoundError(str(file), found="no such file", expected="a file of swarm backup") from None
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise VerificationError(
             str(file), found=f"{type(error).__name__}: {error}", expected="a whole file of swarm backup"
         ) from error
     return swarm, rows
+
+
+def _check_whole(file: Path) -> None:
+    """Read a file to its checksum, which tarfile does not do: raises OSError, EOFError or zlib.error."""
+    with gzip.open(file) as whole:
+        while whole.read(1 << 20):
+            pass
 
 
 def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
@@ -109,6 +122,8 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> No
     if not member.isreg() or name.is_absolute() or ".." in name.parts or name.parts[0] not in _PARTS:
         raise InvalidInputError("backup", found=f"an entry {member.name!r}", expected="files of a home")
     target = root.joinpath(*name.parts)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in reversed(target.relative_to(root).parents[:-1]):
+        (root / folder).mkdir(exist_ok=True, mode=0o700)
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(_content(archive, member, member.name))

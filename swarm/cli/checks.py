@@ -33,7 +33,8 @@ class Check:
 def failed(name: str, error: SwarmError, remedy: str) -> Check:
     """Return a check that failed because its subject did not answer."""
     facts = error.found or error.subject
-    return Check(name=name, ok=False, found=facts, remedy=error.remedy or remedy)
+    own = "" if "swarm doctor" in error.remedy else error.remedy
+    return Check(name=name, ok=False, found=facts, remedy=own or remedy)
 
 
 def coordinator_checks(seen: "SwarmStatus", now: float) -> list[Check]:
@@ -143,7 +144,7 @@ async def examine(place: "Place") -> list[Check]:
 
     identity = place.identity()
     left = certificate_not_after(identity.certificate_pem) - datetime.now(UTC)
-    kind = "node" if place.is_node else "operator"
+    kind = identity.role if identity.role in LEAST_CERTIFICATE_DAYS else "service"
     checks = [
         Check(
             name="home", ok=True, found=f"{identity.role} {identity.id} of {identity.swarm} in {place.root}"
@@ -151,7 +152,7 @@ async def examine(place: "Place") -> list[Check]:
         certificate_check("this identity's certificate", left.total_seconds() / 86400, kind),
         disk_check("this disk", shutil.disk_usage(place.root).free),
     ]
-    if place.is_node:
+    if identity.role == "node":
         try:
             async with places.agent(place, start=False) as client:
                 checks += agent_checks(await client.state())

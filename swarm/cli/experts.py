@@ -138,6 +138,8 @@ def remove(
     )
 
     async def work() -> None:
+        async with registry(place) as client:
+            await client.manifest(expert=expert_id)  # names an expert that was never published
         async with agent(place) as client:
             fence = (await client.state()).fence
         async with registry(place) as client:

@@ -81,7 +81,11 @@ def down(home: Home = None, json: Json = False) -> None:
     from swarm.cli.processes import stop_recorded
 
     root = home_folder(home)
-    stopped = stop_recorded(root / "run") + run_async(_stop_agent(root))
+    # A whole `swarm up` has homes inside: what was started again by hand in one of them is recorded there.
+    homes = [root, *sorted(root.glob("*")), *sorted(root.glob("*/home"))]
+    homes = [each for each in homes if (each / "run").is_dir()]
+    stopped = [name for each in homes for name in stop_recorded(each / "run")]
+    stopped += [name for each in homes for name in run_async(_stop_agent(each))]
     emit("down", {"stopped": stopped}, as_json=json, text=f"stopped: {', '.join(stopped) or 'nothing ran'}")
 
 

@@ -22,17 +22,23 @@ def register(app: typer.Typer) -> None:
 def status(home: Home = None, json: Json = False) -> None:
     """Show the swarm as its coordinator sees it, and on a node its own agent."""
     from swarm.cli.places import agent, coordinator, find_place
+    from swarm.domain.errors import NotReadyError
 
     place = find_place(home)
 
     async def work() -> None:
         own: AgentState | None = None
-        if place.is_node:
-            async with agent(place, start=False) as client:
-                own = await client.state()
+        beside = ""
+        if place.is_node and place.identity().role == "node":
+            try:
+                async with agent(place, start=False) as client:
+                    own = await client.state()
+                beside = f"{describe_agent(own)}\n\n"
+            except NotReadyError as error:
+                beside = f"this node's agent does not run; start it: {error.remedy}\n\n"
         async with coordinator(place) as client:
             seen = await client.status()
-        text = describe_status(seen) if own is None else f"{describe_agent(own)}\n\n{describe_status(seen)}"
+        text = f"{beside}{describe_status(seen)}"
         emit("status", {"swarm": seen, "agent": own}, as_json=json, text=text)
 
     run_async(work())

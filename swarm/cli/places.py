@@ -57,10 +57,11 @@ def find_place(home: Path | None) -> Place:
 def node_place(home: Path | None) -> Place:
     """Return the place if it is a node's; UsageError in a founder's home."""
     place = find_place(home)
-    if not place.is_node:
+    role = place.identity().role if place.is_node else "founder"
+    if role != "node":
         raise UsageError(
             f"home {place.root}",
-            found="a founder's home",
+            found=f"{'an' if role[0] in 'aeiou' else 'a'} {role}'s home",
             expected="a node's home",
             remedy="swarm join TOKEN@HOST:PORT --home DIR first, then name that folder: --home DIR",
         )

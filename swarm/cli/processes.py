@@ -7,11 +7,13 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
+
+from swarm.domain.errors import ConflictError
 
 STOP_SECONDS = 12.0
 
@@ -47,7 +49,15 @@ def record_process(run: Path, name: str, pid: int, scratch: str = "") -> Path:
 
 @contextlib.contextmanager
 def recorded(run: Path, name: str) -> Iterator[None]:
-    """Record this process for the time of the block."""
+    """Record this process for the time of the block; ConflictError where one of the name runs already."""
+    for _, other in recorded_processes(run):
+        if other.name == name and other.pid != os.getpid() and other.process():
+            raise ConflictError(
+                f"{name} of {run.parent}",
+                found=f"process {other.pid}, which runs from this folder already",
+                expected="one for each home",
+                remedy=f"use that one, or stop it: swarm down --home {run.parent}",
+            )
     path = record_process(run, name, os.getpid())
     try:
         yield
@@ -86,12 +96,27 @@ def _stop(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         family = process.children(recursive=True)
         process.terminate()
-        psutil.wait_procs([process], timeout=STOP_SECONDS)
-        _, alive = psutil.wait_procs([process, *family], timeout=1.0)
-        for left in alive:
+        _wait_for_ends([process], STOP_SECONDS)
+        left = _wait_for_ends([process, *family], 1.0)
+        for each in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                left.kill()
-        psutil.wait_procs(alive, timeout=STOP_SECONDS)
+                each.kill()
+        _wait_for_ends(left, STOP_SECONDS)
+
+
+def _wait_for_ends(processes: Sequence[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Return those that still run after timeout_s. A zombie has ended, though its parent may never look."""
+    deadline = time.monotonic() + timeout_s
+    while (alive := [each for each in processes if _runs(each)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def remove_tree(folder: Path) -> None:

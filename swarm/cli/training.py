@@ -28,7 +28,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would leave this machine, and stop there.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Makes a run repeatable.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Makes a run repeatable.")] = 0,
     share: Annotated[
         str, typer.Option(help="serve-only (nobody else holds the modules), borrow, or public.")
     ] = "borrow",

@@ -25,13 +25,17 @@ def read_idx_folder(
     Names come from `class_names.txt`, one per line, where the folder has it. Raises NotFoundError for a
     missing file and InvalidInputError for a damaged one.
     """
-    images = read_idx(_find(folder, f"{_PREFIX[split]}-images"))
-    labels = read_idx(_find(folder, f"{_PREFIX[split]}-labels"))
+    images, labels = map(read_idx, find_idx_files(folder, split))
     listing = folder / "class_names.txt"
     if not listing.is_file():
         return images, labels, None
     lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
     return images, labels, [line.strip() for line in lines if line.strip()]
+
+
+def find_idx_files(folder: Path, split: Literal["train", "test"]) -> tuple[Path, Path]:
+    """Return the files with a split's images and labels; NotFoundError for a missing one."""
+    return _find(folder, f"{_PREFIX[split]}-images"), _find(folder, f"{_PREFIX[split]}-labels")
 
 
 def read_idx(path: Path) -> NDArray[np.generic]:

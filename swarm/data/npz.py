@@ -19,24 +19,16 @@ _KEYS = "x_train, y_train and, for tests, x_test, y_test; or x, y; class_names, 
 def read_npz(path: Path, split: Literal["train", "test"]) -> dict[str, NDArray[np.generic]]:
     """Return `x`, `y` and, where present, `class_names`, `scale`, `offset` of one split, nothing else."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise InvalidInputError(
+                str(path),
+                found="a file of another kind, or the beginning of one",
+                expected=f"an .npz file with {_KEYS}",
+                remedy="write the file again, with numpy.savez",
+            )
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InvalidInputError(str(path), found="one array", expected=f"an .npz file with {_KEYS}")
             members = set(archive.files)
-            pair = (f"x_{split}", f"y_{split}")
-            if split == "train" and not members & {"x_train", "y_train"}:
-                pair = ("x", "y")
-            missing = [name for name in pair if name not in members]
-            if missing and split == "test":
-                raise NotFoundError(
-                    f"test samples of {path}",
-                    found=f"no {missing[0]}",
-                    expected=_KEYS,
-                    remedy="add x_test and y_test",
-                )
-            if missing:
-                found = ", ".join(sorted(members)[:8]) or "nothing"
-                raise InvalidInputError(str(path), found=f"arrays {found}; no {missing[0]}", expected=_KEYS)
+            pair = _arrays_of(split, members, path)
             extras = [name for name in ("class_names", "scale", "offset") if name in members]
             wanted = dict(zip(("x", "y", *extras), (*pair, *extras), strict=True))
             return {key: archive[name] for key, name in wanted.items()}
@@ -53,6 +45,35 @@ def read_npz(path: Path, split: Literal["train", "test"]) -> dict[str, NDArray[n
             expected=f"an .npz file with {_KEYS}",
             remedy="write the file again",
         ) from error
+
+
+def check_has_split(path: Path, split: Literal["train", "test"]) -> None:
+    """Raise as `read_npz` does where the file has no arrays of a split; no array is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        members = set(read_npz(path, split))  # says what is wrong with the file
+    _arrays_of(split, members, path)
+
+
+def _arrays_of(split: Literal["train", "test"], members: set[str], path: Path) -> tuple[str, str]:
+    """Return the names of a split's inputs and labels among an archive's members."""
+    pair = (f"x_{split}", f"y_{split}")
+    if split == "train" and not members & {"x_train", "y_train"}:
+        pair = ("x", "y")
+    missing = [name for name in pair if name not in members]
+    if missing and split == "test":
+        raise NotFoundError(
+            f"test samples of {path}",
+            found=f"no {missing[0]}",
+            expected=_KEYS,
+            remedy="add x_test and y_test",
+        )
+    if missing:
+        found = ", ".join(sorted(members)[:8]) or "nothing"
+        raise InvalidInputError(str(path), found=f"arrays {found}; no {missing[0]}", expected=_KEYS)
+    return pair
 
 
 def save_npz(path: Path, training: Dataset, test: Dataset | None = None) -> None:

@@ -13,17 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.data.dataset import Dataset, as_array, check_fits, make_dataset
-from swarm.data.idx import read_idx_folder
-from swarm.data.npz import read_npz, save_npz
-from swarm.data.user_code import call_dataset, is_reference
+from swarm.data.idx import find_idx_files, read_idx_folder
+from swarm.data.npz import check_has_split, read_npz, save_npz
+from swarm.data.user_code import call_dataset, check_takes_split, is_reference
 from swarm.data.validation import split_validation
 from swarm.domain.errors import InvalidInputError, NotFoundError
 
-__all__ = ["Dataset", "check_fits", "load_inputs", "load_test", "load_training", "make_dataset", "save_npz"]
+__all__ = [
+    "Dataset",
+    "check_fits",
+    "check_has_test",
+    "load_inputs",
+    "load_test",
+    "load_training",
+    "make_dataset",
+    "save_npz",
+]
 
 Split = Literal["train", "test"]
 _KINDS = "digits, a folder of IDX files, a file.npz, or package.module:dataset"
 _DIGITS_SEED = 20
+_ARRAY_FILES = (b"\x93NUMPY", b"PK\x03\x04")
 
 
 def load_training(source: str, import_paths: Sequence[str] = ()) -> Dataset:
@@ -44,13 +54,34 @@ def load_test(source: str, import_paths: Sequence[str] = ()) -> Dataset:
     return _load(source, "test", import_paths)
 
 
+def check_has_test(source: str, import_paths: Sequence[str] = ()) -> None:
+    """Raise NotFoundError where a source has no test samples, without reading any."""
+    path = Path(source).expanduser()
+    if source == "digits":
+        return
+    if path.is_dir():
+        find_idx_files(path, "test")
+    elif path.is_file():
+        check_has_split(path, "test")
+    elif is_reference(source):
+        check_takes_split(source, import_paths)
+
+
 def load_inputs(path: str) -> NDArray[np.generic]:
     """Return the array of a .npy file, or `x` (else `x_test`, else the only array) of an .npz file."""
     file = Path(path)
     if not file.is_file():
-        raise NotFoundError(f"input {path}", found="no such file", expected="a .npy or .npz file")
+        found = "a folder" if file.is_dir() else "no such file"
+        raise NotFoundError(f"input {path}", found=found, expected="a .npy or .npz file")
     try:
         with file.open("rb") as opened:
+            if not opened.peek(6).startswith(_ARRAY_FILES):
+                raise InvalidInputError(
+                    f"input {path}",
+                    found="a file of another kind",
+                    expected="a .npy or .npz file",
+                    remedy="write it with numpy.save",
+                )
             loaded = np.load(opened, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
                 names = [name for name in ("x", "x_test", *loaded.files) if name in loaded.files]

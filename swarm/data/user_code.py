@@ -1,5 +1,6 @@
 """People's own functions by name: `package.module:function`."""
 
+import difflib
 import importlib
 import inspect
 import os
@@ -26,7 +27,7 @@ def load_function(reference: str, import_paths: Sequence[str] = ()) -> Callable[
     NotFoundError for a module or function that is not there, InvalidInputError where importing it fails.
     """
     module_name, _, function_name = reference.partition(":")
-    searched = ", ".join([*import_paths, os.getcwd()])
+    searched = ", ".join(dict.fromkeys([*import_paths, os.getcwd()]))
     try:
         with _import_paths(import_paths):
             module = importlib.import_module(module_name)
@@ -45,7 +46,14 @@ def load_function(reference: str, import_paths: Sequence[str] = ()) -> Callable[
         raise InvalidInputError(f"module {module_name}", found=f"{type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise NotFoundError(reference, found=f"no function {function_name} in {module.__name__}")
+        own = [name for name, value in vars(module).items() if callable(value) and name[:1] != "_"]
+        near = difflib.get_close_matches(function_name, own, n=1)
+        raise NotFoundError(
+            reference,
+            found=f"no function {function_name} in {module.__name__}",
+            expected=f"one of {', '.join(own[:12])}" if own else "a function in that module",
+            remedy=f"did you mean {module_name}:{near[0]}?" if near else "",
+        )
     loaded: Callable[..., Any] = function
     return loaded
 
@@ -60,12 +68,8 @@ def call_dataset(
     """
     function = load_function(reference, import_paths)
     takes_split = _takes(function, "split")
-    if split == "test" and not takes_split:
-        raise NotFoundError(
-            f"test samples of {reference}",
-            found="a function without the parameter `split`",
-            expected='dataset(split) with split "train" or "test"',
-        )
+    if split == "test":
+        check_takes_split(reference, import_paths)
     try:
         with _import_paths(import_paths):
             found = function(split=split) if takes_split else function()
@@ -84,6 +88,16 @@ def call_dataset(
         + (f" of {len(found)}" if isinstance(found, (tuple, list, Mapping)) else ""),
         expected="(inputs, labels), (inputs, labels, class_names) or a dict with inputs and labels",
     )
+
+
+def check_takes_split(reference: str, import_paths: Sequence[str] = ()) -> None:
+    """Raise NotFoundError where a user's dataset function has no test samples to give."""
+    if not _takes(load_function(reference, import_paths), "split"):
+        raise NotFoundError(
+            f"test samples of {reference}",
+            found="a function without the parameter `split`",
+            expected='dataset(split) with split "train" or "test"',
+        )
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

@@ -110,6 +110,12 @@ class VerificationError(SwarmError):
     code = "verification"
 
 
+class WrongPeerError(VerificationError):
+    """Whoever answers at an address is not the member that was meant, or its certificate has expired."""
+
+    code = "wrong_peer"
+
+
 class TrunkMismatchError(SwarmError):
     """Features of one trunk met a gate or an expert of another."""
 

@@ -83,7 +83,7 @@ class Specification:
 
 
 def check_class_names(names: tuple[str, ...]) -> None:
-    """Raise InvalidInputError unless names are distinct, printable, of at most 80 characters, and not too many."""
+    """Raise InvalidInputError unless names are distinct, printable, of at most 80 characters, and few."""
     if len(names) > MAX_CLASSES:
         raise InvalidInputError(
             "class names", found=f"{len(names)} of them", expected=f"at most {MAX_CLASSES}"

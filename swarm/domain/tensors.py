@@ -37,7 +37,7 @@ class TensorEntry:
             )
         largest = math.prod(max(side, 1) for side in self.shape[:8])
         negative = any(side < 0 for side in self.shape) or self.offset < 0
-        if len(self.shape) > 8 or negative or max(largest, self.offset) > MAX_TENSOR_BYTES:
+        if len(self.shape) > 8 or negative or largest > MAX_TENSOR_BYTES:
             raise InvalidInputError(f"tensor {self.name}", found=f"shape {self.shape} at {self.offset}"[:200])
         promised = math.prod(self.shape) * DTYPE_BYTES[self.dtype]
         if self.size_bytes != promised or promised > MAX_TENSOR_BYTES:

@@ -46,8 +46,8 @@ class Catalogue:
     def check_may_leave(self, blob: Digest) -> None:
         """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of.
 
-        Whoever published it first says whether it is serve-only: another's manifest over the same bytes, whose
-        digests everyone may read, does not set them free.
+        Whoever published it first says whether it is serve-only: another's manifest over the same bytes,
+        whose digests everyone may read, does not set them free.
         """
         users = [self._manifests[user] for user in self._users.get(blob, ())]
         first_owners = [each for each in users if each.owner == users[0].owner]

@@ -83,7 +83,12 @@ def bad_token(token_id: str, reason: str) -> UnauthenticatedError:
 
 
 def no_token(token_id: str) -> NotFoundError:
-    return NotFoundError(f"join token {token_id[:40]}", remedy="list them: swarm token list")
+    return NotFoundError(
+        f"join token {token_id[:40]}",
+        found="no token of that id",
+        expected="the id of a token that was made here",
+        remedy="list them: swarm token list",
+    )
 
 
 def not_empty(found: str) -> ConflictError:

@@ -164,7 +164,12 @@ class RegistryService:
         name = Digest(digest) if digest else await self._version_digest(expert, version)
         envelope = await self._store.manifest(name)
         if envelope is None:
-            raise NotFoundError(f"manifest {name[:12]}", remedy="list what there is: swarm experts")
+            raise NotFoundError(
+                f"manifest {name[:12]}",
+                found="none of that digest",
+                expected="the digest of a published manifest",
+                remedy="list what there is: swarm experts",
+            )
         found = statement_digest(envelope)
         if found != name:
             raise VerificationError(
@@ -198,7 +203,10 @@ class RegistryService:
         found = self._catalogue.lineage(root, heads)
         if not found.nodes:
             raise NotFoundError(
-                f"lineage of {manifest[:12] or expert}", remedy="list what there is: swarm experts"
+                f"lineage of {manifest[:12] or expert[:80]}",
+                found="no published version",
+                expected="an expert's id, as ada.e1, or a manifest's digest",
+                remedy="list what there is: swarm experts",
             )
         return found
 
@@ -272,6 +280,8 @@ class RegistryService:
         if found is None:
             raise NotFoundError(
                 f"{expert[:80]}@{version}" if version else f"expert {expert[:80]}",
+                found="no published version",
+                expected="an expert's id, as ada.e1, or a manifest's digest",
                 remedy="list what there is: swarm experts",
             )
         return found

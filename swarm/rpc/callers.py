@@ -64,6 +64,7 @@ class CertificateGatekeeper:
                 f"{standing.caller.role} {standing.caller.id}",
                 found=f"a call of {path.lstrip('/')}",
                 expected=f"one of the roles {', '.join(sorted(roles))}" if roles else "nobody over TCP",
+                remedy="name the founder's folder: --home DIR" if "operator" in roles else "",
             )
         return standing
 

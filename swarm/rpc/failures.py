@@ -18,6 +18,7 @@ from swarm.domain.errors import (
     UnauthenticatedError,
     UnreachableError,
     VerificationError,
+    WrongPeerError,
 )
 from swarm.rpc import status
 from swarm.rpc.convert import problem_from_pb
@@ -101,7 +102,7 @@ def _late(peer: str, timeout_s: float | None) -> DeadlineError:
 
 def _unavailable(peer: str, details: str) -> SwarmError:
     if _WRONG_PEER.search(details):
-        return VerificationError(
+        return WrongPeerError(
             peer,
             found="another certificate than its own",
             expected="the named member of this swarm",

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from swarm.domain.errors import ExhaustedError, SwarmError
+from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
 from swarm.rpc import status
 from swarm.rpc.callers import Gatekeeper, Standing, set_current_caller
 from swarm.rpc.convert import problem_to_pb
@@ -49,18 +50,23 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         guarded = _Guarded(
             path=handler_call_details.method,
             behaviour=getattr(handler, kind),
+            read=handler.request_deserializer,
+            streams_in=handler.request_streaming,
             streaming=handler.request_streaming or handler.response_streaming,
             gatekeeper=self._gatekeeper,
             recheck_s=self._recheck_s,
         )
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(guarded.serve, handler.request_deserializer, handler.response_serializer)
+        # Messages are read inside: gRPC answers UNKNOWN, with a traceback, to bytes that are none.
+        return make(guarded.serve, None, handler.response_serializer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Guarded:
     path: str
     behaviour: Behaviour
+    read: Callable[[bytes], Any] | None
+    streams_in: bool
     streaming: bool
     gatekeeper: Gatekeeper
     recheck_s: float
@@ -73,7 +79,8 @@ class _Guarded:
             standing = self.gatekeeper.admit(self.path, context)
             who = f"{standing.caller.role}/{standing.caller.id}"
             set_current_caller(standing.caller)
-            work = _run(self.behaviour, request, context)
+            received = _Received(request, self._message) if self.streams_in else self._message(request)
+            work = _run(self.behaviour, received, context)
             reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
             _log.info("rpc.refused", method=self.path, caller=who, code=error.code, reason=str(error))
@@ -91,6 +98,14 @@ class _Guarded:
                 "rpc.served", method=self.path, caller=who, duration_s=round(time.monotonic() - started, 6)
             )
             return reply
+
+    def _message(self, data: bytes) -> Any:
+        try:
+            return data if self.read is None else self.read(data)
+        except DecodeError as error:
+            raise InvalidInputError(
+                self.path.lstrip("/"), found="bytes that are no message", expected="the method's request"
+            ) from error
 
     async def _while_standing(self, work: Coroutine[Any, Any, Any], standing: Standing) -> Any:
         """Return work's result; end it within `recheck_s` after its caller lost its standing."""
@@ -114,6 +129,22 @@ class _Guarded:
             remedy="the server's log has the details; this is a defect, please report it",
         )
         await _refuse(context, problem)
+
+
+class _Received:
+    """The messages of a stream, each read as it comes."""
+
+    def __init__(self, source: AsyncIterable[bytes], read: Callable[[bytes], Any]) -> None:
+        self._source, self._read = source, read
+        self._messages: AsyncIterator[bytes] | None = None
+
+    def __aiter__(self) -> _Received:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._messages is None:
+            self._messages = aiter(self._source)
+        return self._read(await anext(self._messages))
 
 
 async def _run(behaviour: Behaviour, request: Any, context: Context) -> Any:

@@ -40,8 +40,7 @@ async def state(swarm: BackEnd) -> dict[str, str]:
     """Everything that the services keep: Redis (without times to live), and their folders' files."""
     store = connect_redis(swarm.redis_url, SwarmId("plants"))
     found = {
-        f"redis {key.decode()}": hashlib.sha256(payload).hexdigest()
-        async for key, payload, _ in store.dump()
+        f"redis {key.decode()}": hashlib.sha256(payload).hexdigest() async for key, payload, _ in store.dump()
     }
     await store.close()
     for part in (swarm.home.coordinator, swarm.home.registry):
@@ -148,9 +147,7 @@ async def test_a_coordinator_that_falls_while_it_admits_does_not_lock_the_joiner
 
 async def test_a_renewal_by_proof_sent_again_changes_nothing(swarm: BackEnd) -> None:
     identity = await swarm.join("sleeper")
-    body = renewal_request(
-        identity.required_signer(), identity.id, identity.renewal_csr(), datetime.now(UTC)
-    )
+    body = renewal_request(identity.required_signer(), identity.id, identity.renewal_csr(), datetime.now(UTC))
     before = await settled(swarm)
     for _ in range(3):
         answer = await asyncio.to_thread(swarm.door(swarm.ca_pem).renew, body)
@@ -248,5 +245,3 @@ async def _unpublished(node: SmallNode) -> bytes:
         await node.publish()
     node.registry.commit = commit  # type: ignore[method-assign]
     return kept[0]
-
-

@@ -74,7 +74,9 @@ class Shell:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                # Redis writes its title over its environment, but names its socket there.
+                ours = process.environ().get(MARK) == self.mark or str(self.scratch) in str(process.cmdline())
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
                 continue

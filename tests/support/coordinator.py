@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -59,6 +60,8 @@ SIZE = 6
 CLASSES = ("a", "b", "c", "d")
 Floats = NDArray[np.float32]
 
+_JOINERS = ThreadPoolExecutor(24, thread_name_prefix="joiner")
+
 
 def samples(name: str, count: int, seed: int) -> Floats:
     """Samples of a class: a cloud around its own corner."""
@@ -92,7 +95,8 @@ class BackEnd:
     async def join(self, name: str, token: JoinToken | None = None) -> Identity:
         """Join as a machine elsewhere does, by the join port alone."""
         token = token or await self.new_token()
-        return await asyncio.to_thread(self._join, name, token)
+        # Threads of its own: the coordinator under test uses the loop's.
+        return await asyncio.get_running_loop().run_in_executor(_JOINERS, self._join, name, token)
 
     async def node(self, name: str, classes: str, **options: Any) -> "SmallNode":
         """Let a node join and connect."""

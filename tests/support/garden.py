@@ -170,7 +170,7 @@ def garden(folder: Path) -> Iterator[Garden]:
                 await running.plant(name, only)
 
         asyncio.run(plant_all())
-        asyncio.run(running.settled()) and None
+        asyncio.run(running.settled())
         yield running
 
 

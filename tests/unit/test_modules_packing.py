@@ -117,7 +117,7 @@ def test_types_that_are_not_carried_are_refused(array: NDArray[Any], dtypes: dic
 
 def test_a_tensor_beyond_its_blob_is_refused() -> None:
     entries, blobs = pack_arrays({"a": np.zeros(4, np.float32)})
-    for bad in (replace(entries[0], offset=8), replace(entries[0], offset=1 << 60)):
+    for bad in (replace(entries[0], offset=8), replace(entries[0], offset=1 << 35)):
         with pytest.raises(VerificationError, match="tensor a"):
             unpack([bad], Reader(blobs))
     with pytest.raises(VerificationError, match="twice"):

@@ -3,8 +3,9 @@
 One class is kept for the node that joins last, so that nobody else ever sees it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +13,39 @@ from numpy.typing import NDArray
 
 from swarm.data.dataset import Dataset
 from swarm.data.partition import partition
-from swarm.data.sources import load_test, load_training, save_npz
+from swarm.data.sources import check_has_test, load_test, load_training, save_npz
 
 NAMES = ("ada", "ben", "cleo", "dan", "eve", "finn", "gwen", "hugo", "iris", "jack")
 OLD_CLASSES_OF_NEWCOMER = 3
 NEWCOMERS_SHARE = 1 / 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Deal:
-    """Who got what. `new_class` is empty where the source has too few classes to keep one back."""
+    """Who got what. `new_class` is empty where the source has too few classes to keep one back.
+
+    Test samples are opened when queries are first asked for: after training.
+    """
 
     nodes: dict[str, Dataset]
     newcomer_name: str
     newcomer: Dataset | None
     new_class: str
-    old_queries: Dataset
-    new_queries: Dataset | None
+    class_names: tuple[str, ...]
+    """The classes that the swarm is founded on."""
+    open_test: Callable[[], Dataset]
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes that the swarm is founded on."""
-        return self.old_queries.class_names
+    @cached_property
+    def old_queries(self) -> Dataset:
+        """The test samples of the founding classes."""
+        test = self.open_test()
+        return test.of_classes([name for name in test.class_names if name in self.class_names])
+
+    @cached_property
+    def new_queries(self) -> Dataset | None:
+        """The test samples of the new class, where there are any."""
+        test = self.open_test()
+        return test.of_classes([self.new_class]) if self.new_class in test.class_names else None
 
     def raw_bytes(self) -> int:
         """Return the bytes of the founding nodes' samples: what pooling would have to move."""
@@ -42,7 +54,8 @@ class Deal:
 
 def deal(source: str, scheme: str, count: int, seed: int, import_paths: Sequence[str] = ()) -> Deal:
     """Return a source's samples dealt to count nodes and a newcomer. Deterministic by seed."""
-    training, test = load_training(source, import_paths), load_test(source, import_paths)
+    training = load_training(source, import_paths)
+    check_has_test(source, import_paths)
     every = training.class_names
     names = [NAMES[index] if index < len(NAMES) else f"node-{index + 1}" for index in range(count + 1)]
     held = every[-1 - seed % len(every)] if len(every) >= 3 else ""
@@ -65,8 +78,8 @@ def deal(source: str, scheme: str, count: int, seed: int, import_paths: Sequence
         newcomer_name=names[count],
         newcomer=newcomer,
         new_class=held,
-        old_queries=test.of_classes([name for name in test.class_names if name in old]),
-        new_queries=test.of_classes([held]) if held and held in test.class_names else None,
+        class_names=shared.class_names,
+        open_test=cache(lambda: load_test(source, import_paths)),
     )
 
 

@@ -14,8 +14,8 @@ Scores = NDArray[np.float64]
 class Row:
     """One way to answer: accuracy 0..1 on held-out queries with its standard error, and its cost.
 
-    `train_flops` of everybody together, `inference_flops` per query, `bytes_sent` between machines until it
-    could answer, `sync_rounds` in which nodes waited for one another.
+    `train_flops` of everybody together (with a gate also what its judges spent), `inference_flops` per query,
+    `bytes_sent` between machines until it could answer, `sync_rounds` in which nodes waited for one another.
     """
 
     name: str

@@ -17,7 +17,7 @@ from swarm.cli.up.supervisor import Service, Supervisor
 from swarm.data.dataset import Dataset
 from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import Manifest
+from swarm.domain.manifests import GateStatement, Manifest
 from swarm.rpc.clients import CoordinatorClient
 
 COMMAND = "swarm.cli"
@@ -152,6 +152,13 @@ class Stage:
         async with places.registry(self.founder) as registry:
             stored = (await registry.health()).socket_bytes.sent
         return seen.socket_bytes.sent + stored + sum(node.socket_bytes.sent for node in seen.nodes)
+
+    async def judging_flops(self, client: CoordinatorClient) -> float:
+        """Return the FLOPs that nodes spent so far on judging the gates that became active."""
+        keyring = self.founder.identity().keyring()
+        envelopes, _ = await client.history()
+        gates = [keyring.open(envelope, GateStatement).value for envelope in envelopes]
+        return sum(float(gate.evidence.get("flops", 0.0)) for gate in gates)
 
     async def own_flops(self, client: CoordinatorClient, name: str) -> float | None:
         """Return the FLOPs of a node's only expert; None where it has several and needs a gate itself."""

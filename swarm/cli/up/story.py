@@ -60,11 +60,15 @@ class Story:
         """Fill in the rows of the founding nodes; return the scores of the gate's own answers."""
         self._tell("training is over; routing held-out queries, and training pooled nets for comparison")
         sent = await self._stage.bytes_sent(client)
-        pooled = asyncio.create_task(self._pooled())
+        judging = await self._stage.judging_flops(client)
+        await asyncio.to_thread(
+            self._deal.open_test
+        )  # nothing is trained or tuned for these queries any more
+        pooled = asyncio.create_task(self._pooled(judging))
         try:
             await self._alone_rows(client, outcome)
             for label, top_k in (("ensemble", 0), ("swarm_top1", 1), ("swarm_top2", 2), ("swarm_top4", 4)):
-                outcome.rows.append(await self._together_row(client, label, top_k, sent))
+                outcome.rows.append(await self._together_row(client, label, top_k, sent, judging))
             truth = truths(self._deal.old_queries)
             own = await ask(client, self._deal.old_queries.inputs, explain=True)
             before = correct(own.probabilities, own.class_names, truth)
@@ -85,15 +89,17 @@ class Story:
             outcome.rows.append(row(f"alone:{name}", scores[-1], costs[-1]))
         outcome.rows.append(mean_row("alone_mean", scores, costs))
 
-    async def _together_row(self, client: CoordinatorClient, label: str, top_k: int, sent: int) -> Row:
-        """Ask all experts with equal weight (top_k 0) or as the gate says."""
+    async def _together_row(
+        self, client: CoordinatorClient, label: str, top_k: int, sent: int, judging: float
+    ) -> Row:
+        """Ask all experts with equal weight (top_k 0; needs no gate) or as the gate says."""
         queries = self._deal.old_queries
         before = (await client.status()).socket_bytes
         answer = await ask(client, queries.inputs, top_k=top_k, uniform=not top_k)
         after = (await client.status()).socket_bytes
         moved = after.sent + after.received - before.sent - before.received
         cost = Cost(
-            train_flops=sum(self._stage.train_flops.values()),
+            train_flops=sum(self._stage.train_flops.values()) + (judging if top_k else 0),
             inference_flops=answer.flops_per_query,
             bytes_sent=sent,
             sync_rounds=1 if top_k else 0,
@@ -101,10 +107,10 @@ class Story:
         scores = correct(answer.probabilities, answer.class_names, truths(queries))
         return row(label, scores, cost, f"{moved / len(queries):,.0f} bytes a query at the coordinator")
 
-    async def _pooled(self) -> list[Row]:
+    async def _pooled(self, judging: float) -> list[Row]:
         plan, deal, folder = self._stage.plan, self._deal, self._stage.root / "pooled"
         everything = joined(list(deal.nodes.values()), "pooled")
-        total = sum(self._stage.train_flops.values())
+        total = sum(self._stage.train_flops.values()) + judging
         task = PooledTask(
             net=plan.net,
             seed=plan.seed,
@@ -152,8 +158,9 @@ class Story:
     ) -> tuple[Row, Scores]:
         answer = await ask(client, queries.inputs)
         scores = correct(answer.probabilities, answer.class_names, truths(queries))
+        judging = await self._stage.judging_flops(client)
         cost = Cost(
-            train_flops=sum(self._stage.train_flops.values()),
+            train_flops=sum(self._stage.train_flops.values()) + judging,
             inference_flops=answer.flops_per_query,
             bytes_sent=sent,
             sync_rounds=1,
