@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
+WORKERS ?= 2
 
 .PHONY: help setup demo test check format proto bench-demo clean
 
@@ -30,7 +31,7 @@ demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--
 	@$(BIN)/swarm up $(ARGS)
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, import contracts, generated code: what CI runs before the tests
 	$(BIN)/ruff format --check .

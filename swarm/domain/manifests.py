@@ -178,8 +178,8 @@ class GateStatement:
     """A version of the gate: a pure function of specification, trunk, contributions, ridge, temperature.
 
     `arrays` of kind `prototypes`: `prototypes.<row into leaves>` float32 [P, D] for each leaf; `log_prior`
-    float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves in that order. The analytic kind
-    brings other arrays under their names.
+    float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves in that order. The analytic
+    kind brings other arrays under their names.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN

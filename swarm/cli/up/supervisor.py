@@ -6,6 +6,7 @@ ends them in order. Without `keep` the kernel ends them too should the superviso
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ import psutil
 
 from swarm.cli.output import let_nothing_interrupt
 from swarm.cli.processes import record_process, remove_tree
-from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError, error_classes
 from swarm.end_with_parent import command_that_ends_with_us
 
 TERM_SECONDS = 12.0
@@ -34,6 +35,18 @@ def free_ports(count: int) -> list[int]:
         for sock in socks:
             sock.bind(("127.0.0.1", 0))
         return [int(sock.getsockname()[1]) for sock in socks]
+
+
+def told_error(name: str, output: bytes) -> SwarmError | None:
+    """Return the error that a command told as its JSON on stdout, with the command's name; None if none."""
+    try:
+        told = json.loads(output)
+        cls = error_classes()[told["code"]]
+        return cls(
+            f"{name}: {told['subject']}", found=told["found"], expected=told["expected"], remedy=told["try"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +122,7 @@ class Supervisor:
     ) -> str:
         """Run `python -m arguments...` to its end and return its stdout; on_line gets its stderr.
 
-        Raises UnreachableError naming the command when its exit code is not 0; its error was passed on.
+        When its exit code is not 0, raises the error that it told with --json, else a SwarmError naming it.
         """
         process = await self._spawn(
             arguments, cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -132,11 +145,11 @@ class Supervisor:
             if process.returncode is not None:
                 self._commands.discard(process)
         if code != 0:
-            raise SwarmError(
+            raise told_error(name, output) or SwarmError(
                 name,
                 found=f"exit code {code}: {' / '.join(said[-4:])[-800:]}",
                 expected="exit code 0",
-                remedy=f"read {self.root / 'logs'}, or run swarm up again with --keep and swarm doctor",
+                remedy="run it again with --keep --home DIR and read DIR/logs, which then stay",
             )
         return output.decode()
 
