@@ -74,6 +74,7 @@ async def serve(config: NodeConfig) -> None:
         registry = RegistryClient(await stack.enter_async_context(to_registry))
         fence, cache = Fence(), BlobFiles(home.cache)
         book, outbox, outbound = LeafBook(home.state), Outbox(home.outbox), OutboundLog(home.outbound)
+        outbox.sweep()
         knowledge = SwarmKnowledge(home, identity.keyring(), registry, cache)
         publisher = Publisher(
             registry=registry,

@@ -77,9 +77,11 @@ def agent_socket(home: NodeHome) -> Path | None:
         probe.settimeout(2.0)
         try:
             probe.connect(path)
+            # A server speaks first (HTTP/2 settings); the socket of an agent that is dying only takes calls.
+            speaks = bool(probe.recv(1))
         except OSError:
             return None
-    return Path(path)
+    return Path(path) if speaks else None
 
 
 def ensure_agent(home: NodeHome, timeout_s: float = 60.0) -> Path:

@@ -40,14 +40,17 @@ class Intent:
 
 
 class Outbox:
-    """Durable intents in the order in which they were put."""
+    """Durable intents in the order in which they were put. One process writes; others may look."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        sweep_unfinished(folder)
         self._folder = folder
         self._last = 0
-        for stray in folder.glob("*.bin"):
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left half-written; for the one writer alone, before it writes."""
+        sweep_unfinished(self._folder)
+        for stray in self._folder.glob("*.bin"):
             if not stray.with_suffix(".json").exists():
                 stray.unlink()
 
