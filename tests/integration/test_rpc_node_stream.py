@@ -26,7 +26,7 @@ from swarm.rpc import methods as m
 from swarm.rpc.channel import open_channel
 from swarm.rpc.convert import hello_to_pb
 from swarm.rpc.node_stream import NodeStreamClient, NodeStreamServicer
-from swarm.rpc.node_stream.calls import MAX_CONCURRENT
+from swarm.rpc.node_stream.calls import MAX_CONCURRENT, Calls
 from swarm.rpc.pb import node_stream_pb2
 from swarm.rpc.ports import NodeLink
 from swarm.trust.identity import LIFETIMES, Identity, replace_certificate
@@ -186,6 +186,22 @@ async def test_a_call_that_is_given_up_is_cancelled_at_the_node(swarm: Founded, 
         await eventually(lambda: agent.experts.running == 1)
         asking.cancel()
         await eventually(lambda: agent.experts.cancelled == 1)
+
+
+async def test_giving_up_a_call_while_its_reply_is_written_leaves_the_stream_alone() -> None:
+    writing, written = asyncio.Event(), asyncio.Event()
+
+    async def send(message: node_stream_pb2.FromNode) -> None:
+        writing.set()
+        await asyncio.sleep(0.05)
+        written.set()
+
+    calls = Calls(Experts(), send)
+    calls.start(node_stream_pb2.Call(call_id="1", method="swarm.v1.Expert/Unknown", timeout_s=5.0))
+    await writing.wait()
+    calls.cancel("1")
+    await eventually(lambda: calls.running == 0)
+    assert written.is_set()
 
 
 async def test_a_big_answer_fits(swarm: Founded, ada: Identity) -> None:

@@ -26,6 +26,7 @@ class Calls:
         self._experts, self._send = experts, send
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._replying: set[str] = set()
 
     @property
     def running(self) -> int:
@@ -39,9 +40,12 @@ class Calls:
         task.add_done_callback(lambda _: self._tasks.pop(call.call_id, None))
 
     def cancel(self, call_id: str) -> None:
-        """End a call that nobody waits for any more."""
+        """End a call that nobody waits for any more.
+
+        Not while its reply is being written: gRPC ends the whole stream when a write is cancelled.
+        """
         task = self._tasks.get(call_id)
-        if task is not None:
+        if task is not None and call_id not in self._replying:
             task.cancel()
 
     async def end(self) -> None:
@@ -66,7 +70,11 @@ class Calls:
             _log.error("call.failed", method=call.method, exc_info=error)
             failure = SwarmError(call.method, found=f"an internal error ({type(error).__name__})")
             reply.problem.CopyFrom(convert.problem_to_pb(failure))
-        await self._send(node_stream_pb2.FromNode(reply=reply))
+        self._replying.add(call.call_id)
+        try:
+            await self._send(node_stream_pb2.FromNode(reply=reply))
+        finally:
+            self._replying.discard(call.call_id)
 
     async def _perform(self, call: node_stream_pb2.Call) -> bytes:
         payload = await self._answer(f"/{call.method}", call.payload)
