@@ -1,6 +1,7 @@
 """Whose folder the command works in, and the way from there to coordinator, registry and agent."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.config import NodeHome, SwarmHome, default_home
-from swarm.domain.errors import NotFoundError, NotReadyError, UsageError
+from swarm.domain.errors import NotFoundError, NotReadyError, SwarmError, UsageError
 from swarm.domain.ids import NodeId
 
 if TYPE_CHECKING:
@@ -90,7 +91,26 @@ async def coordinator(place: Place) -> "AsyncIterator[CoordinatorClient]":
     identity = place.identity()
     connection = open_channel(identity, identity.coordinator, "coordinator", NodeId("coordinator"))
     async with connection:
-        yield CoordinatorClient(connection)
+        client = CoordinatorClient(connection)
+        await _renew_if_due(identity, client)
+        yield client
+
+
+async def _renew_if_due(identity: "Identity", client: "CoordinatorClient") -> None:
+    """Renew an operator's or a client's certificate at two thirds of its life; a node's agent renews its own.
+
+    What fails now is tried again by the next command; `swarm doctor` shows the days that are left.
+    """
+    import uuid
+    from datetime import UTC, datetime
+
+    from swarm.trust.identity import needs_renewal, replace_certificate
+
+    if identity.role == "node" or not needs_renewal(identity.certificate_pem, datetime.now(UTC)):
+        return
+    with contextlib.suppress(SwarmError):
+        pem = await client.renew_certificate(identity.renewal_csr(), uuid.uuid4().hex)
+        replace_certificate(identity.folder, pem)
 
 
 @asynccontextmanager

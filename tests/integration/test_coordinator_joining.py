@@ -7,7 +7,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from coordinator.config import CoordinatorConfig
 from coordinator.founding import found_swarm
 from node.join_port import JoinPort
+from swarm.cli.places import coordinator, find_place
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
 from swarm.domain.errors import (
@@ -31,6 +32,8 @@ from swarm.domain.errors import (
 )
 from swarm.domain.ids import NodeId
 from swarm.domain.specification import Specification
+from swarm.trust.ca import CertificateAuthority
+from swarm.trust.identity import Identity, needs_renewal, replace_certificate
 from swarm.trust.proofs import renewal_request
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement
@@ -250,3 +253,22 @@ async def test_a_port_in_use_and_a_second_founding_are_refused_by_name(swarm: Ba
             now=datetime.now(UTC),
         )
     assert CoordinatorConfig(home=swarm.home, redis_url="x").join_port == 7070
+
+
+async def test_an_operators_certificate_is_renewed_by_its_next_command(swarm: BackEnd) -> None:
+    folder, now = swarm.home.operator / "identity", datetime.now(UTC)
+    facts = json.loads((folder / "identity.json").read_text())
+    facts["coordinator"] = f"127.0.0.1:{swarm.endpoints.port}"
+    (folder / "identity.json").write_text(json.dumps(facts))
+    identity = Identity.load(folder)
+    due = CertificateAuthority.load(swarm.home.ca).issue(
+        identity.renewal_csr(),
+        role="operator",
+        member=identity.id,
+        lifetime=timedelta(days=3),
+        now=now - timedelta(days=2, hours=12),
+    )
+    replace_certificate(folder, due)
+    async with coordinator(find_place(swarm.home.root)) as client:
+        assert (await client.status()).gate_version == 0
+    assert not needs_renewal(Identity.load(folder).certificate_pem, now)
