@@ -95,7 +95,7 @@ class GateKeeper:
             raise HarmfulContributionError(
                 f"contribution of {caller.id}",
                 found=outcome.reason,
-                expected="no incumbent to lose more than one standard error",
+                expected="no incumbent to lose more than one standard error and more than chance",
                 remedy="train longer or on cleaner labels, then contribute again",
             )
         return outcome

@@ -1,7 +1,8 @@
 """What the nodes' own validation data say about a candidate gate: its temperature, and whether it may come.
 
-Nobody degrades the others: a temperature counts only if no incumbent loses more than one standard error of
-the paired difference, and with none left the candidate is refused.
+Nobody degrades the others: a temperature is taken at which no incumbent loses more than one standard error of
+the paired difference. Where there is none, one at which no incumbent loses more than chance would explain;
+where there is none either, the candidate is refused (docs/adr/0007).
 """
 
 import math
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
+
+CHANCE = 0.05
+"""An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,16 @@ def is_harmed(gained: int, lost: int) -> bool:
     return lost - gained > math.sqrt(lost + gained)
 
 
+def is_beyond_chance(gained: int, lost: int) -> bool:
+    """Return whether a harmless candidate would cost this much in fewer than 5 of 100 trials.
+
+    Exact one-sided sign test on the samples that exactly one of both gates gets right (McNemar 1947).
+    """
+    differing = gained + lost
+    as_bad = sum(math.comb(differing, count) for count in range(lost, differing + 1))
+    return is_harmed(gained, lost) and as_bad < CHANCE * 2**differing
+
+
 def judge_trials(
     trials: Mapping[NodeId, GateTrial],
     incumbents: frozenset[NodeId],
@@ -61,7 +75,8 @@ def judge_trials(
     default_temperature: float,
 ) -> Verdict:
     """Return the verdict of sound trials. The temperature has the lowest summed negative log likelihood
-    among those that harm nobody; without trials it is the default."""
+    among those that harm nobody, else among those that harm nobody beyond chance; without trials it is the
+    default. The evidence counts the incumbents that lose more than one standard error within chance."""
     samples = sum(trial.samples for trial in trials.values())
     coverage = {
         "judges": float(len(trials)),
@@ -73,7 +88,9 @@ def judge_trials(
         return Verdict(temperature=default_temperature, harmed=(), evidence=coverage)
     rows = sorted(range(len(temperatures)), key=lambda row: sum(t.nll_sum[row] for t in trials.values()))
     harms = {row: _harmed(trials, incumbents, row) for row in rows}
-    row = next((row for row in rows if not harms[row]), rows[0])
+    refused = {row: tuple(h for h in harms[row] if is_beyond_chance(h.gained, h.lost)) for row in rows}
+    harmless = [row for row in rows if not harms[row]] or [row for row in rows if not refused[row]]
+    row = harmless[0] if harmless else rows[0]
     evidence = coverage | {
         "nll": sum(t.nll_sum[row] for t in trials.values()) / samples,
         "accuracy_top1": sum(t.correct_top1[row] for t in trials.values()) / samples,
@@ -81,9 +98,10 @@ def judge_trials(
         "accuracy_top4": sum(t.correct_top4[row] for t in trials.values()) / samples,
         "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
         "experts_missing": float(max(t.experts_missing for t in trials.values())),
+        "losing_within_chance": float(len(harms[row]) - len(refused[row])),
         "flops": float(sum(t.flops for t in trials.values())),
     }
-    return Verdict(temperature=float(temperatures[row]), harmed=harms[row], evidence=evidence)
+    return Verdict(temperature=float(temperatures[row]), harmed=refused[row], evidence=evidence)
 
 
 def _harmed(trials: Mapping[NodeId, GateTrial], incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from coordinator.addresses import Endpoints, told_address, told_elsewhere
 from coordinator.answer_board import AnswerBoard, merge_rows
 from coordinator.throttle import MOST_ADDRESSES, Throttle
-from coordinator.trials import is_harmed, is_sound, judge_trials
+from coordinator.trials import is_beyond_chance, is_harmed, is_sound, judge_trials
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 from swarm.gating.routing import plan_route
@@ -176,3 +176,16 @@ def test_a_local_registry_is_told_without_its_host_and_the_join_line_always_has_
     assert told_elsewhere("registry:7072") == "registry:7072"
     endpoints = Endpoints(advertise="", listen="127.0.0.1", join_port=7070, port=7071, registry="[::1]:7072")
     assert (endpoints.join, endpoints.registry_told) == ("127.0.0.1:7070", ":7072")
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "refused"), [(0, 3, False), (0, 4, False), (0, 5, True), (5, 10, False), (5, 13, True)]
+)
+def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, refused: bool) -> None:
+    assert is_harmed(gained, lost) and is_beyond_chance(gained, lost) is refused
+
+
+def test_a_gate_that_costs_little_within_chance_comes_at_its_best_temperature_and_says_so() -> None:
+    verdict = judge_trials({ADA: trial((20, 10), (0, 0), (3, 3))}, frozenset({ADA}), (1.0, 2.0), 9.0)
+    assert (verdict.temperature, verdict.harmed) == (2.0, ())
+    assert verdict.evidence["losing_within_chance"] == 1
