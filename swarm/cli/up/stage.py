@@ -82,8 +82,9 @@ class Stage:
         await self.supervisor.wait_for_line(redis, "redis.ready")
         registry = await self.supervisor.start("registry", [COMMAND, "registry", *home])
         coordinator = await self.supervisor.start("coordinator", [COMMAND, "coordinator", *home])
-        await self.supervisor.wait_for_port(registry, registry_port)
-        await self.supervisor.wait_for_port(coordinator, port)
+        # Ports listen a moment before their servers answer; the services say when they do.
+        await self.supervisor.wait_for_line(registry, "registry.ready")
+        await self.supervisor.wait_for_line(coordinator, "coordinator.ready")
         await self.supervisor.wait_for_port(coordinator, join_port)
         self._services = [redis, registry, coordinator]
         self.tell(
