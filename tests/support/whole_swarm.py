@@ -123,8 +123,13 @@ class WholeSwarm:
         async with open_channel(identity, identity.registry, "registry", NodeId("registry")) as channel:
             yield RegistryClient(channel)
 
+    def _said_ready(self, name: str) -> int:
+        return self.log(name).count(f"{name}.ready")
+
     def _service(self, name: str, flags: list[str], ports: list[int]) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
+        path = self.folder / f"{name}.log"
+        before = self._said_ready(name) if path.exists() else 0
+        with path.open("ab") as log:
             command = [sys.executable, "-m", "swarm.cli", name, "--home", str(self.home.root)]
             command += ["--redis-url", self.redis.url, *flags]
             self.processes[name] = subprocess.Popen(
@@ -132,7 +137,8 @@ class WholeSwarm:
             )
         for port in ports:
             deadline = time.monotonic() + 60
-            while not _listens(port):
+            # Ports listen a moment before their servers answer.
+            while not _listens(port) or self._said_ready(name) == before:
                 assert self.processes[name].poll() is None, self.log(name)
                 assert time.monotonic() < deadline, self.log(name)
                 time.sleep(0.05)
