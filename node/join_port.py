@@ -10,8 +10,9 @@ import socket
 import ssl
 from typing import Any
 
-from swarm.domain.errors import DeadlineError, SwarmError, UnreachableError, VerificationError, error_classes
+from swarm.domain.errors import DeadlineError, SwarmError, UnreachableError, VerificationError
 from swarm.domain.ids import Digest, NodeId
+from swarm.rpc.status import error_from_json
 from swarm.trust.certificates import ca_swarm, check_pin, target_name
 
 _MAX_JSON = 16 << 20
@@ -160,11 +161,8 @@ class _Connection(http.client.HTTPSConnection):
 
 def _problem(content: bytes, status: int, where: str) -> SwarmError:
     try:
-        said = json.loads(content)
-        cls = error_classes().get(said["code"], SwarmError)
-        facts = {name: str(said.get(name) or "") for name in ("found", "expected", "remedy")}
-        return cls(str(said["subject"]), **facts)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return error_from_json(json.loads(content), status, where)
+    except ValueError:
         return UnreachableError(
             where, found=f"HTTP status {status}", expected="a swarm's join port", remedy="check the address"
         )

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -191,12 +191,3 @@ def let_nothing_interrupt() -> None:
     for ending in (signal.SIGINT, *ENDINGS):
         with contextlib.suppress(ValueError):  # not the main thread: signals do not come here
             signal.signal(ending, signal.SIG_IGN)
-
-
-async def gather_named(calls: dict[str, Callable[[], Awaitable[T]]]) -> dict[str, T | Exception]:
-    """Return each call's result or error under its name; one failure hides no other answer."""
-    found = await asyncio.gather(*(call() for call in calls.values()), return_exceptions=True)
-    for result in found:
-        if isinstance(result, BaseException) and not isinstance(result, Exception):
-            raise result
-    return dict(zip(calls, found, strict=True))  # type: ignore[arg-type]

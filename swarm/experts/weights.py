@@ -56,19 +56,6 @@ def load_net(net: nn.Module, modules: Sequence[ModuleEntry], read: ReadBlob) -> 
     load_tensors(net, tensors_of(modules, read))
 
 
-def load_modules(net: nn.Module, arrays: Mapping[str, Mapping[str, Array]]) -> None:
-    """Put arrays, as `module_arrays` returns them, into net; ShapeMismatchError unless they fit exactly."""
-    dtypes = tensor_dtypes(net)
-    tensors = {}
-    for module, members in arrays.items():
-        for tensor, array in members.items():
-            name = _full_name(module, tensor)
-            wanted = dtypes.get(name, array.dtype.name)
-            bits = wanted == "bfloat16" and array.dtype.name == "uint16"
-            tensors[name] = _as_tensor(array, wanted if bits else array.dtype.name)
-    load_tensors(net, tensors)
-
-
 def load_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Copy tensors, by their names in the state dict, into net; ShapeMismatchError unless they fit."""
     own = state_tensors(net)
