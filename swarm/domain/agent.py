@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from swarm.domain.inference import Listing, SocketBytes
 from swarm.domain.manifests import Share
+
+SumsForm = Literal["auto", "exact", "compact", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +15,9 @@ class TrainOrder:
     """Train on a data source. `budget_s` 0: by `steps`, the optimiser steps for each expert.
 
     `net` empty: the node's default. `import_paths` lead `package.module` names to their files.
+    `sums` is the form of the contribution's sums: `auto` (exact where that fits into `sums_mb` megabytes,
+    else compact), `exact`, `compact` or `none`. `borrow`: start from the most relevant peer's weights where
+    that helps. `refine`: train the corrections of existing leaves against the active gate's root, no more.
     """
 
     data: str
@@ -22,6 +28,10 @@ class TrainOrder:
     seed: int = 0
     share: Share = "borrow"
     import_paths: tuple[str, ...] = ()
+    sums: SumsForm = "auto"
+    sums_mb: float = 4.0
+    borrow: bool = True
+    refine: bool = False
     idempotency_key: str = ""
 
 

@@ -1,6 +1,7 @@
 """A query and its answer: what is asked, and everything that an answer says about who gave it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +9,17 @@ from numpy.typing import NDArray
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 
 MAX_QUERY_ROWS = 4096
+MAX_EXAMPLES = 2048
+ExpertForm = Literal["probabilities", "corrections"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Query:
     """Raw inputs [B, *input_shape] and how to route them.
 
-    `top_k` 0 means the gate's own. `owners` restricts routing to these owners' leaves (empty: all).
-    `uniform` averages every candidate expert with equal weight instead of asking the gate.
+    `combination` names the way to combine, empty: the one that the gate serves; `top_k` 0: its own.
+    `owners` restricts routing to these owners' leaves (empty: all). `uniform` averages every candidate expert
+    with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
     """
 
     inputs: NDArray[np.generic]
@@ -23,6 +27,29 @@ class Query:
     explain: bool = False
     owners: tuple[NodeId, ...] = ()
     uniform: bool = False
+    combination: str = ""
+    profile: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Examples:
+    """An asker's own labelled inputs [N, *input_shape]: whose conventions shall its answers follow?"""
+
+    inputs: NDArray[np.generic]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Whose sums agree with an asker's examples. `id` is what queries name; `accuracy` is of the solution
+    over `owners` on the `examples` themselves, `accuracy_all` of the whole swarm's root."""
+
+    id: Digest
+    owners: tuple[NodeId, ...]
+    examples: int
+    accuracy: float
+    accuracy_all: float
+    gate_version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +72,7 @@ class Answer:
 
     `degraded[b]` says that an expert the gate chose for row b did not answer. `sources[b]` lists the
     experts in falling weight (empty unless explained). `flops_per_query` counts trunk, gate and experts.
+    `combination` is the label of what answered; `root` among the sources is the swarm's own root expert.
     """
 
     class_names: tuple[str, ...]
@@ -54,15 +82,20 @@ class Answer:
     sources: tuple[tuple[Source, ...], ...] = ()
     missing_experts: tuple[ExpertId, ...] = ()
     flops_per_query: float = 0.0
+    combination: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertTask:
-    """Rows of the request's inputs that one expert, at exactly this manifest, shall answer."""
+    """Rows of the request's inputs that one expert, at exactly this manifest, shall answer.
+
+    `corrections`: what its correction adds to the class scores, instead of its probabilities.
+    """
 
     expert: ExpertId
     manifest: Digest
     rows: NDArray[np.int64]
+    form: ExpertForm = "probabilities"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,38 +111,40 @@ class ExpertRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertAnswer:
-    """One task's probabilities float32 [len(rows), C_own] over the expert's own class names."""
+    """One task's values float32 [len(rows), C_own] over the expert's own class names, in the task's form.
+
+    Probabilities sum to 1 in each row; corrections are finite and sum to 0.
+    """
 
     expert: ExpertId
     version: int
     manifest: Digest
     class_names: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    values: NDArray[np.float32]
     module_digests: tuple[Digest, ...]
     flops_per_query: float
+    form: ExpertForm = "probabilities"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateTrial:
     """How a candidate gate does on one node's own validation data; only sums leave the node.
 
-    One entry per temperature of the grid: summed negative log likelihood, and correct answers at top-1,
-    2 and 4. `incumbent_correct` is the present gate's count at its own temperature and top-k on the same
-    samples; `gained` and `lost` count samples that only the candidate (only the incumbent) gets right, per
-    temperature, at the candidate's top-k.
-    `experts_missing` counts chosen experts whose modules this node may not hold; they count as uniform over
-    their classes.
+    One entry per option: summed negative log likelihood and correct answers; samples that only this option
+    (`gained`), or only the present gate's served combination (`lost`), gets right; and the same against the
+    candidate's own root with the same weights (`gained_on_root`, `lost_on_root`; 0 where it has none).
+    `incumbent_correct` is the present gate's count on the same samples. `experts_missing` counts chosen
+    experts whose modules this node may not hold; they count as uniform over their classes and add nothing.
     """
 
     samples: int
-    temperatures: tuple[float, ...]
     nll_sum: tuple[float, ...]
-    correct_top1: tuple[int, ...]
-    correct_top2: tuple[int, ...]
-    correct_top4: tuple[int, ...]
-    incumbent_correct: int
+    correct: tuple[int, ...]
     gained: tuple[int, ...]
     lost: tuple[int, ...]
+    gained_on_root: tuple[int, ...]
+    lost_on_root: tuple[int, ...]
+    incumbent_correct: int = 0
     experts_missing: int = 0
     flops: int = 0
 

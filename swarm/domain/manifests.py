@@ -7,10 +7,11 @@ Times are seconds since the epoch (UTC).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from swarm.domain.errors import InvalidInputError
+from swarm.domain.combination import Combination, CombinationName
+from swarm.domain.errors import InvalidInputError, NotFoundError
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId, expert_of, owner_of
 from swarm.domain.specification import check_class_names
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
@@ -76,6 +77,33 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What an expert adds to the root's class scores: a second set of weights for the expert's own net.
+
+    Trained from a zeroed output layer on CE(a(x) / class_temperature + h(x)) over the expert's own classes,
+    where a are the class scores of gate `base` (its statement's digest). `metrics` and `cost` are its own.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    modules: tuple[ModuleEntry, ...]
+    base: Digest
+    class_temperature: float
+    metrics: Mapping[str, float]
+    cost: Cost
+
+    def __post_init__(self) -> None:
+        if not self.modules or not (0 < self.class_temperature < math.inf):
+            raise InvalidInputError(
+                "correction",
+                found=f"{len(self.modules)} modules, class temperature {self.class_temperature}",
+                expected="at least one module and a positive temperature",
+            )
+        if not all(map(math.isfinite, self.metrics.values())):
+            raise InvalidInputError("correction", found="a metric that is not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """One version of one expert. `parent_version` is the head that it replaces, 0 for a first version."""
 
@@ -97,6 +125,7 @@ class Manifest:
     metrics: Mapping[str, float]
     cost: Cost
     created_at: float
+    correction: Correction | None = None
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)
@@ -121,7 +150,9 @@ class Manifest:
 
     def blobs(self) -> tuple[Digest, ...]:
         """Return the distinct blobs that this version needs, in order of first use."""
-        return tuple(dict.fromkeys(t.blob for module in self.modules for t in module.tensors))
+        corrections = self.correction.modules if self.correction is not None else ()
+        modules = (*self.modules, *corrections)
+        return tuple(dict.fromkeys(t.blob for module in modules for t in module.tensors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +160,9 @@ class LeafContribution:
     """One leaf's part of a contribution.
 
     Tensors: `prototypes` float32 [P, D]; `prototype_counts` int64 [P]; `radii` float32 [P, 3], the
-    distances to the prototype at the quantiles .5, .9 and .99 of its own samples.
+    distances to the prototype at the quantiles .5, .9 and .99 of its own samples. Prototypes lie in the
+    region columns of the features (`swarm.gating.regions.region_columns`). `columns` integer [M, classes] is
+    F't, one column for each class of `class_counts` in sorted order; None without `Contribution.sums`.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -140,11 +173,38 @@ class LeafContribution:
     prototypes: TensorEntry
     prototype_counts: TensorEntry
     radii: TensorEntry
+    columns: TensorEntry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSums:
+    """An owner's F'F over the `samples` of all its leaves, F int16 [samples, M] in fixed point.
+
+    `exact`: `gram`, int32 or int64 [M (M + 1) / 2], the upper triangle row by row. `compact`: `factors` int16
+    [M, r], `factor_scales` float32 [r] and `diagonal` float32 [M], which mean
+    (factors * scales) (factors * scales)' + diag(diagonal).
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    form: Literal["exact", "compact"]
+    samples: int
+    tensors: tuple[TensorEntry, ...]
+
+    def tensor(self, name: str) -> TensorEntry:
+        """Return the tensor of that name; InvalidInputError where there is none."""
+        found = next((entry for entry in self.tensors if entry.name == name), None)
+        if found is None:
+            raise InvalidInputError(f"{self.form} sums", found="no such tensor", expected=name)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """What one owner gives to the gate; each new epoch replaces the owner's last one entirely."""
+    """What one owner gives to the gate; each new epoch replaces the owner's last one entirely.
+
+    Without `sums` its leaves are routed to by prototypes only.
+    """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -154,6 +214,7 @@ class Contribution:
     trunk: Digest
     leaves: tuple[LeafContribution, ...]
     created_at: float
+    sums: FeatureSums | None = None
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of all classes with samples, sorted."""
@@ -162,7 +223,10 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateLeaf:
-    """One leaf of a gate. `parent` names the leaf that a split made it from, empty at the top."""
+    """One leaf of a gate. `parent` names the leaf that a split made it from, empty at the top.
+
+    `class_names` are the classes with samples, sorted. `has_columns`: `weights` has a column for each.
+    """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -171,15 +235,18 @@ class GateLeaf:
     expert: ExpertId
     class_names: tuple[str, ...]
     parent: str = ""
+    has_columns: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateStatement:
-    """A version of the gate: a pure function of specification, trunk, contributions, ridge, temperature.
+    """A version of the gate: a pure function of specification, trunk, contributions, ridge, temperatures.
 
-    `arrays` of kind `prototypes`: `prototypes.<row into leaves>` float32 [P, D] for each leaf; `log_prior`
-    float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves in that order. The analytic
-    kind brings other arrays under their names.
+    `arrays`: `prototypes.<row into leaves>` float32 [P, R] for each leaf; `log_prior` float32 [K] and `radii`
+    float32 [K, 3] over the K prototypes of all leaves in that order. Kind `analytic` adds `weights` float32
+    [M, T]: one column for each leaf and class, leaves in their order and each leaf's `class_names` in theirs.
+    Leaves whose owner gave no sums have no columns (`has_columns`). `combinations` are the best found of each
+    kind on validation data; `served` is the place of the one that answers unless a query asks for another.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -192,13 +259,42 @@ class GateStatement:
     contributions: tuple[Digest, ...]
     leaves: tuple[GateLeaf, ...]
     class_names: tuple[str, ...]
-    temperature: float
+    combinations: tuple[Combination, ...]
+    served: int
     ridge: float
-    top_k: int
     arrays: tuple[TensorEntry, ...]
     evidence: Mapping[str, float]
     reason: str
     created_at: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.served < len(self.combinations):
+            raise InvalidInputError(
+                f"gate {self.version}",
+                found=f"combination {self.served} of {len(self.combinations)}",
+                expected="one that is there",
+            )
+
+    def combination(self, name: CombinationName | str = "", top_k: int = 0) -> Combination:
+        """Return the combination of that name (empty: the one served) at top_k (0: as it was chosen).
+
+        Where none was chosen at that very top_k, the served or first one of the name is taken to it.
+        Raises NotFoundError where this gate has none of the name.
+        """
+        served = self.combinations[self.served]
+        wanted = name or served.name
+        of_name = [served] if served.name == wanted else []
+        of_name += [each for each in self.combinations if each.name == wanted]
+        if not of_name:
+            raise NotFoundError(
+                f"combination {wanted[:40]!r}",
+                found=f"gate {self.version} without it",
+                expected=f"one of {', '.join(dict.fromkeys(each.name for each in self.combinations))}",
+            )
+        if not top_k:
+            return of_name[0]
+        exact = next((each for each in of_name if each.top_k == top_k), None)
+        return exact if exact is not None else replace(of_name[0], top_k=top_k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

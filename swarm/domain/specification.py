@@ -19,7 +19,9 @@ class TrunkReference:
     `factory` is a built-in name (`randconv-sqrt:64`, `identity`) or `package.module:factory`;
     `probe` holds two tensors, `input` [n, *input_shape] and `features` [n, feature_size];
     a joiner must reproduce the features within `tolerance` (largest absolute difference).
-    `digest` names the whole: blake3 of factory, feature size, weights and probe.
+    Sums over features are made in fixed point: round(fixed_point * feature), clamped to int16; where the last
+    feature is not the constant 1 (`has_constant`), one is appended. `digest` names the whole: blake3 of
+    factory, feature size, weights, probe, tolerance and fixed point.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -29,7 +31,14 @@ class TrunkReference:
     weights: ModuleEntry
     probe: ModuleEntry
     tolerance: float
+    fixed_point: float
+    has_constant: bool
     digest: Digest
+
+    @property
+    def sum_size(self) -> int:
+        """M, the number of features in sums and in the analytic gate."""
+        return self.feature_size + (not self.has_constant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from swarm.digests import digest_of, verify_digest
 from swarm.domain.errors import ExhaustedError
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.inference import Answer, Query
+from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.lineage import Lineage
 from swarm.domain.manifests import Role
 from swarm.domain.membership import (
@@ -49,6 +49,15 @@ class CoordinatorClient:
         reply = await self.connection.unary(m.PREDICT, convert.query_to_pb(query), timeout_s)
         with reply_checked(self.connection.peer):
             return convert.answer_from_pb(reply)
+
+    async def make_profile(
+        self, examples: Examples, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+    ) -> Profile:
+        """Return the profile of an asker's examples; queries that name it are answered by its conventions."""
+        request = convert.examples_to_pb(examples, key or _new_key())
+        reply = await self.connection.unary(m.MAKE_PROFILE, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.profile_from_pb(reply)
 
     async def status(self, timeout_s: float = UNARY_TIMEOUT_S) -> SwarmStatus:
         reply = await self.connection.unary(m.STATUS, membership_pb2.StatusRequest(), timeout_s)

@@ -15,6 +15,7 @@ from swarm.domain.manifests import Role
 from swarm.rpc.pb import (
     agent_pb2,
     expert_pb2,
+    federation_pb2,
     gate_pb2,
     inference_pb2,
     membership_pb2,
@@ -126,6 +127,25 @@ ROLLBACK = Method("Gate", "Rollback", gate_pb2.RollbackRequest, types_pb2.Signed
 FIT = Method("Gate", "Fit", gate_pb2.FitRequest, gate_pb2.ContributeReply, OPERATOR)
 
 PREDICT = Method("Inference", "Predict", inference_pb2.PredictRequest, inference_pb2.PredictReply, ASKERS)
+MAKE_PROFILE = Method(
+    "Inference", "MakeProfile", inference_pb2.ProfileRequest, inference_pb2.ProfileReply, ASKERS
+)
+
+RUN_FEDERATION = Method(
+    "Federation",
+    "Run",
+    federation_pb2.RunFederationRequest,
+    federation_pb2.FederationProgress,
+    OPERATOR,
+    streams_out=True,
+)
+FEDERATION_DELIVER = Method(
+    "FederationClient",
+    "Deliver",
+    federation_pb2.FederationPart,
+    federation_pb2.FederationPart,
+    frozenset({"coordinator"}),
+)
 
 MISSING = Method(
     "Registry",
@@ -143,7 +163,13 @@ PUBLISH = Method(
     streams_in=True,
 )
 FETCH = Method("Registry", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
-COMMIT = Method("Registry", "Commit", registry_pb2.CommitRequest, registry_pb2.CommitReply, NODE)
+COMMIT = Method(
+    "Registry",
+    "Commit",
+    registry_pb2.CommitRequest,
+    registry_pb2.CommitReply,
+    frozenset({"node", "coordinator"}),
+)
 ANNOUNCE = Method(
     "Registry",
     "Announce",

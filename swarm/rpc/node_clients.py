@@ -5,6 +5,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.combination import TrialOption
 from swarm.domain.ids import ExpertId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing
 from swarm.rpc import convert
@@ -36,13 +37,16 @@ class ExpertClient:
         self,
         candidate: bytes,
         incumbent: bytes,
-        temperatures: Sequence[float],
+        options: Sequence[TrialOption],
         specification: bytes,
         timeout_s: float = _TRIAL_TIMEOUT_S,
     ) -> GateTrial:
         """Return how a candidate gate does on the node's own validation data."""
         message = expert_pb2.TryGateRequest(
-            candidate=candidate, incumbent=incumbent, temperatures=temperatures, specification=specification
+            candidate=candidate,
+            incumbent=incumbent,
+            options=convert.trial_options_to_pb(options),
+            specification=specification,
         )
         reply = await self.connection.unary(m.TRY_GATE, message, timeout_s)
         with reply_checked(self.connection.peer):

@@ -9,8 +9,18 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.combination import TrialOption
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, GateTrial, Listing, Query
+from swarm.domain.inference import (
+    Answer,
+    Examples,
+    ExpertAnswer,
+    ExpertRequest,
+    GateTrial,
+    Listing,
+    Profile,
+    Query,
+)
 from swarm.domain.lineage import Lineage
 from swarm.domain.manifests import Role
 from swarm.domain.membership import (
@@ -40,7 +50,7 @@ class NodeLink(Protocol):
         self,
         candidate: bytes,
         incumbent: bytes,
-        temperatures: Sequence[float],
+        options: Sequence[TrialOption],
         specification: bytes,
         timeout_s: float,
     ) -> GateTrial:
@@ -97,6 +107,7 @@ class InferencePort(Protocol):
     """Routed answers (implemented by `coordinator.routing`)."""
 
     async def predict(self, query: Query, timeout_s: float) -> Answer: ...
+    async def make_profile(self, examples: Examples, timeout_s: float) -> Profile: ...
 
 
 class RegistryPort(Protocol):
@@ -123,7 +134,7 @@ class ExpertPort(Protocol):
 
     async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]: ...
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial: ...
 
 

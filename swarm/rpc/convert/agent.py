@@ -1,6 +1,8 @@
 """What the command and the agent on its machine say to each other."""
 
-from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from typing import cast, get_args
+
+from swarm.domain.agent import AgentState, SumsForm, TrainOrder, TrainStep
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Listing
 from swarm.rpc.convert.scalars import (
@@ -24,6 +26,10 @@ def train_order_to_pb(order: TrainOrder) -> agent_pb2.TrainRequest:
         share=order.share,
         import_paths=order.import_paths,
         idempotency_key=order.idempotency_key,
+        sums=order.sums,
+        sums_mb=order.sums_mb,
+        borrow=order.borrow,
+        refine=order.refine,
     )
 
 
@@ -35,6 +41,12 @@ def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
         )
     if finite(message.budget_s, "budget_s") < 0:
         raise InvalidInputError("budget_s", found=str(message.budget_s), expected="0 or more seconds")
+    if message.sums not in get_args(SumsForm) or not finite(message.sums_mb, "sums_mb") > 0:
+        raise InvalidInputError(
+            "sums",
+            found=f"{message.sums[:20]!r}, {message.sums_mb} MB",
+            expected=f"{', '.join(get_args(SumsForm))}; more than 0 MB",
+        )
     return TrainOrder(
         data=message.data,
         net=message.net,
@@ -47,6 +59,10 @@ def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
         idempotency_key=message.idempotency_key
         if message.dry_run
         else idempotency_key(message.idempotency_key),
+        sums=cast(SumsForm, message.sums),
+        sums_mb=message.sums_mb,
+        borrow=message.borrow,
+        refine=message.refine,
     )
 
 

@@ -1,23 +1,33 @@
 """Queries, expert requests, gate trials and what answers them."""
 
+from collections.abc import Iterable, Sequence
+from typing import cast, get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.domain.combination import NAMES, Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import digest, node_id
 from swarm.domain.inference import (
+    MAX_EXAMPLES,
     MAX_QUERY_ROWS,
     Answer,
+    Examples,
     ExpertAnswer,
+    ExpertForm,
     ExpertRequest,
     ExpertTask,
     GateTrial,
+    Profile,
     Query,
     Source,
 )
 from swarm.rpc.convert.scalars import digests, expert_id, finite, leaf_id
 from swarm.rpc.convert.tensors import rows_from_pb, tensor_from_pb, tensor_to_pb
 from swarm.rpc.pb import expert_pb2, inference_pb2, types_pb2
+
+MAX_OPTIONS = 4096
 
 
 def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
@@ -27,17 +37,65 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         explain=query.explain,
         owners=query.owners,
         uniform=query.uniform,
+        combination=query.combination,
+        profile=query.profile,
     )
 
 
 def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
     """Return the query. Its inputs have 1 to MAX_QUERY_ROWS rows of at least one dimension."""
+    if message.combination and message.combination not in NAMES:
+        raise InvalidInputError(
+            "combination", found=repr(message.combination[:40]), expected=", ".join(NAMES)
+        )
     return Query(
         inputs=_inputs(message.inputs),
         top_k=message.top_k,
         explain=message.explain,
         owners=tuple(node_id(owner) for owner in message.owners),
         uniform=message.uniform,
+        combination=message.combination,
+        profile=digest(message.profile) if message.profile else "",
+    )
+
+
+def examples_to_pb(examples: Examples, key: str) -> inference_pb2.ProfileRequest:
+    return inference_pb2.ProfileRequest(
+        inputs=tensor_to_pb(examples.inputs, "inputs"), labels=examples.labels, idempotency_key=key
+    )
+
+
+def examples_from_pb(message: inference_pb2.ProfileRequest) -> Examples:
+    """Return the examples: as many labels as inputs, 1 to MAX_EXAMPLES."""
+    inputs = _inputs(message.inputs)
+    if len(inputs) != len(message.labels) or len(inputs) > MAX_EXAMPLES:
+        raise InvalidInputError(
+            "examples",
+            found=f"{len(inputs)} inputs, {len(message.labels)} labels",
+            expected=f"one label for each of 1 to {MAX_EXAMPLES} inputs",
+        )
+    return Examples(inputs=inputs, labels=tuple(message.labels))
+
+
+def profile_to_pb(profile: Profile) -> inference_pb2.ProfileReply:
+    return inference_pb2.ProfileReply(
+        id=profile.id,
+        owners=profile.owners,
+        examples=profile.examples,
+        accuracy=profile.accuracy,
+        accuracy_all=profile.accuracy_all,
+        gate_version=profile.gate_version,
+    )
+
+
+def profile_from_pb(message: inference_pb2.ProfileReply) -> Profile:
+    return Profile(
+        id=digest(message.id),
+        owners=tuple(node_id(owner) for owner in message.owners),
+        examples=message.examples,
+        accuracy=finite(message.accuracy, "accuracy"),
+        accuracy_all=finite(message.accuracy_all, "accuracy_all"),
+        gate_version=message.gate_version,
     )
 
 
@@ -54,6 +112,7 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         explanations=explanations,
         missing_experts=answer.missing_experts,
         flops_per_query=answer.flops_per_query,
+        combination=answer.combination,
     )
 
 
@@ -70,6 +129,7 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         sources=tuple(tuple(map(_source_from_pb, row.sources)) for row in message.explanations),
         missing_experts=tuple(map(expert_id, message.missing_experts)),
         flops_per_query=finite(message.flops_per_query, "flops_per_query"),
+        combination=message.combination[:80],
     )
 
 
@@ -77,7 +137,9 @@ def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
     return expert_pb2.ExpertRequest(
         inputs=tensor_to_pb(request.inputs, "inputs"),
         tasks=[
-            expert_pb2.ExpertTask(expert=task.expert, manifest=task.manifest, rows=task.rows.tolist())
+            expert_pb2.ExpertTask(
+                expert=task.expert, manifest=task.manifest, rows=task.rows.tolist(), form=task.form
+            )
             for task in request.tasks
         ],
         trunk=request.trunk,
@@ -106,7 +168,8 @@ def expert_answers_to_pb(answers: list[ExpertAnswer]) -> expert_pb2.ExpertReply:
                 version=answer.version,
                 manifest=answer.manifest,
                 class_names=answer.class_names,
-                probabilities=tensor_to_pb(answer.probabilities, f"probabilities of {answer.expert}"),
+                values=tensor_to_pb(answer.values, f"{answer.form} of {answer.expert}"),
+                form=answer.form,
                 module_digests=answer.module_digests,
                 flops_per_query=answer.flops_per_query,
             )
@@ -124,48 +187,82 @@ def expert_answers_from_pb(message: expert_pb2.ExpertReply, request: ExpertReque
     return [_expert_answer(answer, task) for answer, task in zip(message.answers, request.tasks, strict=True)]
 
 
+def combination_to_pb(combination: Combination) -> expert_pb2.Combination:
+    return expert_pb2.Combination(
+        name=combination.name,
+        temperature=combination.temperature,
+        top_k=combination.top_k,
+        strength=combination.strength,
+        class_temperature=combination.class_temperature,
+    )
+
+
+def trial_options_to_pb(options: Sequence[TrialOption]) -> list[expert_pb2.TrialOption]:
+    return [
+        expert_pb2.TrialOption(combination=combination_to_pb(option.combination), weights=option.weights)
+        for option in options
+    ]
+
+
+def trial_options_from_pb(messages: Iterable[expert_pb2.TrialOption]) -> tuple[TrialOption, ...]:
+    """Return the options under trial, 1 to MAX_OPTIONS, each a combination that can be."""
+    options = tuple(
+        TrialOption(
+            combination=Combination(
+                name=message.combination.name,  # type: ignore[arg-type]  # it checks itself
+                temperature=message.combination.temperature,
+                top_k=message.combination.top_k,
+                strength=message.combination.strength,
+                class_temperature=message.combination.class_temperature,
+            ),
+            weights=message.weights[:40],
+        )
+        for message in messages
+    )
+    if not 1 <= len(options) <= MAX_OPTIONS:
+        raise InvalidInputError("options", found=f"{len(options)}", expected=f"1 to {MAX_OPTIONS}")
+    return options
+
+
 def gate_trial_to_pb(trial: GateTrial) -> expert_pb2.TryGateReply:
     return expert_pb2.TryGateReply(
         samples=trial.samples,
-        temperatures=trial.temperatures,
         nll_sum=trial.nll_sum,
-        correct_top1=trial.correct_top1,
-        correct_top2=trial.correct_top2,
-        correct_top4=trial.correct_top4,
-        incumbent_correct=trial.incumbent_correct,
+        correct=trial.correct,
         gained=trial.gained,
         lost=trial.lost,
+        gained_on_root=trial.gained_on_root,
+        lost_on_root=trial.lost_on_root,
+        incumbent_correct=trial.incumbent_correct,
         experts_missing=trial.experts_missing,
         flops=trial.flops,
     )
 
 
 def gate_trial_from_pb(message: expert_pb2.TryGateReply) -> GateTrial:
-    """Return the trial; it has one entry per temperature, finite sums, and counts within its samples."""
-    size = len(message.temperatures)
+    """Return the trial; its lists are equally long, its sums finite, its counts within its samples."""
     counts = (
-        message.correct_top1,
-        message.correct_top2,
-        message.correct_top4,
+        message.correct,
         message.gained,
         message.lost,
+        message.gained_on_root,
+        message.lost_on_root,
     )
     lengths = [len(message.nll_sum), *map(len, counts)]
-    if any(length != size for length in lengths):
-        raise ShapeMismatchError("gate trial", found=f"lists of {lengths}", expected=f"{size} each")
+    if len(set(lengths)) > 1:
+        raise ShapeMismatchError("gate trial", found=f"lists of {lengths}", expected="equal lengths")
     flat = [message.incumbent_correct, *(count for counted in counts for count in counted)]
     if message.samples < 0 or any(not 0 <= count <= message.samples for count in flat):
         raise InvalidInputError("gate trial", found="a count outside its samples", expected="0 to samples")
     return GateTrial(
         samples=message.samples,
-        temperatures=tuple(finite(value, "temperature") for value in message.temperatures),
         nll_sum=tuple(finite(value, "nll_sum") for value in message.nll_sum),
-        correct_top1=tuple(message.correct_top1),
-        correct_top2=tuple(message.correct_top2),
-        correct_top4=tuple(message.correct_top4),
-        incumbent_correct=message.incumbent_correct,
+        correct=tuple(message.correct),
         gained=tuple(message.gained),
         lost=tuple(message.lost),
+        gained_on_root=tuple(message.gained_on_root),
+        lost_on_root=tuple(message.lost_on_root),
+        incumbent_correct=message.incumbent_correct,
         experts_missing=message.experts_missing,
         flops=message.flops,
     )
@@ -195,7 +292,20 @@ def _task(message: expert_pb2.ExpertTask, batch: int) -> ExpertTask:
             found=f"row {rows.max()}" if len(rows) else "no rows",
             expected=f"rows 0 to {batch - 1}",
         )
-    return ExpertTask(expert=expert_id(message.expert), manifest=digest(message.manifest), rows=rows)
+    return ExpertTask(
+        expert=expert_id(message.expert),
+        manifest=digest(message.manifest),
+        rows=rows,
+        form=_form(message.form, message.expert),
+    )
+
+
+def _form(text: str, expert: str) -> ExpertForm:
+    if text not in get_args(ExpertForm):
+        raise InvalidInputError(
+            f"form of {expert[:80]}", found=repr(text[:40]), expected=", ".join(get_args(ExpertForm))
+        )
+    return cast(ExpertForm, text)
 
 
 def _expert_answer(message: expert_pb2.ExpertAnswer, task: ExpertTask) -> ExpertAnswer:
@@ -205,13 +315,16 @@ def _expert_answer(message: expert_pb2.ExpertAnswer, task: ExpertTask) -> Expert
             found=f"{message.expert[:80]} at {message.manifest[:12]}",
             expected=f"{task.expert} at {task.manifest[:12]}",
         )
-    subject = f"probabilities of {task.expert}"
+    if message.form != task.form:
+        raise InvalidInputError(f"answer of {task.expert}", found=repr(message.form[:40]), expected=task.form)
+    subject = f"{task.form} of {task.expert}"
     return ExpertAnswer(
         expert=task.expert,
         version=message.version,
         manifest=task.manifest,
         class_names=tuple(message.class_names),
-        probabilities=rows_from_pb(message.probabilities, len(task.rows), len(message.class_names), subject),
+        values=rows_from_pb(message.values, len(task.rows), len(message.class_names), subject),
+        form=task.form,
         module_digests=digests(message.module_digests),
         flops_per_query=finite(message.flops_per_query, f"flops of {task.expert}"),
     )

@@ -94,9 +94,9 @@ class Calls:
             return convert.expert_answers_to_pb(answers).SerializeToString()
         if path == m.TRY_GATE.path:
             trial = m.TRY_GATE.read_request(payload)
-            temperatures = [finite(value, "temperature") for value in trial.temperatures]
+            options = convert.trial_options_from_pb(trial.options)
             judged = await self._experts.try_gate(
-                trial.candidate, trial.incumbent, temperatures, trial.specification
+                trial.candidate, trial.incumbent, options, trial.specification
             )
             return convert.gate_trial_to_pb(judged).SerializeToString()
         raise NotFoundError(

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
@@ -61,13 +62,16 @@ class Link:
         self,
         candidate: bytes,
         incumbent: bytes,
-        temperatures: Sequence[float],
+        options: Sequence[TrialOption],
         specification: bytes,
         timeout_s: float,
     ) -> GateTrial:
         """Let the node judge a candidate gate on its own validation data."""
         request = expert_pb2.TryGateRequest(
-            candidate=candidate, incumbent=incumbent, temperatures=temperatures, specification=specification
+            candidate=candidate,
+            incumbent=incumbent,
+            options=convert.trial_options_to_pb(options),
+            specification=specification,
         )
         reply = await self._call(m.TRY_GATE, request, timeout_s)
         with reply_checked(f"node {self.node}"):

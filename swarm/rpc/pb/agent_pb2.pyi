@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainRequest(_message.Message):
-    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key")
+    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key", "sums", "sums_mb", "borrow", "refine")
     DATA_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
     BUDGET_S_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,10 @@ class TrainRequest(_message.Message):
     SHARE_FIELD_NUMBER: _ClassVar[int]
     IMPORT_PATHS_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    SUMS_MB_FIELD_NUMBER: _ClassVar[int]
+    BORROW_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
     data: str
     net: str
     budget_s: float
@@ -27,7 +31,11 @@ class TrainRequest(_message.Message):
     share: str
     import_paths: _containers.RepeatedScalarFieldContainer[str]
     idempotency_key: str
-    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    sums: str
+    sums_mb: float
+    borrow: bool
+    refine: bool
+    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ..., sums: _Optional[str] = ..., sums_mb: _Optional[float] = ..., borrow: _Optional[bool] = ..., refine: _Optional[bool] = ...) -> None: ...
 
 class Listing(_message.Message):
     __slots__ = ("what", "detail", "size_bytes", "recipient", "at", "digest", "attributes")

@@ -8,14 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExpertTask(_message.Message):
-    __slots__ = ("expert", "manifest", "rows")
+    __slots__ = ("expert", "manifest", "rows", "form")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
     expert: str
     manifest: str
     rows: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, expert: _Optional[str] = ..., manifest: _Optional[str] = ..., rows: _Optional[_Iterable[int]] = ...) -> None: ...
+    form: str
+    def __init__(self, expert: _Optional[str] = ..., manifest: _Optional[str] = ..., rows: _Optional[_Iterable[int]] = ..., form: _Optional[str] = ...) -> None: ...
 
 class ExpertRequest(_message.Message):
     __slots__ = ("inputs", "tasks", "trunk", "gate_version")
@@ -30,22 +32,24 @@ class ExpertRequest(_message.Message):
     def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., tasks: _Optional[_Iterable[_Union[ExpertTask, _Mapping[str, object]]]] = ..., trunk: _Optional[str] = ..., gate_version: _Optional[int] = ...) -> None: ...
 
 class ExpertAnswer(_message.Message):
-    __slots__ = ("expert", "version", "manifest", "class_names", "probabilities", "module_digests", "flops_per_query")
+    __slots__ = ("expert", "version", "manifest", "class_names", "values", "module_digests", "flops_per_query", "form")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
-    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     MODULE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
     expert: str
     version: int
     manifest: str
     class_names: _containers.RepeatedScalarFieldContainer[str]
-    probabilities: _types_pb2.Tensor
+    values: _types_pb2.Tensor
     module_digests: _containers.RepeatedScalarFieldContainer[str]
     flops_per_query: float
-    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ...) -> None: ...
+    form: str
+    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., form: _Optional[str] = ...) -> None: ...
 
 class ExpertReply(_message.Message):
     __slots__ = ("answers",)
@@ -53,40 +57,60 @@ class ExpertReply(_message.Message):
     answers: _containers.RepeatedCompositeFieldContainer[ExpertAnswer]
     def __init__(self, answers: _Optional[_Iterable[_Union[ExpertAnswer, _Mapping[str, object]]]] = ...) -> None: ...
 
+class Combination(_message.Message):
+    __slots__ = ("name", "temperature", "top_k", "strength", "class_temperature")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    CLASS_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    temperature: float
+    top_k: int
+    strength: float
+    class_temperature: float
+    def __init__(self, name: _Optional[str] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., strength: _Optional[float] = ..., class_temperature: _Optional[float] = ...) -> None: ...
+
+class TrialOption(_message.Message):
+    __slots__ = ("combination", "weights")
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    combination: Combination
+    weights: str
+    def __init__(self, combination: _Optional[_Union[Combination, _Mapping[str, object]]] = ..., weights: _Optional[str] = ...) -> None: ...
+
 class TryGateRequest(_message.Message):
-    __slots__ = ("candidate", "incumbent", "temperatures", "specification")
+    __slots__ = ("candidate", "incumbent", "options", "specification")
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_FIELD_NUMBER: _ClassVar[int]
-    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     SPECIFICATION_FIELD_NUMBER: _ClassVar[int]
     candidate: bytes
     incumbent: bytes
-    temperatures: _containers.RepeatedScalarFieldContainer[float]
+    options: _containers.RepeatedCompositeFieldContainer[TrialOption]
     specification: bytes
-    def __init__(self, candidate: _Optional[bytes] = ..., incumbent: _Optional[bytes] = ..., temperatures: _Optional[_Iterable[float]] = ..., specification: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, candidate: _Optional[bytes] = ..., incumbent: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[TrialOption, _Mapping[str, object]]]] = ..., specification: _Optional[bytes] = ...) -> None: ...
 
 class TryGateReply(_message.Message):
-    __slots__ = ("samples", "temperatures", "nll_sum", "correct_top1", "correct_top2", "correct_top4", "incumbent_correct", "gained", "lost", "experts_missing", "flops")
+    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
-    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
     NLL_SUM_FIELD_NUMBER: _ClassVar[int]
-    CORRECT_TOP1_FIELD_NUMBER: _ClassVar[int]
-    CORRECT_TOP2_FIELD_NUMBER: _ClassVar[int]
-    CORRECT_TOP4_FIELD_NUMBER: _ClassVar[int]
-    INCUMBENT_CORRECT_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
     GAINED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    GAINED_ON_ROOT_FIELD_NUMBER: _ClassVar[int]
+    LOST_ON_ROOT_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_CORRECT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
     samples: int
-    temperatures: _containers.RepeatedScalarFieldContainer[float]
     nll_sum: _containers.RepeatedScalarFieldContainer[float]
-    correct_top1: _containers.RepeatedScalarFieldContainer[int]
-    correct_top2: _containers.RepeatedScalarFieldContainer[int]
-    correct_top4: _containers.RepeatedScalarFieldContainer[int]
-    incumbent_correct: int
+    correct: _containers.RepeatedScalarFieldContainer[int]
     gained: _containers.RepeatedScalarFieldContainer[int]
     lost: _containers.RepeatedScalarFieldContainer[int]
+    gained_on_root: _containers.RepeatedScalarFieldContainer[int]
+    lost_on_root: _containers.RepeatedScalarFieldContainer[int]
+    incumbent_correct: int
     experts_missing: int
     flops: int
-    def __init__(self, samples: _Optional[int] = ..., temperatures: _Optional[_Iterable[float]] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct_top1: _Optional[_Iterable[int]] = ..., correct_top2: _Optional[_Iterable[int]] = ..., correct_top4: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ...) -> None: ...
+    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ...) -> None: ...

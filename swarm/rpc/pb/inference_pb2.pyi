@@ -8,18 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform")
+    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     UNIFORM_FIELD_NUMBER: _ClassVar[int]
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     top_k: int
     explain: bool
     owners: _containers.RepeatedScalarFieldContainer[str]
     uniform: bool
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ...) -> None: ...
+    combination: str
+    profile: str
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests")
@@ -48,7 +52,7 @@ class RowExplanation(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PredictReply(_message.Message):
-    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query")
+    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query", "combination")
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +60,7 @@ class PredictReply(_message.Message):
     EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     MISSING_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
+    COMBINATION_FIELD_NUMBER: _ClassVar[int]
     class_names: _containers.RepeatedScalarFieldContainer[str]
     probabilities: _types_pb2.Tensor
     gate_version: int
@@ -63,4 +68,31 @@ class PredictReply(_message.Message):
     explanations: _containers.RepeatedCompositeFieldContainer[RowExplanation]
     missing_experts: _containers.RepeatedScalarFieldContainer[str]
     flops_per_query: float
-    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ...) -> None: ...
+    combination: str
+    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., combination: _Optional[str] = ...) -> None: ...
+
+class ProfileRequest(_message.Message):
+    __slots__ = ("inputs", "labels", "idempotency_key")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    inputs: _types_pb2.Tensor
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    idempotency_key: str
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., labels: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class ProfileReply(_message.Message):
+    __slots__ = ("id", "owners", "examples", "accuracy", "accuracy_all", "gate_version")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_ALL_FIELD_NUMBER: _ClassVar[int]
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    owners: _containers.RepeatedScalarFieldContainer[str]
+    examples: int
+    accuracy: float
+    accuracy_all: float
+    gate_version: int
+    def __init__(self, id: _Optional[str] = ..., owners: _Optional[_Iterable[str]] = ..., examples: _Optional[int] = ..., accuracy: _Optional[float] = ..., accuracy_all: _Optional[float] = ..., gate_version: _Optional[int] = ...) -> None: ...

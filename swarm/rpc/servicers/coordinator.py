@@ -142,6 +142,13 @@ class _Inference:
         query = convert.query_from_pb(request)
         return convert.answer_to_pb(await self._port.predict(query, _time_left(context)))
 
+    async def make_profile(
+        self, request: inference_pb2.ProfileRequest, context: Context
+    ) -> inference_pb2.ProfileReply:
+        convert.idempotency_key(request.idempotency_key)
+        examples = convert.examples_from_pb(request)
+        return convert.profile_to_pb(await self._port.make_profile(examples, _time_left(context)))
+
 
 def membership_service(port: MembershipPort) -> Service:
     """Return `swarm.v1.Membership` over port."""
@@ -177,7 +184,9 @@ def gate_service(port: GatePort) -> Service:
 
 def inference_service(port: InferencePort) -> Service:
     """Return `swarm.v1.Inference` over port."""
-    return Service("swarm.v1.Inference", {m.PREDICT: _Inference(port).predict})
+    on = _Inference(port)
+    behaviours: dict[m.AnyMethod, Behaviour] = {m.PREDICT: on.predict, m.MAKE_PROFILE: on.make_profile}
+    return Service("swarm.v1.Inference", behaviours)
 
 
 def _time_left(context: Context) -> float:

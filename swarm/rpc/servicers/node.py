@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 from swarm.rpc import convert
 from swarm.rpc import methods as m
-from swarm.rpc.convert.scalars import finite
 from swarm.rpc.interceptors import Behaviour, Context
 from swarm.rpc.pb import agent_pb2, expert_pb2
 from swarm.rpc.ports import AgentPort, ExpertPort
@@ -20,9 +19,9 @@ class _Expert:
         return convert.expert_answers_to_pb(answers)
 
     async def try_gate(self, request: expert_pb2.TryGateRequest, context: Context) -> expert_pb2.TryGateReply:
-        temperatures = [finite(value, "temperature") for value in request.temperatures]
+        options = convert.trial_options_from_pb(request.options)
         trial = await self._port.try_gate(
-            request.candidate, request.incumbent, temperatures, request.specification
+            request.candidate, request.incumbent, options, request.specification
         )
         return convert.gate_trial_to_pb(trial)
 
