@@ -14,7 +14,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help setup demo test check format proto bench-demo clean
+.PHONY: help setup demo test check format proto bench-demo bench-skew bench-domains clean test-compose
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,15 @@ proto: $(STAMP) ## regenerate swarm/rpc/pb from protos/
 bench-demo: $(STAMP) ## three seeds of `swarm up`, into benchmarks/results/demo.json and README.md
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
+bench-skew: $(STAMP) ## ten nodes with skewed labels, into benchmarks/results and docs/benchmarks.md (ARGS="--data-dir DIR")
+	$(BIN)/swarm bench skew $(ARGS)
+
+bench-domains: $(STAMP) ## harder and mixed data, likewise (ARGS="--data-dir DIR --seeds 0,1,2 --only CASE")
+	$(BIN)/swarm bench domains $(ARGS)
+
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+test-compose: $(STAMP) ## the containers, really run (needs Docker with Compose 1.29 or newer; skipped without)
+	$(BIN)/python -m pytest tests/compose -rs $(ARGS)

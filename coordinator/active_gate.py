@@ -1,11 +1,14 @@
 """A gate version ready for use, and the folder that keeps every version with its arrays."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import GateStatement
+from swarm.domain.specification import TrunkReference
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack
@@ -15,13 +18,15 @@ from swarm.trust.statements import Statement
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ActiveGate:
-    """One gate version: its signed statement, and its arrays as a gate (None: it has no leaves).
+    """One gate version: its signed statement, and its arrays as gates.
 
-    Never changes, so a request in flight finishes on the version that it started with.
+    `prototypes` is None where it has no leaves, `analytic` where no owner of a leaf gave sums. Never
+    changes, so a request in flight finishes on the version that it started with.
     """
 
     statement: Statement[GateStatement]
-    gate: PrototypeGate | None
+    prototypes: PrototypeGate | None
+    analytic: AnalyticGate | None
 
     @property
     def value(self) -> GateStatement:
@@ -39,8 +44,14 @@ class ActiveGate:
 class GateFiles:
     """`<version>.json` per gate; arrays lie in the coordinator's blobs."""
 
-    def __init__(self, envelopes: EnvelopeFiles, blobs: BlobFiles, keyring: Keyring) -> None:
-        self._envelopes, self.blobs, self._keyring = envelopes, blobs, keyring
+    def __init__(
+        self,
+        envelopes: EnvelopeFiles,
+        blobs: BlobFiles,
+        keyring: Keyring,
+        trunk: Callable[[], TrunkReference],
+    ) -> None:
+        self._envelopes, self.blobs, self._keyring, self._trunk = envelopes, blobs, keyring, trunk
 
     def newest(self) -> int:
         """Return the newest version, 0 before the first."""
@@ -80,8 +91,22 @@ class GateFiles:
     def load(self, statement: Statement[GateStatement]) -> ActiveGate:
         """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""
         value = statement.value
-        gate = None
-        if value.leaves:
-            arrays = unpack(value.arrays, self.blobs.open_verified)
-            gate = PrototypeGate.from_arrays(arrays, leaves=len(value.leaves), temperature=value.temperature)
-        return ActiveGate(statement=statement, gate=gate)
+        if not value.leaves:
+            return ActiveGate(statement=statement, prototypes=None, analytic=None)
+        arrays = unpack(value.arrays, self.blobs.open_verified)
+        prototypes = PrototypeGate.from_arrays(
+            arrays, leaves=len(value.leaves), temperature=prototype_temperature(value)
+        )
+        analytic = None
+        if value.kind == "analytic":
+            trunk = self._trunk()
+            analytic = AnalyticGate.from_statement_arrays(
+                arrays, value.leaves, value.class_names, trunk.fixed_point, trunk.has_constant
+            )
+        return ActiveGate(statement=statement, prototypes=prototypes, analytic=analytic)
+
+
+def prototype_temperature(value: GateStatement) -> float:
+    """Return the temperature of the gate's combination `prototypes`, 1 where it has none."""
+    of_kind = (each.temperature for each in value.combinations if each.name == "prototypes")
+    return next(of_kind, 1.0)

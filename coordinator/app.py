@@ -12,6 +12,7 @@ import structlog
 from coordinator.addresses import Endpoints, joined_address
 from coordinator.building import Coordinator, build
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
+from coordinator.federation import Federation
 from coordinator.follower import Follower
 from coordinator.join_app import JoinServer, join_app
 from coordinator.upkeep import Upkeep
@@ -22,7 +23,7 @@ from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.node_stream import NodeStreamServicer
 from swarm.rpc.server import create_server
-from swarm.rpc.servicers import gate_service, inference_service, membership_service
+from swarm.rpc.servicers import federation_service, gate_service, inference_service, membership_service
 from swarm.telemetry import SocketMeter
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity
@@ -95,6 +96,9 @@ async def _serve(
         certificate_days=upkeep.certificate_days,
     )
 
+    federation = Federation(
+        parts.live, lambda: parts.specifications.current.value, config.home.run / "federation.log"
+    )
     server = create_server(
         folder.identity,
         parts.revocations.is_revoked,
@@ -102,6 +106,7 @@ async def _serve(
             membership_service(parts.membership),
             gate_service(parts.keeper),
             inference_service(parts.router),
+            federation_service(federation),
             NodeStreamServicer(parts.membership).service(),
         ],
     )
@@ -123,6 +128,7 @@ async def _serve(
     await server.start()
     stack.push_async_callback(server.stop)
     stack.push_async_callback(parts.close)
+    stack.push_async_callback(federation.close)
     _say_ready(parts, endpoints)
     on_ready(endpoints)
     await _until(told, tasks[:2])

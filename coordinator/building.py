@@ -10,12 +10,15 @@ from coordinator.active_gate import GateFiles
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
+from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureMap, FeatureService
 from coordinator.gate_keeper import GateKeeper, GateParts
-from coordinator.gate_publication import BlobRegistry, GatePublication
+from coordinator.gate_making import GateMaker, MakerParts
+from coordinator.gate_publication import GatePublication
+from coordinator.gate_records import GateRecords
 from coordinator.gate_trials import TrialRound
 from coordinator.heads import Heads
 from coordinator.join_tokens import JoinTokens
@@ -23,12 +26,16 @@ from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
 from coordinator.members import Members
 from coordinator.membership import Membership, MembershipParts
+from coordinator.profile_files import ProfileFiles
+from coordinator.profiles import Profiles
 from coordinator.revocations import Revocations
+from coordinator.root_expert import ManifestRegistry, RootExpert
 from coordinator.routing import Router
+from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
 from swarm.domain.errors import SwarmError, UnreachableError
-from swarm.domain.ids import Digest
+from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.membership import Event
 from swarm.modules.blobs import BlobFiles
@@ -56,7 +63,8 @@ class Coordinator:
     journal: Journal
     publication: GatePublication
     features: FeatureService
-    registry: BlobRegistry
+    root: RootExpert
+    registry: ManifestRegistry
     blobs: BlobFiles
 
     async def synchronise(self) -> None:
@@ -78,6 +86,8 @@ class Coordinator:
         self.live.announce(event=event)
         if event.kind == "expert.withdrawn":
             self.keeper.notice_withdrawal()
+        elif expert := dict(event.fields).get("expert"):
+            self.keeper.notice_head(ExpertId(expert))
 
     async def publish_late(self) -> None:
         """Give the registry what it lacks of the trunk and the active gate."""
@@ -86,6 +96,7 @@ class Coordinator:
         for blob in await self.registry.missing(here):
             await self.registry.publish_blob(blob, await asyncio.to_thread(self.blobs.open_verified, blob))
         await self.publication.publish_arrays()
+        await self.root.publish()
 
     async def warm(self) -> None:
         """Load the trunk ahead of the first query, fetching its blobs where they are not here."""
@@ -99,6 +110,7 @@ class Coordinator:
     async def close(self) -> None:
         """Stop; changes under way end before the nodes' streams do, so that none is judged by nobody."""
         await self.keeper.stop()
+        await self.root.stop()
         await self.membership.close()
         await self.features.close()
 
@@ -118,7 +130,7 @@ async def build(
     ca: CertificateAuthority,
     identity: Identity,
     store: MetadataStore,
-    registry: BlobRegistry,
+    registry: ManifestRegistry,
     endpoints: Endpoints,
     clock: Callable[[], float],
     socket_bytes: Callable[[], SocketBytes],
@@ -138,23 +150,61 @@ async def build(
     publication = GatePublication(
         store=store,
         registry=registry,
-        files=GateFiles(EnvelopeFiles(folder.gates), blobs, keyring),
+        files=GateFiles(
+            EnvelopeFiles(folder.gates), blobs, keyring, lambda: specifications.current.value.trunk
+        ),
         signer=signer,
         clock=clock,
-        top_k=config.gate_top_k,
     )
     await publication.load()
-    keeper = GateKeeper(
-        GateParts(
-            store=store,
-            members=members,
+    contributions = await asyncio.to_thread(ContributionFiles, folder.contributions)
+    solver = Solver(folder.solver, folder.contributions, folder.blobs)
+    root = RootExpert(
+        active=lambda: publication.active,
+        specification=lambda: specifications.current.value,
+        heads=heads,
+        solver=solver,
+        registry=registry,
+        blobs=blobs,
+        signer=signer,
+        clock=clock,
+    )
+    maker = GateMaker(
+        MakerParts(
             heads=heads,
             live=live,
             journal=journal,
             specifications=specifications,
-            contributions=ContributionFiles(folder.contributions),
             publication=publication,
             trials=TrialRound(live),
+            solver=solver,
+            top_k=config.gate_top_k,
+            activated=root.notice_gate,
+        )
+    )
+    records = GateRecords(store, journal, contributions, publication)
+    changing = asyncio.Lock()
+    intake = ContributionIntake(
+        store=store,
+        members=members,
+        heads=heads,
+        specifications=specifications,
+        contributions=contributions,
+        solver=solver,
+        records=records,
+        maker=maker,
+        changing=changing,
+    )
+    keeper = GateKeeper(
+        GateParts(
+            heads=heads,
+            specifications=specifications,
+            contributions=contributions,
+            publication=publication,
+            records=records,
+            intake=intake,
+            maker=maker,
+            changing=changing,
         )
     )
     admission = Admission(
@@ -206,6 +256,12 @@ async def build(
         heads=heads,
         features=features,
         calls=ExpertCalls(live),
+        profiles=Profiles(
+            files=await asyncio.to_thread(ProfileFiles, folder.profiles),
+            contributions=contributions,
+            solver=solver,
+            trunk=lambda: specifications.current.value.trunk,
+        ),
     )
     return Coordinator(
         membership=membership,
@@ -221,6 +277,7 @@ async def build(
         journal=journal,
         publication=publication,
         features=features,
+        root=root,
         registry=registry,
         blobs=blobs,
     )

@@ -13,7 +13,7 @@ class CoordinatorConfig:
     `registry` is the registry's `host:port` (empty: as founded). `advertise` is the host that others reach
     this coordinator by, `advertise_registry` the registry's `host:port` as others reach it; empty: joiners
     use the host that they joined through. Port 0 takes a free one. `gate_top_k` is how many experts a new
-    gate asks per query. `import_paths` lead a user's trunk to its file.
+    gate without sums asks per query. `import_paths` lead a user's trunk to its file.
     """
 
     home: SwarmHome
@@ -56,6 +56,16 @@ class CoordinatorFolder:
     @property
     def contributions(self) -> Path:
         return self.root / "contributions"
+
+    @property
+    def solver(self) -> Path:
+        """Jobs of the solver's child processes while they run."""
+        return self.root / "solver"
+
+    @property
+    def profiles(self) -> Path:
+        """Askers' profiles, `<id>.npy` and `<id>.json`."""
+        return self.root / "profiles"
 
     @property
     def records(self) -> Path:

@@ -2,14 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from swarm.digests import verify_digest
 from swarm.domain.errors import (
     ConflictError,
+    ExhaustedError,
     InvalidInputError,
     NotAuthorisedError,
     NotFoundError,
@@ -17,27 +13,16 @@ from swarm.domain.errors import (
     TrunkMismatchError,
 )
 from swarm.domain.ids import Digest, ExpertId, expert_of, owner_of
-from swarm.domain.manifests import Contribution, LeafContribution, Manifest
+from swarm.domain.manifests import Contribution, FeatureSums, LeafContribution, Manifest
 from swarm.domain.membership import Caller
-from swarm.domain.specification import Specification, check_class_names
+from swarm.domain.specification import Specification, TrunkReference, check_class_names
 from swarm.domain.tensors import TensorEntry
-from swarm.gating.regions import LeafSummary
-from swarm.modules.packing import unpack
+from swarm.gating.regions import region_columns
+from swarm.gating.sums import MAX_SAMPLES, triangle_length
+from swarm.rpc.options import MAX_CONTRIBUTION_BYTES
 
 LARGEST_COUNT = 10**9
 """Caps an owner's influence: no leaf may claim more samples than this in one prototype."""
-LARGEST_FEATURE = 1e6
-"""Squared distances of features within this bound stay finite in float32."""
-MAX_CONTRIBUTION_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CheckedContribution:
-    """A contribution that passed every check; `summaries[i]` belongs to `contribution.leaves[i]`."""
-
-    digest: Digest
-    contribution: Contribution
-    summaries: tuple[LeafSummary, ...]
 
 
 def check_statement(contribution: Contribution, specification: Specification, caller: Caller) -> None:
@@ -66,6 +51,83 @@ def check_statement(contribution: Contribution, specification: Specification, ca
         raise InvalidInputError(subject, found="a leaf twice", expected="distinct leaves")
     for leaf in contribution.leaves:
         _check_leaf(leaf, contribution, specification)
+    _check_sums(contribution, specification.trunk)
+    _, size = arrays_blob(contribution)
+    if size > MAX_CONTRIBUTION_BYTES:
+        raise ExhaustedError(
+            subject,
+            found=f"{size} bytes",
+            expected=f"at most {MAX_CONTRIBUTION_BYTES}",
+            remedy="contribute compact sums: swarm train --sums compact",
+        )
+
+
+def arrays_blob(contribution: Contribution) -> tuple[Digest, int]:
+    """Return the digest and the size in bytes of the one blob that all arrays lie in."""
+    entries = _entries(contribution)
+    blobs = {entry.blob for entry in entries}
+    if len(blobs) != 1:
+        raise InvalidInputError(
+            f"contribution of {contribution.owner}",
+            found=f"{len(blobs)} blobs",
+            expected="all arrays in one blob",
+        )
+    return next(iter(blobs)), max(entry.offset + entry.size_bytes for entry in entries)
+
+
+def _entries(contribution: Contribution) -> list[TensorEntry]:
+    found = [
+        entry
+        for leaf in contribution.leaves
+        for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii, leaf.columns)
+        if entry is not None
+    ]
+    return found + list(contribution.sums.tensors if contribution.sums else ())
+
+
+def _check_sums(contribution: Contribution, trunk: TrunkReference) -> None:
+    sums, subject = contribution.sums, f"sums of {contribution.owner}"
+    for leaf in contribution.leaves:
+        if (leaf.columns is None) != (sums is None):
+            raise InvalidInputError(
+                f"leaf {leaf.leaf}",
+                found="no columns" if leaf.columns is None else "columns without sums",
+                expected="columns for each leaf and F'F for all, or neither",
+            )
+        if leaf.columns is not None:
+            shape = (trunk.sum_size, len(leaf.class_counts))
+            _check_entry(f"leaf {leaf.leaf}", "columns", leaf.columns, ("int32", "int64"), shape)
+    if sums is None:
+        return
+    counted = sum(sum(leaf.class_counts.values()) for leaf in contribution.leaves)
+    if sums.samples != counted or not 1 <= counted <= MAX_SAMPLES:
+        raise InvalidInputError(
+            subject,
+            found=f"{sums.samples} samples, and {counted} in class counts",
+            expected=f"the same, 1 to {MAX_SAMPLES}",
+        )
+    _check_form(sums, subject, trunk.sum_size)
+
+
+def _check_form(sums: FeatureSums, subject: str, size: int) -> None:
+    names = ["gram"] if sums.form == "exact" else ["diagonal", "factor_scales", "factors"]
+    if sorted(entry.name for entry in sums.tensors) != names:
+        raise InvalidInputError(
+            subject,
+            found=f"tensors {', '.join(entry.name[:40] for entry in sums.tensors[:5])}",
+            expected=f"{', '.join(names)} for {sums.form} sums",
+        )
+    if sums.form == "exact":
+        shape = (triangle_length(size),)
+        _check_entry(subject, "gram", sums.tensor("gram"), ("int32", "int64"), shape)
+        return
+    factors = sums.tensor("factors")
+    rank = factors.shape[-1] if factors.shape else 0
+    if not 1 <= rank <= size:
+        raise InvalidInputError(subject, found=f"rank {rank}", expected=f"1 to {size}")
+    _check_entry(subject, "factors", factors, ("int16",), (size, rank))
+    _check_entry(subject, "factor scales", sums.tensor("factor_scales"), ("float32",), (rank,))
+    _check_entry(subject, "diagonal", sums.tensor("diagonal"), ("float32",), (size,))
 
 
 def _check_leaf(leaf: LeafContribution, contribution: Contribution, specification: Specification) -> None:
@@ -92,17 +154,20 @@ def _check_leaf(leaf: LeafContribution, contribution: Contribution, specificatio
         raise InvalidInputError(
             subject, found=f"{rows} prototypes", expected=f"1 to {specification.max_prototypes_per_leaf}"
         )
-    _check_entry(subject, "prototypes", leaf.prototypes, "float32", (rows, specification.trunk.feature_size))
-    _check_entry(subject, "prototype counts", leaf.prototype_counts, "int64", (rows,))
-    _check_entry(subject, "radii", leaf.radii, "float32", (rows, 3))
+    columns = len(region_columns(specification.trunk.feature_size))
+    _check_entry(subject, "prototypes", leaf.prototypes, ("float32",), (rows, columns))
+    _check_entry(subject, "prototype counts", leaf.prototype_counts, ("int64",), (rows,))
+    _check_entry(subject, "radii", leaf.radii, ("float32",), (rows, 3))
 
 
-def _check_entry(subject: str, what: str, entry: TensorEntry, dtype: str, shape: tuple[int, ...]) -> None:
-    if entry.dtype != dtype or tuple(entry.shape) != shape:
+def _check_entry(
+    subject: str, what: str, entry: TensorEntry, dtypes: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    if entry.dtype not in dtypes or tuple(entry.shape) != shape:
         raise ShapeMismatchError(
             f"{what} of {subject}",
             found=f"{entry.dtype} {list(entry.shape)}",
-            expected=f"{dtype} {list(shape)}",
+            expected=f"{' or '.join(dtypes)} {list(shape)}",
         )
 
 
@@ -144,57 +209,4 @@ def check_epoch(contribution: Contribution, last_epoch: int) -> None:
             found=f"epoch {contribution.epoch}",
             expected=f"more than {last_epoch}",
             remedy="contribute again with the next epoch",
-        )
-
-
-def read_arrays(digest: Digest, contribution: Contribution, arrays: bytes) -> CheckedContribution:
-    """Return the contribution with its arrays, after checking digest, finite values, counts and radii.
-
-    Heavy for large contributions: call it outside the event loop.
-    """
-    subject = f"contribution of {contribution.owner}"
-    entries = [
-        e for leaf in contribution.leaves for e in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
-    ]
-    blobs = {entry.blob for entry in entries}
-    if len(blobs) != 1:
-        raise InvalidInputError(subject, found=f"{len(blobs)} blobs", expected="all arrays in one blob")
-    verify_digest(arrays, next(iter(blobs)), f"arrays of {subject}")
-    summaries = tuple(_summary(leaf, memoryview(arrays)) for leaf in contribution.leaves)
-    return CheckedContribution(digest=digest, contribution=contribution, summaries=summaries)
-
-
-def _summary(leaf: LeafContribution, arrays: memoryview) -> LeafSummary:
-    subject = f"leaf {leaf.leaf}"
-    prototypes, counts, radii = (
-        unpack((entry,), lambda _: arrays)[entry.name]
-        for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
-    )
-    _check_values(subject, "prototypes", prototypes, -LARGEST_FEATURE, LARGEST_FEATURE)
-    _check_values(subject, "radii", radii, 0.0, 2 * LARGEST_FEATURE * math.sqrt(prototypes.shape[1]))
-    _check_values(subject, "prototype counts", counts, 1, LARGEST_COUNT)
-    if np.any(np.diff(radii, axis=1) < 0):
-        raise InvalidInputError(
-            f"radii of {subject}", found="a falling quantile", expected="rising quantiles"
-        )
-    total, promised = int(counts.sum()), sum(leaf.class_counts.values())
-    if total != promised:
-        raise InvalidInputError(
-            f"counts of {subject}",
-            found=f"{total} samples in prototypes and {promised} in classes",
-            expected="equal sums",
-        )
-    return LeafSummary(prototypes=prototypes, counts=counts, radii=radii, flops=0)
-
-
-def _check_values(
-    subject: str, what: str, values: NDArray[np.generic], lowest: float, highest: float
-) -> None:
-    numbers = values.astype(np.float64)
-    bad = ~(np.isfinite(numbers) & (numbers >= lowest) & (numbers <= highest))
-    if np.any(bad):
-        raise InvalidInputError(
-            f"{what} of {subject}",
-            found=f"{numbers[bad][0]} and {int(bad.sum()) - 1} more",
-            expected=f"finite values of {lowest:g} to {highest:g}",
         )

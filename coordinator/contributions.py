@@ -1,70 +1,139 @@
 """The owners' contributions, in the coordinator's own folder: never in the registry, never sent to a peer."""
 
+import asyncio
+import errno
+import mmap
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
 
+from coordinator.contribution_checks import arrays_blob
 from coordinator.envelope_files import sweep_unfinished
-from swarm.digests import verify_digest
-from swarm.domain.errors import NotFoundError, SwarmError, VerificationError
+from swarm.digests import blake3
+from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, SwarmError, VerificationError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.trust.key_files import sync_folder, write_file
 from swarm.trust.statements import Statement, read_statement
 
+PROGRESS_S = 30.0
+"""How long a contribution's stream may stand still."""
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 log = structlog.get_logger()
+
+
+class Arrived:
+    """A contribution's arrays as a file that does not count yet. `discard` it unless it is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def discard(self) -> None:
+        """Remove the file, unless it was kept; again is harmless."""
+        self.path.unlink(missing_ok=True)
 
 
 class ContributionFiles:
     """One contribution is `<digest>.json` (the signed envelope) and `<digest>.bin` (its arrays).
 
     The arrays are written first, so an envelope on disk always has them; a crash between leaves arrays
-    alone, which the next start removes. Which contributions count is said by the gate, not by this folder.
+    alone, which the next start removes. Nothing here holds arrays in memory. Which contributions count is
+    said by the gate, not by this folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sweep: bool = True) -> None:
+        """`sweep` removes what a crash left: for the one process that writes here, at its start."""
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not sweep:
+            return
         sweep_unfinished(folder)
         for arrays in folder.glob("*.bin"):
             if not arrays.with_suffix(".json").exists():
                 arrays.unlink(missing_ok=True)
 
-    def put(self, digest: Digest, envelope: bytes, arrays: bytes) -> None:
+    async def receive(self, contribution: Contribution, chunks: AsyncIterator[bytes]) -> Arrived:
+        """Write a stream of arrays into a file, hashed on the way and never held in memory.
+
+        Raises VerificationError unless they are the bytes that the contribution signs, DeadlineError where
+        nothing comes for 30 s, ExhaustedError on a full disk; nothing is left then.
+        """
+        subject = f"arrays of the contribution of {contribution.owner}"
+        blob, size = arrays_blob(contribution)
+        arrived = Arrived(self._folder / f".arrays.{secrets.token_hex(8)}")
+        hasher, written = blake3(), 0
+        descriptor = os.open(arrived.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                async for chunk in _with_progress(chunks, subject):
+                    written += len(chunk)
+                    if written > size:
+                        raise _other_bytes(subject, f"more than {size} bytes", blob, size)
+                    hasher.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+                if written != size or hasher.hexdigest() != blob:
+                    found = f"{written} bytes with digest {hasher.hexdigest()[:12]}"
+                    raise _other_bytes(subject, found, blob, size)
+                await asyncio.to_thread(_sync, file.fileno(), file.flush)
+        except OSError as error:
+            arrived.discard()
+            if error.errno not in _NO_SPACE:
+                raise
+            raise ExhaustedError(
+                f"disk of {self._folder}",
+                found="no space left",
+                expected=f"{size} bytes for the contribution of {contribution.owner}",
+                remedy="free some space there, then contribute again",
+            ) from error
+        except BaseException:
+            arrived.discard()
+            raise
+        return arrived
+
+    def keep(self, digest: Digest, envelope: bytes, arrived: Arrived) -> None:
         """Store a contribution under its statement's digest; again is harmless."""
-        if not self.has(digest):
-            write_file(self._folder / f"{digest}.bin", arrays, 0o600)
-            write_file(self._folder / f"{digest}.json", envelope, 0o600)
+        if self.has(digest):
+            arrived.discard()
+            return
+        arrived.path.replace(self.arrays_path(digest))
+        write_file(self._folder / f"{digest}.json", envelope, 0o600)
+
+    def arrays_path(self, digest: Digest) -> Path:
+        """Return where a contribution's arrays lie or would lie."""
+        return self._folder / f"{digest}.bin"
 
     def has(self, digest: Digest) -> bool:
         """Return whether the contribution is here, whole."""
         return (self._folder / f"{digest}.json").exists()
 
-    def read(self, digest: Digest) -> tuple[Statement[Contribution], bytes]:
-        """Return the contribution's statement and the bytes of its arrays, both checked by digest.
+    def statement(self, digest: Digest) -> Statement[Contribution]:
+        """Return what a contribution's owner signed.
 
-        Raises NotFoundError when it is not here and VerificationError when the bytes on disk were damaged.
+        Raises NotFoundError when it is not here and VerificationError when the file was damaged.
         """
-        subject = f"contribution {digest[:12]}"
         try:
             envelope = (self._folder / f"{digest}.json").read_bytes()
-            arrays = (self._folder / f"{digest}.bin").read_bytes()
         except FileNotFoundError:
-            raise NotFoundError(
-                subject,
-                found="no such file in the coordinator's store",
-                remedy="restore the coordinator's folder from a backup, or let its owner contribute again",
-            ) from None
+            raise _not_here(digest) from None
         statement = read_statement(envelope, Contribution)
         if statement.digest != digest:
             raise VerificationError(
-                subject,
+                f"contribution {digest[:12]}",
                 found=f"a statement with digest {statement.digest[:12]}",
                 remedy="the file was damaged; restore the coordinator's folder from a backup",
             )
-        for blob in {leaf.prototypes.blob for leaf in statement.value.leaves}:
-            verify_digest(arrays, blob, f"arrays of {subject}")
-        return statement, arrays
+        return statement
+
+    def arrays(self, digest: Digest) -> memoryview:
+        """Return a contribution's arrays, mapped and not copied; not verified yet. NotFoundError if gone."""
+        try:
+            return mapped(self.arrays_path(digest))
+        except FileNotFoundError:
+            raise _not_here(digest) from None
 
     def remove(self, digest: Digest) -> None:
         """Forget a contribution; again is harmless."""
@@ -86,3 +155,51 @@ class ContributionFiles:
     def digests(self) -> list[Digest]:
         """Return the digests of everything that is stored, sorted."""
         return sorted(Digest(path.stem) for path in self._folder.glob("*.json"))
+
+
+def mapped(path: Path) -> memoryview:
+    """Return a file's bytes, read-only and mapped, not copied."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _sync(descriptor: int, flush: Callable[[], None]) -> None:
+    flush()
+    os.fsync(descriptor)
+
+
+def _not_here(digest: Digest) -> NotFoundError:
+    return NotFoundError(
+        f"contribution {digest[:12]}",
+        found="no such file in the coordinator's store",
+        remedy="restore the coordinator's folder from a backup, or let its owner contribute again",
+    )
+
+
+def _other_bytes(subject: str, found: str, blob: Digest, size: int) -> VerificationError:
+    return VerificationError(
+        subject,
+        found=found,
+        expected=f"{size} bytes with digest {blob[:12]}, as the contribution says",
+        remedy="send the contribution again",
+    )
+
+
+async def _with_progress(chunks: AsyncIterator[bytes], subject: str) -> AsyncIterator[bytes]:
+    iterator = aiter(chunks)
+    while True:
+        try:
+            async with asyncio.timeout(PROGRESS_S):
+                chunk = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineError(
+                subject,
+                found=f"nothing for {PROGRESS_S:g} s",
+                expected="its next bytes",
+                remedy="send the contribution again",
+            ) from None
+        yield chunk

@@ -12,7 +12,7 @@ from coordinator.heads import KnownHead
 from coordinator.live_nodes import LiveNodes
 from swarm.domain.errors import DeadlineError, SwarmError, VerificationError
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import ExpertAnswer, ExpertRequest, ExpertTask
+from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, ExpertTask
 from swarm.domain.manifests import GateStatement
 
 PATIENCE_S = 5.0
@@ -20,17 +20,19 @@ PATIENCE_S = 5.0
 PATIENCE_SHARE = 0.4
 """At most this share of what is left of the query's time."""
 SUM_TOLERANCE = 1e-3
+LARGEST_CORRECTION = 1e4
+"""No expert may move a class score by more: class scores lie around 0 to 1, so this is beyond any sense."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Asked:
-    """One expert's believed answer: probabilities float32 [len(rows), C_own] over class_names."""
+    """One expert's believed answer: values float32 [len(rows), C_own] over class_names, as was asked for."""
 
     served_by: NodeId
     class_names: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    values: NDArray[np.float32]
     flops_per_query: float
 
 
@@ -52,6 +54,7 @@ class ExpertCalls:
         wanted: Mapping[int, NDArray[np.int64]],
         leaves: Sequence[KnownHead | None],
         gate: GateStatement,
+        form: ExpertForm,
         deadline: float,
     ) -> dict[int, Asked]:
         """Return the answers by leaf; a leaf that is absent was not answered, for a reason in the log."""
@@ -70,6 +73,7 @@ class ExpertCalls:
                     expert=head.manifest.expert,
                     manifest=head.digest,
                     rows=np.searchsorted(rows, wanted[leaf]),
+                    form=form,
                 )
                 for leaf, head in heads.items()
             ),
@@ -90,36 +94,49 @@ class ExpertCalls:
             answer = by_manifest.get(head.digest)
             try:
                 if answer is not None:
-                    found[leaf] = believed(answer, head, len(wanted[leaf]), node)
+                    found[leaf] = believed(answer, head, len(wanted[leaf]), node, form)
             except VerificationError as error:
                 log.error("expert.answer_refused", node=node, reason=str(error))
         return found
 
 
-def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId) -> Asked:
-    """Return an answer that is what its manifest promises; VerificationError otherwise."""
+def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId, form: ExpertForm) -> Asked:
+    """Return an answer that is what its manifest promises, in the form that was asked for.
+
+    Raises VerificationError otherwise: probabilities sum to 1 in each row; corrections are finite, at most
+    LARGEST_CORRECTION and sum to 0.
+    """
     manifest = head.manifest
     subject = f"answer of {manifest.expert}@{manifest.version} from {served_by}"
-    probabilities = answer.probabilities
+    values = answer.values
     if answer.expert != manifest.expert or answer.class_names != manifest.class_names:
         raise VerificationError(subject, found="another expert or other classes", expected="the manifest's")
-    if probabilities.shape != (rows, len(manifest.class_names)):
+    if answer.form != form or values.shape != (rows, len(manifest.class_names)):
         raise VerificationError(
             subject,
-            found=f"probabilities {list(probabilities.shape)}",
-            expected=f"[{rows}, {len(manifest.class_names)}]",
+            found=f"{answer.form} {list(values.shape)}",
+            expected=f"{form} [{rows}, {len(manifest.class_names)}]",
         )
-    sums = probabilities.sum(axis=1)
-    if (
-        not np.isfinite(probabilities).all()
-        or (probabilities < 0).any()
-        or np.abs(sums - 1).max() > SUM_TOLERANCE
-    ):
-        raise VerificationError(subject, found="numbers that are no probabilities")
+    if not (_are_probabilities(values) if form == "probabilities" else _are_corrections(values)):
+        raise VerificationError(subject, found=f"numbers that are no {form}")
     flops = answer.flops_per_query
     return Asked(
         served_by=served_by,
         class_names=manifest.class_names,
-        probabilities=probabilities.astype(np.float32, copy=False),
+        values=values.astype(np.float32, copy=False),
         flops_per_query=flops if np.isfinite(flops) and flops >= 0 else 0.0,
     )
+
+
+def _are_probabilities(values: NDArray[np.floating]) -> bool:
+    if not np.isfinite(values).all() or (values < 0).any():
+        return False
+    return bool((np.abs(values.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+
+
+def _are_corrections(values: NDArray[np.floating]) -> bool:
+    """Centred by their owner in float32, so the sum may be off by as much as rounding leaves."""
+    if not np.isfinite(values).all() or (np.abs(values) > LARGEST_CORRECTION).any():
+        return False
+    scale = np.maximum(np.abs(values).max(axis=1, initial=0.0), 1.0)
+    return bool((np.abs(values.sum(axis=1, dtype=np.float64)) <= SUM_TOLERANCE * scale).all())

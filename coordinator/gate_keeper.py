@@ -5,58 +5,40 @@ gate or the new one. Which contributions count is what the newest gate's stateme
 """
 
 import asyncio
-import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from coordinator.active_gate import ActiveGate
-from coordinator.candidate import Candidate, assemble
-from coordinator.contribution_checks import (
-    MAX_CONTRIBUTION_BYTES,
-    CheckedContribution,
-    check_epoch,
-    check_experts,
-    check_statement,
-    read_arrays,
-)
+from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
+from coordinator.gate_making import GateMaker
 from coordinator.gate_publication import GatePublication
-from coordinator.gate_trials import TrialRound
+from coordinator.gate_records import GateRecords
 from coordinator.heads import Heads
-from coordinator.journal import Journal
-from coordinator.live_nodes import LiveNodes
-from coordinator.members import Members
 from coordinator.specifications import Specifications
-from coordinator.trials import Verdict
-from swarm.domain.errors import ExhaustedError, HarmfulContributionError
-from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Contribution
-from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
-from swarm.domain.specification import Specification
-from swarm.gating.prototype_gate import temperature_grid
-from swarm.registry.store import MetadataStore
-from swarm.trust.statements import Statement
+from swarm.domain.errors import HarmfulContributionError
+from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.membership import Caller, ContributionOutcome
 
-NO_EVIDENCE: Mapping[str, float] = MappingProxyType({})
+QUIET_S = 2.0
+"""New corrections are tried together once none came for so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateParts:
-    """What the keeper works with."""
+    """What the keeper works with; `changing` is held by whoever changes the gate."""
 
-    store: MetadataStore
-    members: Members
     heads: Heads
-    live: LiveNodes
-    journal: Journal
     specifications: Specifications
     contributions: ContributionFiles
     publication: GatePublication
-    trials: TrialRound
+    records: GateRecords
+    intake: ContributionIntake
+    maker: GateMaker
+    changing: asyncio.Lock
 
 
 log = structlog.get_logger()
@@ -66,9 +48,10 @@ class GateKeeper:
     """Implements `GatePort`. Changes run to their end even when their caller goes away."""
 
     def __init__(self, parts: GateParts) -> None:
-        self._parts, self._publication = parts, parts.publication
-        self._changing = asyncio.Lock()
+        self._parts, self._publication, self._records = parts, parts.publication, parts.records
+        self._changing = parts.changing
         self._running: set[asyncio.Task[Any]] = set()
+        self._fit_soon: asyncio.TimerHandle | None = None
 
     @property
     def active(self) -> ActiveGate | None:
@@ -76,21 +59,16 @@ class GateKeeper:
         return self._publication.active
 
     async def contribute(
-        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int, key: str
+        self, caller: Caller, envelope: bytes, arrays: AsyncIterator[bytes], fence: int, key: str
     ) -> ContributionOutcome:
         """Take an owner's contribution into the gate, replacing its last one.
 
-        Raises HarmfulContributionError where an incumbent would lose, and the named refusals of
-        `coordinator.contribution_checks`; the old gate stays then.
+        What comes while another one is judged is judged together with its like; where they harm somebody
+        together, each alone. Raises HarmfulContributionError where an incumbent would lose, and the named
+        refusals of `coordinator.contribution_checks`; the old gate stays then.
         """
-        if len(arrays) > MAX_CONTRIBUTION_BYTES:
-            raise ExhaustedError(
-                f"contribution of {caller.id}",
-                found=f"{len(arrays)} bytes",
-                expected=f"at most {MAX_CONTRIBUTION_BYTES}",
-            )
         name = f"contribute:{caller.id}:{key}" if key else ""
-        outcome = await self._change(name, lambda: self._contribute(caller, envelope, arrays, fence))
+        outcome = await self._parts.intake.take(caller, envelope, arrays, fence, name)
         if outcome.state == "refused":
             raise HarmfulContributionError(
                 f"contribution of {caller.id}",
@@ -119,7 +97,7 @@ class GateKeeper:
         return self._publication.files.statement(outcome.gate_version).envelope
 
     async def fit(self, key: str) -> ContributionOutcome:
-        """Recompute the gate from its contributions and choose its temperature anew."""
+        """Recompute the gate from its contributions and choose ridge and combinations anew."""
         return await self._change(f"fit:{key}" if key else "", self._fit)
 
     async def withdraw_owner(self, owner: NodeId, reason: str) -> int:
@@ -134,9 +112,19 @@ class GateKeeper:
 
     def notice_withdrawal(self) -> None:
         """Begin `drop_withdrawn` and do not wait: a trial under way may hold the gate for a while."""
-        task = asyncio.create_task(self.drop_withdrawn(), name="drop withdrawn experts")
-        self._running.add(task)
-        task.add_done_callback(self._ended)
+        self._begin(self.drop_withdrawn(), "drop withdrawn experts")
+
+    def notice_head(self, expert: ExpertId) -> None:
+        """Fit the gate anew, soon, where a leaf's expert has a correction that no trial knew yet."""
+        head, active = self._parts.heads.get(expert), self.active
+        if head is None or head.manifest.correction is None or active is None or active.analytic is None:
+            return
+        is_leaf = any(leaf.expert == expert and leaf.has_columns for leaf in active.value.leaves)
+        if not is_leaf or self._parts.maker.judged.get(expert) == head.digest:
+            return
+        if self._fit_soon is not None:
+            self._fit_soon.cancel()
+        self._fit_soon = asyncio.get_running_loop().call_later(QUIET_S, self._fit_corrections)
 
     async def synchronise(self) -> None:
         """Bring store and registry up to our newest gate, or ours up to the store's."""
@@ -145,65 +133,39 @@ class GateKeeper:
 
     async def stop(self) -> None:
         """End changes that are under way, as a crash would: their callers try again."""
+        if self._fit_soon is not None:
+            self._fit_soon.cancel()
         for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self._running, self._parts.intake.stop(), return_exceptions=True)
 
     # Changes; all run under the lock.
 
-    async def _contribute(
-        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int
-    ) -> ContributionOutcome:
-        parts = self._parts
-        statement = await parts.members.open(envelope, Contribution)
-        contribution = statement.value
-        check_statement(contribution, parts.specifications.current.value, caller)
-        await parts.store.renew_lease(caller.id, fence, LEASE_SECONDS)
-        if statement.digest in self._digests():
-            first = await asyncio.to_thread(self._publication.files.first_with, statement.digest)
-            return ContributionOutcome(state="duplicate", gate_version=first, reason="in the gate already")
-        found = [await parts.heads.committed(leaf.expert) for leaf in contribution.leaves]
-        check_experts(
-            contribution, {head.manifest.expert: head.manifest for head in found if head is not None}
-        )
-        checked = await asyncio.to_thread(read_arrays, statement.digest, contribution, arrays)
-        present = await self._checked(self._digests())
-        last = [c.contribution.epoch for c in present if c.contribution.owner == contribution.owner]
-        check_epoch(contribution, max(last, default=0))
-        specification = parts.specifications.next_with(contribution.class_names())
-        await asyncio.to_thread(parts.contributions.put, statement.digest, envelope, arrays)
-        others = [c for c in present if c.contribution.owner != contribution.owner]
-        reason = f"contribution of {contribution.owner}, epoch {contribution.epoch}"
-        outcome = await self._judge_and_activate([*others, checked], specification, reason)
-        if outcome.state == "refused":
-            await asyncio.to_thread(parts.contributions.remove, statement.digest)
-        return outcome
-
     async def _fit(self) -> ContributionOutcome:
         self._publication.required()
-        contributions = await self._checked(self._digests())
-        return await self._judge_and_activate(
-            contributions, self._parts.specifications.current, "fitted anew"
+        reason = "fitted anew"
+        outcome = await self._parts.maker.judge_and_activate(
+            await self._records.present(), self._parts.specifications.current, reason
         )
+        if outcome.state == "refused":
+            await self._records.record_refusal(outcome, reason)
+        return outcome
 
     async def _rollback(self, version: int) -> ContributionOutcome:
         older = self._publication.files.statement(version).value
         kept = [digest for digest in older.contributions if self._parts.contributions.has(digest)]
         gone = len(older.contributions) - len(kept)
         reason = f"rollback to gate {version}" + (f", without {gone} owners that left" if gone else "")
-        return await self._activate_as_is(await self._checked(kept), older.temperature, reason)
+        return await self._parts.maker.activate_as_is(await self._records.statements(kept), older, reason)
 
     async def _withdraw(self, owner: NodeId, reason: str) -> ContributionOutcome:
-        parts = self._parts
-        present = await self._checked(self._digests())
-        others = [c for c in present if c.contribution.owner != owner]
-        outcome = ContributionOutcome(
-            state="duplicate", gate_version=self._publication.version, reason="not in the gate"
-        )
+        present = await self._records.present()
+        others = [each for each in present if each.value.owner != owner]
+        outcome = self._records.unchanged("not in the gate")
         if len(others) < len(present):
-            temperature = self._publication.required().value.temperature
-            outcome = await self._activate_as_is(others, temperature, f"{owner} left: {reason}")
-        await asyncio.to_thread(parts.contributions.remove_owner, owner)
+            like = self._publication.required().value
+            outcome = await self._parts.maker.activate_as_is(others, like, f"{owner} left: {reason}")
+        await asyncio.to_thread(self._parts.contributions.remove_owner, owner)
         return outcome
 
     def _withdrawn_experts(self) -> list[ExpertId]:
@@ -213,98 +175,15 @@ class GateKeeper:
     async def _drop_withdrawn(self) -> ContributionOutcome:
         gone = ", ".join(self._withdrawn_experts())
         if not gone:
-            return ContributionOutcome(
-                state="duplicate", gate_version=self._publication.version, reason="not in the gate"
-            )
-        temperature = self._publication.required().value.temperature
-        contributions = await self._checked(self._digests())
-        return await self._activate_as_is(contributions, temperature, f"{gone} withdrawn")
-
-    async def _activate_as_is(
-        self, contributions: Sequence[CheckedContribution], temperature: float, reason: str
-    ) -> ContributionOutcome:
-        """Activate without a trial: what is taken back must not depend on who is connected."""
-        candidate = await asyncio.to_thread(
-            assemble, contributions, self._parts.heads.manifests(), temperature
-        )
-        specification = self._parts.specifications.current
-        return await self._activate(candidate, specification, candidate.temperature, reason, NO_EVIDENCE)
-
-    async def _judge_and_activate(
-        self,
-        contributions: Sequence[CheckedContribution],
-        specification: Statement[Specification],
-        reason: str,
-    ) -> ContributionOutcome:
-        candidate = await asyncio.to_thread(assemble, contributions, self._parts.heads.manifests())
-        if candidate.gate is None:
-            return await self._activate(candidate, specification, candidate.temperature, reason, NO_EVIDENCE)
-        verdict = await self._try(candidate, specification, reason)
-        if not verdict.harmed:
-            return await self._activate(
-                candidate, specification, verdict.temperature, reason, verdict.evidence
-            )
-        harm, version = "; ".join(map(str, verdict.harmed)), self._publication.version
-        await self._parts.journal.record("gate.refused", gate_version=version, reason=reason, harm=harm)
-        return ContributionOutcome(state="refused", gate_version=version, reason=harm)
-
-    async def _try(
-        self, candidate: Candidate, specification: Statement[Specification], reason: str
-    ) -> Verdict:
-        assert candidate.gate is not None, "an empty gate is not tried"
-        envelope = await self._publication.sign(
-            candidate, specification, candidate.temperature, reason, NO_EVIDENCE
-        )
-        active = self.active if self.active is not None and self.active.gate is not None else None
-        incumbents = frozenset(leaf.owner for leaf in active.value.leaves) if active else frozenset()
-        return await self._parts.trials.run(
-            asked=candidate.owners | incumbents,
-            incumbents=incumbents,
-            candidate=envelope,
-            incumbent=b"" if active is None else active.envelope,
-            temperatures=await asyncio.to_thread(temperature_grid, candidate.gate),
-            default_temperature=candidate.temperature,
-            specification=specification.envelope,
+            return self._records.unchanged("not in the gate")
+        like = self._publication.required().value
+        return await self._parts.maker.activate_as_is(
+            await self._records.present(), like, f"{gone} withdrawn"
         )
 
-    async def _activate(
-        self,
-        candidate: Candidate,
-        specification: Statement[Specification],
-        temperature: float,
-        reason: str,
-        evidence: Mapping[str, float],
-    ) -> ContributionOutcome:
-        parts = self._parts
-        envelope = await self._publication.sign(
-            candidate, specification, temperature, reason, evidence, may_publish_later=not evidence
-        )
-        is_new_specification = await parts.specifications.accept(specification)
-        active = await self._publication.activate(envelope)
-        if is_new_specification:
-            parts.live.announce(specification=specification.envelope)
-            names = ", ".join(specification.value.class_names)
-            await parts.journal.record(
-                "specification.changed", version=specification.value.version, class_names=names[:1000]
-            )
-        parts.live.announce(gate=envelope)
-        await parts.journal.record(
-            "gate.activated", gate_version=active.version, leaves=len(active.value.leaves), reason=reason
-        )
-        return ContributionOutcome(state="activated", gate_version=active.version, reason=reason)
-
-    async def _checked(self, digests: Sequence[Digest]) -> list[CheckedContribution]:
-        def read() -> list[CheckedContribution]:
-            found = []
-            for digest in digests:
-                statement, arrays = self._parts.contributions.read(digest)
-                found.append(read_arrays(digest, statement.value, arrays))
-            return found
-
-        return await asyncio.to_thread(read)
-
-    def _digests(self) -> tuple[Digest, ...]:
-        return () if self.active is None else self.active.value.contributions
+    def _fit_corrections(self) -> None:
+        self._fit_soon = None
+        self._begin(self.fit(""), "fit the gate to new corrections")
 
     async def _change(
         self, name: str, work: Callable[[], Coroutine[Any, Any, ContributionOutcome]]
@@ -313,18 +192,19 @@ class GateKeeper:
 
         async def once() -> ContributionOutcome:
             async with self._changing:
-                known = await self._parts.store.recall(name) if name else None
-                if known is not None:
-                    return ContributionOutcome(**json.loads(known))
-                outcome = await work()
-                if name:
-                    await self._parts.store.remember(name, json.dumps(asdict(outcome)))
+                outcome = await self._records.recalled(name)
+                if outcome is None:
+                    outcome = await work()
+                    await self._records.remember(name, outcome)
                 return outcome
 
-        task = asyncio.create_task(once())
+        return await asyncio.shield(self._begin(once(), "change the gate"))
+
+    def _begin(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -1,7 +1,8 @@
 """From a candidate to a version that the store has accepted: signing, publishing, adopting, catching up."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -11,10 +12,9 @@ from coordinator.candidate import Candidate, Signable, gate_statement
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import GateStatement
-from swarm.domain.specification import Specification
 from swarm.registry.store import MetadataStore
 from swarm.trust.signing import Signer
-from swarm.trust.statements import Statement, read_statement, sign_statement
+from swarm.trust.statements import read_statement, sign_statement
 
 log = structlog.get_logger()
 
@@ -38,10 +38,9 @@ class GatePublication:
         files: GateFiles,
         signer: Signer,
         clock: Callable[[], float],
-        top_k: int,
     ) -> None:
         self._store, self._registry, self.files = store, registry, files
-        self._signer, self._clock, self._top_k = signer, clock, top_k
+        self._signer, self._clock = signer, clock
         self.active: ActiveGate | None = None
 
     @property
@@ -65,30 +64,13 @@ class GatePublication:
             )
         return self.active
 
-    async def sign(
-        self,
-        candidate: Candidate,
-        specification: Statement[Specification],
-        temperature: float,
-        reason: str,
-        evidence: Mapping[str, float],
-        *,
-        may_publish_later: bool = False,
-    ) -> bytes:
+    async def sign(self, candidate: Candidate, says: Signable, *, may_publish_later: bool = False) -> bytes:
         """Return the next version's signed envelope, its arrays kept here and published to the nodes.
 
-        `may_publish_later`: a registry that is away does not stop it; `publish_arrays` makes up for it.
+        Version and time are put into `says`. `may_publish_later`: a registry that is away does not stop it;
+        `publish_arrays` makes up for it.
         """
-        says = Signable(
-            version=self.version + 1,
-            specification=specification.value,
-            specification_digest=specification.digest,
-            temperature=temperature,
-            top_k=self._top_k,
-            reason=reason,
-            created_at=self._clock(),
-            evidence=evidence,
-        )
+        says = replace(says, version=self.version + 1, created_at=self._clock())
         statement, blobs = await asyncio.to_thread(gate_statement, candidate, says)
         for data in blobs.values():
             await asyncio.to_thread(self.files.blobs.put, data)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from coordinator.live_nodes import LiveNode, LiveNodes
-from coordinator.trials import Verdict, is_sound, judge_trials
+from coordinator.trials import Verdict, is_sound
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
@@ -15,6 +16,21 @@ from swarm.domain.inference import GateTrial
 TRIAL_TIMEOUT_S = 45.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """Who answered, of how many that were to be asked. `trials`: those that have validation data."""
+
+    asked: int
+    heard: int
+    trials: dict[NodeId, GateTrial]
+
+    def covering(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with what it covers."""
+        judges = f"judges {len(self.trials)} of {self.asked}"
+        evidence = {**verdict.evidence, "asked": float(self.asked), "heard": float(self.heard)}
+        return replace(verdict, evidence=evidence, reason=f"{verdict.reason}; {judges}")
 
 
 class TrialRound:
@@ -27,14 +43,12 @@ class TrialRound:
         self,
         *,
         asked: frozenset[NodeId],
-        incumbents: frozenset[NodeId],
         candidate: bytes,
         incumbent: bytes,
-        temperatures: Sequence[float],
-        default_temperature: float,
+        options: Sequence[TrialOption],
         specification: bytes,
-    ) -> Verdict:
-        """Return the verdict; its evidence says how many of the nodes concerned were heard.
+    ) -> Heard:
+        """Return the sound answers to one round of options.
 
         Raises NotReadyError where nobody answered at all: a gate that nobody tried does not come.
         """
@@ -42,12 +56,12 @@ class TrialRound:
         async def ask(node: LiveNode) -> GateTrial | None:
             try:
                 trial = await node.link.try_gate(
-                    candidate, incumbent, temperatures, specification, self._timeout_s
+                    candidate, incumbent, options, specification, self._timeout_s
                 )
             except SwarmError as error:
                 log.warning("gate.not_judged", node=node.link.node, reason=str(error))
                 return None
-            if trial.samples and not is_sound(trial, temperatures):
+            if trial.samples and not is_sound(trial, options):
                 log.warning("gate.not_judged", node=node.link.node, reason="figures that cannot be true")
                 return None
             return trial
@@ -65,5 +79,4 @@ class TrialRound:
                 remedy="see which nodes are connected: swarm status; then try again",
             )
         trials = {node: trial for node, trial in heard.items() if trial.samples}
-        verdict = judge_trials(trials, incumbents, temperatures, default_temperature)
-        return replace(verdict, evidence={**verdict.evidence, "asked": float(len(asked))})
+        return Heard(asked=len(asked), heard=len(heard), trials=trials)

@@ -1,10 +1,14 @@
-"""Whether a query can be answered under the specification; refusals name the field."""
+"""Whether a query or an asker's examples fit the specification; refusals name the field."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.domain.inference import MAX_QUERY_ROWS, Query
+from swarm.domain.inference import MAX_EXAMPLES, MAX_QUERY_ROWS, Examples, Query
+from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
+
+_NAMED = 20
 
 
 def check_query(query: Query, specification: Specification) -> None:
@@ -12,7 +16,54 @@ def check_query(query: Query, specification: Specification) -> None:
 
     Reads every value: for large batches call it outside the event loop.
     """
-    inputs = query.inputs
+    check_inputs(query.inputs, specification, MAX_QUERY_ROWS)
+    if query.top_k < 0:
+        raise InvalidInputError("top_k", found=str(query.top_k), expected="0 (the gate's own) or more")
+
+
+def check_profiled(query: Query) -> None:
+    """Raise unless the query asks for its profile alone: that is one root, of the owners who agree."""
+    beside = [f"owners {', '.join(query.owners[:5])}"] if query.owners else []
+    beside += [f"combination {query.combination}"] if query.combination else []
+    beside += [f"top_k {query.top_k}"] if query.top_k else []
+    beside += ["uniform"] if query.uniform else []
+    if beside:
+        raise InvalidInputError(
+            f"profile {query.profile[:12]}",
+            found=f"together with {' and '.join(beside)}",
+            expected="a profile alone: the owners whose sums agree answer by their own root",
+        )
+
+
+def check_examples(
+    examples: Examples, specification: Specification, gate: GateStatement
+) -> NDArray[np.int64]:
+    """Return the examples' labels as columns of the gate's classes, int64 [N].
+
+    Raises like `check_query` for the inputs, InvalidInputError for a label that the gate does not know.
+    """
+    check_inputs(examples.inputs, specification, MAX_EXAMPLES)
+    if len(examples.labels) != len(examples.inputs):
+        raise InvalidInputError(
+            "examples",
+            found=f"{len(examples.inputs)} inputs, {len(examples.labels)} labels",
+            expected="one label for each input",
+        )
+    column = {name: row for row, name in enumerate(gate.class_names)}
+    unknown = sorted({name for name in examples.labels if name not in column})
+    if unknown:
+        more = len(gate.class_names) - _NAMED
+        listed = ", ".join(gate.class_names[:_NAMED])
+        raise InvalidInputError(
+            "labels of the examples",
+            found=f"unknown class {', '.join(repr(name[:80]) for name in unknown[:5])}",
+            expected=f"one of {listed}{f' and {more} more' if more > 0 else ''}",
+        )
+    return np.array([column[name] for name in examples.labels], dtype=np.int64)
+
+
+def check_inputs(inputs: NDArray[np.generic], specification: Specification, most: int) -> None:
+    """Raise unless there are 1 to `most` inputs of the specification's shape and dtype, all finite."""
     shape = tuple(specification.input_shape)
     if inputs.ndim != len(shape) + 1 or inputs.shape[1:] != shape:
         batch = list(inputs.shape) == list(shape)
@@ -29,15 +80,13 @@ def check_query(query: Query, specification: Specification) -> None:
             expected=specification.input_dtype,
             remedy=f'convert them: x.astype("{specification.input_dtype}")',
         )
-    if not 1 <= len(inputs) <= MAX_QUERY_ROWS:
+    if not 1 <= len(inputs) <= most:
         raise InvalidInputError(
             "inputs",
             found=f"{len(inputs)} rows",
-            expected=f"1 to {MAX_QUERY_ROWS}",
-            remedy="send them in several queries" if len(inputs) else "",
+            expected=f"1 to {most}",
+            remedy=_fewer(len(inputs), most),
         )
-    if query.top_k < 0:
-        raise InvalidInputError("top_k", found=str(query.top_k), expected="0 (the gate's own) or more")
     if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
         flat = ~np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)
         raise InvalidInputError(
@@ -46,3 +95,9 @@ def check_query(query: Query, specification: Specification) -> None:
             expected="finite numbers",
             remedy="clean the inputs",
         )
+
+
+def _fewer(rows: int, most: int) -> str:
+    if not rows:
+        return ""
+    return "send them in several queries" if most == MAX_QUERY_ROWS else "a few dozen examples are enough"

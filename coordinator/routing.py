@@ -1,13 +1,13 @@
 """Routed answers: features, gate, plan, experts' owners, one mixture. Planned purely, executed here.
 
 An owner that does not answer is replaced by another holder of the same version, then by the row's next
-leaves (the answer says degraded), and only with nobody left is the query refused.
+leaves (the answer says degraded), then by the root; only where the gate has no sums, or the query names
+owners, is it refused.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import structlog
@@ -15,27 +15,31 @@ from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
 from coordinator.answer_board import AnswerBoard, Rows, merge_rows
-from coordinator.expert_calls import Asked, ExpertCalls
+from coordinator.combining import (
+    ROOT_EXPERT,
+    Reading,
+    Reply,
+    Way,
+    choose_way,
+    gate_flops,
+    mixed,
+    read_gate,
+    silent_leaves,
+    sources,
+)
+from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
 from coordinator.heads import Heads, KnownHead
-from coordinator.query_checks import check_query
-from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
+from coordinator.profiles import Profiles
+from coordinator.query_checks import check_examples, check_profiled, check_query
+from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import Answer, Query, Source
+from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.specification import Specification
-from swarm.gating.combine import combine
-from swarm.gating.routing import RoutePlan, plan_route
+from swarm.gating.combinations import may_speak
+from swarm.gating.routing import plan_route
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Part:
-    """One expert's accepted answer for some rows."""
-
-    leaf: int
-    rows: Rows
-    answer: Asked
 
 
 class Router:
@@ -49,71 +53,108 @@ class Router:
         heads: Heads,
         features: FeatureService,
         calls: ExpertCalls,
+        profiles: Profiles,
     ) -> None:
         self._active, self._specification = active, specification
         self._heads, self._features, self._calls = heads, features, calls
+        self._profiles = profiles
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
         """Return the swarm's answer to a query of 1 to MAX_QUERY_ROWS rows.
 
-        Raises InvalidInputError or ShapeMismatchError for what can never be answered, NotReadyError while
-        there is no gate or nobody to answer, DeadlineError beyond timeout_s.
+        Raises InvalidInputError or ShapeMismatchError for what can never be answered, NotFoundError for a
+        combination, owner or profile that is not there, NotReadyError while there is no gate or nobody to
+        answer, DeadlineError beyond timeout_s.
         """
         deadline = time.monotonic() + timeout_s
         await asyncio.to_thread(check_query, query, self._specification())
-        active = self._active()
-        if active is None or active.gate is None:
-            raise _no_gate(active)
+        active = self._gate()
+        if query.profile:
+            return await self._by_profile(query, active)
+        way = choose_way(query, active)
         leaves = [self._heads.get(leaf.expert) for leaf in active.value.leaves]
-        allowed = _allowed(query.owners, active, leaves)
-        plan, flops = await self._plan(query, active, leaves, allowed)
-        board = AnswerBoard(plan, len(leaves), uniform=query.uniform)
-        parts, missing = await self._collect(query, active, leaves, board, deadline)
-        unanswered = board.unanswered()
-        if len(unanswered):
-            silent = sorted(active.value.leaves[leaf].expert for leaf in missing)
-            raise NotReadyError(
-                f"answer for {len(unanswered)} of {len(query.inputs)} rows",
-                found=f"no answer from {', '.join(silent[:5])}",
-                expected="at least one expert whose owner is connected",
-                remedy="see which owners are connected: swarm status",
+        allowed = _allowed(query.owners, way, active, leaves)
+        reading = await self._read(query, way, active)
+        board = await asyncio.to_thread(_planned, way, reading, leaves, allowed)
+        replies, missing = await self._collect(query, way, active, leaves, board, deadline)
+        fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
+        if len(fallen) and not way.falls_back:
+            raise _nobody(active, query, fallen, missing)
+        board.degraded[fallen] = True
+
+        def answered() -> Answer:
+            shares = board.shares()
+            root = self._heads.get(ROOT_EXPERT)
+            asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
+            trunk = 0 if reading.features is None else self._features.flops_per_query
+            return Answer(
+                class_names=active.value.class_names,
+                probabilities=mixed(way, active, reading, shares, replies, fallen),
+                gate_version=active.version,
+                degraded=tuple(bool(flag) for flag in board.degraded),
+                sources=(
+                    sources(way, active, leaves, root, shares, replies, fallen) if query.explain else ()
+                ),
+                missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
+                flops_per_query=trunk + gate_flops(active, reading, fallen) + asked / len(query.inputs),
+                combination=way.label,
             )
-        return await asyncio.to_thread(_answer, query, active, leaves, board, parts, missing, flops)
 
-    async def _plan(
-        self, query: Query, active: ActiveGate, leaves: list[KnownHead | None], allowed: NDArray[np.bool_]
-    ) -> tuple[RoutePlan, float]:
-        """Return the route and what it costs per query in FLOPs; asking everyone evenly needs no features."""
-        gate = active.gate
-        assert gate is not None, "a gate without leaves is refused before"
-        identities = [head.digest if head is not None else "" for head in leaves]
-        distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
-        if query.uniform:
-            even = np.ones((len(query.inputs), len(leaves)))
-            return plan_route(even, identities, distinct, allowed), 0.0
+        return await asyncio.to_thread(answered)
+
+    async def make_profile(self, examples: Examples, timeout_s: float) -> Profile:
+        """Return the profile of an asker's examples: the root over the owners whose sums agree with them.
+
+        The same examples under the same gate give the same profile. Raises as `predict` does, NotReadyError
+        where the gate has no sums, DeadlineError beyond timeout_s.
+        """
+        active = self._gate()
+        specification = self._specification()
+        labels = await asyncio.to_thread(check_examples, examples, specification, active.value)
+        features = await self._features.features(examples.inputs)
+        return await self._profiles.make(active, examples, features, labels, timeout_s)
+
+    async def _by_profile(self, query: Query, active: ActiveGate) -> Answer:
+        check_profiled(query)
+        known = await asyncio.to_thread(self._profiles.get, query.profile, active)
         features = await self._features.features(query.inputs)
-        top_k = min(query.top_k or active.value.top_k, distinct)
+        return await asyncio.to_thread(
+            self._profiles.answer, known, query, features, self._features.flops_per_query
+        )
 
-        def planned() -> RoutePlan:
-            return plan_route(gate.leaf_weights(features), identities, top_k, allowed)
+    def _gate(self) -> ActiveGate:
+        active = self._active()
+        if active is None or active.prototypes is None:
+            raise NotReadyError(
+                "gate",
+                found="none yet" if active is None else f"version {active.version}, which has no leaves",
+                expected="a contribution of at least one node",
+                remedy="on a node: swarm train DATA",
+            )
+        return active
 
-        plan = await asyncio.to_thread(planned)
-        return plan, float(self._features.flops_per_query + gate.flops_per_query)
+    async def _read(self, query: Query, way: Way, active: ActiveGate) -> Reading:
+        if way.evenly:
+            return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves))))
+        features = await self._features.features(query.inputs)
+        return await asyncio.to_thread(read_gate, way, active, features)
 
     async def _collect(
         self,
         query: Query,
+        way: Way,
         active: ActiveGate,
-        leaves: list[KnownHead | None],
+        leaves: Sequence[KnownHead | None],
         board: AnswerBoard,
         deadline: float,
-    ) -> tuple[list[_Part], set[int]]:
+    ) -> tuple[list[Reply], set[int]]:
         """Return the answers, and the leaves that gave none for some row."""
-        parts: list[_Part] = []
+        replies: list[Reply] = []
         missing: set[int] = set()
         tried: dict[int, set[NodeId]] = {}
+        silent = silent_leaves(way, leaves)
         pending = board.wanted()
-        while pending:
+        while pending := {leaf: rows for leaf, rows in pending.items() if leaf not in silent}:
             losses: dict[int, Rows] = {}
             asked: dict[NodeId, dict[int, Rows]] = {}
             for leaf, rows in pending.items():
@@ -126,7 +167,7 @@ class Router:
                     asked.setdefault(holder, {})[leaf] = rows
             answers = await asyncio.gather(
                 *(
-                    self._calls.ask(node, query.inputs, wanted, leaves, active.value, deadline)
+                    self._calls.ask(node, query.inputs, wanted, leaves, active.value, way.form, deadline)
                     for node, wanted in asked.items()
                 )
             )
@@ -134,27 +175,29 @@ class Router:
             for (node, wanted), found in zip(asked.items(), answers, strict=True):
                 for leaf, rows in wanted.items():
                     if leaf in found:
-                        parts.append(_Part(leaf=leaf, rows=rows, answer=found[leaf]))
+                        replies.append(Reply(leaf=leaf, rows=rows, answer=found[leaf]))
                     else:
                         tried[leaf].add(node)
                         again[leaf] = rows
             missing |= losses.keys()
             pending = merge_rows([again, board.failed(losses)])
-        return parts, missing
+        return replies, missing
 
 
-def _no_gate(active: ActiveGate | None) -> NotReadyError:
-    return NotReadyError(
-        "gate",
-        found="none yet" if active is None else f"version {active.version}, which has no leaves",
-        expected="a contribution of at least one node",
-        remedy="on a node: swarm train DATA",
-    )
+def _planned(
+    way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
+) -> AnswerBoard:
+    identities = [head.digest if head is not None else "" for head in leaves]
+    distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
+    top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
+    plan = plan_route(reading.weights, identities, max(top_k, 1), allowed)
+    return AnswerBoard(plan, len(leaves), uniform=way.evenly)
 
 
 def _allowed(
-    owners: tuple[NodeId, ...], active: ActiveGate, leaves: list[KnownHead | None]
+    owners: tuple[NodeId, ...], way: Way, active: ActiveGate, leaves: Sequence[KnownHead | None]
 ) -> NDArray[np.bool_]:
+    """Return the leaves that may be asked, bool [L]: none where the way asks no expert."""
     known = {leaf.owner for leaf in active.value.leaves}
     strangers = sorted(set(owners) - known)
     if strangers:
@@ -163,14 +206,17 @@ def _allowed(
             found=f"no leaf in gate {active.version}",
             expected=f"some of {', '.join(sorted(known)[:20])}",
         )
-    allowed = np.array(
+    if not way.asks_experts:
+        return np.zeros(len(leaves), dtype=bool)
+    there = np.array(
         [
             head is not None and (not owners or leaf.owner in owners)
             for leaf, head in zip(active.value.leaves, leaves, strict=True)
         ],
         dtype=bool,
     )
-    if not allowed.any():
+    allowed = there if way.evenly else there & may_speak(way.combination, active.analytic, len(leaves))
+    if not allowed.any() and not way.falls_back:
         raise NotReadyError(
             "experts",
             found=f"none of gate {active.version} has a published version",
@@ -180,61 +226,11 @@ def _allowed(
     return allowed
 
 
-def _answer(
-    query: Query,
-    active: ActiveGate,
-    leaves: list[KnownHead | None],
-    board: AnswerBoard,
-    parts: list[_Part],
-    missing: set[int],
-    flops: float,
-) -> Answer:
-    shares = board.shares()
-    names = active.value.class_names
-    mixed = []
-    expert_flops = 0.0
-    for part in parts:
-        known = [column for column, name in enumerate(part.answer.class_names) if name in names]
-        kept = tuple(part.answer.class_names[column] for column in known)
-        mixed.append((part.rows, shares[part.rows, part.leaf], kept, part.answer.probabilities[:, known]))
-        expert_flops += part.answer.flops_per_query * len(part.rows)
-    try:
-        probabilities = combine(names, mixed, batch=len(query.inputs))
-    except InvalidInputError as error:
-        raise NotReadyError("answer", found=str(error), remedy="try again") from error
-    return Answer(
-        class_names=names,
-        probabilities=probabilities,
-        gate_version=active.version,
-        degraded=tuple(bool(flag) for flag in board.degraded),
-        sources=_sources(len(query.inputs), active, leaves, shares, parts) if query.explain else (),
-        missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
-        flops_per_query=flops + expert_flops / len(query.inputs),
+def _nobody(active: ActiveGate, query: Query, fallen: Rows, missing: set[int]) -> NotReadyError:
+    silent = sorted(active.value.leaves[leaf].expert for leaf in missing)
+    return NotReadyError(
+        f"answer for {len(fallen)} of {len(query.inputs)} rows",
+        found=f"no answer from {', '.join(silent[:5])}",
+        expected="at least one expert whose owner is connected",
+        remedy="see which owners are connected: swarm status",
     )
-
-
-def _sources(
-    rows: int,
-    active: ActiveGate,
-    leaves: list[KnownHead | None],
-    shares: NDArray[np.float64],
-    parts: list[_Part],
-) -> tuple[tuple[Source, ...], ...]:
-    by_row: list[list[Source]] = [[] for _ in range(rows)]
-    for part in parts:
-        leaf, head = active.value.leaves[part.leaf], leaves[part.leaf]
-        assert head is not None, "an answer comes from a leaf with a head"
-        for row in part.rows:
-            by_row[row].append(
-                Source(
-                    leaf=leaf.leaf,
-                    expert=leaf.expert,
-                    version=head.manifest.version,
-                    manifest=head.digest,
-                    owner=leaf.owner,
-                    served_by=part.answer.served_by,
-                    weight=float(shares[row, part.leaf]),
-                    module_digests=head.module_digests,
-                )
-            )
-    return tuple(tuple(sorted(found, key=lambda s: (-s.weight, s.leaf))) for found in by_row)

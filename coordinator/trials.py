@@ -1,19 +1,26 @@
-"""What the nodes' own validation data say about a candidate gate: its temperature, and whether it may come.
+"""What the nodes' own validation data say about a candidate gate: how it answers, and whether it may come.
 
-Nobody degrades the others: a temperature is taken at which no incumbent loses more than one standard error of
-the paired difference. Where there is none, one at which no incumbent loses more than chance would explain;
-where there is none either, the candidate is refused (docs/adr/0007).
+Nobody degrades the others: a combination is served only if no incumbent loses more than one standard error of
+the paired difference against the present gate. Where no option of a kind is like that, its options count at
+which no incumbent loses more than chance would explain; where there is none of any kind, the candidate is
+refused (docs/adr/0007). Among what may be served the root is, unless another combination beats it by more
+than one standard error (docs/adr/0008).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from swarm.domain.combination import USES_SUMS, Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 
 CHANCE = 0.05
 """An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
+BEYOND_ROOT = 1.0
+"""By how many standard errors of the paired difference a combination must beat the root to be served."""
+
+Trials = Mapping[NodeId, GateTrial]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +40,43 @@ class Harm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """`harmed` empty: the candidate may come, at `temperature`. `evidence` says what the figures cover."""
+    """`harmed` empty: the candidate may come and answers by `combinations[served]`.
 
-    temperature: float
+    `combinations` are the best of each kind and top_k, also those that may not be served unless asked for.
+    `evidence` says what the figures cover, `reason` in words why this one is served.
+    """
+
+    combinations: tuple[Combination, ...]
+    served: int
+    ridge: float
     harmed: tuple[Harm, ...]
     evidence: Mapping[str, float]
+    reason: str
 
 
-def is_sound(trial: GateTrial, temperatures: Sequence[float]) -> bool:
-    """Return whether a trial's figures can be true: one per temperature, finite, within its samples."""
-    columns = (
-        trial.nll_sum, trial.correct_top1, trial.correct_top2, trial.correct_top4, trial.gained, trial.lost,
-    )  # fmt: skip
-    if trial.samples < 1 or any(len(column) != len(temperatures) for column in columns):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a candidate answers by where nobody has validation data: chosen ahead of any evidence.
+
+    Without sums `combinations[served]` also names the number of experts that is served with evidence.
+    """
+
+    combinations: tuple[Combination, ...]
+    served: int
+
+
+def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
+    """Return whether a trial's figures can be true: one per option, finite, within its samples."""
+    counts = (trial.correct, trial.gained, trial.lost, trial.gained_on_root, trial.lost_on_root)
+    if trial.samples < 1 or any(len(column) != len(options) for column in (trial.nll_sum, *counts)):
         return False
-    counts = [*columns[1], *columns[2], *columns[3], *columns[4], *columns[5], trial.incumbent_correct]
-    return all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum) and all(
-        0 <= count <= trial.samples for count in counts
+    numbers = [count for column in counts for count in column]
+    numbers += [trial.incumbent_correct, trial.experts_missing, trial.flops]
+    bounded = [*numbers[:-2]]
+    return (
+        all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
+        and all(0 <= count <= trial.samples for count in bounded)
+        and min(numbers) >= 0
     )
 
 
@@ -68,43 +95,195 @@ def is_beyond_chance(gained: int, lost: int) -> bool:
     return is_harmed(gained, lost) and as_bad < CHANCE * 2**differing
 
 
+def defaults_for(
+    prototype_temperature: float, *, has_sums: bool, has_corrections: bool, top_k: int
+) -> Defaults:
+    """Return the combinations without evidence; served is the root, or `prototypes` at top_k without sums."""
+    counts = sorted({1, 2, 4, top_k})
+    found = [Combination(name="prototypes", temperature=prototype_temperature, top_k=k) for k in counts]
+    if not has_sums:
+        return Defaults(combinations=tuple(found), served=counts.index(top_k))
+    found.insert(0, Combination(name="root"))
+    found += [Combination(name="gate", temperature=0.2, top_k=k) for k in counts]
+    found.append(Combination(name="poe", temperature=0.2, top_k=2))
+    if has_corrections:
+        found += [
+            Combination(name="corrected", temperature=0.1, top_k=k, class_temperature=0.2) for k in counts
+        ]
+    return Defaults(combinations=tuple(found), served=0)
+
+
+def still_sensible(
+    combinations: Sequence[Combination],
+    served: int,
+    defaults: Defaults,
+    *,
+    has_sums: bool,
+    has_corrections: bool,
+) -> Defaults:
+    """Return what is left of a gate's combinations for another set of leaves, without a new trial.
+
+    Those that need sums or corrections go where there are none. The served one stays if it can, else the
+    default that takes its place is served. Kinds that are missing come in by their defaults.
+    """
+
+    def makes_sense(each: Combination) -> bool:
+        return (has_sums or each.name not in USES_SUMS) and (has_corrections or each.name != "corrected")
+
+    kept = [each for each in combinations if makes_sense(each)]
+    names = {each.name for each in kept}
+    kept += [each for each in defaults.combinations if each.name not in names and makes_sense(each)]
+    wanted = combinations[served] if combinations else None
+    if wanted not in kept:
+        fallback = defaults.combinations[defaults.served]
+        same = [each for each in kept if (each.name, each.top_k) == (fallback.name, fallback.top_k)]
+        wanted = same[0] if same else next(each for each in kept if each.name == fallback.name)
+    return Defaults(combinations=tuple(kept), served=kept.index(wanted))
+
+
+def judge_ridge(trials: Trials, ridges: Sequence[float], default: float) -> float:
+    """Return the ridge whose root gets most right over all trials; equal ones: the likelier."""
+    if not trials:
+        return default
+    row = min(range(len(ridges)), key=lambda row: _rank(trials, row))
+    return float(ridges[row])
+
+
 def judge_trials(
-    trials: Mapping[NodeId, GateTrial],
+    trials: Trials,
     incumbents: frozenset[NodeId],
-    temperatures: Sequence[float],
-    default_temperature: float,
+    options: Sequence[TrialOption],
+    defaults: Defaults,
+    ridge: float,
 ) -> Verdict:
-    """Return the verdict of sound trials. The temperature has the lowest summed negative log likelihood
-    among those that harm nobody, else among those that harm nobody beyond chance; without trials it is the
-    default. The evidence counts the incumbents that lose more than one standard error within chance."""
-    samples = sum(trial.samples for trial in trials.values())
+    """Return the verdict of sound trials on these options; without trials the defaults come in.
+
+    Of each kind and top_k the most correct option that harms nobody is kept (else: nobody beyond chance;
+    else it is kept but never served). The evidence counts the incumbents that lose within chance.
+    """
     coverage = {
         "judges": float(len(trials)),
         "incumbents": float(len(incumbents)),
         "incumbents_heard": float(len(incumbents & trials.keys())),
-        "validation_samples": float(samples),
+        "validation_samples": float(sum(trial.samples for trial in trials.values())),
     }
     if not trials:
-        return Verdict(temperature=default_temperature, harmed=(), evidence=coverage)
-    rows = sorted(range(len(temperatures)), key=lambda row: sum(t.nll_sum[row] for t in trials.values()))
-    harms = {row: _harmed(trials, incumbents, row) for row in rows}
-    refused = {row: tuple(h for h in harms[row] if is_beyond_chance(h.gained, h.lost)) for row in rows}
-    harmless = [row for row in rows if not harms[row]] or [row for row in rows if not refused[row]]
-    row = harmless[0] if harmless else rows[0]
-    evidence = coverage | {
-        "nll": sum(t.nll_sum[row] for t in trials.values()) / samples,
-        "accuracy_top1": sum(t.correct_top1[row] for t in trials.values()) / samples,
-        "accuracy_top2": sum(t.correct_top2[row] for t in trials.values()) / samples,
-        "accuracy_top4": sum(t.correct_top4[row] for t in trials.values()) / samples,
-        "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
-        "experts_missing": float(max(t.experts_missing for t in trials.values())),
-        "losing_within_chance": float(len(harms[row]) - len(refused[row])),
-        "flops": float(sum(t.flops for t in trials.values())),
-    }
-    return Verdict(temperature=float(temperatures[row]), harmed=refused[row], evidence=evidence)
+        return Verdict(
+            combinations=defaults.combinations,
+            served=defaults.served,
+            ridge=ridge,
+            harmed=(),
+            evidence=coverage,
+            reason=f"serves {defaults.combinations[defaults.served].label}: nobody had validation data",
+        )
+    kinds: dict[tuple[str, int], list[int]] = {}
+    for row, option in enumerate(options):
+        kinds.setdefault((option.combination.name, option.combination.top_k), []).append(row)
+    judged = [_best(trials, incumbents, rows) for rows in kinds.values()]
+    chosen = [_label(options, each) for each in judged]
+    wanted = defaults.combinations[defaults.served]
+    served = _served(trials, options, judged, wanted)
+    place = next(number for number, each in enumerate(judged) if each.row == served.row)
+    figures = {key: value for each in judged for key, value in _figures(trials, options, each.row).items()}
+    samples = sum(trial.samples for trial in trials.values())
+    evidence = (
+        coverage
+        | figures
+        | {
+            "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
+            "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
+            "experts_missing": float(max(t.experts_missing for t in trials.values())),
+            "losing_within_chance": float(len(served.losing)),
+            "flops": float(sum(t.flops for t in trials.values())),
+        }
+    )
+    return Verdict(
+        combinations=tuple(chosen),
+        served=place,
+        ridge=ridge,
+        harmed=served.refused,
+        evidence=evidence,
+        reason=_in_words(trials, options, served.row),
+    )
 
 
-def _harmed(trials: Mapping[NodeId, GateTrial], incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """The option of one kind: who would lose more than one standard error, and who beyond chance."""
+
+    row: int
+    losing: tuple[Harm, ...]
+    refused: tuple[Harm, ...]
+
+
+def _best(trials: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
+    judged = []
+    for row in sorted(rows, key=lambda row: _rank(trials, row)):
+        losing = _harmed(trials, incumbents, row)
+        refused = tuple(harm for harm in losing if is_beyond_chance(harm.gained, harm.lost))
+        judged.append(_Judged(row=row, losing=losing, refused=refused))
+    harmless = [each for each in judged if not each.losing] or [each for each in judged if not each.refused]
+    return (harmless or judged)[0]
+
+
+def _served(
+    trials: Trials, options: Sequence[TrialOption], judged: Sequence[_Judged], default: Combination
+) -> _Judged:
+    """Return what is served; where all harm somebody, what would have been served without that."""
+    allowed = [each for each in judged if not each.refused] or list(judged)
+
+    def is_default(each: _Judged) -> bool:
+        found = options[each.row].combination
+        return found.name == default.name and (default.name == "root" or found.top_k == default.top_k)
+
+    first = [each for each in allowed if is_default(each)]
+    if first:
+        better = [each for each in allowed if _beyond_root(trials, each.row) > BEYOND_ROOT]
+        allowed = [*first, *better]
+    return min(allowed, key=lambda each: _rank(trials, each.row))
+
+
+def _rank(trials: Trials, row: int) -> tuple[int, float]:
+    return -_sum(trials, "correct", row), sum(trial.nll_sum[row] for trial in trials.values())
+
+
+def _sum(trials: Trials, column: str, row: int) -> int:
+    return sum(getattr(trial, column)[row] for trial in trials.values())
+
+
+def _beyond_root(trials: Trials, row: int) -> float:
+    """Return z of the paired difference to the candidate's own root, pooled over nodes."""
+    gained, lost = _sum(trials, "gained_on_root", row), _sum(trials, "lost_on_root", row)
+    return (gained - lost) / math.sqrt(gained + lost) if gained + lost else 0.0
+
+
+def _label(options: Sequence[TrialOption], judged: _Judged) -> Combination:
+    found = options[judged.row].combination
+    return replace(found, top_k=1) if found.name == "root" else found
+
+
+def _figures(trials: Trials, options: Sequence[TrialOption], row: int) -> dict[str, float]:
+    combination = options[row].combination
+    name = combination.label.replace(" ", "_").replace("-", "")
+    samples = sum(trial.samples for trial in trials.values())
+    figures = {f"accuracy_{name}": _sum(trials, "correct", row) / samples}
+    if combination.name in USES_SUMS and combination.name != "root":
+        figures[f"z_{name}"] = _beyond_root(trials, row)
+    return figures
+
+
+def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
+    combination = options[row].combination
+    samples = sum(trial.samples for trial in trials.values())
+    correct = _sum(trials, "correct", row)
+    words = f"serves {combination.label}: {correct} of {samples} right"
+    if combination.name in USES_SUMS and combination.name != "root":
+        gained, lost = _sum(trials, "gained_on_root", row), _sum(trials, "lost_on_root", row)
+        words += f", root {correct - gained + lost} (+{gained} -{lost})"
+    return words
+
+
+def _harmed(trials: Trials, incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
     return tuple(
         Harm(node=node, samples=trial.samples, gained=trial.gained[row], lost=trial.lost[row])
         for node, trial in sorted(trials.items())

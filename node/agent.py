@@ -25,6 +25,7 @@ from swarm import __version__
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing, SocketBytes
@@ -115,10 +116,10 @@ class Agent:
         return await self._relay.predict(request)
 
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
         """Relay a gate's trial to the expert server."""
-        return await self._relay.try_gate(candidate, incumbent, temperatures, specification)
+        return await self._relay.try_gate(candidate, incumbent, options, specification)
 
     @property
     def activity(self) -> str:

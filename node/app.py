@@ -20,6 +20,7 @@ from node.delivery import Courier
 from node.enrol import check_advertised
 from node.expert_relay import ExpertRelay
 from node.expert_server_config import ExpertServerConfig
+from node.federation import FederatedClients, allowed_apps
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
 from node.outbound import OutboundLog
@@ -127,8 +128,17 @@ async def serve(config: NodeConfig) -> None:
             renewals=renewals,
             fence=fence,
         )
+        federation = FederatedClients(
+            home, outbound, allowed=allowed_apps(config.federation), threads=config.worker_threads
+        )
+        stack.push_async_callback(federation.stop)
         stream = NodeStreamClient(
-            to_coordinator, experts=agent, listener=agent, hello=agent.hello, beat=agent.heartbeat
+            to_coordinator,
+            experts=agent,
+            federation=federation,
+            listener=agent,
+            hello=agent.hello,
+            beat=agent.heartbeat,
         )
         control = create_local_server(Caller(role="operator", id=identity.id), [agent_service(agent)])
         control.add_socket(seat.control_socket)

@@ -18,6 +18,7 @@ class NodeConfig:
     """One node's settings. `advertise`: HOST:PORT of a direct listener, empty for no open port.
 
     `net`: the experts' factory where an order names none. `threads` 0: half of this machine's.
+    `federation`: which federated apps the owner allows (all, none, or names with commas).
     `expert_bytes`: how many bytes of weights the expert server keeps in memory.
     """
 
@@ -26,6 +27,7 @@ class NodeConfig:
     net: str = DEFAULT_NET
     import_paths: tuple[str, ...] = ()
     threads: int = 0
+    federation: str = "all"
     expert_bytes: int = DEFAULT_CACHE_BYTES
     log_level: str = "info"
     log_json: bool = True
@@ -53,6 +55,7 @@ class NodeConfig:
             net=net,
             import_paths=tuple(str(path) for path in paths),
             threads=int(threads),
+            federation=os.environ.get("SWARM_FEDERATION") or str(found.get("federation", "all")),
             log_level=os.environ.get("SWARM_LOG_LEVEL") or str(found.get("log_level", "info")),
         )
 

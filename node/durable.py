@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,33 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def link_durably(source: Path, target: Path) -> None:
+    """Let target be the very file that source is, in one step; a copy where the disk has no links.
+
+    source lies there durably and is never written to again.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, beside)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copyfile(source, beside)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+        beside.chmod(0o600)
+        beside.rename(target)
+        # Renaming one name of a file onto another one does nothing, by POSIX.
+        beside.unlink(missing_ok=True)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

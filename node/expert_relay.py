@@ -9,6 +9,7 @@ import structlog
 
 from node.children import KeptChild
 from swarm.config import NodeHome
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotReadyError
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
 from swarm.rpc.channel import open_local
@@ -59,12 +60,12 @@ class ExpertRelay:
         return await self._client.predict(request)
 
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
         """Try a gate on this node's validation data."""
         await self._started()
         return await self._client.try_gate(
-            candidate, incumbent, temperatures, specification, timeout_s=TRIAL_TIMEOUT_S
+            candidate, incumbent, options, specification, timeout_s=TRIAL_TIMEOUT_S
         )
 
     async def _started(self) -> None:

@@ -16,6 +16,7 @@ from node.expert_store import ExpertStore
 from node.gate_evaluation import GateEvaluator
 from node.outbound import OutboundLog
 from swarm.config import NodeHome
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import (
     InvalidInputError,
     NotReadyError,
@@ -80,19 +81,19 @@ class ExpertService:
         return await loop.run_in_executor(self._answering, partial(self._answer, request))
 
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
         """Return how the candidate does on the node's own validation data; only sums leave."""
         opened = self._keyring.open(candidate, GateStatement)
         present = self._keyring.open(incumbent, GateStatement) if incumbent else None
         agreed = self._keyring.open(specification, Specification).value
         async with self._one_trial:
-            trial = await self._evaluator.judge(opened, present, temperatures, agreed)
+            trial = await self._evaluator.judge(opened, present, options, agreed)
         line = Listing(
             what="trial sums",
             detail=f"candidate gate {opened.value.version} on {trial.samples} own validation samples: summed "
-            "negative log likelihood and correct counts per temperature",
-            size_bytes=8 * (7 + 7 * len(trial.temperatures)),
+            "negative log likelihood and correct counts per combination",
+            size_bytes=8 * (5 + 6 * len(trial.correct)),
             recipient="coordinator",
             at=self._clock(),
             digest=opened.digest,
@@ -142,9 +143,10 @@ class ExpertService:
             version=manifest.version,
             manifest=task.manifest,
             class_names=manifest.class_names,
-            probabilities=expert.probabilities(inputs[rows]),
-            module_digests=tuple(module.digest for module in manifest.modules),
-            flops_per_query=float(expert.flops_per_query),
+            values=expert.values(inputs[rows], task.form),
+            module_digests=tuple(module.digest for module in expert.modules(task.form)),
+            flops_per_query=float(expert.flops_per_query(task.form)),
+            form=task.form,
         )
 
 

@@ -1,33 +1,35 @@
 """Try a candidate gate on this node's own validation data, with the experts that the swarm would ask.
 
-Own experts come from disk; a peer's is fetched, verified, asked once about the samples and dropped again,
-where its owner shares it. What this node may not hold, or cannot build, counts as uniform over its classes.
+Only the arrays that the options under trial name are fetched, and only the experts that receive weight on
+some sample. Own experts come from disk; a peer's is fetched, verified, asked once about the samples and
+dropped again, where its owner shares it. What this node may not hold, or cannot build, is missing.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from node.expert_store import ExpertStore, load_expert
-from node.gate_trial import TrialGate, TrialLeaf, judge
-from node.own_validation import OwnValidation
+from node.gate_trial import TrialGate, Voice, arrays_for, experts_wanted, judge, no_samples
+from node.own_validation import Floats, OwnValidation
+from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import NotFoundError, SwarmError, TrunkMismatchError, UnreachableError
-from swarm.domain.ids import NodeId
-from swarm.domain.inference import GateTrial
-from swarm.domain.manifests import GateLeaf, GateStatement, Manifest
+from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.inference import ExpertForm, GateTrial
+from swarm.domain.manifests import GateStatement, Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.prototype_gate import PrototypeGate
+from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
 T = TypeVar("T")
+Forms = frozenset[ExpertForm]
 MOST_FLOPS = (1 << 63) - 1
 """What the wire carries; peers say what their experts cost."""
 _log = structlog.get_logger(__name__)
@@ -55,7 +57,7 @@ class GateEvaluator:
         self,
         candidate: Statement[GateStatement],
         incumbent: Statement[GateStatement] | None,
-        temperatures: Sequence[float],
+        options: Sequence[TrialOption],
         specification: Specification,
     ) -> GateTrial:
         """Return the candidate's sums over the node's samples, zeros if it has none."""
@@ -68,87 +70,119 @@ class GateEvaluator:
                 )
         count = await self._run(self._validation.refresh)
         if not count:
-            return _no_samples(temperatures)
-        features, trunk_flops = await self._run(
+            return no_samples(options)
+        features, flops = await self._run(
             partial(self._validation.features, specification, self._import_paths)
         )
-        leaves: dict[str, TrialLeaf] = {}
-        flops = trunk_flops * count
-        gates: list[TrialGate | None] = []
-        for gate in (candidate, incumbent):
-            if gate is None:
-                gates.append(None)
-                continue
-            for leaf in gate.value.leaves:
-                if leaf.expert not in leaves:
-                    leaves[leaf.expert], asked = await self._leaf(leaf, specification)
-                    flops += asked * count
-            arrays = await self._registry.gate_arrays(gate.value)
-            scores = PrototypeGate.from_arrays(
-                arrays, leaves=len(gate.value.leaves), temperature=gate.value.temperature
-            )
-            tries = len(temperatures) if gate is candidate else 1
-            flops += scores.flops_per_query * count * tries
-            gates.append(
-                TrialGate(
-                    leaf_weights=partial(scores.leaf_weights, features),
-                    leaves=tuple(leaves[leaf.expert] for leaf in gate.value.leaves),
-                    class_names=gate.value.class_names,
-                    temperature=gate.value.temperature,
-                    top_k=gate.value.top_k,
-                )
-            )
-        under_trial, present = gates
-        assert under_trial is not None
+        under_trial = await self._gate(candidate.value, options, specification)
+        tried = [(under_trial, tuple(option.combination for option in options))]
+        present = None
+        if incumbent is not None and incumbent.value.leaves:
+            served = incumbent.value.combination()
+            gate_now = await self._gate(incumbent.value, [TrialOption(combination=served)], specification)
+            present = (gate_now, served)
+            tried.append((gate_now, (served,)))
+        voices, asked = await self._voices(tried, features, specification)
+        flops += count * (asked + sum(gate.flops(combinations) for gate, combinations in tried))
         await self._run(partial(self._forget_all_but, (candidate, incumbent)))
         return await self._run(
             partial(
                 judge,
                 self._validation.labels,
+                features,
                 under_trial,
-                present,
-                temperatures,
+                options,
+                voices,
+                incumbent=present,
                 flops=min(flops, MOST_FLOPS),
             )
         )
 
-    async def _leaf(self, leaf: GateLeaf, specification: Specification) -> tuple[TrialLeaf, int]:
-        """Return the leaf with its expert's answers, and the FLOPs per sample that they cost now."""
-        try:
-            head = await self._registry.manifest(leaf.expert)
-        except NotFoundError:
-            return TrialLeaf(identity=leaf.expert, class_names=leaf.class_names, probabilities=None), 0
-        manifest = head.value
-        asked = 0
-        answers = self._validation.answered(head.digest)
-        if answers is None and self._may_hold(manifest):
+    async def _gate(
+        self, statement: GateStatement, options: Sequence[TrialOption], specification: Specification
+    ) -> TrialGate:
+        arrays = await self._registry.gate_arrays(statement, arrays_for(statement, options))
+        return await self._run(partial(TrialGate.of, statement, arrays, specification.trunk))
+
+    async def _voices(
+        self,
+        tried: Sequence[tuple[TrialGate, tuple[Combination, ...]]],
+        features: Floats,
+        specification: Specification,
+    ) -> tuple[dict[ExpertId, Voice], int]:
+        """Return what the experts that anybody needs say, and the FLOPs per sample that they cost now."""
+        forms: dict[ExpertId, set[ExpertForm]] = {}
+        for gate, combinations in tried:
+            wanted = await self._run(partial(experts_wanted, gate, combinations, features))
+            for form, experts in wanted.items():
+                for expert in experts:
+                    forms.setdefault(expert, set()).add(form)
+        names = {leaf.expert: leaf.class_names for gate, _ in tried for leaf in gate.leaves}
+        voices: dict[ExpertId, Voice] = {}
+        flops = 0
+        for expert in sorted(forms):
             try:
-                answers = await self._ask(head, specification)
-                asked = manifest.cost.inference_flops
+                head = await self._registry.manifest(expert)
+            except NotFoundError:
+                voices[expert] = Voice(class_names=names[expert])
+                continue
+            voices[expert], asked = await self._voice(head, frozenset(forms[expert]), specification)
+            flops += asked
+        return voices, flops
+
+    async def _voice(
+        self, head: Statement[Manifest], forms: Forms, specification: Specification
+    ) -> tuple[Voice, int]:
+        manifest, flops = head.value, 0
+        values = {form: self._validation.values(head.digest, form) for form in forms}
+        if manifest.correction is None:
+            # Not missing: this is what such an expert adds to everybody's answers.
+            shape = (len(self._validation.labels), len(manifest.class_names))
+            values["corrections"] = np.broadcast_to(np.float32(0), shape)
+        unknown = [form for form, known in values.items() if known is None]
+        if unknown and self._may_hold(manifest):
+            try:
+                said, flops = await self._ask(head, unknown, specification)
+                values |= said
             except UnreachableError:
                 raise
             except SwarmError as error:
                 _log.warning("trial.expert_missing", expert=manifest.expert, because=str(error))
-        return TrialLeaf(identity=head.digest, class_names=manifest.class_names, probabilities=answers), asked
+        voice = Voice(
+            class_names=manifest.class_names,
+            probabilities=values.get("probabilities"),
+            corrections=values.get("corrections"),
+        )
+        return voice, flops
 
     def _may_hold(self, manifest: Manifest) -> bool:
         return manifest.owner == self._node or manifest.share in ("borrow", "public")
 
-    async def _ask(self, head: Statement[Manifest], specification: Specification) -> NDArray[np.float32]:
+    async def _ask(
+        self, head: Statement[Manifest], forms: Sequence[ExpertForm], specification: Specification
+    ) -> tuple[dict[ExpertForm, Floats], int]:
+        """Return what an expert says in these forms, which is kept, and the FLOPs per sample that it cost."""
         if head.digest in self._store.served():
-            expert = await self._run(partial(self._store.expert, head.digest, specification))
-            return await self._run(partial(self._validation.answers, head.digest, expert))
+            load = partial(self._store.expert, head.digest, specification)
+            return await self._run(partial(self._listen, head, forms, load))
         try:
             await self._registry.blobs(head.value)
-            expert = await self._run(
-                partial(load_expert, head.value, self._visiting, specification, self._import_paths)
-            )
-            return await self._run(partial(self._validation.answers, head.digest, expert))
+            load = partial(load_expert, head.value, self._visiting, specification, self._import_paths)
+            return await self._run(partial(self._listen, head, forms, load))
         finally:
             for digest in head.value.blobs():
                 self._visiting.remove(digest)
 
-    def _forget_all_but(self, gates: Sequence[Statement[GateStatement] | None]) -> None:
+    def _listen(
+        self, head: Statement[Manifest], forms: Sequence[ExpertForm], load: Callable[[], LoadedExpert]
+    ) -> tuple[dict[ExpertForm, Floats], int]:
+        expert = load()
+        said = {form: expert.values(self._validation.inputs, form) for form in forms}
+        for form, values in said.items():
+            self._validation.keep(head.digest, form, values)
+        return said, sum(expert.flops_per_query(form) for form in forms)
+
+    def _forget_all_but(self, gates: Iterable[Statement[GateStatement] | None]) -> None:
         """Keep the arrays of these gates only: the candidate of today is the incumbent of tomorrow."""
         kept = {entry.blob for gate in gates if gate is not None for entry in gate.value.arrays}
         for digest in list(self._visiting.digests()):
@@ -157,18 +191,3 @@ class GateEvaluator:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-
-def _no_samples(temperatures: Sequence[float]) -> GateTrial:
-    none = (0,) * len(temperatures)
-    return GateTrial(
-        samples=0,
-        temperatures=tuple(float(t) for t in temperatures),
-        nll_sum=(0.0,) * len(temperatures),
-        correct_top1=none,
-        correct_top2=none,
-        correct_top4=none,
-        incumbent_correct=0,
-        gained=none,
-        lost=none,
-    )

@@ -1,130 +1,266 @@
 """How a candidate gate does on one node's own validation data: pure arithmetic, no model, no I/O.
 
-The mixture is the one that users get: top-k over distinct experts, renormalised, combined over class
-names. Only the sums in `GateTrial` leave the node.
+What is reckoned is what users would get: the combinations of `swarm.gating.combinations`, which routing uses
+too. Only the sums in `GateTrial` leave the node.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.domain.inference import GateTrial
-from swarm.gating.combine import combine
+from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination, TrialOption
+from swarm.domain.errors import ShapeMismatchError
+from swarm.domain.ids import ExpertId
+from swarm.domain.inference import ExpertForm, GateTrial
+from swarm.domain.manifests import GateLeaf, GateStatement
+from swarm.domain.specification import TrunkReference
+from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.combinations import ROOT, Speaker, evaluate_options, expert_weights, may_speak, mix
+from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate
 from swarm.gating.routing import RoutePlan, plan_route
 
-SMALLEST_PROBABILITY = 1e-12
-"""The floor of a true class's probability, so that no answer costs an infinite log likelihood."""
+ROWS_AT_ONCE = 1024
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TrialLeaf:
-    """One leaf of a gate under trial.
+class Voice:
+    """What one expert says of the N samples: float32 [N, C_own] over class_names for each form that is known.
 
-    `identity` is its expert's manifest digest (equal identities count as one expert). `probabilities`
-    float32 [N, C_own] over class_names, or None where this node may not hold the expert. An expert's
-    classes that the gate does not know (its head is newer) count for nothing.
+    None: this node may not hold the expert, or nobody asked it. Classes that a gate does not know (the
+    expert's head is newer) count for nothing.
     """
 
-    identity: str
     class_names: tuple[str, ...]
-    probabilities: NDArray[np.float32] | None
+    probabilities: Floats | None = None
+    corrections: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrialGate:
-    """A gate under trial: `leaf_weights(temperature)` gives float32 [N, L] for the N samples."""
+    """A gate under trial, or the present one. Leaves with the same expert count as one.
 
-    leaf_weights: Callable[[float], NDArray[np.float32]]
-    leaves: tuple[TrialLeaf, ...]
+    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the arrays
+    `root.<i>` float [M, C] while a ridge is being chosen.
+    """
+
     class_names: tuple[str, ...]
-    temperature: float
-    top_k: int
+    leaves: tuple[GateLeaf, ...]
+    analytic: AnalyticGate | None = None
+    prototypes: PrototypeGate | None = None
+    roots: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, statement: GateStatement, arrays: Mapping[str, NDArray[np.generic]], trunk: TrunkReference
+    ) -> "TrialGate":
+        """Return a statement's gate with those of its arrays that are here."""
+        names, leaves = statement.class_names, statement.leaves
+        roots = {name: array for name, array in arrays.items() if name.startswith(ROOT)}
+        for name, array in roots.items():
+            if array.shape != (trunk.sum_size, len(names)):
+                raise ShapeMismatchError(
+                    f"gate {statement.version}, array {name}",
+                    found=str(list(array.shape)),
+                    expected=f"[{trunk.sum_size}, {len(names)}]",
+                )
+        analytic = None
+        if WEIGHTS in arrays:
+            analytic = AnalyticGate.from_statement_arrays(
+                arrays, leaves, names, trunk.fixed_point, trunk.has_constant
+            )
+        elif roots:
+            analytic = _classifier(next(iter(roots.values())), trunk)
+        prototypes = None
+        if f"{PROTOTYPES}.0" in arrays:
+            prototypes = PrototypeGate.from_arrays(arrays, leaves=len(leaves), temperature=1.0)
+        return cls(class_names=names, leaves=leaves, analytic=analytic, prototypes=prototypes, roots=roots)
+
+    @property
+    def experts(self) -> tuple[ExpertId, ...]:
+        """The expert of each leaf."""
+        return tuple(leaf.expert for leaf in self.leaves)
+
+    def plan(self, combination: Combination, features: Floats, scores: Floats | None) -> RoutePlan:
+        """Return which leaves' experts a combination asks for each of the samples."""
+        weights = expert_weights(combination, self.analytic, self.prototypes, scores, features)
+        allowed = may_speak(combination, self.analytic, len(self.leaves))
+        return plan_route(weights, self.experts, combination.top_k, allowed)
+
+    def flops(self, combinations: Iterable[Combination]) -> int:
+        """Return the FLOPs per sample of finding out who is asked, and of judging these combinations."""
+        asked = {(each.name, each.temperature, each.top_k) for each in combinations}
+        by_prototypes = {each for each in asked if each[0] == "prototypes"}
+        total = sum(2 * array.size for array in self.roots.values())
+        if self.analytic is not None:
+            total += self.analytic.flops_per_query * (1 + (asked > by_prototypes))
+        if self.prototypes is not None:
+            rounds = len(by_prototypes) + len({temperature for _, temperature, _ in by_prototypes})
+            total += self.prototypes.flops_per_query * rounds
+        return int(total)
+
+
+def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tuple[str, ...]:
+    """Return the names of the gate's arrays that these options need, and no other."""
+    names: dict[str, None] = {}
+    for option in options:
+        if option.combination.name in USES_SUMS:
+            names[option.weights] = None
+        if option.combination.name == "prototypes":
+            leaves = (f"{PROTOTYPES}.{row}" for row in range(len(statement.leaves)))
+            names |= dict.fromkeys((*leaves, "log_prior", "radii"))
+    return tuple(names)
+
+
+def experts_wanted(
+    gate: TrialGate, combinations: Iterable[Combination], features: Floats
+) -> dict[ExpertForm, frozenset[ExpertId]]:
+    """Return the experts that any of the combinations asks about any of the samples, by form.
+
+    Of those that differ in top_k, the widest is looked at. features float32 [N, D].
+    """
+    widest: dict[tuple[ExpertForm, bool, float], Combination] = {}
+    for each in combinations:
+        if each.name not in USES_EXPERTS:
+            continue
+        key = (_form(each), each.name == "prototypes", each.temperature)
+        if key not in widest or each.top_k > widest[key].top_k:
+            widest[key] = each
+    wanted: dict[ExpertForm, set[ExpertId]] = {"probabilities": set(), "corrections": set()}
+    if widest:
+        scores = gate.analytic.scores(features) if gate.analytic is not None else None
+        for (form, _, _), combination in widest.items():
+            chosen = np.unique(gate.plan(combination, features, scores).choices)
+            wanted[form] |= {gate.leaves[row].expert for row in chosen if row >= 0}
+    return {form: frozenset(experts) for form, experts in wanted.items()}
 
 
 def judge(
     labels: Sequence[str],
+    features: Floats,
     candidate: TrialGate,
-    incumbent: TrialGate | None,
-    temperatures: Sequence[float],
+    options: Sequence[TrialOption],
+    voices: Mapping[ExpertId, Voice],
     *,
+    incumbent: tuple[TrialGate, Combination] | None = None,
     flops: int = 0,
 ) -> GateTrial:
-    """Return the candidate's sums over the samples, one entry per temperature; without an incumbent its
-    counts are 0 and nothing is gained or lost."""
+    """Return the candidate's sums over the N samples, one entry per option.
+
+    labels are class names, features float32 [N, D]. `incumbent` is the present gate with the combination that
+    it serves; without one its count is 0 and nothing is gained or lost. An expert without a voice, or whose
+    voice lacks a form, is missing: uniform over its classes, or no correction.
+    """
     before = None
     if incumbent is not None:
-        plan = _plan(incumbent, incumbent.temperature, incumbent.top_k)
-        before = _correct(_mixture(incumbent, plan), incumbent.class_names, labels)
-    nll: list[float] = []
-    gained, lost = [], []
-    correct: dict[int, list[int]] = {1: [], 2: [], 4: []}
-    missing: set[str] = set()
-    for temperature in temperatures:
-        plan = _plan(candidate, temperature, candidate.top_k)
-        mixture = _mixture(candidate, plan)
-        missing |= _missing(candidate, plan)
-        after = _correct(mixture, candidate.class_names, labels)
-        nll.append(_nll_sum(mixture, candidate.class_names, labels))
-        for top_k, counts in correct.items():
-            at_k = _mixture(candidate, _plan(candidate, temperature, top_k))
-            counts.append(int(_correct(at_k, candidate.class_names, labels).sum()))
-        gained.append(0 if before is None else int((after & ~before).sum()))
-        lost.append(0 if before is None else int((before & ~after).sum()))
+        present, served = incumbent
+        truth = _rows_of(present.class_names, labels)
+        before = answers(present, served, features, voices).argmax(axis=1) == truth
+    found = evaluate_options(
+        options,
+        labels=_rows_of(candidate.class_names, labels),
+        gate=candidate.analytic,
+        prototypes=candidate.prototypes,
+        features=features,
+        speakers=[_speaker(candidate, leaf, voices) for leaf in candidate.leaves],
+        identities=candidate.experts,
+        incumbent_correct=before,
+        roots=candidate.roots,
+        classes=len(candidate.class_names),
+    )
     return GateTrial(
         samples=len(labels),
-        temperatures=tuple(float(t) for t in temperatures),
-        nll_sum=tuple(nll),
-        correct_top1=tuple(correct[1]),
-        correct_top2=tuple(correct[2]),
-        correct_top4=tuple(correct[4]),
+        nll_sum=tuple(found.nll_sum.tolist()),
+        correct=tuple(found.correct.tolist()),
+        gained=tuple(found.gained.tolist()),
+        lost=tuple(found.lost.tolist()),
+        gained_on_root=tuple(found.gained_on_root.tolist()),
+        lost_on_root=tuple(found.lost_on_root.tolist()),
         incumbent_correct=0 if before is None else int(before.sum()),
-        gained=tuple(gained),
-        lost=tuple(lost),
-        experts_missing=len(missing),
+        experts_missing=len({candidate.leaves[row].expert for row in found.missing}),
         flops=flops,
     )
 
 
-def _plan(gate: TrialGate, temperature: float, top_k: int) -> RoutePlan:
-    return plan_route(gate.leaf_weights(temperature), [leaf.identity for leaf in gate.leaves], top_k)
+def no_samples(options: Sequence[TrialOption]) -> GateTrial:
+    """Return the trial of a node without validation samples."""
+    none = (0,) * len(options)
+    return GateTrial(
+        samples=0,
+        nll_sum=(0.0,) * len(options),
+        correct=none,
+        gained=none,
+        lost=none,
+        gained_on_root=none,
+        lost_on_root=none,
+    )
 
 
-def _mixture(gate: TrialGate, plan: RoutePlan) -> NDArray[np.float32]:
+def answers(
+    gate: TrialGate, combination: Combination, features: Floats, voices: Mapping[ExpertId, Voice]
+) -> Floats:
+    """Return a gate's answers with one combination, probabilities float32 [N, C] over its class names."""
+    speakers = [_speaker(gate, leaf, voices) for leaf in gate.leaves]
+    parts = [
+        _answered(gate, combination, features, speakers, slice(start, start + ROWS_AT_ONCE))
+        for start in range(0, len(features), ROWS_AT_ONCE)
+    ]
+    return np.concatenate([*parts, np.empty((0, len(gate.class_names)), dtype=np.float32)])
+
+
+def _answered(
+    gate: TrialGate, combination: Combination, features: Floats, speakers: Sequence[Speaker], cut: slice
+) -> Floats:
+    points = features[cut]
+    scores = gate.analytic.scores(points) if gate.analytic is not None else None
+    base = None
+    if scores is not None and gate.analytic is not None and combination.name in USES_SUMS:
+        base = gate.analytic.class_scores(scores)
     parts = []
-    for row, leaf in enumerate(gate.leaves):
-        samples, places = np.nonzero(plan.choices == row)
-        if not len(samples):
-            continue
-        if leaf.probabilities is None:
-            even = 1.0 / len(leaf.class_names)
-            probabilities = np.full((len(samples), len(leaf.class_names)), even, dtype=np.float32)
-        else:
-            probabilities = leaf.probabilities[samples]
-        known = [column for column, name in enumerate(leaf.class_names) if name in gate.class_names]
-        names = tuple(leaf.class_names[column] for column in known)
-        parts.append((samples, plan.weights[samples, places], names, probabilities[:, known]))
-    return combine(gate.class_names, parts, batch=len(plan.choices))
+    if combination.name in USES_EXPERTS:
+        plan = gate.plan(combination, points, scores)
+        for leaf in np.unique(plan.choices[plan.choices >= 0]):
+            rows, places = np.nonzero(plan.choices == leaf)
+            speaker = speakers[leaf]
+            known = speaker.corrections if _form(combination) == "corrections" else speaker.probabilities
+            if known is not None:
+                values = known[cut][rows]
+            else:
+                fill = 0.0 if _form(combination) == "corrections" else 1 / len(speaker.class_rows)
+                values = np.full((len(rows), len(speaker.class_rows)), fill)
+            parts.append((rows, plan.weights[rows, places], speaker.class_rows, values))
+    return mix(combination, class_scores=base, parts=parts, batch=len(points), classes=len(gate.class_names))
 
 
-def _missing(gate: TrialGate, plan: RoutePlan) -> set[str]:
-    chosen = {int(row) for row in np.unique(plan.choices) if row >= 0}
-    return {gate.leaves[row].identity for row in chosen if gate.leaves[row].probabilities is None}
+def _form(combination: Combination) -> ExpertForm:
+    return "corrections" if combination.name == "corrected" else "probabilities"
 
 
-def _rows_of(class_names: tuple[str, ...], labels: Sequence[str]) -> NDArray[np.int64]:
+def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[ExpertId, Voice]) -> Speaker:
+    voice = voices.get(leaf.expert) or Voice(class_names=leaf.class_names)
+    return Speaker(
+        class_rows=_rows_of(gate.class_names, voice.class_names),
+        probabilities=voice.probabilities,
+        corrections=voice.corrections,
+    )
+
+
+def _classifier(root: NDArray[np.generic], trunk: TrunkReference) -> AnalyticGate:
+    """Return a gate of class columns alone, as long as no ridge has been chosen."""
+    classes = root.shape[1]
+    return AnalyticGate(
+        weights=root.astype(np.float32),
+        leaf_rows=np.zeros(classes, dtype=np.int64),
+        class_rows=np.arange(classes, dtype=np.int64),
+        leaves=1,
+        classes=classes,
+        fixed_point=trunk.fixed_point,
+        has_constant=trunk.has_constant,
+    )
+
+
+def _rows_of(class_names: tuple[str, ...], names: Sequence[str]) -> NDArray[np.int64]:
     rows = {name: row for row, name in enumerate(class_names)}
-    return np.array([rows.get(label, -1) for label in labels], dtype=np.int64)
-
-
-def _correct(
-    mixture: NDArray[np.float32], class_names: tuple[str, ...], labels: Sequence[str]
-) -> NDArray[np.bool_]:
-    return np.asarray(mixture.argmax(axis=1) == _rows_of(class_names, labels))
-
-
-def _nll_sum(mixture: NDArray[np.float32], class_names: tuple[str, ...], labels: Sequence[str]) -> float:
-    truth = _rows_of(class_names, labels)
-    given = np.where(truth >= 0, mixture[np.arange(len(truth)), np.maximum(truth, 0)], 0.0)
-    return float(-np.log(np.maximum(given.astype(np.float64), SMALLEST_PROBABILITY)).sum())
+    return np.array([rows.get(name, -1) for name in names], dtype=np.int64)

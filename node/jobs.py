@@ -6,6 +6,8 @@ moment and started again, the process goes on from its checkpoints. What it leav
 - `result.json`: a LearningResult, written last, so its presence says that the job is done;
 - `blobs/`: content-addressed files (`swarm.modules.blobs.BlobFiles`) with the new experts' weights;
 - `leaf-<number>.npz`: each leaf's `prototypes`, `prototype_counts` and `radii`;
+- `leaf-<number>.sums.npz`: each leaf's sums (`node.sums`);
+- `contribution.bin`: the one blob of the contribution's tensors, which `result.json` describes;
 - `validation.npz`: raw `inputs` and `labels` (class names), held out first. It never leaves the node.
 
 Standard output carries one JSON object a line: `{"stage", "message", "fraction"}`, or, before exit code 2,
@@ -14,7 +16,7 @@ Standard output carries one JSON object a line: `{"stage", "message", "fraction"
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,18 +26,26 @@ from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, error_classes
 from swarm.domain.ids import LeafId, NodeId
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import Cost, NetReference
+from swarm.domain.manifests import (
+    Correction,
+    Cost,
+    FeatureSums,
+    GateStatement,
+    LeafContribution,
+    NetReference,
+)
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 VALIDATION_FILE = "validation.npz"
+CONTRIBUTION_FILE = "contribution.bin"
 BLOBS_FOLDER = "blobs"
 DEFAULT_NET = "mlp:128x2"
 
 
-class _JobRecord:
+class JobRecord:
     """Reading and writing as one JSON file that is there entirely or not at all."""
 
     __slots__ = ()
@@ -66,8 +76,9 @@ class _JobRecord:
 class ExistingLeaf:
     """A leaf that the node owns already: training continues it from its head's weights.
 
-    `modules` lie in the job's `blob_folder`. `prototypes` is the path of the leaf's summary (`.npz`) from
-    the job that trained it last, by which new clusters are matched to leaves; empty if it is lost.
+    `modules` lie in the job's `blob_folder`. `class_counts`, `prototypes` and `sums` are of the job that
+    trained it last: `prototypes` is the path of its summary (`.npz`), by which new clusters are matched to
+    leaves, `sums` that of its sums; each empty if it is lost.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -78,12 +89,19 @@ class ExistingLeaf:
     class_names: tuple[str, ...]
     modules: tuple[ModuleEntry, ...]
     prototypes: str = ""
+    sums: str = ""
+    class_counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        return number_of(self.leaf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearningJob(_JobRecord):
-    """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs
-    and the existing leaves' weights. `default_net` is used where the order names no net."""
+class LearningJob(JobRecord):
+    """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs,
+    the existing leaves' weights and, where corrections are to be trained, the arrays of `gate`, whose
+    statement has digest `gate_digest`. `default_net` is used where the order names no net."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = JOB_FILE
@@ -96,6 +114,8 @@ class LearningJob(_JobRecord):
     first_free_leaf: int = 1
     default_net: str = DEFAULT_NET
     threads: int = 1
+    gate: GateStatement | None = None
+    gate_digest: str = ""
 
     @property
     def net(self) -> str:
@@ -108,8 +128,8 @@ class LearnedLeaf:
     """One trained leaf, everything that its manifest and its part of the contribution need.
 
     `class_names` is in the order of the net's outputs; `class_counts` counts the shard's training samples.
-    `parent_version` is the version that was continued, 0 for a new leaf. `summary` names a file of the
-    job's folder. After a dry run `modules` is empty and the metrics are missing.
+    `parent_version` is the version that was continued, 0 for a new leaf. `summary` and `sums` (empty: none)
+    name files of the job's folder. After a dry run `modules` is empty and the metrics are missing.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -123,15 +143,39 @@ class LearnedLeaf:
     summary: str
     metrics: Mapping[str, float]
     cost: Cost
+    sums: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearningResult(_JobRecord):
+class RefinedLeaf:
+    """An existing leaf with a new correction; everything else of its expert stays as it is."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    class_counts: Mapping[str, int]
+    correction: Correction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContributionDraft:
+    """What a contribution will say, but for its epoch; its tensors lie in the job's `contribution.bin`."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaves: tuple[LeafContribution, ...]
+    sums: FeatureSums | None
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningResult(JobRecord):
     """What a job came to. `listings` is what would leave this machine if the result were published.
 
     `samples` counts training samples, without the `validation_samples` held out first.
-    `features_flops` and `clustering_flops` come on top of the leaves' own costs.
-    `idle_leaves` are existing leaves that got no data this time; `notes` are for the person who trains.
+    `features_flops`, `clustering_flops` and `sums_flops` come on top of the leaves' own costs.
+    `idle_leaves` are existing leaves that got no data this time; `contribution` also holds those of them
+    whose summaries are kept (None: nothing to contribute). `notes` are for the person who trains.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -145,10 +189,25 @@ class LearningResult(_JobRecord):
     validation_samples: int
     features_flops: int
     clustering_flops: int
+    sums_flops: int
     duration_s: float
     device: str
     listings: tuple[Listing, ...]
     notes: tuple[str, ...] = ()
+    contribution: ContributionDraft | None = None
+    refined: tuple[RefinedLeaf, ...] = ()
+
+    @property
+    def train_flops(self) -> int:
+        """Everything that the job cost: features, clusters, sums, and the training of weights."""
+        costs = [leaf.cost for leaf in self.leaves] + [leaf.correction.cost for leaf in self.refined]
+        trained = sum(cost.train_flops for cost in costs)
+        return trained + self.features_flops + self.clustering_flops + self.sums_flops
+
+
+def number_of(leaf: LeafId) -> int:
+    """Return a leaf's number: 2 of `rose.l2`."""
+    return int(leaf.rpartition(".l")[2])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,11 +238,16 @@ class Problem:
 
 __all__ = [
     "BLOBS_FOLDER",
+    "CONTRIBUTION_FILE",
     "DEFAULT_NET",
     "VALIDATION_FILE",
+    "ContributionDraft",
     "ExistingLeaf",
+    "JobRecord",
     "LearnedLeaf",
     "LearningJob",
     "LearningResult",
     "Problem",
+    "RefinedLeaf",
+    "number_of",
 ]

@@ -15,7 +15,9 @@ from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import RegistryClient
+from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.keyring import Keyring
+from swarm.trust.statements import Statement
 
 _log = structlog.get_logger(__name__)
 
@@ -29,7 +31,7 @@ class SwarmKnowledge:
         self._keyring, self._registry, self._cache = keyring, registry, cache
         self.revocations = RevocationFile(home, keyring)
         self._specification: Specification | None = None
-        self._gate: GateStatement | None = None
+        self._gate: Statement[GateStatement] | None = None
         for file, take in (
             (self._specification_file, self.take_specification),
             (self._gate_file, self.take_gate),
@@ -40,12 +42,12 @@ class SwarmKnowledge:
     @property
     def gate_version(self) -> int:
         """The newest gate that this node has seen, 0 before the first."""
-        return self._gate.version if self._gate is not None else 0
+        return self._gate.value.version if self._gate is not None else 0
 
     @property
     def gate(self) -> GateStatement | None:
         """The newest verified gate."""
-        return self._gate
+        return self._gate.value if self._gate is not None else None
 
     def specification(self) -> Specification:
         """Return the newest specification; NotReadyError before the first."""
@@ -72,8 +74,8 @@ class SwarmKnowledge:
 
     def take_gate(self, envelope: bytes) -> None:
         """Take up a gate; VerificationError if the coordinator did not sign it."""
-        found = self._keyring.open(envelope, GateStatement).value
-        if self._gate is None or found.version >= self._gate.version:
+        found = self._keyring.open(envelope, GateStatement)
+        if self._gate is None or found.value.version >= self._gate.value.version:
             self._gate = found
             write_durably(self._gate_file, envelope)
 
@@ -83,6 +85,23 @@ class SwarmKnowledge:
         tensors = (*trunk.weights.tensors, *trunk.probe.tensors)
         for digest in self._cache.missing(tensor.blob for tensor in tensors):
             await self._registry.fetch_into(digest, self._cache)
+
+    async def provide_root(self) -> Statement[GateStatement]:
+        """Return the newest gate, with the weights of its root in the cache, verified.
+
+        NotReadyError where there is none yet, or it has no sums.
+        """
+        gate = self._gate
+        weights = [] if gate is None else [entry for entry in gate.value.arrays if entry.name == "weights"]
+        if gate is None or not weights:
+            raise NotReadyError(
+                "refining",
+                found="no gate yet" if gate is None else f"gate {gate.value.version} without sums",
+                expected="a gate solved from sums, whose root is to be corrected",
+                remedy="contribute with sums first: swarm train DATA --sums auto",
+            )
+        await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(weights)
+        return gate
 
 
 def _take_kept(file: Path, take: object) -> None:

@@ -1,16 +1,16 @@
 """The node's own leaves across restarts: ids, versions, signed manifests, summaries, contribution epoch.
 
 `state/leaves.json` is the index; `state/manifests/<digest>.json` keeps every manifest that this node signed,
-where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate.
+where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate and
+`<leaf>.sums.npz` its sums.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from node.durable import write_durably, write_json
+from node.durable import link_durably, write_durably, write_json
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of
 from swarm.domain.manifests import Manifest
@@ -76,6 +76,10 @@ class LeafBook:
         """Return where the leaf's summary lies."""
         return self._summaries / f"{leaf}.npz"
 
+    def sums(self, leaf: LeafId) -> Path:
+        """Return where the leaf's sums lie, if it has any."""
+        return self._summaries / f"{leaf}.sums.npz"
+
     def manifest_file(self, digest: Digest) -> Path:
         """Return where a signed manifest of this node lies."""
         return self._manifests / f"{digest}.json"
@@ -108,19 +112,21 @@ class LeafBook:
         class_counts: Mapping[str, int],
         import_paths: tuple[str, ...],
         summary: Path,
+        sums: Path | None = None,
     ) -> None:
-        """Keep a new version before it goes out. Noting a known version again changes nothing."""
+        """Keep a new version before it goes out, with the files of its summary and sums (None: it has none).
+        Noting a known version again changes nothing."""
         manifest = statement.value
         self._keep_envelope(statement)
         known = self._leaves.get(manifest.leaf)
         if known is not None and known.version >= manifest.version:
             return
-        target = self.summary(manifest.leaf)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if summary != target:
-            beside = target.with_suffix(".new")
-            shutil.copyfile(summary, beside)
-            beside.rename(target)
+        self._summaries.mkdir(parents=True, exist_ok=True)
+        link_durably(summary, self.summary(manifest.leaf))
+        if sums is None:
+            self.sums(manifest.leaf).unlink(missing_ok=True)
+        else:
+            link_durably(sums, self.sums(manifest.leaf))
         self._leaves[manifest.leaf] = OwnLeaf(
             leaf=manifest.leaf,
             version=manifest.version,
@@ -130,6 +136,16 @@ class LeafBook:
             class_counts=dict(class_counts),
             import_paths=import_paths,
         )
+        self._save()
+
+    def note_refined(self, statement: Statement[Manifest]) -> None:
+        """Keep a new version of a known leaf that differs in its correction alone, before it goes out."""
+        self._keep_envelope(statement)
+        manifest = statement.value
+        known = self._leaves[manifest.leaf]
+        if known.version >= manifest.version:
+            return
+        self._leaves[manifest.leaf] = replace(known, version=manifest.version, manifest=statement.digest)
         self._save()
 
     def note_accepted(self, statement: Statement[Manifest], head: Head) -> None:

@@ -58,21 +58,19 @@ class OrderRun:
 
 def done_step(result: LearningResult, message: str, figures: Mapping[str, float]) -> TrainStep:
     """Return the last step of a run, with the figures that tell what it cost and brought."""
-    leaves = result.leaves
-    samples = sum(sum(leaf.class_counts.values()) for leaf in leaves)
     own = {
-        "experts": float(len(leaves)),
+        "experts": float(len(result.leaves) or len(result.refined)),
         "samples": float(result.samples),
         "validation_samples": float(result.validation_samples),
-        "train_flops": float(
-            sum(leaf.cost.train_flops for leaf in leaves) + result.features_flops + result.clustering_flops
-        ),
+        "train_flops": float(result.train_flops),
+        "features_flops": float(result.features_flops),
+        "clustering_flops": float(result.clustering_flops),
+        "sums_flops": float(result.sums_flops),
         "duration_s": result.duration_s,
     }
-    for name in ("validation_accuracy", "validation_nll"):
-        if samples and all(name in leaf.metrics for leaf in leaves):
-            weighted = sum(leaf.metrics[name] * sum(leaf.class_counts.values()) for leaf in leaves)
-            own[name] = weighted / samples
+    if result.contribution is not None:
+        own["contribution_bytes"] = float(result.contribution.size_bytes)
+    own |= _averages(result)
     notes = "".join(f"; {note}" for note in result.notes)
     return TrainStep(
         stage="done",
@@ -81,3 +79,17 @@ def done_step(result: LearningResult, message: str, figures: Mapping[str, float]
         listings=result.listings if result.dry_run else (),
         figures={**own, **figures},
     )
+
+
+def _averages(result: LearningResult) -> dict[str, float]:
+    """Return the leaves' validation metrics, each leaf weighted by its training samples."""
+    leaves = [(leaf.class_counts, leaf.metrics) for leaf in result.leaves]
+    leaves += [(leaf.class_counts, leaf.correction.metrics) for leaf in result.refined]
+    weights = [sum(counts.values()) for counts, _ in leaves]
+    names = ("validation_accuracy", "validation_nll", "root_validation_accuracy", "root_validation_nll")
+    return {
+        name: sum(weight * metrics[name] for weight, (_, metrics) in zip(weights, leaves, strict=True))
+        / sum(weights)
+        for name in names
+        if sum(weights) and all(name in metrics for _, metrics in leaves)
+    }

@@ -13,7 +13,7 @@ from typing import Literal
 
 import structlog
 
-from node.durable import sweep_unfinished, sync_folder, write_durably, write_json
+from node.durable import link_durably, sweep_unfinished, sync_folder, write_json
 
 Kind = Literal["publish", "contribute"]
 _log = structlog.get_logger(__name__)
@@ -54,8 +54,13 @@ class Outbox:
             if not stray.with_suffix(".json").exists():
                 stray.unlink()
 
-    def put(self, kind: Kind, *, key: str, subject: str, envelope: bytes, arrays: bytes = b"") -> Intent:
-        """Keep one thing to deliver; the same key again returns the intent that is already there."""
+    def put(
+        self, kind: Kind, *, key: str, subject: str, envelope: bytes, arrays: Path | None = None
+    ) -> Intent:
+        """Keep one thing to deliver; the same key again returns the intent that is already there.
+
+        arrays: a whole, fsynced file, of which the outbox takes a link.
+        """
         pending = self.pending()
         for known in pending:
             if known.key == key:
@@ -63,8 +68,8 @@ class Outbox:
         # A number is never used again while this process lives: waiters know intents by it.
         self._last = number = max([self._last, *(intent.number for intent in pending)]) + 1
         intent = Intent(number=number, kind=kind, key=key, subject=subject, envelope=envelope)
-        if arrays:
-            write_durably(self._folder / f"{intent.name}.bin", arrays)
+        if arrays is not None:
+            link_durably(arrays, self._folder / f"{intent.name}.bin")
         self.rewrite(intent)
         return intent
 
@@ -87,10 +92,10 @@ class Outbox:
     def __len__(self) -> int:
         return sum(1 for p in self._folder.iterdir() if _NAME.fullmatch(p.name))
 
-    def arrays(self, intent: Intent) -> bytes:
-        """Return the arrays that go with a contribution."""
+    def arrays(self, intent: Intent) -> Path | None:
+        """Return the file of the arrays that go with a contribution."""
         path = self._folder / f"{intent.name}.bin"
-        return path.read_bytes() if path.exists() else b""
+        return path if path.exists() else None
 
     def done(self, intent: Intent) -> None:
         """Forget an intent that its recipient has acknowledged (or that a newer one replaces)."""
@@ -102,8 +107,8 @@ class Outbox:
         """Set aside what will never be accepted, with its reason; the work itself is kept."""
         refused = self._folder / "refused"
         stem = f"{intent.name}-{intent.key[:40].replace('/', '_')}"
-        if arrays := self.arrays(intent):
-            write_durably(refused / f"{stem}.bin", arrays)
+        if (arrays := self.arrays(intent)) is not None:
+            link_durably(arrays, refused / f"{stem}.bin")
         kept = {**asdict(intent), "envelope": intent.envelope.decode(), "reason": reason}
         write_json(refused / f"{stem}.json", kept)
         self.done(intent)

@@ -1,6 +1,7 @@
 """This node's own validation samples, and what it computed on them. They never leave the node."""
 
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,21 @@ from numpy.typing import NDArray
 from swarm.config import NodeHome
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest
+from swarm.domain.inference import ExpertForm
 from swarm.domain.specification import Specification
-from swarm.experts.expert import LoadedExpert
 from swarm.experts.inputs import best_device
 from swarm.experts.trunk import Trunk
 from swarm.modules.blobs import BlobFiles
 
+MOST_SAMPLES = 4096
+"""Trials look at no more samples, evenly spaced: they must end in time, and the features fit into memory."""
+VALUES_BYTES = 64 << 20
+Floats = NDArray[np.float32]
+
 
 class OwnValidation:
-    """Raw inputs [N, *shape] and the class name of each, with features and experts' answers kept by digest.
+    """Raw inputs [N, *shape] and the class name of each, with what was computed on them: the features under
+    one trunk, and experts' values by manifest and form (the least recently used are forgotten).
 
     Everything is computed again when the node trained on new data.
     """
@@ -30,8 +37,8 @@ class OwnValidation:
         self._lock = threading.Lock()
         self.inputs: NDArray[Any] = np.empty((0,), dtype=np.float32)
         self.labels: tuple[str, ...] = ()
-        self._features: dict[Digest, tuple[NDArray[np.float32], int]] = {}
-        self._answers: dict[Digest, NDArray[np.float32]] = {}
+        self._features: dict[Digest, Floats] = {}
+        self._values: OrderedDict[tuple[Digest, ExpertForm], Floats] = OrderedDict()
 
     def refresh(self) -> int:
         """Read the samples if they changed; return how many there are."""
@@ -41,33 +48,39 @@ class OwnValidation:
         stamp = (state.st_ino, state.st_mtime_ns)
         if stamp != self._stamp:
             self.inputs, self.labels = _read(self._file)
-            self._features, self._answers, self._stamp = {}, {}, stamp
+            self._features, self._stamp = {}, stamp
+            self._values.clear()
         return len(self.labels)
 
-    def features(self, specification: Specification, import_paths: tuple[str, ...]) -> tuple[Any, int]:
-        """Return the samples' features float32 [N, D] and the trunk's FLOPs per sample."""
+    def features(self, specification: Specification, import_paths: tuple[str, ...]) -> tuple[Floats, int]:
+        """Return the samples' features float32 [N, D], and the FLOPs that they cost now: 0 if known."""
         reference = specification.trunk
         with self._lock:
-            if reference.digest not in self._features:
-                trunk = Trunk.load(
-                    reference,
-                    self._cache.open_verified,
-                    scale=specification.scale,
-                    offset=specification.offset,
-                    import_paths=import_paths,
-                    device=best_device(),
-                )
-                self._features[reference.digest] = (trunk.features(self.inputs), trunk.flops_per_query)
-            return self._features[reference.digest]
+            if reference.digest in self._features:
+                return self._features[reference.digest], 0
+            trunk = Trunk.load(
+                reference,
+                self._cache.open_verified,
+                scale=specification.scale,
+                offset=specification.offset,
+                import_paths=import_paths,
+                device=best_device(),
+            )
+            self._features = {reference.digest: trunk.features(self.inputs)}
+            return self._features[reference.digest], trunk.flops_per_query * len(self.inputs)
 
-    def answered(self, manifest: Digest) -> NDArray[np.float32] | None:
-        """Return an expert's answers on the samples, float32 [N, C_own], if they are known."""
-        return self._answers.get(manifest)
+    def values(self, manifest: Digest, form: ExpertForm) -> Floats | None:
+        """Return an expert's values on the samples, float32 [N, C_own], if they are known."""
+        found = self._values.get((manifest, form))
+        if found is not None:
+            self._values.move_to_end((manifest, form))
+        return found
 
-    def answers(self, manifest: Digest, expert: LoadedExpert) -> NDArray[np.float32]:
-        """Return an expert's answers on the samples and keep them."""
-        self._answers[manifest] = expert.probabilities(self.inputs)
-        return self._answers[manifest]
+    def keep(self, manifest: Digest, form: ExpertForm, values: Floats) -> None:
+        """Keep an expert's values on the samples."""
+        self._values[manifest, form] = values
+        while len(self._values) > 1 and sum(each.nbytes for each in self._values.values()) > VALUES_BYTES:
+            self._values.popitem(last=False)
 
 
 def _read(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -81,4 +94,7 @@ def _read(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
             expected="inputs and labels",
             remedy="train again: swarm train DATA",
         ) from error
+    if len(labels) > MOST_SAMPLES:
+        rows = np.arange(MOST_SAMPLES) * len(labels) // MOST_SAMPLES
+        inputs, labels = inputs[rows], labels[rows]
     return inputs, tuple(str(label) for label in labels.tolist())

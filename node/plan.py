@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from node.durable import write_durably, write_json
-from node.jobs import LearningResult
+from node.durable import write_json
+from node.jobs import CONTRIBUTION_FILE, LearningResult
 from node.leaves import LeafBook
 from node.outbox import Intent, Outbox
-from node.statements import contributed_leaves, contribution_of, manifest_of
+from node.statements import contribution_of, manifest_of, refined_manifest
 from swarm.domain.ids import NodeId
 from swarm.domain.manifests import Manifest, Share
 from swarm.domain.specification import Specification
@@ -18,17 +18,18 @@ from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 
 _PLAN = "plan.json"
-_ARRAYS = "contribution.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPublish:
-    """One signed manifest with what the node's book keeps about its leaf."""
+    """One signed manifest with what the node's book keeps about its leaf: files of the job's folder. Without
+    a summary the manifest differs from the one before in its correction alone."""
 
     key: str
     envelope: str
     class_counts: Mapping[str, int]
     summary: str
+    sums: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +62,16 @@ class Plan:
         intents = []
         for one in self.publishes:
             statement = read_statement(one.envelope.encode(), Manifest)
-            book.note_signed(
-                statement,
-                class_counts=one.class_counts,
-                import_paths=self.import_paths,
-                summary=folder / one.summary,
-            )
+            if one.summary:
+                book.note_signed(
+                    statement,
+                    class_counts=one.class_counts,
+                    import_paths=self.import_paths,
+                    summary=folder / one.summary,
+                    sums=folder / one.sums if one.sums else None,
+                )
+            else:
+                book.note_refined(statement)
             subject = f"{statement.value.expert}@{statement.value.version}"
             intents.append(outbox.put("publish", key=one.key, subject=subject, envelope=statement.envelope))
         if self.contribution:
@@ -77,7 +82,7 @@ class Plan:
                     key=self.contribution_key,
                     subject=f"contribution, epoch {self.epoch}",
                     envelope=self.contribution.encode(),
-                    arrays=(folder / _ARRAYS).read_bytes(),
+                    arrays=folder / CONTRIBUTION_FILE,
                 )
             )
         return intents
@@ -99,6 +104,11 @@ def make_plan(
 ) -> Plan:
     """Sign what a job learned and keep it in the job's folder. `job` makes the idempotency keys."""
     publishes = []
+    for refined in result.refined:
+        known = book.leaf(refined.leaf)
+        assert known is not None
+        manifest = refined_manifest(refined, book.signed(known.manifest), gate_version=gate_version, now=now)
+        publishes.append(_planned(manifest, signer, job, refined.class_counts))
     for learned in result.leaves:
         manifest = manifest_of(
             learned,
@@ -109,21 +119,12 @@ def make_plan(
             gate_version=gate_version,
             now=now,
         )
-        publishes.append(
-            PlannedPublish(
-                key=f"{job}-{manifest.expert}",
-                envelope=sign_statement(manifest, signer).decode(),
-                class_counts=dict(learned.class_counts),
-                summary=learned.summary,
-            )
-        )
+        publishes.append(_planned(manifest, signer, job, learned.class_counts, learned.summary, learned.sums))
     plan = Plan(publishes=tuple(publishes), import_paths=import_paths)
-    leaves = contributed_leaves(result, folder, book, specification)
-    if leaves:
-        contribution, arrays = contribution_of(
-            leaves, owner=owner, specification=specification, epoch=book.epoch + 1, now=now
+    if result.contribution is not None:
+        contribution = contribution_of(
+            result.contribution, owner=owner, specification=specification, epoch=book.epoch + 1, now=now
         )
-        write_durably(folder / _ARRAYS, arrays)
         plan = Plan(
             publishes=plan.publishes,
             import_paths=import_paths,
@@ -133,3 +134,20 @@ def make_plan(
         )
     write_json(folder / _PLAN, asdict(plan))
     return plan
+
+
+def _planned(
+    manifest: Manifest,
+    signer: Signer,
+    job: str,
+    class_counts: Mapping[str, int],
+    summary: str = "",
+    sums: str = "",
+) -> PlannedPublish:
+    return PlannedPublish(
+        key=f"{job}-{manifest.expert}",
+        envelope=sign_statement(manifest, signer).decode(),
+        class_counts=dict(class_counts),
+        summary=summary,
+        sums=sums,
+    )

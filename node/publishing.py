@@ -4,8 +4,11 @@ Bytes before manifest: only what the registry lacks is sent, and the commit come
 in the outbound log before it goes.
 """
 
+import mmap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 
@@ -17,6 +20,7 @@ from swarm.domain.errors import StaleParentError
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Contribution, Manifest
 from swarm.domain.membership import ContributionOutcome, Head
+from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.trust.signing import Signer
@@ -64,9 +68,9 @@ class Publisher:
     async def contribute(self, intent: Intent, fence: int) -> ContributionOutcome:
         """Bring a contribution to the coordinator and return what became of it."""
         statement = read_statement(intent.envelope, Contribution)
-        arrays = self._outbox.arrays(intent)
-        self._outbound.record([_contribution_line(statement, len(arrays), self._clock())])
-        outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
+        self._outbound.record(_contribution_lines(statement, self._clock()))
+        with _mapped(self._outbox.arrays(intent)) as arrays:
+            outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
         _log.info(
             "contribution.delivered", epoch=statement.value.epoch, state=outcome.state, reason=outcome.reason
         )
@@ -114,21 +118,77 @@ class Publisher:
         return renewed
 
 
-def _contribution_line(statement: Statement[Contribution], arrays_bytes: int, now: float) -> Listing:
+@contextmanager
+def _mapped(path: Path | None) -> Iterator[memoryview]:
+    """Give a file's bytes without reading them all into memory."""
+    if path is None or not path.stat().st_size:
+        yield memoryview(b"")
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            yield view
+        finally:
+            view.release()
+
+
+def _contribution_lines(statement: Statement[Contribution], now: float) -> list[Listing]:
+    """Return what a contribution says, item by item, with the bytes of each; they add up to what is sent, but
+    for the padding between tensors."""
     contribution = statement.value
+    epoch, leaves = f"epoch {contribution.epoch}", contribution.leaves
     counts = {
-        f"{leaf.leaf} {name}": str(count)
-        for leaf in contribution.leaves
-        for name, count in leaf.class_counts.items()
+        f"{leaf.leaf} {name}": str(count) for leaf in leaves for name, count in leaf.class_counts.items()
     }
-    prototypes = sum(leaf.prototypes.shape[0] for leaf in contribution.leaves)
-    return Listing(
-        what="contribution",
-        detail=f"epoch {contribution.epoch}: {len(contribution.leaves)} leaves, {prototypes} prototypes with "
-        "counts and radii, class counts",
-        size_bytes=arrays_bytes + len(statement.envelope),
-        recipient="coordinator",
-        at=now,
-        digest=statement.digest,
-        attributes=counts,
-    )
+    prototypes = sum(leaf.prototypes.shape[0] for leaf in leaves)
+    items = [
+        (
+            "contribution",
+            f"{epoch}: {len(leaves)} leaves, class counts, the statement itself",
+            len(statement.envelope),
+            counts,
+        ),
+        (
+            "prototypes",
+            f"{epoch}: {prototypes} means of features, with counts and radii",
+            _bytes(
+                tensor for leaf in leaves for tensor in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
+            ),
+            {},
+        ),
+    ]
+    if contribution.sums is not None:
+        sums = contribution.sums
+        columns = [leaf.columns for leaf in leaves if leaf.columns is not None]
+        rank = f" rank {sums.tensor('factors').shape[1]}" if sums.form == "compact" else ""
+        items += [
+            (
+                "columns",
+                f"{epoch}: sums F't, the features' sum for each of {sum(c.shape[1] for c in columns)} classes"
+                " of leaves",
+                _bytes(columns),
+                {},
+            ),
+            (
+                f"sums F'F, {sums.form}{rank}",
+                f"{epoch}: products of features, summed over {sums.samples} samples",
+                _bytes(sums.tensors),
+                {},
+            ),
+        ]
+    return [
+        Listing(
+            what=what,
+            detail=detail,
+            size_bytes=size_bytes,
+            recipient="coordinator",
+            at=now,
+            digest=statement.digest,
+            attributes=attributes,
+        )
+        for what, detail, size_bytes, attributes in items
+    ]
+
+
+def _bytes(tensors: Iterable[TensorEntry]) -> int:
+    return sum(tensor.size_bytes for tensor in tensors)

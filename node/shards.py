@@ -1,10 +1,8 @@
 """A node's shards: which samples belong to which leaf, and what the gate learns of each leaf."""
 
-import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +15,20 @@ from swarm.gating.distances import squared_distances
 from swarm.gating.regions import LeafSummary, natural_leaves, summarise_leaf
 
 Floats = NDArray[np.float32]
+SUMMARY_ARRAYS = ("prototypes", "prototype_counts", "radii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shard:
     """One leaf's training and validation samples (classes that it never saw are left out of validation).
 
-    `existing` is the leaf that it continues, None for a new one.
+    `rows` int64 are the training samples' places among all of the node's, `existing` is the leaf that it
+    continues, None for a new one.
     """
 
     number: int
     leaf: LeafId
+    rows: NDArray[np.int64]
     training: Dataset
     validation_inputs: NDArray[np.generic]
     validation_labels: NDArray[np.int64]
@@ -38,23 +39,23 @@ class Shard:
 def make_shards(
     job: LearningJob,
     training: Dataset,
-    training_features: Floats,
+    training_regions: Floats,
     validation: Dataset,
-    validation_features: Floats,
+    validation_regions: Floats,
 ) -> tuple[list[Shard], int]:
     """Return the leaves' shards by number, and the FLOPs of clustering and summaries.
 
-    One leaf unless the features [N, D] fall into really separate clusters. A cluster continues the existing
-    leaf whose prototypes are nearest; clusters beyond those get new numbers.
+    One leaf unless the features in region columns [N, R] fall into really separate clusters. A cluster
+    continues the existing leaf whose prototypes are nearest; clusters beyond those get new numbers.
     """
     specification, seed = job.specification, job.order.seed
     clusters = natural_leaves(
-        training_features,
+        training_regions,
         max_leaves=specification.max_leaves_per_owner,
         min_shard=specification.min_leaf_count,
         seed=seed,
     )
-    wide = validation_features.astype(np.float64)
+    wide = validation_regions.astype(np.float64)
     held_out = squared_distances(wide, clusters.centres.astype(np.float64)).argmin(axis=1)
     flops = clusters.flops + 2 * len(validation) * clusters.centres.size
     shards, free = [], job.first_free_leaf
@@ -64,15 +65,16 @@ def make_shards(
         labels = validation.labels_among(shard.class_names)
         judged = np.flatnonzero((held_out == cluster) & (labels >= 0))
         summary = summarise_leaf(
-            training_features[rows], prototypes=specification.max_prototypes_per_leaf, seed=seed
+            training_regions[rows], prototypes=specification.max_prototypes_per_leaf, seed=seed
         )
         flops += summary.flops
-        number = int(existing.leaf.rpartition(".l")[2]) if existing else free
+        number = existing.number if existing else free
         free += existing is None
         shards.append(
             Shard(
                 number=number,
                 leaf=leaf_of(job.node, number),
+                rows=rows,
                 training=shard,
                 validation_inputs=validation.inputs[judged],
                 validation_labels=labels[judged],
@@ -84,7 +86,7 @@ def make_shards(
 
 
 def match_leaves(centres: Floats, existing: Sequence[ExistingLeaf]) -> list[ExistingLeaf | None]:
-    """Return, for each cluster's centre [k, D], the existing leaf that it continues, or None.
+    """Return, for each cluster's centre [k, R], the existing leaf that it continues, or None.
 
     Pairs are taken by rising distance from centre to the leaf's nearest prototype, each leaf once; a leaf
     without readable prototypes of this trunk comes last.
@@ -114,22 +116,37 @@ def summary_arrays(summary: LeafSummary) -> dict[str, NDArray[Any]]:
     }
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as .npz, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def read_summary(path: str) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a leaf's summary, None where there are none that can be read."""
+    found = _read(path)
+    if found is None or any(name not in found for name in SUMMARY_ARRAYS):
+        return None
+    return {name: found[name] for name in SUMMARY_ARRAYS}
+
+
+def nearest_leaves(regions: Floats, existing: Sequence[ExistingLeaf]) -> NDArray[np.int64]:
+    """Return for each sample's features in region columns [N, R] the row of the existing leaf that it belongs
+    to, int64 [N]: the one with the nearest prototype; leaves without readable prototypes get none, unless no
+    leaf has any: then all are the first's."""
+    distances = np.full((len(regions), len(existing)), np.inf, dtype=np.float32)
+    for row, leaf in enumerate(existing):
+        prototypes = _prototypes(leaf)
+        if len(existing) > 1 and prototypes is not None and prototypes.shape[1:] == regions.shape[1:]:
+            wide = squared_distances(regions, prototypes.astype(np.float64))
+            distances[:, row] = wide.min(axis=1)
+    nearest: NDArray[np.int64] = distances.argmin(axis=1)
+    return nearest
 
 
 def _prototypes(leaf: ExistingLeaf) -> Floats | None:
-    if not leaf.prototypes:
+    return (_read(leaf.prototypes) or {}).get("prototypes")
+
+
+def _read(path: str) -> dict[str, NDArray[Any]] | None:
+    if not path:
         return None
     try:
-        with np.load(leaf.prototypes, allow_pickle=False) as file:
-            found: Floats = file["prototypes"]
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found

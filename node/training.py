@@ -25,9 +25,11 @@ from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
+from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.identity import Identity
+from swarm.trust.statements import Statement
 
 PATIENCE_S = 20.0
 _ATTEMPTS = 3
@@ -43,6 +45,7 @@ class SwarmKnowledge(Protocol):
     def gate_version(self) -> int: ...
     def specification(self) -> Specification: ...
     async def provide_trunk(self, specification: Specification) -> None: ...
+    async def provide_root(self) -> Statement[GateStatement]: ...
 
 
 class Trainer:
@@ -149,6 +152,7 @@ class Trainer:
             return
         if not (folder / LearningJob.FILE).exists():
             specification = self._knowledge.specification()
+            gate = await self._root_to_correct() if run.order.refine else None
             await self._knowledge.provide_trunk(specification)
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             LearningJob(
@@ -160,6 +164,8 @@ class Trainer:
                 first_free_leaf=self._book.first_free,
                 default_net=self._default_net,
                 threads=self._threads,
+                gate=gate.value if gate is not None else None,
+                gate_digest=gate.digest if gate is not None else "",
             ).write(folder)
         for attempt in range(_ATTEMPTS):
             status, words = await self._learn_once(run, folder)
@@ -189,11 +195,21 @@ class Trainer:
         finally:
             await child.stop()
 
+    async def _root_to_correct(self) -> Statement[GateStatement]:
+        if not self._book.leaves():
+            raise NotReadyError(
+                "refining",
+                found="no leaves on this node yet",
+                expected="experts to refine",
+                remedy="train some first: swarm train DATA",
+            )
+        return await self._knowledge.provide_root()
+
     def _existing(self) -> list[ExistingLeaf]:
         found = []
         for leaf in self._book.leaves():
             manifest = self._book.signed(leaf.manifest).value
-            summary = self._book.summary(leaf.leaf)
+            summary, sums = self._book.summary(leaf.leaf), self._book.sums(leaf.leaf)
             found.append(
                 ExistingLeaf(
                     leaf=leaf.leaf,
@@ -202,6 +218,8 @@ class Trainer:
                     class_names=manifest.class_names,
                     modules=manifest.modules,
                     prototypes=str(summary) if summary.exists() else "",
+                    sums=str(sums) if sums.exists() else "",
+                    class_counts=leaf.class_counts,
                 )
             )
         return found
@@ -250,6 +268,8 @@ class Trainer:
     async def _follow_deliveries(self, run: OrderRun, result: LearningResult, intents: list[Intent]) -> None:
         figures: dict[str, float] = {"gate_version": self._knowledge.gate_version, "activated": 0.0}
         message = f"{len(result.leaves)} experts published"
+        if run.order.refine:
+            message = f"{len(result.refined)} corrections published"
         for place, intent in enumerate(intents):
             stage = "publish" if intent.kind == "publish" else "contribute"
             await run.add(TrainStep(stage=stage, message=intent.subject, fraction=place / len(intents)))
@@ -264,7 +284,7 @@ class Trainer:
                 figures["gate_version"] = delivery.gate_version or self._knowledge.gate_version
                 message += f"; contribution {delivery.state}"
                 message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"
-        if intents and intents[-1].kind == "publish":
+        if intents and intents[-1].kind == "publish" and not run.order.refine:
             message += "; nothing contributed: no leaf reaches the swarm's minimum count"
         await run.add(done_step(result, message, {**figures, "outbox": float(len(self._outbox))}))
 

@@ -2,7 +2,21 @@
 
 import typer
 
-from swarm.cli import asking, backup, experts, founding, gate, membership, observing, services, training, up
+from swarm.cli import (
+    asking,
+    backup,
+    bench,
+    experts,
+    federate,
+    founding,
+    gate,
+    health,
+    membership,
+    observing,
+    services,
+    training,
+    up,
+)
 
 
 def build() -> typer.Typer:
@@ -16,7 +30,21 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_swarm)
-    for family in (up, founding, membership, services, training, observing, experts, gate, asking, backup):
+    for family in (
+        up,
+        founding,
+        membership,
+        services,
+        training,
+        observing,
+        experts,
+        gate,
+        health,
+        asking,
+        backup,
+        bench,
+        federate,
+    ):
         family.register(app)
     return app
 

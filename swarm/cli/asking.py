@@ -12,11 +12,38 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from swarm.domain.inference import Answer
+    from swarm.domain.inference import Answer, Profile
     from swarm.domain.specification import Specification
+    from swarm.rpc.clients import CoordinatorClient
+
+
+def _known_combination(name: str) -> str:
+    from swarm.domain.combination import NAMES
+
+    if name and name not in NAMES:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(NAMES)}")
+    return name
+
 
 TopK = Annotated[
     int, typer.Option(min=0, help="How many experts answer a query; 0 is the gate's own choice.")
+]
+CombinationOption = Annotated[
+    str,
+    typer.Option(
+        "--combination",
+        help="How to combine: prototypes, root, gate, poe or corrected; without it as the gate serves.",
+        callback=_known_combination,
+        metavar="NAME",
+    ),
+]
+ExamplesOption = Annotated[
+    str,
+    typer.Option(
+        "--examples",
+        help="Your own labelled inputs (x and y): who agrees with them answers. They go to the coordinator.",
+        metavar="FILE.npz",
+    ),
 ]
 BATCH = 512
 
@@ -34,6 +61,8 @@ def predict(
     uniform: Annotated[
         bool, typer.Option("--uniform", help="Average all experts instead of asking the gate.")
     ] = False,
+    combination: CombinationOption = "",
+    examples: ExamplesOption = "",
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -45,6 +74,7 @@ def predict(
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
 
+    _check_examples_alone(examples, top_k, owner, uniform, combination)
     place = find_place(home)
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
@@ -53,17 +83,67 @@ def predict(
         async with coordinator(place) as client:
             envelope = await client.specification()
             specification = place.identity().keyring().open(envelope, Specification).value
+            batch = as_batch(inputs, specification)
+            profile = await make_profile(client, examples, specification) if examples else None
             query = Query(
-                inputs=as_batch(inputs, specification),
+                inputs=batch,
                 top_k=top_k,
                 explain=explain,
                 owners=tuple(node_id(name) for name in owner or []),
                 uniform=uniform,
+                combination=combination,
+                profile=profile.id if profile else "",
             )
             answer = await client.predict(query, timeout_s)
-        emit("prediction", {"answer": answer}, as_json=json, text=describe_answer(answer))
+        said = f"{describe_profile(profile)}\n" if profile else ""
+        facts = {"answer": answer} | ({"profile": profile} if profile else {})
+        emit("prediction", facts, as_json=json, text=said + describe_answer(answer))
 
     run_async(work())
+
+
+def _check_examples_alone(
+    examples: str, top_k: int, owner: list[str] | None, uniform: bool, combination: str
+) -> None:
+    from swarm.domain.errors import UsageError
+
+    beside = [name for name, given in (("--top-k", top_k), ("--owner", owner)) if given]
+    beside += [name for name, given in (("--uniform", uniform), ("--combination", combination)) if given]
+    if examples and beside:
+        raise UsageError(
+            "command line",
+            found=f"--examples together with {', '.join(beside)}",
+            expected="--examples alone: the owners who agree with them answer by their own root",
+        )
+
+
+async def make_profile(client: "CoordinatorClient", source: str, specification: "Specification") -> "Profile":
+    """Return the profile of a source's labelled samples. Raises by name what makes them no examples."""
+    from swarm.data.sources import load_training
+    from swarm.domain.errors import InvalidInputError
+    from swarm.domain.inference import MAX_EXAMPLES, Examples
+
+    data = load_training(resolved_source(source))
+    if len(data) > MAX_EXAMPLES:
+        raise InvalidInputError(
+            f"examples {source}",
+            found=f"{len(data)} of them",
+            expected=f"at most {MAX_EXAMPLES}",
+            remedy="a few dozen of each class are enough",
+        )
+    labels = tuple(data.class_names[label] for label in data.labels)
+    inputs = as_batch(data.inputs, specification)
+    progress(f"asking whose sums agree with {len(data)} examples")
+    return await client.make_profile(Examples(inputs=inputs, labels=labels))
+
+
+def describe_profile(profile: "Profile") -> str:
+    """Return in one line whose sums agree with the examples, and what that brings on them."""
+    agree = "agree" if len(profile.owners) > 1 else "agrees"
+    return (
+        f"{', '.join(profile.owners)} {agree} with your {profile.examples} examples: {profile.accuracy:.3f}"
+        f" of them right, {profile.accuracy_all:.3f} by the sums of all owners (profile {profile.id[:12]})"
+    )
 
 
 def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "NDArray[np.generic]":
@@ -110,11 +190,18 @@ def describe_answer(answer: "Answer") -> str:
         for source in answer.sources[index] if answer.sources else ():
             by = "" if source.served_by == source.owner else f", served by {source.served_by}"
             lines.append(
-                f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by},"
-                f" modules {' '.join(digest[:8] for digest in source.module_digests)}"
+                f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by}"
+                + (
+                    f", modules {' '.join(d[:8] for d in source.module_digests)}"
+                    if source.module_digests
+                    else ""
+                )
             )
     missing = f"; did not answer: {', '.join(answer.missing_experts)}" if answer.missing_experts else ""
-    lines.append(f"gate version {answer.gate_version}, {answer.flops_per_query:.2e} FLOPs a query{missing}")
+    by = f"{answer.combination}, " if answer.combination else ""
+    lines.append(
+        f"gate version {answer.gate_version}, {by}{answer.flops_per_query:.2e} FLOPs a query{missing}"
+    )
     return "\n".join(lines)
 
 
@@ -125,6 +212,8 @@ def evaluate(
     uniform: Annotated[
         bool, typer.Option("--uniform", help="Average all experts instead of asking the gate.")
     ] = False,
+    combination: CombinationOption = "",
+    examples: ExamplesOption = "",
     import_path: ImportPath = None,
     home: Home = None,
     json: Json = False,
@@ -138,6 +227,7 @@ def evaluate(
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
 
+    _check_examples_alone(examples, top_k, owner, uniform, combination)
     place = find_place(home)
     test = load_test(resolved_source(data), import_paths(import_path))
     timeout_s = load_settings(place.root).timeout_s
@@ -149,18 +239,24 @@ def evaluate(
             envelope = await client.specification()
             specification = place.identity().keyring().open(envelope, Specification).value
             inputs = as_batch(test.inputs, specification)
+            profile = await make_profile(client, examples, specification) if examples else None
             for start in range(0, len(test), BATCH):
                 query = Query(
-                    inputs=inputs[start : start + BATCH], top_k=top_k, owners=owners, uniform=uniform
+                    inputs=inputs[start : start + BATCH],
+                    top_k=top_k,
+                    owners=owners,
+                    uniform=uniform,
+                    combination=combination,
+                    profile=profile.id if profile else "",
                 )
                 answer = await client.predict(query, timeout_s)
                 scorer.add(answer, test.labels[start : start + BATCH])
                 progress(f"{min(start + BATCH, len(test))} of {len(test)} answered")
         score = scorer.score()
         rows = [(name, count, f"{accuracy:.3f}") for name, count, accuracy in score.by_class]
-        text = (
+        text = (f"{describe_profile(profile)}\n" if profile else "") + (
             f"test accuracy {score.accuracy:.4f} ± {score.standard_error:.4f} on {score.queries} queries,"
-            f" gate version {score.gate_version}, {score.degraded} degraded\n"
+            f" gate version {score.gate_version}, {score.combination}, {score.degraded} degraded\n"
             + table(("class", "queries", "accuracy"), rows)
         )
         loss = score.nll if math.isfinite(score.nll) else None
@@ -168,6 +264,8 @@ def evaluate(
         facts = {"data": data, "split": "test", "accuracy": score.accuracy, "queries": score.queries}
         facts |= {"standard_error": score.standard_error, "nll": loss, "classes": by_class}
         facts |= {"gate_version": score.gate_version, "degraded": score.degraded}
+        facts |= {"combination": score.combination, "flops_per_query": score.flops_per_query}
+        facts |= {"profile": profile} if profile else {}
         emit("evaluation", facts, as_json=json, text=text)
 
     run_async(work())

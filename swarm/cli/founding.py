@@ -41,6 +41,9 @@ def init(
     host: Annotated[
         str, typer.Option(help="The name or address that other machines reach this one by.")
     ] = "",
+    registry_host: Annotated[
+        str, typer.Option(help="The same for the registry, where it runs on another machine.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of the trunk's random filters.")] = 0,
     import_path: ImportPath = None,
     home: Home = None,
@@ -72,6 +75,7 @@ def init(
             max_leaves=max_leaves,
             max_prototypes=max_prototypes,
             host=host,
+            registry_host=registry_host,
             seed=seed,
             import_paths=import_paths(import_path),
         ),

@@ -8,6 +8,7 @@ from swarm.cli.options import Home, Json
 from swarm.cli.output import emit, run_async, table
 
 if TYPE_CHECKING:
+    from swarm.domain.combination import Combination
     from swarm.domain.manifests import GateStatement
     from swarm.trust.keyring import Keyring
 
@@ -75,13 +76,15 @@ def history(home: Home = None, json: Json = False) -> None:
             (
                 f"{'*' if item.version == current else ' '}{item.version}",
                 stamp(item.created_at),
+                item.kind,
                 len(item.leaves),
-                f"{item.temperature:.3g}",
+                item.combination().label,
+                f"{item.ridge:g}",
                 item.reason,
             )
             for item in gates
         ]
-        text = table(("version", "at", "leaves", "temperature", "reason"), rows)
+        text = table(("version", "at", "kind", "leaves", "serves", "ridge", "reason"), rows)
         emit("gate-history", {"current": current, "gates": gates}, as_json=json, text=text)
 
     run_async(work())
@@ -110,14 +113,46 @@ def _opened(keyring: "Keyring", envelope: bytes) -> "GateStatement":
 
 
 def describe_gate(statement: "GateStatement") -> str:
-    """Return a gate for people."""
-    rows = [(leaf.leaf, leaf.owner, leaf.expert, ", ".join(leaf.class_names)) for leaf in statement.leaves]
-    evidence = ", ".join(f"{name} {value:.4g}" for name, value in sorted(statement.evidence.items()))
+    """Return a gate for people: what it serves and why, every combination with its figures, its leaves."""
+    rows = [
+        (leaf.leaf, leaf.owner, leaf.expert, "yes" if leaf.has_columns else "no", ", ".join(leaf.class_names))
+        for leaf in statement.leaves
+    ]
+    ridge = f", ridge {statement.ridge:g}" if statement.kind == "analytic" else ""
+    figures = {key for each in statement.combinations for key in _figure_keys(each)}
+    rest = {name: value for name, value in sorted(statement.evidence.items()) if name not in figures}
+    judged = ", ".join(f"{name} {value:.4g}" for name, value in rest.items())
     return "\n".join(
         [
-            f"gate version {statement.version} ({statement.kind}), top-{statement.top_k},"
-            f" temperature {statement.temperature:.4g}: {statement.reason}",
-            f"judged: {evidence or 'nobody to judge yet'}",
-            table(("leaf", "owner", "expert", "classes"), rows),
+            f"gate version {statement.version} ({statement.kind}{ridge}) serves"
+            f" {statement.combination().label}: {statement.reason}",
+            f"judged: {judged or 'nobody to judge yet'}",
+            _combinations_table(statement),
+            table(("leaf", "owner", "expert", "sums", "classes"), rows),
         ]
     )
+
+
+def _combinations_table(statement: "GateStatement") -> str:
+    """Each combination's validation accuracy, and z of its paired difference to the root."""
+    rows = []
+    for place, each in enumerate(statement.combinations):
+        accuracy, beyond = (statement.evidence.get(key) for key in _figure_keys(each))
+        rows.append(
+            (
+                f"{'*' if place == statement.served else ' '}{each.label}",
+                "-" if accuracy is None else f"{accuracy:.4f}",
+                "-" if beyond is None else f"{beyond:+.2f}",
+                "-" if each.name == "root" else f"{each.temperature:.3g}",
+                f"{each.class_temperature:g}" if each.name in ("root", "poe", "corrected") else "-",
+                f"{each.strength:g}" if each.name in ("poe", "corrected") else "-",
+            )
+        )
+    header = ("combination", "accuracy", "z to root", "temperature", "class temperature", "strength")
+    return table(header, rows)
+
+
+def _figure_keys(combination: "Combination") -> tuple[str, str]:
+    """Return the names of a combination's figures in a gate's evidence."""
+    name = combination.label.replace(" ", "_").replace("-", "")
+    return f"accuracy_{name}", f"z_{name}"

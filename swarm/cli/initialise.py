@@ -27,6 +27,7 @@ class Wanted:
     max_leaves: int
     max_prototypes: int
     host: str
+    registry_host: str
     seed: int
     import_paths: tuple[str, ...]
 
@@ -64,6 +65,7 @@ def found(home: Path, settings: Settings, wanted: Wanted) -> tuple[str, InputKin
         max_leaves_per_owner=wanted.max_leaves,
         max_prototypes_per_leaf=wanted.max_prototypes,
         host=wanted.host or settings.advertise,
+        registry_host=wanted.registry_host,
         join_port=settings.join_port,
         port=settings.coordinator_port,
         registry_port=settings.registry_port,

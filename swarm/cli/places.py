@@ -70,16 +70,19 @@ def node_place(home: Path | None) -> Place:
 
 
 def founder_home(home: Path | None) -> SwarmHome:
-    """Return the home if it is a founder's; UsageError in a node's home."""
-    place = find_place(home)
-    if place.is_node:
-        raise UsageError(
-            f"home {place.root}",
-            found="a node's home",
-            expected="the founder's home",
-            remedy="name the folder that swarm init made: --home DIR",
-        )
-    return SwarmHome(place.root)
+    """Return the founder's home, or the part of it that a service was given; UsageError in a node's home."""
+    root = home_folder(home)
+    found = SwarmHome(root)
+    if any((part / "identity").exists() for part in (found.registry, found.coordinator)):
+        return found
+    if not find_place(home).is_node:
+        return found
+    raise UsageError(
+        f"home {root}",
+        found="a node's home",
+        expected="the founder's home",
+        remedy="name the folder that swarm init made: --home DIR",
+    )
 
 
 @asynccontextmanager

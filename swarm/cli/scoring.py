@@ -14,7 +14,10 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """`by_class` holds (name, queries, accuracy); `nll` is the mean negative log likelihood in nats."""
+    """`by_class` holds (name, queries, accuracy); `nll` is the mean negative log likelihood in nats.
+
+    `combination` is what answered ("root, gate top-2" where it changed meanwhile); FLOPs are the mean.
+    """
 
     queries: int
     accuracy: float
@@ -22,6 +25,8 @@ class Score:
     nll: float
     degraded: int
     gate_version: int
+    combination: str
+    flops_per_query: float
     by_class: tuple[tuple[str, int, float], ...]
 
 
@@ -35,6 +40,8 @@ class Scorer:
         self._nll: list[NDArray[np.float64]] = []
         self._degraded = 0
         self._gate_version = 0
+        self._combinations: dict[str, None] = {}
+        self._flops = 0.0
 
     def add(self, answer: Answer, labels: NDArray[np.int64]) -> None:
         """Score one answer; labels int64 [B] index the class names given at the start."""
@@ -47,6 +54,8 @@ class Scorer:
         self._nll.append(-np.log(np.maximum(given.astype(np.float64), SMALLEST_PROBABILITY)))
         self._degraded += sum(answer.degraded)
         self._gate_version = answer.gate_version
+        self._combinations.setdefault(answer.combination)
+        self._flops += answer.flops_per_query * len(labels)
 
     def score(self) -> Score:
         """Return the score of everything added."""
@@ -64,5 +73,7 @@ class Scorer:
             nll=float(np.concatenate(self._nll).mean()),
             degraded=self._degraded,
             gate_version=self._gate_version,
+            combination=", ".join(self._combinations),
+            flops_per_query=self._flops / len(labels),
             by_class=tuple(by_class),
         )

@@ -144,6 +144,9 @@ def node(
         str | None, typer.Option(help="HOST:PORT of a direct listener; without it no port is opened.")
     ] = None,
     net: Annotated[str | None, typer.Option(help="The experts' net where swarm train names none.")] = None,
+    federation: Annotated[
+        str | None, typer.Option(help="Federated apps that may run here: all, none, or sums,kmeans,...")
+    ] = None,
     import_path: ImportPath = None,
     home: Home = None,
     log_level: LogLevel = None,
@@ -156,7 +159,8 @@ def node(
     from swarm.cli.places import node_place
 
     place = node_place(home)
-    given: dict[str, Any] = {"advertise": advertise, "net": net, "log_level": log_level, "log_json": log_json}
+    given: dict[str, Any] = {"advertise": advertise, "net": net, "federation": federation}
+    given |= {"log_level": log_level, "log_json": log_json}
     given |= {"import_paths": import_paths(import_path) if import_path else None}
     flags = {name: value for name, value in given.items() if value is not None}
     config = replace(NodeConfig.load(place.root), **flags)

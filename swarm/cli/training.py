@@ -32,6 +32,23 @@ def train(
     share: Annotated[
         str, typer.Option(help="serve-only (nobody else holds the modules), borrow, or public.")
     ] = "borrow",
+    sums: Annotated[
+        str,
+        typer.Option(help="The gate's sums: auto (exact if that fits into --sums-mb), exact, compact, none."),
+    ] = "auto",
+    sums_mb: Annotated[
+        float, typer.Option("--sums-mb", help="Megabytes for the whole contribution (not for exact).")
+    ] = 4.0,
+    no_borrow: Annotated[
+        bool, typer.Option("--no-borrow", help="Start new experts from random weights, never from a peer's.")
+    ] = False,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Only train what the experts here add to the root; lost when they are trained anew.",
+        ),
+    ] = False,
     import_path: ImportPath = None,
     home: Home = None,
     json: Json = False,
@@ -43,6 +60,10 @@ def train(
 
     if share not in ("serve-only", "borrow", "public"):
         raise UsageError("--share", found=share, expected="serve-only, borrow or public")
+    if sums not in ("auto", "exact", "compact", "none"):
+        raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
+    if not 0 < sums_mb < float("inf"):
+        raise UsageError("--sums-mb", found=str(sums_mb), expected="a number above 0")
     place = node_place(home)
     order = TrainOrder(
         data=resolved_source(data),
@@ -53,6 +74,10 @@ def train(
         seed=seed,
         share=share,  # type: ignore[arg-type]  # checked above
         import_paths=import_paths(import_path),
+        sums=sums,  # type: ignore[arg-type]  # checked above
+        sums_mb=sums_mb,
+        borrow=not no_borrow,
+        refine=refine,
     )
 
     async def work() -> "TrainStep":

@@ -14,9 +14,11 @@ _KINDS = "iid, classes:N (N classes each) or dirichlet:A (class shares drawn wit
 def partition(labels: NDArray[np.int64], scheme: str, nodes: int, seed: int) -> list[Rows]:
     """Return each node's rows, int64, rising; every row of labels [N] is in exactly one.
 
-    `iid`: shuffled, equal parts. `classes:N`: N classes for each node, dealt in turn from a shuffled deck, so
-    that every class is held and its samples are shared equally by its holders. `dirichlet:A`: each class is
-    split by shares drawn from Dirichlet(A), drawn again until every node has two classes and ten samples.
+    `iid`: shuffled, equal parts. `classes:N`: N classes for each node, neighbours in a shuffled ring of all
+    classes, the nodes' first ones evenly spaced, so that every class is held; a class's samples are shared
+    equally by its holders (10 classes, 10 nodes, N = 2: each class at two nodes, no pair of classes twice).
+    `dirichlet:A`: each class is split by shares drawn from Dirichlet(A), drawn again until every node has two
+    classes and ten samples.
     Raises UsageError for an unknown scheme or one that these labels cannot fill.
     """
     kind, _, argument = scheme.partition(":")
@@ -53,10 +55,12 @@ def _by_classes(labels: NDArray[np.int64], each: int, nodes: int, rng: np.random
             expected="every class at some node and no node with more classes than there are",
             remedy=f"use classes:{min(len(classes), -(-len(classes) // nodes))} or more, or other --nodes",
         )
-    deck = rng.permutation(classes)
+    ring = rng.permutation(classes)
     holders: dict[int, list[int]] = {int(label): [] for label in classes}
-    for turn in range(each * nodes):
-        holders[int(deck[turn % len(deck)])].append(turn // each)
+    for node in range(nodes):
+        first = node * len(ring) // nodes
+        for place in range(first, first + each):
+            holders[int(ring[place % len(ring)])].append(node)
     parts: list[list[Rows]] = [[] for _ in range(nodes)]
     for label, nodes_of in holders.items():
         rows = rng.permutation(np.flatnonzero(labels == label))

@@ -1,5 +1,6 @@
 """The comparison that no swarm can make: one net on everybody's data in one place, at a given budget."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,14 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from swarm.domain.errors import InvalidInputError
 from swarm.experts.flops import forward_flops, training_flops
 from swarm.experts.inputs import as_tensor, preprocessed
-from swarm.experts.nets import build_net, net_reference
+from swarm.experts.nets import MAX_WIDTH, build_net, net_reference
 from swarm.experts.samples import Samples
 from swarm.experts.training import TrainSettings, train_expert
 
-__all__ = ["Baseline", "train_baseline"]
+__all__ = ["Baseline", "train_baseline", "widened_mlp"]
 
+WIDENED_DEPTH = 2
 _NO_PATIENCE = 1 << 30
 _BATCH = 1024
 
@@ -42,7 +45,8 @@ def train_baseline(
 ) -> Baseline:
     """Train net for budget_flops, keep the weights that were best on validation, answer the queries.
 
-    The steps are the budget's, to the nearest whole step; there is no early stopping.
+    `net` is any factory, built in or importable: the experts' own, `cnn`, or what `widened_mlp` names. The
+    steps are the budget's, to the nearest whole step; there is no early stopping.
     """
     torch.manual_seed(seed)
     reference = net_reference(net, training.input_shape, classes, import_paths)
@@ -65,3 +69,26 @@ def train_baseline(
         inference_flops=result.forward_flops,
         steps=result.steps,
     )
+
+
+def widened_mlp(
+    input_shape: Sequence[int], classes: int, target_flops: float, depth: int = WIDENED_DEPTH
+) -> str:
+    """Return `mlp:WIDTHxDEPTH` whose forward pass costs as near to target_flops as whole widths allow.
+
+    A budget below width 1 gives width 1, one beyond MAX_WIDTH gives that. Only products count, as in
+    `swarm.experts.flops`, and the ReLU's one FLOP per unit.
+    """
+    inputs = math.prod(input_shape)
+    if not 0 < target_flops < math.inf or inputs < 1 or classes < 1 or depth < 1:
+        raise InvalidInputError(
+            "widened net",
+            found=f"{target_flops} FLOPs for {list(input_shape)} and {classes} classes at depth {depth}",
+            expected="a positive budget, and sizes from 1",
+        )
+    # 2 (depth - 1) w^2 + (2 inputs + 2 classes + depth) w = target
+    square, linear = 2.0 * (depth - 1), 2.0 * (inputs + classes) + depth
+    width = target_flops / linear
+    if square:
+        width = 2 * target_flops / (linear + math.sqrt(linear**2 + 4 * square * target_flops))
+    return f"mlp:{min(max(round(width), 1), MAX_WIDTH)}x{depth}"

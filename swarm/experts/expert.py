@@ -1,19 +1,25 @@
-"""An expert ready to answer: verified weights in the net that its manifest names."""
+"""An expert ready to answer: verified weights in the net that its manifest names.
+
+An expert with a correction has a second set of weights for the same net: `corrections` is what that adds to
+the class scores of the swarm's root.
+"""
 
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError, VerificationError
-from swarm.domain.manifests import Manifest
+from swarm.domain.inference import ExpertForm
+from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.specification import Specification
+from swarm.domain.tensors import ModuleEntry
 from swarm.experts.factories import is_built_in
 from swarm.experts.inputs import as_tensor, check_inputs, preprocessed
 from swarm.experts.nets import build_net, built_in_numbers
@@ -24,28 +30,47 @@ ROWS_AT_ONCE = 1024
 
 
 class LoadedExpert:
-    """One expert version in memory. `probabilities` may be called from several threads."""
+    """One expert version in memory. `values` and its kin may be called from several threads."""
 
     def __init__(
-        self, manifest: Manifest, net: nn.Module, scale: float, offset: float, device: torch.device
+        self,
+        manifest: Manifest,
+        net: nn.Module,
+        correcting: nn.Module | None,
+        scale: float,
+        offset: float,
+        device: torch.device,
     ) -> None:
         self.manifest = manifest
         self._net = net.to(device).eval().requires_grad_(False)
+        self._correcting = correcting
+        if correcting is not None:
+            self._correcting = correcting.to(device).eval().requires_grad_(False)
         self._scale, self._offset, self._device = scale, offset, device
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes of the columns of `probabilities`."""
+        """The classes of the columns of `values`."""
         return self.manifest.class_names
 
     @property
-    def flops_per_query(self) -> int:
-        return self.manifest.cost.inference_flops
+    def has_correction(self) -> bool:
+        """Say whether the expert can be asked for corrections."""
+        return self._correcting is not None
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of its weights."""
-        return sum(module.size_bytes for module in self.manifest.modules)
+        """The bytes of its weights, those of its correction included."""
+        corrections = self.manifest.correction.modules if self.manifest.correction is not None else ()
+        return sum(module.size_bytes for module in (*self.manifest.modules, *corrections))
+
+    def flops_per_query(self, form: ExpertForm = "probabilities") -> int:
+        """Return what one input costs in that form; InvalidInputError without a correction to ask."""
+        return self._parts(form)[1].inference_flops
+
+    def modules(self, form: ExpertForm = "probabilities") -> tuple[ModuleEntry, ...]:
+        """Return the modules that give that form; InvalidInputError without a correction to ask."""
+        return self._parts(form)[0]
 
     @classmethod
     def load(
@@ -68,62 +93,124 @@ class LoadedExpert:
                 found=str(list(manifest.net.input_shape)),
                 expected=f"{list(specification.input_shape)}, as swarm {specification.swarm} specifies",
             )
-        for module in manifest.modules:
-            check_module(module, read)
-        _check_factory(manifest, subject)
-        with torch.random.fork_rng(devices=[]):
-            net = build_net(manifest.net, import_paths)
-        try:
-            load_net(net, manifest.modules, read)
-        except ShapeMismatchError as error:
-            raise ShapeMismatchError(
-                f"{subject}, weights", found=error.found, expected=error.expected, remedy=error.remedy
-            ) from error
-        expert = cls(manifest, net, specification.scale, specification.offset, device or torch.device("cpu"))
+        net = _loaded(manifest, manifest.modules, subject, read, import_paths)
+        correcting = None
+        if manifest.correction is not None:
+            named = f"{subject}, correction"
+            correcting = _loaded(manifest, manifest.correction.modules, named, read, import_paths)
+        place = device or torch.device("cpu")
+        expert = cls(manifest, net, correcting, specification.scale, specification.offset, place)
         expert._check_answers()
         return expert
+
+    def values(self, inputs: NDArray[np.generic], form: ExpertForm) -> NDArray[np.float32]:
+        """Return `probabilities` or `corrections`, as form says."""
+        return self.probabilities(inputs) if form == "probabilities" else self.corrections(inputs)
 
     def probabilities(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return class probabilities float32 [B, C] over `class_names` for raw inputs [B, *input_shape].
 
         Raises ShapeMismatchError for other inputs, VerificationError if the expert gives no finite numbers.
         """
+        return self._computed(self._net, inputs, _softmax, "a probability")
+
+    def corrections(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return what the expert adds to the class scores, float32 [B, C] over `class_names`, rows sum to 0.
+
+        The logits of its correction, centred over its own classes. Raises as `probabilities` does, and
+        InvalidInputError for an expert without a correction.
+        """
+        if self._correcting is None:
+            raise self._no_correction()
+        return self._computed(self._correcting, inputs, _centred, "a correction")
+
+    def _computed(
+        self, net: nn.Module, inputs: NDArray[np.generic], finish: Callable[[Tensor], Tensor], what: str
+    ) -> NDArray[np.float32]:
         check_inputs(inputs, self.manifest.net.input_shape)
         found = np.empty((len(inputs), len(self.class_names)), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(inputs), ROWS_AT_ONCE):
                 raw = as_tensor(inputs[start : start + ROWS_AT_ONCE]).to(self._device)
-                logits = self._net(preprocessed(raw, self._scale, self._offset)).float()
-                found[start : start + len(raw)] = torch.softmax(logits, 1).cpu().numpy()
+                logits = net(preprocessed(raw, self._scale, self._offset)).float()
+                found[start : start + len(raw)] = finish(logits).cpu().numpy()
         if not np.isfinite(found).all():
             raise VerificationError(
                 f"answer of {self.manifest.expert}@{self.manifest.version}",
-                found="a probability that is not finite",
+                found=f"{what} that is not finite",
                 expected="finite numbers",
                 remedy="check the inputs' range; if it is right, withdraw the expert and train it again",
             )
         return found
 
+    def _parts(self, form: ExpertForm) -> tuple[tuple[ModuleEntry, ...], Cost]:
+        if form == "probabilities":
+            return self.manifest.modules, self.manifest.cost
+        if self.manifest.correction is None:
+            raise self._no_correction()
+        return self.manifest.correction.modules, self.manifest.correction.cost
+
+    def _no_correction(self) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.manifest.expert}@{self.manifest.version}",
+            found="no correction",
+            expected="a version that was refined",
+            remedy="ask it for probabilities, or let its owner run swarm train --refine",
+        )
+
     def _check_answers(self) -> None:
-        self.probabilities(np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32))
+        nothing = np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32)
+        self.probabilities(nothing)
+        if self.has_correction:
+            self.corrections(nothing)
 
 
-def _check_factory(manifest: Manifest, subject: str) -> None:
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, 1)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(1, keepdim=True)
+
+
+def _loaded(
+    manifest: Manifest,
+    modules: tuple[ModuleEntry, ...],
+    subject: str,
+    read: ReadBlob,
+    import_paths: Sequence[str],
+) -> nn.Module:
+    """Return the manifest's net with these weights, every module and tensor checked."""
+    for module in modules:
+        check_module(module, read)
+    _check_factory(manifest.net, modules, subject)
+    with torch.random.fork_rng(devices=[]):
+        net = build_net(manifest.net, import_paths)
+    try:
+        load_net(net, modules, read)
+    except ShapeMismatchError as error:
+        raise ShapeMismatchError(
+            f"{subject}, weights", found=error.found, expected=error.expected, remedy=error.remedy
+        ) from error
+    return net
+
+
+def _check_factory(net: NetReference, modules: tuple[ModuleEntry, ...], subject: str) -> None:
     """Raise where building what a peer names would harm us: a net larger than its weights would fill memory
     (ShapeMismatchError), and some of Python's own modules act when they are imported (InvalidInputError)."""
-    if not is_built_in(manifest.net.factory):
-        if re.split(r"[.:]", manifest.net.factory)[0] in sys.stdlib_module_names:
+    if not is_built_in(net.factory):
+        if re.split(r"[.:]", net.factory)[0] in sys.stdlib_module_names:
             raise InvalidInputError(
-                f"{subject}, factory {manifest.net.factory[:80]}",
+                f"{subject}, factory {net.factory[:80]}",
                 found="a module of Python's own library",
                 expected="people's own code",
             )
         return
-    promised = built_in_numbers(manifest.net)
-    found = sum(math.prod(tensor.shape) for module in manifest.modules for tensor in module.tensors)
+    promised = built_in_numbers(net)
+    found = sum(math.prod(tensor.shape) for module in modules for tensor in module.tensors)
     if promised > found:
         raise ShapeMismatchError(
             f"{subject}, weights",
             found=f"{found} numbers",
-            expected=f"{promised} of net {manifest.net.factory}",
+            expected=f"{promised} of net {net.factory}",
         )

@@ -13,7 +13,7 @@ from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import Digest
 
-BUILT_IN_NETS = ("linear", "mlp", "cnn")
+BUILT_IN_NETS = ("linear", "mlp", "cnn", "ridge-root")
 
 
 def is_built_in(factory: str) -> bool:

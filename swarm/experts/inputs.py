@@ -31,6 +31,16 @@ def preprocessed(raw: torch.Tensor, scale: float, offset: float) -> torch.Tensor
     return raw.to(torch.float32).mul(scale).add_(offset)
 
 
+def channels_first(inputs: torch.Tensor) -> torch.Tensor:
+    """Return images [B, H, W] or [B, H, W, C] as [B, C, H, W]."""
+    return inputs.unsqueeze(1) if inputs.dim() == 3 else inputs.permute(0, 3, 1, 2)
+
+
+def is_image_shape(shape: Sequence[int]) -> bool:
+    """Say whether a shape is an image's, [H, W] or [H, W, C], large enough for a small filter and pooling."""
+    return len(shape) in (2, 3) and min(shape[:2]) >= 4
+
+
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return tensor on device; to a GPU from pinned memory, without waiting for the copy."""
     if device.type != "cuda":

@@ -1,7 +1,8 @@
 """An expert's network from its reference. A net maps float32 [B, *input_shape] to logits [B, classes].
 
 By name: `linear`, `mlp:WIDTHxDEPTH`, `cnn` or `cnn:CHANNELSxCHANNELS` (images [H, W] or [H, W, C]). Or a
-user's `package.module:factory`, called as `factory(input_shape=..., classes=...)`.
+user's `package.module:factory`, called as `factory(input_shape=..., classes=...)`. `ridge-root:TRUNK` is the
+swarm's root as a net: solved, never trained (`swarm.experts.ridge_root`).
 """
 
 import math
@@ -14,6 +15,8 @@ from torch import nn
 from swarm.domain.errors import InvalidInputError, VerificationError
 from swarm.domain.manifests import NetReference
 from swarm.experts.factories import import_factory, is_built_in
+from swarm.experts.inputs import channels_first, is_image_shape
+from swarm.experts.ridge_root import RIDGE_ROOT, ridge_root_net
 
 MAX_WIDTH = 1 << 16
 MAX_DEPTH = 64
@@ -23,7 +26,12 @@ CNN_HIDDEN = 64
 def net_reference(
     factory: str, input_shape: Sequence[int], classes: int, import_paths: Sequence[str] = ()
 ) -> NetReference:
-    """Return the reference of a factory, with the digest of its source file where it is a user's own."""
+    """Return the reference of a factory to train, with the digest of the source file of a user's own.
+
+    Raises InvalidInputError for `ridge-root`, whose weights come from the swarm's sums.
+    """
+    if factory.partition(":")[0] == RIDGE_ROOT:
+        raise _bad_name(factory)
     digest = None
     if not is_built_in(factory):
         _, digest = import_factory(factory, import_paths)
@@ -47,7 +55,7 @@ def built_in_numbers(reference: NetReference) -> int:
     """Return how many numbers a built-in net consists of, without memory for them."""
     with torch.device("meta"):
         net = _built_in(reference)
-    return sum(parameter.numel() for parameter in net.parameters())
+    return sum(tensor.numel() for tensor in net.state_dict().values())
 
 
 def _built_in(reference: NetReference) -> nn.Module:
@@ -56,6 +64,7 @@ def _built_in(reference: NetReference) -> nn.Module:
         "linear": _linear,
         "mlp": _mlp,
         "cnn": _cnn,
+        RIDGE_ROOT: ridge_root_net,
     }
     return builders[name](reference, options)
 
@@ -146,16 +155,6 @@ class Cnn(nn.Module):
         for convolution in (self.conv1, self.conv2):
             values = nn.functional.max_pool2d(torch.relu(convolution(values)), 2)
         return self.head(torch.relu(self.hidden(values.flatten(1))))  # type: ignore[no-any-return]
-
-
-def channels_first(inputs: torch.Tensor) -> torch.Tensor:
-    """Return images [B, H, W] or [B, H, W, C] as [B, C, H, W]."""
-    return inputs.unsqueeze(1) if inputs.dim() == 3 else inputs.permute(0, 3, 1, 2)
-
-
-def is_image_shape(shape: Sequence[int]) -> bool:
-    """Say whether a shape is an image's, [H, W] or [H, W, C], large enough for a small filter and pooling."""
-    return len(shape) in (2, 3) and min(shape[:2]) >= 4
 
 
 def _twice_pooled(side: int, shrink: int) -> int:

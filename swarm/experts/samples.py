@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,16 @@ RESIDENT_SHARE = 0.25
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Samples:
     """Raw inputs uint8 or float32 [N, *shape], labels int64 [N] as columns of the net's output, and the
-    preprocessing: a net sees float32 `raw * scale + offset`. N may be 0."""
+    preprocessing: a net sees float32 `raw * scale + offset`. N may be 0.
+
+    `base_logits` float32 [N, classes] are added to the net's logits before they are judged.
+    """
 
     inputs: NDArray[np.generic]
     labels: NDArray[np.int64]
     scale: float = 1.0
     offset: float = 0.0
+    base_logits: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs, self.inputs.shape[1:])
@@ -33,6 +38,17 @@ class Samples:
                 found=f"{self.labels.dtype} {list(self.labels.shape)}",
                 expected=f"int64 [{len(self.inputs)}], one for each input",
             )
+        base = self.base_logits
+        if base is None:
+            return
+        if base.dtype != np.float32 or base.ndim != 2 or len(base) != len(self.inputs):
+            raise ShapeMismatchError(
+                "base logits",
+                found=f"{base.dtype} {list(base.shape)}",
+                expected=f"float32 [{len(self.inputs)}, classes], a row for each input",
+            )
+        if not np.isfinite(base).all():
+            raise InvalidInputError("base logits", found="a value that is not finite")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,9 +57,15 @@ class Samples:
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.inputs.shape[1:])
 
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return all arrays by name."""
+        found = {"inputs": self.inputs, "labels": self.labels, "base_logits": self.base_logits}
+        return {name: array for name, array in found.items() if array is not None}
+
     def at(self, rows: NDArray[np.int64]) -> "Samples":
         """Return the samples at rows."""
-        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows])
+        base = None if self.base_logits is None else self.base_logits[rows]
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], base_logits=base)
 
     def few(self, count: int, seed: int) -> "Samples":
         """Return at most count samples, drawn by seed."""
@@ -53,13 +75,31 @@ class Samples:
         return self.at(np.sort(drawn).astype(np.int64))
 
     def check_classes(self, classes: int, what: str) -> None:
-        """Raise InvalidInputError unless every label is a column of a net with this many classes."""
+        """Raise InvalidInputError unless every label is a column of a net with this many classes, and
+        ShapeMismatchError unless base logits have as many columns."""
         if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
             raise InvalidInputError(
                 f"{what} labels",
                 found=f"{int(self.labels.min())} to {int(self.labels.max())}",
                 expected=f"0 to {classes - 1}, the net's outputs",
             )
+        if self.base_logits is not None and self.base_logits.shape[1] != classes:
+            raise ShapeMismatchError(
+                f"{what} base logits", found=f"{self.base_logits.shape[1]} columns", expected=str(classes)
+            )
+
+
+class Batch(NamedTuple):
+    """Preprocessed inputs float32 [b, *shape], labels [b] and, where the samples have some, base logits
+    float32 [b, classes], on one device."""
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    base: torch.Tensor | None
+
+    def judged(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return what the loss looks at: logits in float32, on top of the base."""
+        return logits.float() if self.base is None else logits.float() + self.base
 
 
 class Feed:
@@ -69,32 +109,37 @@ class Feed:
         self.samples = samples
         self._device, self._seed = device, seed
         self._batch = max(1, min(batch, len(samples)))
-        self._inputs, self._labels = as_tensor(samples.inputs), as_tensor(samples.labels)
-        if device.type == "cuda" and _fits(samples.inputs.nbytes, device):
-            self._inputs, self._labels = moved(self._inputs, device), moved(self._labels, device)
+        arrays = samples.arrays()
+        self._tensors = [as_tensor(array) for array in arrays.values()]
+        if device.type == "cuda" and _fits(sum(array.nbytes for array in arrays.values()), device):
+            self._tensors = [moved(tensor, device) for tensor in self._tensors]
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return inputs float32 [b, *shape] and labels [b] of a training step: full batches, a new order
-        for every pass over the samples."""
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a training step: full batches, a new order for every pass over the samples."""
         epoch, position = divmod(step, len(self.samples) // self._batch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", epoch))
             order = torch.randperm(len(self.samples), generator=generator)
-            self._order, self._epoch = order.to(self._inputs.device), epoch
+            self._order, self._epoch = order.to(self._tensors[0].device), epoch
         return self._at(self._order[position * self._batch : (position + 1) * self._batch])
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield all samples once, in order."""
         for start in range(0, len(self.samples), self._batch):
             yield self._at(slice(start, start + self._batch))
 
-    def _at(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, labels = self._inputs[rows], self._labels[rows]
-        if inputs.device != self._device:
-            inputs, labels = moved(inputs, self._device), moved(labels, self._device)
-        return preprocessed(inputs, self.samples.scale, self.samples.offset), labels
+    def _at(self, rows: torch.Tensor | slice) -> Batch:
+        inputs, labels, *base = (
+            part if part.device == self._device else moved(part, self._device)
+            for part in (tensor[rows] for tensor in self._tensors)
+        )
+        return Batch(
+            inputs=preprocessed(inputs, self.samples.scale, self.samples.offset),
+            labels=labels,
+            base=base[0] if base else None,
+        )
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:

@@ -114,8 +114,9 @@ def train_expert(
 ) -> TrainResult:
     """Train net on train and return the weights that were best on validation (which may be empty).
 
-    checkpoint: a file to resume from, if it is of this very run, and to save to. Raises InvalidInputError
-    for no samples, labels beyond the net's classes, no trainable weights, or a loss that is not finite.
+    With base logits, losses and accuracies are of base plus net. checkpoint: a file to resume from, if it is
+    of this very run, and to save to. Raises InvalidInputError for no samples, labels beyond the net's
+    classes, no trainable weights, or a loss that is not finite.
     """
     device = device or best_device()
     _check(net, train, validation)
@@ -156,7 +157,11 @@ class _Run:
         clock: Callable[[], float],
     ) -> None:
         description = f"{net!r} {settings!r} {train.scale} {train.offset}"
-        arrays = {"x": train.inputs, "y": train.labels, "vx": validation.inputs, "vy": validation.labels}
+        arrays = {
+            f"{part}/{name}": array
+            for part, samples in (("train", train), ("validation", validation))
+            for name, array in samples.arrays().items()
+        }
         self.state = Checkpoint(fingerprint=run_fingerprint(description, arrays, state_tensors(net)))
         self.net, self.settings, self.device, self.clock = net.to(device), settings, device, clock
         self.feed = Feed(train, device, settings.batch, settings.seed)
@@ -204,22 +209,22 @@ class _Run:
         correct, loss = 0, 0.0
         self.net.eval()
         with torch.no_grad():
-            for inputs, labels in feed:
-                logits = self.net(inputs).float()
-                correct += int((logits.argmax(1) == labels).sum())
-                loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            for batch in feed:
+                logits = batch.judged(self.net(batch.inputs))
+                correct += int((logits.argmax(1) == batch.labels).sum())
+                loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
         return correct / len(feed.samples), loss / len(feed.samples)
 
     def _step(self) -> torch.Tensor:
         # Dropout and whatever else draws random numbers: the same whether or not the run was interrupted.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.state.step))
-        inputs, labels = self.feed.batch(self.state.step)
+        batch = self.feed.batch(self.state.step)
         self.net.train()
         self.optimiser.zero_grad(set_to_none=True)
         try:
             with self._autocast():
-                logits = self.net(inputs)
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+                logits = self.net(batch.inputs)
+            loss = nn.functional.cross_entropy(batch.judged(logits), batch.labels)
             loss.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, torch.OutOfMemoryError):
             raise
@@ -227,12 +232,12 @@ class _Run:
             raise InvalidInputError(
                 "net in training",
                 found=f"{type(error).__name__}: {error}",
-                expected=f"a forward and a backward pass over {len(labels)} samples",
+                expected=f"a forward and a backward pass over {len(batch.labels)} samples",
                 remedy="try one training step of the net by itself",
             ) from error
         self.optimiser.step()
         self.state.step += 1
-        self.state.samples_seen += len(labels)
+        self.state.samples_seen += len(batch.labels)
         return loss.detach()
 
     def _evaluate(self, loss: float) -> float | None:

@@ -8,6 +8,7 @@ convolutions for images, random directions for vectors (`swarm.experts.random_fe
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -22,19 +23,24 @@ from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, TrunkMismatchError, VerificationError
 from swarm.domain.ids import Digest
 from swarm.domain.specification import TrunkReference
-from swarm.domain.tensors import ModuleEntry
 from swarm.experts.factories import import_factory
 from swarm.experts.flops import forward_flops
 from swarm.experts.inputs import as_tensor, check_inputs, exact_float32, preprocessed
-from swarm.experts.nets import is_image_shape
-from swarm.experts.random_features import RandomConvolutions, RandomDirections
+from swarm.experts.random_features import (
+    FIXED_POINT,
+    RandomConvolutions,
+    RandomDirections,
+    built_in_trunk,
+)
 from swarm.experts.weights import load_tensors, state_tensors, tensor_dtypes, tensors_of, to_arrays
 from swarm.modules.packing import ReadBlob, check_module, pack_module, unpack
 
 PROBE_ROWS = 4
 TOLERANCE = 2e-3
-ROWS_AT_ONCE = 64
-MAX_FILTERS = 4096
+ROWS_AT_ONCE = {"cpu": 64, "cuda": 512}
+STEPS_PER_RMS = 32
+MAX_FIXED_POINT = 2**14
+"""The constant feature, once the fixed point, has to fit into int16."""
 _WEIGHTS_SIZE = "feature_size"
 
 
@@ -108,9 +114,10 @@ class Trunk:
         """
         check_inputs(inputs, self.input_shape)
         found = np.empty((len(inputs), self.feature_size), dtype=np.float32)
+        rows_at_once = ROWS_AT_ONCE.get(self._device.type, ROWS_AT_ONCE["cpu"])
         with torch.inference_mode(), exact_float32():
-            for start in range(0, len(inputs), ROWS_AT_ONCE):
-                raw = as_tensor(inputs[start : start + ROWS_AT_ONCE]).to(self._device)
+            for start in range(0, len(inputs), rows_at_once):
+                raw = as_tensor(inputs[start : start + rows_at_once]).to(self._device)
                 part = self._net(preprocessed(raw, self._scale, self._offset))
                 if part.shape != (len(raw), self.feature_size):
                     raise TrunkMismatchError(
@@ -144,7 +151,8 @@ def make_trunk(
     """Return a new trunk's reference and the blobs of its weights and probe; needs nobody's data.
 
     Filters come from a generator seeded with seed, a user's net from its own initialisation under that seed
-    or from the safetensors file after `@`. The probe is uniform noise, 0..1 after preprocessing.
+    or from the safetensors file after `@`. The probe is uniform noise, 0..1 after preprocessing; from its
+    features comes the fixed point of trunks that are not built in.
     """
     name, _, weights_file = factory.partition("@")
     shape = tuple(input_shape)
@@ -165,33 +173,27 @@ def make_trunk(
     arrays = to_arrays(state_tensors(net)) or {_WEIGHTS_SIZE: np.array([size], dtype=np.int64)}
     weights, blobs = pack_module("trunk", arrays, tensor_dtypes(net))
     probe, probe_blobs = pack_module("probe", {"input": probe_input, "features": features})
-    reference = TrunkReference(
+    unsigned = TrunkReference(
         factory=name,
         feature_size=size,
         weights=weights,
         probe=probe,
         tolerance=TOLERANCE,
-        digest=_trunk_digest(name, size, weights, probe, TOLERANCE),
+        fixed_point=_fixed_point(net, features),
+        has_constant=bool((features[:, -1] == 1).all()),
+        digest=Digest(""),
     )
-    return reference, blobs | probe_blobs
+    return replace(unsigned, digest=_trunk_digest(unsigned)), blobs | probe_blobs
 
 
 def _build(
     factory: str, input_shape: tuple[int, ...], seed: int | None, import_paths: Sequence[str]
 ) -> nn.Module:
     """Return the trunk's net; seed None where its weights are loaded afterwards anyway."""
-    name, _, option = factory.partition(":")
-    if name == "randconv-sqrt":
-        if not option.isdigit() or not 1 <= int(option) <= MAX_FILTERS:
-            raise InvalidInputError(
-                "trunk", found=repr(factory[:80]), expected=f"randconv-sqrt:K with 1 <= K <= {MAX_FILTERS}"
-            )
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        kind = RandomConvolutions if is_image_shape(input_shape) else RandomDirections
-        return kind(int(option), input_shape, generator)
-    if factory == "identity":
-        return nn.Flatten()
-    if not option:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    if (built_in := built_in_trunk(factory, input_shape, generator)) is not None:
+        return built_in
+    if not factory.partition(":")[2]:
         raise InvalidInputError(
             "trunk",
             found=repr(factory[:80]),
@@ -248,14 +250,20 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
+def _fixed_point(net: nn.Module, features: NDArray[np.float32]) -> float:
+    """Return the power of two that takes the features' root mean square to [32, 64), bounded to 1..2^14;
+    random features have one of their own."""
+    if isinstance(net, RandomConvolutions | RandomDirections):
+        return FIXED_POINT
+    rms = float(np.sqrt(np.mean(np.square(features, dtype=np.float64))))
+    if rms * MAX_FIXED_POINT <= STEPS_PER_RMS:
+        return float(MAX_FIXED_POINT)
+    mantissa, exponent = math.frexp(STEPS_PER_RMS / rms)
+    return math.ldexp(1.0, max(0, exponent - (mantissa == 0.5)))
+
+
 def _check_digest(reference: TrunkReference) -> None:
-    found = _trunk_digest(
-        reference.factory,
-        reference.feature_size,
-        reference.weights,
-        reference.probe,
-        reference.tolerance,
-    )
+    found = _trunk_digest(reference)
     if found != reference.digest:
         raise VerificationError(
             f"trunk {reference.factory}",
@@ -265,8 +273,14 @@ def _check_digest(reference: TrunkReference) -> None:
         )
 
 
-def _trunk_digest(
-    factory: str, feature_size: int, weights: ModuleEntry, probe: ModuleEntry, tolerance: float
-) -> Digest:
-    parts = [factory, feature_size, weights.digest, probe.digest, tolerance]
+def _trunk_digest(reference: TrunkReference) -> Digest:
+    parts = [
+        reference.factory,
+        reference.feature_size,
+        reference.weights.digest,
+        reference.probe.digest,
+        reference.tolerance,
+        reference.fixed_point,
+        reference.has_constant,
+    ]
     return digest_of(json.dumps(parts, separators=(",", ":")).encode())

@@ -112,6 +112,17 @@ def warm_start(
     return copied
 
 
+def zero_head(net: nn.Module, classes: int) -> bool:
+    """Set the last linear layer to zero, so that net answers 0 for every class; False where it has none of
+    that width, or other layers follow (net is then as it was, or answers otherwise)."""
+    head = _head_tensors(net, classes)
+    with torch.no_grad():
+        for name, tensor in state_tensors(net).items():
+            if name in head:
+                tensor.zero_()
+    return bool(head)
+
+
 def tensors_of(
     modules: Sequence[ModuleEntry], read: ReadBlob, *, named: bool = True
 ) -> dict[str, torch.Tensor]:

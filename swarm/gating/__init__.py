@@ -1,1 +1,1 @@
-"""From features to leaves: clusters, prototypes, weights, routes, mixtures. Pure numpy: no I/O, no clock."""
+"""From features to leaves: clusters, prototypes, sums, weights, routes, mixtures. No I/O, no clock."""

@@ -17,6 +17,20 @@ QUANTILES = (0.5, 0.9, 0.99)
 DEFAULT_PROTOTYPES = 60
 """Routed validation accuracy on digits, 3 nodes of 4 classes: .94 with 4 prototypes, .98 with 16 and .99 with
 32 to 80; larger data gain longer."""
+MAX_REGION_COLUMNS = 1024
+"""Regions, prototypes and novelty look at no more features than these, so that prototypes stay small."""
+
+
+def region_columns(feature_size: int) -> NDArray[np.int64]:
+    """Return the features that regions are made of, int64 [R] rising: all, or 1024 evenly spaced ones.
+
+    One more than 1024 is left whole: the constant of the trunk.
+    """
+    if feature_size < 1:
+        raise InvalidInputError("feature size", found=str(feature_size), expected="at least 1")
+    if feature_size <= MAX_REGION_COLUMNS + 1:
+        return np.arange(feature_size)
+    return np.arange(MAX_REGION_COLUMNS) * feature_size // MAX_REGION_COLUMNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

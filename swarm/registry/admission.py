@@ -9,11 +9,26 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.modules import check_module
+
+ROOT_EXPERT = ExpertId("coordinator.e0")
+"""The root, the one expert that is the coordinator's own."""
+
+
+def check_committer(caller: Caller, manifest: Manifest) -> None:
+    """Raise NotAuthorisedError unless caller may commit: a node its own, the coordinator the root."""
+    if caller.role == "coordinator" and manifest.expert != ROOT_EXPERT:
+        raise NotAuthorisedError(
+            f"{manifest.expert}@{manifest.version}",
+            found="a commit of the coordinator",
+            expected=f"its owner, {manifest.owner}",
+            remedy="the coordinator commits its own root only",
+        )
+    check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")
 
 
 def check_owner(caller: Caller, owner: NodeId, subject: str) -> None:
@@ -70,10 +85,12 @@ def check_present(manifest: Manifest, missing: Callable[[tuple[Digest, ...]], li
 def check_modules(manifest: Manifest, read: Callable[[Digest], memoryview]) -> None:
     """Raise VerificationError unless every module's bytes are what the manifest says, and finite."""
     subject = f"{manifest.expert}@{manifest.version}"
-    names = [module.name for module in manifest.modules]
-    if len(set(names)) != len(names):
-        raise VerificationError(subject, found="a module name twice", expected="distinct names")
-    for module in manifest.modules:
+    corrections = manifest.correction.modules if manifest.correction is not None else ()
+    for modules in (manifest.modules, corrections):
+        names = [module.name for module in modules]
+        if len(set(names)) != len(names):
+            raise VerificationError(subject, found="a module name twice", expected="distinct names")
+    for module in (*manifest.modules, *corrections):
         try:
             check_module(module, read)
         except VerificationError as error:

@@ -55,7 +55,7 @@ class MemoryStore:
         ]
 
     async def commit_manifest(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int, key: str
+        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
         expert, version = manifest.expert, manifest.version
         done = self._recalled(f"commit:{manifest.owner}:{key}") if key else None
@@ -65,7 +65,8 @@ class MemoryStore:
             return Head(expert=expert, version=version, manifest=digest)
         self._check_not_withdrawn(manifest)
         if digest not in self._table("manifest"):
-            self._check_fence(manifest.owner, fence)
+            if fence is not None:
+                self._check_fence(manifest.owner, fence)
             head = self._table("head").get(expert, {"version": 0})["version"]
             if head != manifest.parent_version:
                 raise refusals.stale_parent(expert, version, manifest.parent_version, head)

@@ -98,7 +98,7 @@ class RedisStore:
         )
 
     async def commit_manifest(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int, key: str
+        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
         await self._commit("commit", manifest, digest, envelope, fence=fence, key=key)
         return Head(expert=manifest.expert, version=manifest.version, manifest=digest)
@@ -326,12 +326,12 @@ class RedisStore:
         return Lease(node=node, fence=reply[1], expires_at=reply[2] / 1000)
 
     async def _commit(
-        self, act: str, manifest: Manifest, digest: Digest, envelope: bytes, *, fence: int, key: str
+        self, act: str, manifest: Manifest, digest: Digest, envelope: bytes, *, fence: int | None, key: str
     ) -> bool:
         expert, version, parent = manifest.expert, manifest.version, manifest.parent_version
         reply = await self._run(
-            "commit", act, expert, manifest.owner, version, parent, digest, envelope, fence, key,
-            MEMORY_OF_KEYS_S,
+            "commit", act, expert, manifest.owner, version, parent, digest, envelope,
+            "" if fence is None else fence, key, MEMORY_OF_KEYS_S,
         )  # fmt: skip
         match reply:
             case [1, moved]:
@@ -339,7 +339,7 @@ class RedisStore:
             case [0, b"stale_parent", head]:
                 raise refusals.stale_parent(expert, version, parent, head)
             case [0, b"stale_fence", newest]:
-                raise refusals.stale_fence(manifest.owner, fence, newest)
+                raise refusals.stale_fence(manifest.owner, fence or 0, newest)
             case [0, b"withdrawn", target]:
                 raise refusals.withdrawn(expert, version, _text(target))
             case [0, b"other_at_version", held]:

@@ -110,14 +110,18 @@ class RegistryService:
             yield bytes(view[start : start + CHUNK_BYTES])
 
     async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
-        """Make a signed manifest the head of its expert, once all it says has been checked."""
+        """Make a signed manifest the head of its expert, once all it says has been checked.
+
+        A node needs its lease's fence; the coordinator, which commits its own root, has none.
+        """
         statement = await self._open(envelope, Manifest)
         manifest = statement.value
-        admission.check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")
+        admission.check_committer(caller, manifest)
         await self._admit(manifest)
+        held = None if caller.role == "coordinator" else fence
         async with self._committing:
             await self._check_leaf_limit(manifest)
-            head = await self._store.commit_manifest(manifest, statement.digest, envelope, fence, key)
+            head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
         _log.info(
             "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
         )

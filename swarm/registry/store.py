@@ -46,9 +46,11 @@ class MetadataStore(Protocol):
     # Experts
 
     async def commit_manifest(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int, key: str
+        self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
         """Make manifest the head of its expert, if its parent is the head and fence is the owner's newest.
+
+        Fence None: nobody leases the owner's experts (the coordinator's root).
 
         The same key or the same digest again returns the first outcome. Records the event
         `module.published`. Raises StaleParentError, StaleFenceError; ConflictError for an expert or owner

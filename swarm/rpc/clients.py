@@ -8,6 +8,7 @@ arrived repeats its key. Without one, each call is an act of its own.
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
 from swarm.domain.errors import ExhaustedError
@@ -30,12 +31,13 @@ from swarm.rpc.channel import Connection
 from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.failures import reply_checked
 from swarm.rpc.node_clients import AgentClient, ExpertClient
-from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, MAX_MESSAGE_BYTES, SIZE_KEY, UNARY_TIMEOUT_S
+from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, MAX_CONTRIBUTION_BYTES, SIZE_KEY, UNARY_TIMEOUT_S
 from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
 
 __all__ = ["AgentClient", "CoordinatorClient", "ExpertClient", "RegistryClient"]
 
-_CONTRIBUTE_TIMEOUT_S = 180.0
+CONTRIBUTE_TIMEOUT_S = 600.0
+"""Checks, a solution and two rounds of trials, perhaps behind those of others."""
 
 
 class CoordinatorClient:
@@ -51,7 +53,7 @@ class CoordinatorClient:
             return convert.answer_from_pb(reply)
 
     async def make_profile(
-        self, examples: Examples, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+        self, examples: Examples, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S
     ) -> Profile:
         """Return the profile of an asker's examples; queries that name it are answered by its conventions."""
         request = convert.examples_to_pb(examples, key or _new_key())
@@ -87,14 +89,14 @@ class CoordinatorClient:
         return (await self.connection.unary(m.RENEW_CERTIFICATE, request, timeout_s)).certificate_pem
 
     async def leave(
-        self, reason: str, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+        self, reason: str, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S
     ) -> tuple[int, tuple[ExpertId, ...]]:
         """Leave the swarm for good; return the gate version without the caller, and its experts."""
         request = membership_pb2.LeaveRequest(reason=reason, idempotency_key=key or _new_key())
         return self._left(await self.connection.unary(m.LEAVE, request, timeout_s))
 
     async def revoke_node(
-        self, node: NodeId, reason: str, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S
+        self, node: NodeId, reason: str, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S
     ) -> tuple[int, tuple[ExpertId, ...]]:
         """Revoke a node's certificate and withdraw its experts (operator)."""
         request = membership_pb2.RevokeNodeRequest(
@@ -139,25 +141,35 @@ class CoordinatorClient:
     async def contribute(
         self,
         envelope: bytes,
-        arrays: bytes,
+        arrays: bytes | memoryview | Path,
         fence: int,
         key: str = "",
-        timeout_s: float = _CONTRIBUTE_TIMEOUT_S,
+        timeout_s: float = CONTRIBUTE_TIMEOUT_S,
     ) -> ContributionOutcome:
         """Send a contribution and the blob that its tensors point into; return what became of it.
 
-        The answer comes after the other nodes have tried the candidate gate.
+        `arrays` may be the path of a file: it is sent without being held in memory. The answer comes after
+        the other nodes have tried the candidate gate.
         """
-        if len(arrays) > MAX_MESSAGE_BYTES:
+        size = await asyncio.to_thread(_size, arrays)
+        if size > MAX_CONTRIBUTION_BYTES:
             raise ExhaustedError(
-                "contribution", found=f"{len(arrays)} bytes", expected="at most 64 MiB", remedy="fewer leaves"
+                "contribution",
+                found=f"{size} bytes",
+                expected="at most 256 MiB",
+                remedy="fewer leaves or compact sums",
             )
         header = gate_pb2.ContributeHeader(envelope=envelope, fence=fence, idempotency_key=key or _new_key())
 
         async def messages() -> AsyncIterator[gate_pb2.ContributeChunk]:
             yield gate_pb2.ContributeChunk(header=header)
-            for chunk in _chunks(arrays):
-                yield gate_pb2.ContributeChunk(data=chunk)
+            if isinstance(arrays, Path):
+                with arrays.open("rb") as file:
+                    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                        yield gate_pb2.ContributeChunk(data=chunk)
+            else:
+                for part in _chunks(arrays):
+                    yield gate_pb2.ContributeChunk(data=part)
 
         reply = await self.connection.upload(m.CONTRIBUTE, messages(), timeout_s=timeout_s)
         return convert.outcome_from_pb(reply)
@@ -177,7 +189,7 @@ class CoordinatorClient:
         request = gate_pb2.RollbackRequest(version=version, idempotency_key=key or _new_key())
         return (await self.connection.unary(m.ROLLBACK, request, timeout_s)).envelope
 
-    async def fit(self, key: str = "", timeout_s: float = _CONTRIBUTE_TIMEOUT_S) -> ContributionOutcome:
+    async def fit(self, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S) -> ContributionOutcome:
         """Recompute the gate from its contributions (operator)."""
         request = gate_pb2.FitRequest(idempotency_key=key or _new_key())
         return convert.outcome_from_pb(await self.connection.unary(m.FIT, request, timeout_s))
@@ -299,6 +311,10 @@ def _chunks(data: bytes | memoryview) -> Iterator[bytes]:
     view = memoryview(data)
     for start in range(0, len(view), CHUNK_BYTES):
         yield bytes(view[start : start + CHUNK_BYTES])
+
+
+def _size(data: bytes | memoryview | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
 
 
 def _new_key() -> str:

@@ -1,7 +1,7 @@
 """A process's identity as it is on disk now: renewed certificates are taken up without a restart."""
 
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from swarm.trust.identity import Identity
 
 _log = structlog.get_logger(__name__)
 _FILE: Final = "certificate.pem"
+_HANDOVER_S: Final = 0.25
 
 
 class IdentitySource:
@@ -44,9 +45,29 @@ class IdentitySource:
 
 
 def server_credentials(source: IdentitySource) -> grpc.ServerCredentials:
-    """Return mutual TLS credentials that ask source anew at every handshake."""
-    fetch: Callable[[], grpc.ServerCertificateConfiguration] = lambda: _configuration(source)  # noqa: E731
-    return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
+    """Return mutual TLS credentials for one port; they ask source anew at every handshake.
+
+    gRPC makes a new TLS context of every configuration it is handed and frees the one before, which a
+    handshake in another thread may be about to use (grpc/grpc#36693): that crash was anybody's who could
+    connect. So it is handed one only where the certificate changed, and after a pause, in which no handshake
+    begins (gRPC holds its lock meanwhile) and those that began get past that point.
+    """
+    served = source.current()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal served
+        current = source.current()
+        if current is served:
+            return None
+        time.sleep(_HANDOVER_S)
+        served = current
+        return _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(served),
+        fetch,  # type: ignore[arg-type]  # the stubs leave out None, for no change
+        require_client_authentication=True,
+    )
 
 
 def channel_credentials(identity: Identity) -> grpc.ChannelCredentials:
@@ -58,8 +79,7 @@ def channel_credentials(identity: Identity) -> grpc.ChannelCredentials:
     )
 
 
-def _configuration(source: IdentitySource) -> grpc.ServerCertificateConfiguration:
-    identity = source.current()
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
     pairs = [(identity.key_pem, identity.certificate_pem)]
     return grpc.ssl_server_certificate_configuration(pairs, root_certificates=identity.ca_pem)
 

@@ -3,7 +3,10 @@
 from typing import Any, Final
 
 MAX_MESSAGE_BYTES: Final = 64 << 20
-"""The largest payload of one message: inputs, probabilities, a contribution's arrays."""
+"""The largest payload of one message: inputs, probabilities."""
+
+MAX_CONTRIBUTION_BYTES: Final = 256 << 20
+"""The largest contribution; its arrays travel in many messages."""
 
 CHUNK_BYTES: Final = 1 << 20
 """Blobs travel in messages of this size: the cheapest that were measured."""

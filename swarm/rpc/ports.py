@@ -10,6 +10,7 @@ from typing import Protocol
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
+from swarm.domain.federation import FederationOrder, FederationPart, FederationStep
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import (
     Answer,
@@ -56,6 +57,9 @@ class NodeLink(Protocol):
     ) -> GateTrial:
         """Let the node judge a candidate gate on its own validation data."""
 
+    async def federate(self, part: FederationPart, timeout_s: float) -> FederationPart:
+        """Hand the node a part of a federated run's message, or ask for a part of its reply."""
+
     def announce(
         self,
         *,
@@ -95,7 +99,7 @@ class GatePort(Protocol):
     """The gate's keeper (implemented by `coordinator.gate_keeper`)."""
 
     async def contribute(
-        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int, key: str
+        self, caller: Caller, envelope: bytes, arrays: AsyncIterator[bytes], fence: int, key: str
     ) -> ContributionOutcome: ...
     async def gate(self, version: int) -> bytes: ...
     async def history(self) -> tuple[list[bytes], int]: ...
@@ -136,6 +140,22 @@ class ExpertPort(Protocol):
     async def try_gate(
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial: ...
+
+
+class FederationPort(Protocol):
+    """Federated runs (implemented by `coordinator.federation`)."""
+
+    def run(self, order: FederationOrder) -> AsyncIterator[FederationStep]: ...
+
+
+class FederationClientPort(Protocol):
+    """A node's end of federated runs (implemented by `node.federation`)."""
+
+    async def deliver(self, part: FederationPart) -> FederationPart:
+        """Take a part of a message; the last one, and a later question for more, bring the reply's parts.
+
+        The same message again is answered again, not done again.
+        """
 
 
 class AgentPort(Protocol):

@@ -44,10 +44,10 @@ class RpcServer:
         self,
         services: Iterable[Service],
         gatekeeper: Gatekeeper,
-        credentials: grpc.ServerCredentials | None,
+        source: IdentitySource | None,
         recheck_s: float = RECHECK_S,
     ) -> None:
-        self._credentials = credentials
+        self._source = source
         self._server = grpc.aio.server(
             interceptors=[CallGuard(gatekeeper, recheck_s)], options=SERVER_OPTIONS
         )
@@ -64,10 +64,10 @@ class RpcServer:
 
         Raises UsageError where the port is taken or the host is not this machine.
         """
-        if self._credentials is None:
+        if self._source is None:
             raise UsageError(f"listener {address}", found="no identity", expected="mutual TLS on TCP")
         try:
-            return self._server.add_secure_port(address, self._credentials)
+            return self._server.add_secure_port(address, server_credentials(self._source))
         except RuntimeError as error:
             raise UsageError(
                 f"listener {address}",
@@ -127,7 +127,7 @@ def create_server(
     """
     source = IdentitySource(identity_folder)
     gatekeeper = CertificateGatekeeper(source.current().swarm, is_revoked, now)
-    return RpcServer(services, gatekeeper, server_credentials(source), recheck_s)
+    return RpcServer(services, gatekeeper, source, recheck_s)
 
 
 def create_local_server(caller: Caller, services: Iterable[Service]) -> RpcServer:

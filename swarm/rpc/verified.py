@@ -97,15 +97,17 @@ class VerifiedRegistry:
         return statement
 
     async def blobs(self, manifest: Manifest) -> None:
-        """Bring all blobs of a manifest into the cache and check each module.
+        """Bring all blobs of a manifest into the cache and check each module, its correction's too.
 
         Raises VerificationError, naming expert and module or blob, for tampered bytes, digests that do not
         fit, and values that are not finite.
         """
-        entries = [tensor for module in manifest.modules for tensor in module.tensors]
+        corrections = manifest.correction.modules if manifest.correction is not None else ()
+        modules = (*manifest.modules, *corrections)
+        entries = [tensor for module in modules for tensor in module.tensors]
         try:
             await self.fetch(entries)
-            for module in manifest.modules:
+            for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
         except VerificationError as error:
             raise VerificationError(
@@ -115,11 +117,17 @@ class VerifiedRegistry:
                 remedy=error.remedy,
             ) from error
 
-    async def gate_arrays(self, gate: GateStatement) -> dict[str, NDArray[Any]]:
-        """Return a gate's arrays, read-only, from verified blobs."""
+    async def gate_arrays(
+        self, gate: GateStatement, names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Return a gate's arrays of these names (None: all), read-only, from verified blobs.
+
+        Raises NotFoundError for a name that the gate does not have, VerificationError for tampered bytes.
+        """
+        entries = _named(gate, names) if names is not None else gate.arrays
         try:
-            await self.fetch(gate.arrays)
-            return unpack(gate.arrays, self.cache.open_verified)
+            await self.fetch(entries)
+            return await asyncio.to_thread(unpack, entries, self.cache.open_verified)
         except VerificationError as error:
             raise VerificationError(
                 f"gate {gate.version}: {error.subject}",
@@ -160,6 +168,18 @@ class VerifiedRegistry:
         if self._coordinator is None:
             raise NotFoundError("coordinator", found="no address", expected="the coordinator's host:port")
         return self._coordinator
+
+
+def _named(gate: GateStatement, names: Sequence[str]) -> tuple[TensorEntry, ...]:
+    by_name = {entry.name: entry for entry in gate.arrays}
+    absent = next((name for name in names if name not in by_name), None)
+    if absent is not None:
+        raise NotFoundError(
+            f"gate {gate.version}",
+            found=f"no array {absent[:40]!r}",
+            expected=f"one of {', '.join(list(by_name)[:20])}",
+        )
+    return tuple(by_name[name] for name in dict.fromkeys(names))
 
 
 def _sizes(entries: Sequence[TensorEntry]) -> dict[Digest, int | None]:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,7 @@ from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from swarm.trust.tokens import secret_hash
 from tests.support.coordinator import BackEnd, back_end
+from tests.support.whole_swarm import whole_swarm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -310,6 +312,28 @@ async def test_garbage_on_every_port_stops_nothing(swarm: BackEnd) -> None:
     await asyncio.gather(*(asyncio.to_thread(attack, port) for port in ports))
     assert (await (await swarm.operator()).status()).swarm == "plants"
     await swarm.join("after-the-storm")
+
+
+async def test_a_storm_of_strangers_ends_no_service(tmp_path: Path) -> None:
+    """Every connection once freed the TLS context that another's handshake was about to use: a crash."""
+
+    def stranger(port: int) -> None:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            try:
+                with socket.create_connection(("127.0.0.1", port), 5) as plain:
+                    plain.sendall(b"\x16\x03\x01\xff\xff")
+            except OSError:
+                pass
+
+    def storm() -> dict[str, int | None]:
+        with whole_swarm(tmp_path) as running, ThreadPoolExecutor(8) as strangers:
+            operator = Identity.load(running.home.operator / "identity")
+            ports = [int(address.rsplit(":")[-1]) for address in (operator.coordinator, operator.registry)]
+            list(strangers.map(stranger, ports * 4))
+            return {name: process.poll() for name, process in running.processes.items()}
+
+    assert await asyncio.to_thread(storm) == {"registry": None, "coordinator": None}
 
 
 async def test_lying_tensors_malformed_and_enormous_messages_are_refused_and_the_servers_go_on(

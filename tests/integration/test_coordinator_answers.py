@@ -17,7 +17,7 @@ from swarm.domain.errors import (
     UnreachableError,
 )
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import MAX_QUERY_ROWS, Query
+from swarm.domain.inference import MAX_QUERY_ROWS, Examples, Query
 from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end, samples
 
 
@@ -193,3 +193,95 @@ async def test_without_redis_answers_go_on_also_after_a_restart_and_publishing_w
             await asyncio.sleep(0.1)
     assert (await ada.contribute()).gate_version == 3
     assert (await ada.coordinator.status()).redis == "ok"
+
+
+async def with_sums(swarm: BackEnd, **options: Any) -> tuple[SmallNode, SmallNode]:
+    """Two nodes whose sums are in the gate, one exact, one compact."""
+    ada = await trained(swarm, "ada", "ab", sums="exact", **options)
+    return ada, await trained(swarm, "bob", "cd", sums="compact", **options)
+
+
+async def test_a_gate_with_sums_answers_by_its_root_whoever_is_away(swarm: BackEnd) -> None:
+    ada, bob = await with_sums(swarm)
+    answer = await ada.ask("a", "b", "c", "d")
+    assert (best(answer), answer.combination) == (["a", "b", "c", "d"], "root")
+    assert {source.owner for row in answer.sources for source in row} == {"coordinator"}
+    await bob.disconnect()
+    away = await ada.ask("a", "b", "c", "d")
+    np.testing.assert_array_equal(away.probabilities, answer.probabilities)
+    assert away.degraded == (False,) * 4
+
+
+async def test_every_combination_can_be_asked_for_by_name(swarm: BackEnd) -> None:
+    ada, _ = await with_sums(swarm, corrects=True)
+    for name in ("prototypes", "root", "gate", "poe", "corrected"):
+        answer = await ada.ask("a", "c", combination=name)
+        assert (best(answer), answer.degraded) == (["a", "c"], (False, False))
+        assert answer.combination.split()[0] == name
+    corrected = await ada.ask("a", combination="corrected", top_k=1)
+    assert [source.owner for source in corrected.sources[0]] == ["coordinator", "ada"]
+
+
+async def test_where_no_expert_is_left_the_root_answers_degraded_and_says_so(swarm: BackEnd) -> None:
+    ada, bob = await with_sums(swarm)
+    root = await ada.ask("a", "c")
+    ada.fails = bob.fails = NotReadyError("expert server", found="starting")
+    answer = await ada.ask("a", "c", combination="gate")
+    assert (best(answer), answer.degraded) == (["a", "c"], (True, True))
+    np.testing.assert_array_equal(answer.probabilities, root.probabilities)
+    assert [row[0].expert for row in answer.sources] == ["coordinator.e0"] * 2
+    assert answer.missing_experts == (ada.expert, bob.expert)
+
+
+async def test_an_owner_asked_alone_answers_with_its_own_experts(swarm: BackEnd) -> None:
+    ada, _ = await with_sums(swarm)
+    alone = await ada.ask("a", "c", owners=(NodeId("ada"),))
+    assert {source.owner for row in alone.sources for source in row} == {"ada"}
+    assert alone.combination.startswith("gate") and best(alone)[0] == "a"
+    refused = await refusal(ada.ask("a", owners=(NodeId("ada"),), combination="root"))
+    assert isinstance(refused, InvalidInputError) and "combination root" in refused.subject
+
+
+def examples(conventions: dict[str, str], each: int = 8) -> Examples:
+    """Samples of all classes, called as the conventions say."""
+    return Examples(
+        inputs=np.concatenate([samples(name, each, 42) for name in "abcd"]),
+        labels=tuple(conventions.get(name, name) for name in "abcd" for _ in range(each)),
+    )
+
+
+async def test_an_asker_is_answered_by_those_who_agree_with_its_examples_also_after_a_restart(
+    swarm: BackEnd,
+) -> None:
+    swapped = {"a": "b", "b": "a"}
+    ada = await trained(swarm, "ada", "abcd", sums="exact")
+    bob = await trained(swarm, "bob", "abcd", sums="exact", calls=swapped)
+    eve = await trained(swarm, "eve", "abcd", sums="compact")
+    common = await ada.coordinator.make_profile(examples({}))
+    other = await ada.coordinator.make_profile(examples(swapped))
+    assert common.owners == (ada.id, eve.id) and common.accuracy == 1
+    assert other.owners == (bob.id,) and other.accuracy == 1 > other.accuracy_all
+    assert best(await ada.ask("a", "b", "c", profile=common.id)) == ["a", "b", "c"]
+    answer = await ada.ask("a", "b", "c", profile=other.id)
+    assert (best(answer), answer.combination) == (["b", "a", "c"], "asker")
+    await swarm.stop_coordinator()
+    await swarm.start_coordinator()
+    await asyncio.wait_for(ada.welcomed.wait(), 10)
+    again = await ada.ask("a", "b", "c", profile=other.id)
+    np.testing.assert_array_equal(again.probabilities, answer.probabilities)
+
+
+async def test_bad_examples_and_unknown_profiles_are_refused_by_name(swarm: BackEnd) -> None:
+    ada, _ = await with_sums(swarm)
+    good = samples("a", 2, 1)
+    cases = [
+        (Examples(inputs=good, labels=("a", "fern")), "labels of the examples", "fern"),
+        (Examples(inputs=good, labels=("a",)), "examples", "1 labels"),
+        (Examples(inputs=good[:, :2], labels=("a", "a")), "inputs", "shape"),
+        (Examples(inputs=good.astype(np.float64), labels=("a", "a")), "inputs", "float64"),
+    ]
+    for given, subject, found in cases:
+        error = await refusal(ada.coordinator.make_profile(given))
+        assert isinstance(error, InvalidInputError) and subject in error.subject and found in error.found
+    unknown = await refusal(ada.ask("a", profile="0" * 64))
+    assert isinstance(unknown, NotFoundError) and "--examples" in unknown.remedy

@@ -56,6 +56,7 @@ def test_a_job_leaves_experts_summaries_and_its_own_validation_samples(tmp_path:
         "data",
         "features",
         "clusters",
+        "sums",
         "train",
         "done",
     ]

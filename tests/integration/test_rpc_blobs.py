@@ -18,10 +18,10 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Correction, GateStatement, Manifest
 from swarm.domain.membership import Lease
 from swarm.modules.blobs import BlobFiles
-from swarm.modules.packing import pack_module, pack_single
+from swarm.modules.packing import pack_arrays, pack_module, pack_single
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.rpc import methods as m
@@ -224,6 +224,43 @@ async def test_a_gates_arrays_are_used_only_as_they_were_signed(world: World) ->
     _flip(world.files.path(blob))
     with pytest.raises(VerificationError, match=f"gate 1: .*{blob[:12]}"):
         await verified.gate_arrays(statement)
+
+
+async def test_only_the_named_arrays_of_a_gate_are_fetched(world: World) -> None:
+    entries, blobs = pack_arrays(
+        {name: np.full((100, 200), value, np.float32) for value, name in enumerate(("weights", "root.0"))}
+    )
+    statement = replace(gate(), arrays=entries)
+    for blob, data in blobs.items():
+        await world.client.publish_blob(blob, data)
+    verified = world.verified()
+    assert list(await verified.gate_arrays(statement, ["root.0"])) == ["root.0"]
+    assert set(world.cache.digests()) == {entries[1].blob}
+    assert await verified.gate_arrays(statement, []) == {}
+    with pytest.raises(
+        NotFoundError, match=r"gate 1: found no array 'root\.1'; expected one of weights, root"
+    ):
+        await verified.gate_arrays(statement, ["root.1"])
+    _flip(world.files.path(entries[0].blob))
+    with pytest.raises(VerificationError, match="gate 1"):
+        await verified.gate_arrays(statement, ["weights"])
+
+
+async def test_a_correction_is_fetched_and_checked_with_its_expert(world: World) -> None:
+    value, blobs = weights_of(manifest())
+    module, data = pack_module("head", {"weight": np.full((3, 2), 7, np.float32)})
+    correction = Correction(
+        modules=(module,), base=digest_of(b"gate"), class_temperature=0.2, metrics={}, cost=value.cost
+    )
+    refined = replace(value, correction=correction)
+    for blob in (*blobs.values(), *data.values()):
+        await world.client.publish_blob(digest_of(blob), blob)
+    verified = world.verified()
+    await verified.blobs(refined)
+    assert set(world.cache.digests()) == set(refined.blobs()) > set(value.blobs())
+    lying = replace(correction, modules=(replace(module, digest=digest_of(b"other")),))
+    with pytest.raises(VerificationError, match=r"ada\.e1@1: module head"):
+        await verified.blobs(replace(value, correction=lying))
 
 
 async def test_every_act_repeated_with_its_key_changes_nothing(world: World) -> None:

@@ -20,8 +20,9 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import SocketBytes
+from swarm.domain.inference import ExpertForm, SocketBytes
 from swarm.domain.membership import Event, Heartbeat, Hello, Welcome
+from swarm.gating.combinations import ridge_options
 from swarm.rpc import methods as m
 from swarm.rpc.channel import open_channel
 from swarm.rpc.convert import hello_to_pb
@@ -149,13 +150,22 @@ async def test_calls_run_concurrently_but_never_more_than_sixteen_at_once(
     async with linked(swarm, ada) as (_, link, agent):
         agent.experts.wait_s = 0.1
         answers = await asyncio.gather(*(link.predict(expert_request(rows), 5.0) for rows in range(1, 41)))
-        assert [len(answer[0].probabilities) for answer in answers] == list(range(1, 41))
+        assert [len(answer[0].values) for answer in answers] == list(range(1, 41))
         assert 1 < agent.experts.most_running <= MAX_CONCURRENT
 
 
 async def test_a_gate_trial_travels_over_the_stream(swarm: Founded, ada: Identity) -> None:
     async with linked(swarm, ada) as (_, link, _agent):
-        assert await link.try_gate(b"new", b"old", [0.5, 1.0], b"spec", 5.0) == trial((0.5, 1.0))
+        assert await link.try_gate(b"new", b"old", ridge_options(3), b"spec", 5.0) == trial(3)
+
+
+@pytest.mark.parametrize("form", ["probabilities", "corrections"])
+async def test_an_expert_is_asked_in_the_form_that_the_combination_needs(
+    swarm: Founded, ada: Identity, form: ExpertForm
+) -> None:
+    async with linked(swarm, ada) as (_, link, _agent):
+        (answer,) = await link.predict(expert_request(form=form), 5.0)
+        assert answer.form == form and answer.values.sum() == (3 if form == "probabilities" else 0)
 
 
 async def test_an_experts_refusal_reaches_the_coordinator_whole(swarm: Founded, ada: Identity) -> None:
@@ -208,7 +218,7 @@ async def test_a_big_answer_fits(swarm: Founded, ada: Identity) -> None:
     async with linked(swarm, ada) as (_, link, agent):
         agent.experts.columns = 10_000
         answer = await link.predict(expert_request(1500), 30.0)
-        assert answer[0].probabilities.nbytes == 60_000_000
+        assert answer[0].values.nbytes == 60_000_000
 
 
 async def test_announcements_arrive_in_order_and_one_that_is_refused_stops_nothing(

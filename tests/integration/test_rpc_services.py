@@ -4,37 +4,42 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.errors import ExhaustedError, InvalidInputError, NotReadyError, UnauthenticatedError
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.inference import Listing, SocketBytes
+from swarm.domain.inference import Examples, Listing, Query, SocketBytes
 from swarm.domain.membership import Caller, ContributionOutcome, Event
 from swarm.rpc import methods as m
 from swarm.rpc.callers import CertificateGatekeeper
 from swarm.rpc.channel import Connection, open_local
 from swarm.rpc.clients import AgentClient, CoordinatorClient
-from swarm.rpc.options import MAX_MESSAGE_BYTES
 from swarm.rpc.pb import gate_pb2
 from swarm.rpc.server import RpcServer, Service, create_local_server
 from swarm.rpc.servicers import (
     agent_service,
     expert_service,
+    federation_service,
     gate_service,
     inference_service,
     membership_service,
     registry_service,
 )
-from tests.support.rpc import Membership, asking, eventually, found_now, node, service
+from tests.support.rpc import Inference, Membership, asking, eventually, found_now, node, service
 
 ACTS = [
     each
     for each in m.METHODS
     if each.request is not bytes and "idempotency_key" in each.request.DESCRIPTOR.fields_by_name
 ]
+
+LARGEST = 2 << 20
+"""The largest contribution here; the real limit would take a quarter of a gigabyte to cross."""
 
 
 class Gates:
@@ -44,9 +49,10 @@ class Gates:
         self.given: list[tuple[object, ...]] = []
 
     async def contribute(
-        self, caller: Caller, envelope: bytes, arrays: bytes, fence: int, key: str
+        self, caller: Caller, envelope: bytes, arrays: AsyncIterator[bytes], fence: int, key: str
     ) -> ContributionOutcome:
-        self.given.append((caller.id, envelope, arrays, fence, key))
+        data = b"".join([chunk async for chunk in arrays])
+        self.given.append((caller.id, envelope, data, fence, key))
         return ContributionOutcome(state="activated", gate_version=2, reason="")
 
     async def gate(self, version: int) -> bytes:
@@ -127,17 +133,24 @@ async def test_a_contribution_of_several_messages_arrives_whole_with_its_sender(
         outcome = await client.contribute(b"envelope", arrays, fence=7, key="k")
         assert outcome == ContributionOutcome(state="activated", gate_version=2, reason="")
         assert port.given == [("ada", b"envelope", arrays, 7, "k")]
+        (tmp_path / "arrays").write_bytes(arrays)
+        await client.contribute(b"envelope", tmp_path / "arrays", fence=7, key="k")
+        assert port.given[1] == port.given[0]
         with pytest.raises(NotReadyError, match="swarm train DATA"):
             await client.gate()
         assert await client.history() == ([b"g1", b"g2"], 2)
 
 
-async def test_a_contribution_out_of_form_or_too_large_is_refused(tmp_path: Path) -> None:
+async def test_a_contribution_out_of_form_or_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("swarm.rpc.clients", "swarm.rpc.servicers.coordinator"):
+        monkeypatch.setattr(f"{module}.MAX_CONTRIBUTION_BYTES", LARGEST)
     swarm = found_now(tmp_path)
     port = Gates()
     data = gate_pb2.ContributeChunk(data=b"x")
     head = gate_pb2.ContributeChunk(header=gate_pb2.ContributeHeader(envelope=b"e", idempotency_key="k"))
-    full = gate_pb2.ContributeChunk(data=bytes(MAX_MESSAGE_BYTES // 2))
+    full = gate_pb2.ContributeChunk(data=bytes(LARGEST // 2))
 
     async def messages(*parts: gate_pb2.ContributeChunk) -> AsyncIterator[gate_pb2.ContributeChunk]:
         for part in parts:
@@ -149,8 +162,8 @@ async def test_a_contribution_out_of_form_or_too_large_is_refused(tmp_path: Path
                 await client.connection.upload(m.CONTRIBUTE, messages(*parts))
         with pytest.raises(ExhaustedError, match="contribution"):
             await client.connection.upload(m.CONTRIBUTE, messages(head, full, full, data))
-        with pytest.raises(ExhaustedError, match="at most 64 MiB"):
-            await client.contribute(b"e", bytes(MAX_MESSAGE_BYTES + 1), fence=1)
+        with pytest.raises(ExhaustedError, match="at most 256 MiB"):
+            await client.contribute(b"e", bytes(LARGEST + 1), fence=1)
     assert not port.given
 
 
@@ -161,12 +174,17 @@ async def test_every_act_without_an_idempotency_key_is_refused(folder: Path, met
         folder,
         agent_service(nobody),  # type: ignore[arg-type]
         expert_service(nobody),  # type: ignore[arg-type]
+        federation_service(nobody),  # type: ignore[arg-type]
         gate_service(nobody),  # type: ignore[arg-type]
         inference_service(nobody),  # type: ignore[arg-type]
         membership_service(nobody),  # type: ignore[arg-type]
         registry_service(nobody),  # type: ignore[arg-type]
     )
-    request = method.request(data="digits", share="borrow") if method is m.TRAIN else method.request()
+    needed = {
+        m.TRAIN: {"data": "digits", "share": "borrow", "sums": "auto", "sums_mb": 4.0},
+        m.RUN_FEDERATION: {"app": "sums"},
+    }
+    request = method.request(**needed.get(method, {}))
     async with connection:
         with pytest.raises(InvalidInputError, match="idempotency_key"):
             if method.streams_out:
@@ -187,11 +205,27 @@ def test_all_that_changes_the_swarm_takes_a_key() -> None:
         "Membership.RevokeToken",
         "Gate.Rollback",
         "Gate.Fit",
+        "Inference.MakeProfile",
+        "Federation.Run",
         "Registry.Commit",
         "Registry.Announce",
         "Registry.Withdraw",
         "Agent.Train",
     }
+
+
+async def test_an_askers_examples_become_a_profile_that_queries_can_name(tmp_path: Path) -> None:
+    swarm = found_now(tmp_path)
+    examples = Examples(inputs=np.ones((3, 4), np.float32), labels=("x", "y", "x"))
+    async with asking(swarm.coordinator, node(swarm, "ada"), inference_service(Inference())) as client:
+        profile = await client.make_profile(examples)
+        assert (profile.owners, profile.examples, profile.accuracy) == (("ada",), 3, 0.75)
+        query = Query(inputs=examples.inputs, combination="root", profile=profile.id)
+        assert (await client.predict(query)).combination == "root"
+        with pytest.raises(InvalidInputError, match="combination: found 'best'"):
+            await client.predict(replace(query, combination="best"))
+        with pytest.raises(InvalidInputError, match="examples: found 3 inputs, 2 labels"):
+            await client.make_profile(replace(examples, labels=("x", "y")))
 
 
 async def test_events_are_followed_as_they_happen(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ class Shell:
             text=True,
             env=self.environment(**more),
             start_new_session=True,
+            preexec_fn=_takes_ctrl_c,
         )
 
     def swarm(self, *arguments: str, timeout_s: float = 200, **more: str) -> subprocess.CompletedProcess[str]:
@@ -95,6 +97,11 @@ class Shell:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+
+
+def _takes_ctrl_c() -> None:
+    """As in a terminal: below a shell's `&`, where these tests may run, it would be ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

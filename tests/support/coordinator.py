@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,19 @@ from coordinator.addresses import Endpoints
 from coordinator.app import serve
 from coordinator.config import CoordinatorConfig
 from coordinator.founding import found_swarm
-from node.gate_trial import TrialGate, TrialLeaf, judge
+from node.gate_trial import TrialGate, Voice, judge
 from node.join_port import JoinPort
 from swarm.config import SwarmHome
+from swarm.digests import digest_of
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
-from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Query, SocketBytes
+from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, GateTrial, Query, SocketBytes
 from swarm.domain.manifests import (
     Contribution,
+    Correction,
     Cost,
+    FeatureSums,
     GateStatement,
     LeafContribution,
     Manifest,
@@ -37,11 +41,12 @@ from swarm.domain.manifests import (
     Share,
 )
 from swarm.domain.membership import ContributionOutcome, Event, Head, Heartbeat, Hello, Welcome
-from swarm.domain.specification import Specification
-from swarm.gating.prototype_gate import PrototypeGate
+from swarm.domain.specification import Specification, TrunkReference
+from swarm.domain.tensors import ModuleEntry
 from swarm.gating.regions import summarise_leaf
+from swarm.gating.sums import compact_sums, exact_gram, pack_triangle, quantised, target_columns
 from swarm.modules.blobs import BlobFiles
-from swarm.modules.packing import pack_module, pack_single
+from swarm.modules.packing import pack_module, pack_single, unpack
 from swarm.registry.app import RegistryConfig
 from swarm.registry.app import serve as serve_registry
 from swarm.registry.redis_server import RedisServer
@@ -57,6 +62,9 @@ from swarm.trust.statements import sign_statement
 from swarm.trust.tokens import JoinToken, parse_join_line
 
 SIZE = 6
+RANK = 4
+LIFT = 2.0
+"""What a correction adds to its expert's nearest class, before it is centred."""
 CLASSES = ("a", "b", "c", "d")
 Floats = NDArray[np.float32]
 
@@ -172,13 +180,20 @@ class BackEnd:
 
 @dataclass
 class SmallNode:
-    """A node with one expert over its classes. `data_means` None: the true means."""
+    """A node with one expert over its classes.
+
+    `sums`: how it gives F'F, if at all; `corrects`: its next version has a correction; `calls` names its
+    classes otherwise, sample by sample ("a" for "b").
+    """
 
     back_end: BackEnd
     identity: Identity
     classes: tuple[str, ...]
     share: Share = "borrow"
     count: int = 60
+    sums: Literal["", "exact", "compact"] = ""
+    corrects: bool = False
+    calls: dict[str, str] = field(default_factory=dict)
     fails: SwarmError | None = None
     answers_wrong: bool = False
     hangs: bool = False
@@ -266,6 +281,7 @@ class SmallNode:
             metrics={},
             cost=Cost(train_flops=1, inference_flops=100, samples_seen=1, duration_s=0.1),
             created_at=time.time(),
+            correction=self._correction((module,)) if self.corrects else None,
         )
         head = await self.registry.commit(self._signed(manifest), self.fence)
         self.served.append(head.manifest)
@@ -276,8 +292,11 @@ class SmallNode:
         specification = await self._specification()
         features = np.concatenate([samples(name, self.count, 7) for name in over or self.classes])
         summary = summarise_leaf(features, prototypes=8, seed=0)
+        known = sorted({self.calls.get(name, name) for name in self.classes})
+        sums = self._sums(specification, features, known, over) if self.sums else {}
         entries, _, arrays = pack_single(
             {"prototypes": summary.prototypes, "prototype_counts": summary.counts, "radii": summary.radii}
+            | sums
         )
         by_name = {entry.name: entry for entry in entries}
         self.epoch += 1
@@ -290,15 +309,52 @@ class SmallNode:
                 LeafContribution(
                     leaf=leaf_of(self.id, 0),
                     expert=self.expert,
-                    class_counts={name: self.count for name in self.classes},
+                    class_counts=dict.fromkeys(known, self.count),
                     prototypes=by_name["prototypes"],
                     prototype_counts=by_name["prototype_counts"],
                     radii=by_name["radii"],
+                    columns=by_name.get("columns"),
                 ),
             ),
             created_at=time.time(),
+            sums=FeatureSums(
+                form=self.sums,
+                samples=self.count * len(self.classes),
+                tensors=tuple(by_name[name] for name in sums if name != "columns"),
+            )
+            if self.sums
+            else None,
         )
         return self._signed(replace(value, **changes)), arrays
+
+    def _sums(
+        self, specification: Specification, features: Floats, known: Sequence[str], over: str
+    ) -> dict[str, NDArray[Any]]:
+        """The node's F't and F'F, its labels by the names that it calls them."""
+        names = [self.calls.get(name, name) for name in self.classes]
+        if over:
+            names = (names * len(over))[: len(over)]
+        labels = np.repeat([known.index(name) for name in names], self.count)
+        trunk = specification.trunk
+        q = quantised(features, trunk.fixed_point, trunk.has_constant)
+        columns = {"columns": target_columns(q, labels, len(known))}
+        if self.sums == "exact":
+            return columns | {"gram": pack_triangle(exact_gram(q))}
+        compact = compact_sums(q, RANK)
+        return columns | {
+            "factors": compact.factors,
+            "factor_scales": compact.factor_scales,
+            "diagonal": compact.diagonal,
+        }
+
+    def _correction(self, modules: tuple[ModuleEntry, ...]) -> Correction:
+        return Correction(
+            modules=modules,
+            base=digest_of(b"gate"),
+            class_temperature=0.2,
+            metrics={},
+            cost=Cost(train_flops=1, inference_flops=100, samples_seen=1, duration_s=0.1),
+        )
 
     async def contribute(self, key: str = "", **changes: Any) -> ContributionOutcome:
         envelope, arrays = await self.contribution(**changes)
@@ -321,66 +377,67 @@ class SmallNode:
         if self.hangs:
             await asyncio.sleep(60)
         return [
-            await self._answer(task.expert, task.manifest, request.inputs[task.rows])
+            await self._answer(task.expert, task.manifest, request.inputs[task.rows], task.form)
             for task in request.tasks
         ]
 
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
         if self.fails_to_judge is not None:
             raise self.fails_to_judge
-        labels = [name for name in self.classes for _ in range(20)]
+        labels = [self.calls.get(name, name) for name in self.classes for _ in range(20)]
         inputs = np.concatenate([samples(name, 20, 5) for name in self.classes])
-        tried = [await self._gate(envelope, inputs) for envelope in (candidate, incumbent) if envelope]
-        return judge(labels, tried[0], tried[1] if len(tried) > 1 else None, temperatures)
+        tried, _ = await self._gate(candidate)
+        present = await self._gate(incumbent) if incumbent else None
+        leaves = (*tried.leaves, *(present[0].leaves if present else ()))
+        voices = {leaf.expert: await self._voice(leaf.expert, inputs) for leaf in leaves}
+        return judge(
+            labels,
+            inputs,
+            tried,
+            options,
+            voices,
+            incumbent=(present[0], present[1].combination()) if present else None,
+        )
 
-    async def _gate(self, envelope: bytes, inputs: Floats) -> TrialGate:
+    async def _gate(self, envelope: bytes) -> tuple[TrialGate, GateStatement]:
         statement = (await self.verified.open(envelope, GateStatement)).value
-        gate = PrototypeGate.from_arrays(
-            await self.verified.gate_arrays(statement),
-            leaves=len(statement.leaves),
-            temperature=statement.temperature,
-        )
-        leaves = []
-        for leaf in statement.leaves:
-            head = await self.verified.manifest(leaf.expert)
-            answer = await self._answer(leaf.expert, head.digest, inputs)
-            leaves.append(
-                TrialLeaf(
-                    identity=head.digest,
-                    class_names=head.value.class_names,
-                    probabilities=answer.probabilities,
-                )
-            )
-        return TrialGate(
-            leaf_weights=lambda t: gate.leaf_weights(inputs, t),
-            leaves=tuple(leaves),
-            class_names=statement.class_names,
-            temperature=statement.temperature,
-            top_k=statement.top_k,
-        )
+        arrays = await self.verified.gate_arrays(statement)
+        return TrialGate.of(statement, arrays, (await self._specification()).trunk), statement
 
-    async def _answer(self, expert: ExpertId, digest: Digest, inputs: NDArray[Any]) -> ExpertAnswer:
+    async def _voice(self, expert: ExpertId, inputs: Floats) -> Voice:
+        head = await self.verified.manifest(expert)
+        said = {
+            form: (await self._answer(expert, head.digest, inputs, form)).values
+            for form in ("probabilities", "corrections")
+            if form == "probabilities" or head.value.correction is not None
+        }
+        return Voice(class_names=head.value.class_names, **said)
+
+    async def _answer(
+        self, expert: ExpertId, digest: Digest, inputs: NDArray[Any], form: ExpertForm
+    ) -> ExpertAnswer:
         manifest = (await self.verified.manifest(digest)).value
         await self.verified.blobs(manifest)
         module = manifest.modules[0]
-        from swarm.modules.packing import unpack
-
         means = unpack(module.tensors, self.verified.cache.open_verified)["means"]
         logits = -((inputs[:, None, :] - means[None]) ** 2).sum(axis=2)
         logits -= logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        if form == "corrections":
+            values = LIFT * (values - values.mean(axis=1, keepdims=True))
         if self.answers_wrong:
-            shares = shares * 3
+            values = values * 3 + 1
         return ExpertAnswer(
             expert=expert,
             version=manifest.version,
             manifest=digest,
             class_names=manifest.class_names,
-            probabilities=shares.astype(np.float32),
+            values=values.astype(np.float32),
             module_digests=(module.digest,),
             flops_per_query=100.0,
+            form=form,
         )
 
     # StreamListener

@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from node.jobs import LearningJob
+from node.jobs import CONTRIBUTION_FILE, ExistingLeaf, LearningJob, LearningResult
+from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder
-from swarm.domain.ids import NodeId, SwarmId
+from swarm.domain.combination import Combination
+from swarm.domain.ids import Digest, NodeId, SwarmId
+from swarm.domain.manifests import GateLeaf, GateStatement
 from swarm.domain.specification import Specification
 from swarm.experts.trunk import make_trunk
+from swarm.gating.ridge import OwnerSums, solve
+from swarm.gating.sums import CompactSums
 from swarm.modules.blobs import BlobFiles
+from swarm.modules.packing import pack_arrays, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +54,100 @@ def make_job(folder: Path, order: TrainOrder, **changes: Any) -> LearningJob:
     )
     job.write(folder)
     return job
+
+
+def contributed(folder: Path) -> tuple[LearningResult, dict[str, np.ndarray]]:
+    """Return a finished job's result and the arrays that its contribution holds, by name."""
+    result = LearningResult.read(folder)
+    assert result.contribution is not None
+    entries = [
+        entry
+        for leaf in result.contribution.leaves
+        for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii, leaf.columns)
+        if entry is not None
+    ]
+    sums = result.contribution.sums
+    blob = (folder / CONTRIBUTION_FILE).read_bytes()
+    assert all(entry.blob == digest_of(blob) for entry in entries)
+    return result, unpack([*entries, *(sums.tensors if sums else ())], lambda _: memoryview(blob))
+
+
+def owner_sums(folder: Path, owner: str) -> OwnerSums:
+    """Return a finished job's contribution as the solver takes it."""
+    result, arrays = contributed(folder)
+    assert result.contribution is not None and result.contribution.sums is not None
+    compact = None
+    if result.contribution.sums.form == "compact":
+        compact = CompactSums(
+            factors=arrays["factors"],
+            factor_scales=arrays["factor_scales"],
+            diagonal=arrays["diagonal"],
+        )
+    columns = [arrays[f"{leaf.leaf}/columns"] for leaf in result.contribution.leaves]
+    return OwnerSums(
+        owner=owner,
+        samples=result.contribution.sums.samples,
+        columns=np.concatenate(columns, axis=1).astype(np.int64),
+        exact=arrays.get("gram"),
+        compact=compact,
+    )
+
+
+def gate_of(folder: Path, specification: Specification, cache: BlobFiles) -> GateStatement:
+    """Return the analytic gate over one finished job's contribution, its arrays in cache."""
+    result, _ = contributed(folder)
+    assert result.contribution is not None
+    weights = solve([owner_sums(folder, "rose")], [100.0], specification.trunk.fixed_point)[0]
+    entries, blobs = pack_arrays({"weights": weights.astype(np.float32)})
+    for blob in blobs.values():
+        cache.put(blob)
+    none = Digest("0" * 64)
+    return GateStatement(
+        swarm=specification.swarm,
+        version=7,
+        kind="analytic",
+        specification=none,
+        trunk=specification.trunk.digest,
+        contributions=(none,),
+        leaves=tuple(
+            GateLeaf(
+                leaf=leaf.leaf,
+                owner=NodeId("rose"),
+                expert=leaf.expert,
+                class_names=tuple(sorted(leaf.class_counts)),
+                has_columns=True,
+            )
+            for leaf in result.contribution.leaves
+        ),
+        class_names=specification.class_names,
+        combinations=(Combination(name="root"),),
+        served=0,
+        ridge=100.0,
+        arrays=entries,
+        evidence={},
+        reason="a test",
+        created_at=0.0,
+    )
+
+
+def continued(folder: Path, cache: BlobFiles) -> tuple[ExistingLeaf, ...]:
+    """Return a finished job's leaves as the next job finds them, their weights in cache."""
+    blobs = BlobFiles(folder / "blobs")
+    for digest in blobs.digests():
+        cache.put(blobs.open_verified(digest))
+    return tuple(
+        ExistingLeaf(
+            leaf=leaf.leaf,
+            version=1,
+            net=leaf.net,
+            class_names=leaf.class_names,
+            modules=leaf.modules,
+            prototypes=str(folder / leaf.summary),
+            sums=str(folder / leaf.sums) if leaf.sums else "",
+            class_counts=leaf.class_counts,
+        )
+        for leaf in LearningResult.read(folder).leaves
+    )
 
 
 def start_learner(folder: Path, stdin: int = subprocess.PIPE) -> "subprocess.Popen[str]":

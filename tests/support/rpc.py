@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from swarm.digests import digest_of
+from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import (
     Answer,
+    Examples,
     ExpertAnswer,
+    ExpertForm,
     ExpertRequest,
     ExpertTask,
     GateTrial,
+    Profile,
     Query,
     SocketBytes,
 )
@@ -201,6 +205,17 @@ class Inference:
             probabilities=np.tile(np.array([1.0, 0.0], np.float32), (rows, 1)),
             gate_version=3,
             degraded=(False,) * rows,
+            combination="root",
+        )
+
+    async def make_profile(self, examples: Examples, timeout_s: float) -> Profile:
+        return Profile(
+            id=digest_of(examples.inputs.tobytes()),
+            owners=(NodeId("ada"),),
+            examples=len(examples.labels),
+            accuracy=0.75,
+            accuracy_all=0.5,
+            gate_version=3,
         )
 
 
@@ -228,9 +243,9 @@ class Experts:
             self.running -= 1
 
     async def try_gate(
-        self, candidate: bytes, incumbent: bytes, temperatures: Sequence[float], specification: bytes
+        self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
-        return trial(tuple(temperatures))
+        return trial(len(options))
 
     def _answer(self, task: ExpertTask) -> ExpertAnswer:
         return ExpertAnswer(
@@ -238,32 +253,43 @@ class Experts:
             version=1,
             manifest=task.manifest,
             class_names=tuple(f"c{n}" for n in range(self.columns)),
-            probabilities=np.full((len(task.rows), self.columns), 1 / self.columns, np.float32),
+            values=np.full(
+                (len(task.rows), self.columns),
+                1 / self.columns if task.form == "probabilities" else 0.0,
+                np.float32,
+            ),
             module_digests=(digest_of(b"head"),),
             flops_per_query=10.0,
+            form=task.form,
         )
 
 
-def trial(temperatures: tuple[float, ...] = (0.5, 1.0)) -> GateTrial:
-    counts = tuple(range(len(temperatures)))
+def trial(options: int = 2) -> GateTrial:
+    counts = tuple(range(options))
     return GateTrial(
         samples=20,
-        temperatures=temperatures,
         nll_sum=tuple(float(n) for n in counts),
-        correct_top1=counts,
-        correct_top2=counts,
-        correct_top4=counts,
-        incumbent_correct=9,
+        correct=counts,
         gained=counts,
         lost=counts,
+        gained_on_root=counts,
+        lost_on_root=counts,
+        incumbent_correct=9,
+        experts_missing=1,
+        flops=77,
     )
 
 
-def expert_request(rows: int = 3, width: int = 4) -> ExpertRequest:
+def expert_request(rows: int = 3, width: int = 4, form: ExpertForm = "probabilities") -> ExpertRequest:
     return ExpertRequest(
         inputs=np.arange(rows * width, dtype=np.float32).reshape(rows, width),
         tasks=(
-            ExpertTask(expert=ExpertId("ada.e0"), manifest=MANIFEST, rows=np.arange(rows, dtype=np.int64)),
+            ExpertTask(
+                expert=ExpertId("ada.e0"),
+                manifest=MANIFEST,
+                rows=np.arange(rows, dtype=np.int64),
+                form=form,
+            ),
         ),
         trunk=TRUNK,
         gate_version=3,

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from swarm.digests import digest_of
+from swarm.domain.combination import Combination
 from swarm.domain.ids import NodeId, SwarmId, expert_of, leaf_of
 from swarm.domain.manifests import (
     Contribution,
@@ -157,9 +158,9 @@ def gate(version: int = 1) -> GateStatement:
             GateLeaf(leaf=leaf, owner=NodeId("ada"), expert=expert_of(leaf), class_names=("beech", "élm")),
         ),
         class_names=("beech", "élm"),
-        temperature=0.5,
+        combinations=(Combination(name="prototypes", temperature=0.5, top_k=2),),
+        served=0,
         ridge=0.0,
-        top_k=2,
         arrays=(tensor("prototypes", (2, 4)), tensor("log_prior", (2,))),
         evidence={"validation_nll": 0.25},
         reason="contribution of ada",
@@ -184,6 +185,8 @@ def specification(version: int = 1) -> Specification:
             weights=module("trunk"),
             probe=module("probe"),
             tolerance=1e-4,
+            fixed_point=32.0,
+            has_constant=False,
             digest=digest_of(b"trunk"),
         ),
         min_leaf_count=8,

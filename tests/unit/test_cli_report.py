@@ -1,12 +1,19 @@
 """The report's arithmetic and its deal of the data."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.cli.up.deal import deal
-from swarm.cli.up.report import Cost, correct, lost_beyond_error, mean_row, render, row
+from swarm.cli.up.compared_nets import Net, NetTask, main, read_answers, write_task
+from swarm.cli.up.comparisons import Averaged, equal_steps
+from swarm.cli.up.deal import Deal, deal, large_enough
+from swarm.cli.up.newcomer import borrow_note
+from swarm.cli.up.report import Cost, correct, in_order, lost_beyond_error, mean_row, render, row
+from swarm.cli.up.stage import trunk_for
+from swarm.data.dataset import Dataset
 
 
 def test_an_answer_is_right_when_its_most_probable_class_name_is_the_truth() -> None:
@@ -60,3 +67,120 @@ def test_no_sample_is_dealt_twice_and_nobody_but_the_newcomer_has_the_new_class(
     rows = np.concatenate([part.inputs.reshape(len(part), -1) for part in parts])
     assert len(np.unique(rows, axis=0)) == len(rows)
     assert set(dealt.class_names) == {name for part in dealt.nodes.values() for name in part.class_names}
+
+
+def dataset(samples: int, classes: int = 2, seed: int = 0) -> Dataset:
+    """Images whose brightness is their class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(samples) % classes
+    noise = rng.integers(0, 40, (samples, 8, 8))
+    inputs = (noise + 200 * labels[:, None, None] // max(classes - 1, 1)).astype(np.uint8)
+    return Dataset(
+        inputs=inputs,
+        labels=labels.astype(np.int64),
+        class_names=tuple(map(str, range(classes))),
+        name="some",
+        scale=1 / 255,
+    )
+
+
+def test_rows_are_shown_in_one_order_whenever_they_were_made() -> None:
+    names = ["pooled_cnn", "swarm", "root", "fedavg", "alone:ben", "alone:ada", "ensemble"]
+    made = in_order([row(name, np.array([1.0]), Cost()) for name in names])
+    assert [item.name for item in made] == [
+        *("alone:ben", "alone:ada", "ensemble", "fedavg", "root", "swarm", "pooled_cnn")
+    ]
+
+
+@given(st.floats(1e6, 1e13), st.floats(1e3, 1e9), st.integers(1, 50))
+def test_equal_compute_is_met_to_half_a_step_a_round(total: float, one_step: float, rounds: int) -> None:
+    steps = equal_steps(total, one_step, rounds)
+    assert steps >= 1
+    assert steps == 1 or abs(steps * one_step * rounds - total) <= one_step * rounds / 2 * (1 + 1e-9)
+
+
+def test_the_trunk_grows_with_the_images_unless_it_is_named() -> None:
+    assert trunk_for("auto", (8, 8)) == "randconv-sqrt:64"
+    assert trunk_for("auto", (16, 16)) == trunk_for("auto", (32, 32, 3)) == "randconv-sqrt:400"
+    assert trunk_for("auto", (784,)) == "randconv-sqrt:64"
+    assert trunk_for("identity", (28, 28)) == "identity"
+
+
+def test_without_a_newcomer_every_class_is_dealt() -> None:
+    whole, kept = (deal("digits", "classes:2", 10, 0, newcomer=newcomer) for newcomer in (False, True))
+    assert whole.newcomer is None and whole.new_class == "" and len(whole.class_names) == 10
+    assert kept.newcomer is not None and len(kept.class_names) == 9
+    holders = [name for data in whole.nodes.values() for name in data.class_names]
+    assert all(holders.count(name) == 2 for name in whole.class_names)
+
+
+def test_a_node_with_too_few_samples_is_left_out_and_told() -> None:
+    nodes, left_out = large_enough({"ada": dataset(40), "ben": dataset(19)})
+    assert list(nodes) == ["ada"] and list(left_out) == ["ben"]
+    assert left_out["ben"].startswith("19 samples")
+
+
+def test_an_answer_is_right_for_the_share_of_nodes_that_call_it_so() -> None:
+    data = dataset(4)
+    dealt = Deal(
+        nodes={"ada": data, "ben": data, "cleo": data, "dan": data},
+        class_names=("0", "1"),
+        open_test=lambda: data,
+        conventions={"dan": {"0": "1", "1": "0"}},
+    )
+    answers = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], dtype=np.float32)
+    assert dealt.scores(answers, ("0", "1")).tolist() == [0.75, 0.75, 0.75, 0.25]
+
+
+def test_what_was_borrowed_is_told_with_how_much_it_helped() -> None:
+    said = "train 5% eve.l1: borrows from ben.e1 (validation accuracy after 50 steps 0.9, from random 0.5)"
+    note = borrow_note(said, {"borrow_flops": 1e6, "train_flops": 1e9})
+    assert "borrows from ben.e1" in note and "borrow flops 1e+06" in note and "train" not in note
+    assert borrow_note("nothing of the kind", {}) == "borrowed nothing"
+
+
+def test_the_curve_of_federated_averaging_has_a_point_for_each_round(tmp_path: Path) -> None:
+    arrays = tmp_path / "fedavg.npz"
+    np.savez(arrays, round_accuracies=np.array([0.2, 0.5]))
+    run = Averaged(
+        name="fedavg",
+        arrays=arrays,
+        class_names=("a",),
+        rounds=2,
+        steps=5,
+        train_flops=1.0,
+        bytes_sent=8_000_000,
+    )
+    assert run.curve(nodes=4) == [(1.0, 0.2), (2.0, 0.5)]
+
+
+def test_nets_to_compare_with_are_trained_and_loaded_in_a_process_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from swarm.experts.shared_net import SharedNet
+
+    shared = SharedNet(factory="linear", input_shape=(8, 8), classes=3).initial(0)
+    arrays = tmp_path / "fedavg.npz"
+    np.savez(arrays, round_accuracies=np.array([0.5]), **shared)
+    nets = (
+        Net(name="fedavg", net="linear", arrays=str(arrays), classes=3),
+        Net(name="pooled_total_budget", net="mlp:16x1", budget_flops=4e7),
+        Net(name="pooled_equal_macs", budget_flops=5e8, query_flops=1e5),
+        Net(name="pooled_cnn", net="cnn:4x8", budget_flops=2e8),
+    )
+    training, queries = dataset(200), dataset(30, seed=1)
+    write_task(tmp_path / "task", NetTask(seed=0, nets=nets), training, queries.inputs)
+    main(tmp_path / "task")
+    told = capsys.readouterr()
+    found = read_answers(tmp_path / "task", told.out)
+    assert list(found) == [net.name for net in nets]
+    answers, cost = found["fedavg"]
+    assert answers.shape == (30, 3) and cost.train_flops == 0 and cost.inference_flops > 0
+    for net in nets[1:]:
+        name, (answers, cost) = net.name, found[net.name]
+        assert answers.shape == (30, 2)
+        assert cost.train_flops == pytest.approx(net.budget_flops, rel=0.05)
+        assert correct(answers, training.class_names, ["0", "1"] * 15).mean() > 0.9, name
+    assert found["pooled_equal_macs"][1].inference_flops == pytest.approx(1e5, rel=0.02)
+    assert found["pooled_equal_macs"][1].net.startswith("mlp:")
+    assert "pooled_cnn: cnn:4x8" in told.err

@@ -1,5 +1,7 @@
 """The pure parts of the coordinator: answer board, trials, candidates, throttle, addresses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,17 @@ from hypothesis import strategies as st
 from coordinator.addresses import Endpoints, told_address, told_elsewhere
 from coordinator.answer_board import AnswerBoard, merge_rows
 from coordinator.throttle import MOST_ADDRESSES, Throttle
-from coordinator.trials import is_beyond_chance, is_harmed, is_sound, judge_trials
+from coordinator.trials import (
+    Verdict,
+    defaults_for,
+    is_beyond_chance,
+    is_harmed,
+    is_sound,
+    judge_ridge,
+    judge_trials,
+    still_sensible,
+)
+from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 from swarm.gating.routing import plan_route
@@ -79,48 +91,142 @@ def test_every_row_ends_with_living_leaves_and_shares_that_sum_to_one(
         assert ((shares > 0).sum(axis=1) == min(top_k, len(alive))).all() or (weights == 0).any()
 
 
-def trial(nll: tuple[float, ...], gained: tuple[int, ...], lost: tuple[int, ...]) -> GateTrial:
-    same = tuple(50 for _ in nll)
+def options(*labels: str) -> tuple[TrialOption, ...]:
+    """Options of these kinds, each at a temperature of its own: `root`, `gate 2`."""
+    found = []
+    for number, label in enumerate(labels, start=1):
+        name, _, top_k = label.partition(" ")
+        made = Combination(name=name, temperature=float(number), top_k=int(top_k or 1))  # type: ignore[arg-type]
+        found.append(TrialOption(combination=made))
+    return tuple(found)
+
+
+def trial(
+    correct: tuple[int, ...],
+    gained: tuple[int, ...] = (),
+    lost: tuple[int, ...] = (),
+    *,
+    nll: tuple[float, ...] = (),
+    on_root: tuple[tuple[int, int], ...] = (),
+) -> GateTrial:
+    none = (0,) * len(correct)
     return GateTrial(
         samples=100,
-        temperatures=tuple(range(1, len(nll) + 1)),
-        nll_sum=nll,
-        correct_top1=same,
-        correct_top2=same,
-        correct_top4=same,
+        nll_sum=nll or tuple(map(float, none)),
+        correct=correct,
+        gained=gained or none,
+        lost=lost or none,
+        gained_on_root=tuple(pair[0] for pair in on_root) or none,
+        lost_on_root=tuple(pair[1] for pair in on_root) or none,
         incumbent_correct=50,
-        gained=gained,
-        lost=lost,
     )
 
 
-def test_the_temperature_has_the_lowest_summed_likelihood_loss() -> None:
-    trials = {ADA: trial((30, 10), (0, 0), (0, 0)), BOB: trial((10, 20), (0, 0), (0, 0))}
-    verdict = judge_trials(trials, frozenset({ADA}), (1.0, 2.0), 9.0)
-    assert (verdict.temperature, verdict.harmed) == (2.0, ())
+PLAIN = defaults_for(9.0, has_sums=False, has_corrections=False, top_k=2)
+WITH_SUMS = defaults_for(9.0, has_sums=True, has_corrections=True, top_k=2)
+
+
+def served(verdict: Verdict) -> tuple[str, float]:
+    found = verdict.combinations[verdict.served]
+    return found.label, found.temperature
+
+
+def test_the_ridge_is_the_one_whose_root_gets_most_right_and_of_equal_ones_the_likelier() -> (
+    None
+):
+    trials = {ADA: trial((10, 60, 40)), BOB: trial((50, 30, 40))}
+    assert judge_ridge(trials, (1.0, 2.0, 3.0), 9.0) == 2.0
+    assert judge_ridge({ADA: trial((60, 60), nll=(3.0, 2.0))}, (1.0, 2.0), 9.0) == 2.0
+    assert judge_ridge({}, (1.0, 2.0), 9.0) == 9.0
+
+
+def test_of_each_kind_the_most_correct_option_over_all_nodes_is_kept() -> None:
+    tried = options("prototypes 2", "prototypes 2", "prototypes 1")
+    trials = {ADA: trial((30, 10, 90)), BOB: trial((10, 40, 90))}
+    verdict = judge_trials(trials, frozenset({ADA}), tried, PLAIN, 0.0)
+    kept = {each.label: each.temperature for each in verdict.combinations}
+    assert kept == {"prototypes top-2": 2.0, "prototypes top-1": 3.0}
+    # Without sums the number of experts is the one that the swarm was set to.
+    assert served(verdict) == ("prototypes top-2", 2.0) and verdict.harmed == ()
     assert verdict.evidence["validation_samples"] == 200 and verdict.evidence["judges"] == 2
+    assert verdict.evidence["accuracy_prototypes_top2"] == 0.25
 
 
-def test_a_temperature_that_harms_an_incumbent_is_passed_over_and_only_then_comes_refusal() -> None:
-    harmful_first = {ADA: trial((10, 20), (0, 3), (9, 2))}
-    assert judge_trials(harmful_first, frozenset({ADA}), (1.0, 2.0), 9.0).temperature == 2.0
-    harmful_always = {ADA: trial((10, 20), (0, 0), (9, 9))}
-    verdict = judge_trials(harmful_always, frozenset({ADA}), (1.0, 2.0), 9.0)
+def test_the_root_is_served_unless_another_beats_it_by_more_than_one_standard_error() -> None:
+    tried = options("root", "gate 2", "corrected 2", "poe 2")
+    alone = {ADA: trial((50, 52, 56, 54), on_root=((0, 0), (5, 3), (9, 3), (6, 2)))}
+    verdict = judge_trials(alone, frozenset(), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "corrected top-2" and verdict.ridge == 300.0
+    assert verdict.reason == "serves corrected top-2: 56 of 100 right, root 50 (+9 -3)"
+    assert verdict.evidence["z_corrected_top2"] == pytest.approx(6 / 12**0.5)
+    # One more node, for which it is the other way round: the pooled difference decides.
+    both = alone | {BOB: trial((60, 62, 54, 62), on_root=((0, 0), (5, 3), (2, 8), (5, 4)))}
+    verdict = judge_trials(both, frozenset(), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "poe top-2"
+    within_luck = {ADA: trial((50, 52, 52, 52), on_root=((0, 0), (5, 3), (5, 3), (5, 3)))}
+    verdict = judge_trials(within_luck, frozenset(), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "root" and verdict.reason == "serves root: 50 of 100 right"
+
+
+def test_an_option_that_harms_an_incumbent_is_passed_over_and_only_then_comes_refusal() -> None:
+    tried = options("prototypes 2", "prototypes 2")
+    harmful_first = {ADA: trial((90, 80), (0, 3), (9, 2))}
+    verdict = judge_trials(harmful_first, frozenset({ADA}), tried, PLAIN, 0.0)
+    assert served(verdict)[1] == 2.0 and verdict.harmed == ()
+    harmful_always = {ADA: trial((90, 80), (0, 0), (9, 9))}
+    verdict = judge_trials(harmful_always, frozenset({ADA}), tried, PLAIN, 0.0)
     assert [str(harm) for harm in verdict.harmed] == ["ada would lose 9 and gain 0 of 100 validation samples"]
+
+
+def test_a_kind_that_harms_somebody_is_not_served_but_may_be_asked_for() -> None:
+    tried = options("root", "corrected 2")
+    trials = {ADA: trial((50, 70), (0, 0), (0, 9), on_root=((0, 0), (25, 5)))}
+    verdict = judge_trials(trials, frozenset({ADA}), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "root" and verdict.harmed == ()
+    assert [each.label for each in verdict.combinations] == ["root", "corrected top-2"]
+    # Where it is the root that would cost somebody, what does not is served instead.
+    trials = {ADA: trial((50, 49), (0, 0), (9, 0), on_root=((0, 0), (0, 1)))}
+    verdict = judge_trials(trials, frozenset({ADA}), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "corrected top-2" and verdict.harmed == ()
 
 
 def test_a_newcomers_own_loss_is_no_reason_to_refuse() -> None:
     trials = {BOB: trial((10,), (0,), (9,))}
-    assert judge_trials(trials, frozenset({ADA}), (1.0,), 9.0).harmed == ()
+    assert judge_trials(trials, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0).harmed == ()
 
 
-def test_without_trials_the_default_temperature_stands_and_the_evidence_says_so() -> None:
-    verdict = judge_trials({}, frozenset({ADA}), (1.0,), 9.0)
-    assert (verdict.temperature, verdict.evidence["judges"], verdict.evidence["incumbents_heard"]) == (
-        9.0,
-        0,
-        0,
+def test_without_trials_the_defaults_stand_and_the_evidence_says_so() -> None:
+    verdict = judge_trials({}, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0)
+    assert served(verdict) == ("prototypes top-2", 9.0)
+    assert (verdict.evidence["judges"], verdict.evidence["incumbents_heard"]) == (0, 0)
+    assert "nobody" in verdict.reason
+
+
+def test_a_swarm_that_is_set_to_another_number_of_experts_serves_that_one() -> None:
+    three = defaults_for(9.0, has_sums=False, has_corrections=False, top_k=3)
+    assert three.combinations[three.served].top_k == 3
+
+
+def test_of_a_gates_combinations_those_stay_that_make_sense_for_what_is_left_of_it() -> None:
+    served_corrected = next(
+        row for row, each in enumerate(WITH_SUMS.combinations) if each.label == "corrected top-2"
     )
+    everything = still_sensible(
+        WITH_SUMS.combinations, served_corrected, WITH_SUMS, has_sums=True, has_corrections=True
+    )
+    assert everything.combinations == WITH_SUMS.combinations and everything.served == served_corrected
+    no_corrections = still_sensible(
+        WITH_SUMS.combinations, served_corrected, WITH_SUMS, has_sums=True, has_corrections=False
+    )
+    assert no_corrections.combinations[no_corrections.served].name == "root"
+    assert {each.name for each in no_corrections.combinations} == {"root", "gate", "poe", "prototypes"}
+    no_sums = still_sensible(
+        WITH_SUMS.combinations, served_corrected, PLAIN, has_sums=False, has_corrections=False
+    )
+    assert no_sums.combinations[no_sums.served].label == "prototypes top-2"
+    sums_are_new = still_sensible(PLAIN.combinations, 1, WITH_SUMS, has_sums=True, has_corrections=False)
+    assert sums_are_new.combinations[sums_are_new.served].label == "prototypes top-2"
+    assert "root" in {each.name for each in sums_are_new.combinations}
 
 
 @pytest.mark.parametrize(
@@ -131,14 +237,21 @@ def test_harm_is_a_loss_beyond_one_standard_error(gained: int, lost: int, harmed
 
 
 def test_trials_that_cannot_be_true_are_recognised() -> None:
-    assert is_sound(trial((1.0,), (0,), (0,)), (1.0,))
+    one = options("root")
+    assert is_sound(trial((1,), nll=(1.0,)), one)
     for broken in (
-        trial((1.0, 2.0), (0, 0), (0, 0)),
-        trial((float("nan"),), (0,), (0,)),
-        trial((1.0,), (0,), (101,)),
-        trial((1.0,), (-1,), (0,)),
+        trial((1, 1)),
+        trial((1,), nll=(float("nan"),)),
+        trial((1,), nll=(-1.0,)),
+        trial((101,)),
+        trial((1,), (0,), (101,)),
+        trial((1,), (-1,)),
+        trial((1,), on_root=((0, 101),)),
+        replace(trial((1,)), incumbent_correct=101),
+        replace(trial((1,)), flops=-1),
+        replace(trial((1,)), samples=0),
     ):
-        assert not is_sound(broken, (1.0,))
+        assert not is_sound(broken, one)
 
 
 def test_a_throttle_admits_a_burst_then_a_steady_rate_for_each_address() -> None:
@@ -186,6 +299,7 @@ def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, refu
 
 
 def test_a_gate_that_costs_little_within_chance_comes_at_its_best_temperature_and_says_so() -> None:
-    verdict = judge_trials({ADA: trial((20, 10), (0, 0), (3, 3))}, frozenset({ADA}), (1.0, 2.0), 9.0)
-    assert (verdict.temperature, verdict.harmed) == (2.0, ())
+    tried = options("prototypes 2", "prototypes 2")
+    verdict = judge_trials({ADA: trial((10, 20), (0, 0), (3, 3))}, frozenset({ADA}), tried, PLAIN, 0.0)
+    assert served(verdict)[1] == 2.0 and verdict.harmed == ()
     assert verdict.evidence["losing_within_chance"] == 1

@@ -39,6 +39,30 @@ def test_classes_gives_each_node_that_many_classes(each: int, nodes: int, seed: 
     assert [len(set(labels[part].tolist())) for part in parts] == [each] * nodes
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 16), st.integers(0, 50))
+def test_classes_are_all_held_and_as_evenly_as_can_be(
+    classes: int, each: int, nodes: int, seed: int
+) -> None:
+    assume(each <= classes <= each * nodes)
+    labels = np.repeat(np.arange(classes), 40)
+    parts = partition(labels, f"classes:{each}", nodes, seed)
+    held = np.zeros(classes, dtype=int)
+    for part in parts:
+        held[np.unique(labels[part])] += 1
+    assert held.min() >= 1 and held.max() - held.min() <= 1
+
+
+def test_ten_nodes_of_two_classes_hold_ten_different_pairs_each_class_at_two_nodes() -> None:
+    labels = np.repeat(np.arange(10), 60)
+    for seed in range(5):
+        parts = partition(labels, "classes:2", 10, seed)
+        pairs = {tuple(np.unique(labels[part])) for part in parts}
+        assert len(pairs) == 10
+        assert all(sum(label in pair for pair in pairs) == 2 for label in range(10))
+        assert all(len(part) == 60 for part in parts)
+
+
 def test_another_seed_deals_other_samples() -> None:
     labels = np.repeat(np.arange(10), 20)
     for scheme in ("iid", "classes:4", "dirichlet:1"):

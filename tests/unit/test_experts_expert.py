@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.domain.errors import NotFoundError, ShapeMismatchError, VerificationError
+from swarm.digests import digest_of
+from swarm.domain.errors import InvalidInputError, NotFoundError, ShapeMismatchError, VerificationError
 from swarm.domain.ids import ExpertId, LeafId, NodeId
-from swarm.domain.manifests import Cost, Manifest
+from swarm.domain.manifests import Correction, Cost, Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
 from swarm.experts.nets import build_net, net_reference
@@ -58,7 +59,8 @@ def test_answers_are_the_nets_own_probabilities(blobs: BlobFiles, specification:
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
     assert expert.class_names == NAMES
-    assert expert.flops_per_query == 2144
+    assert expert.flops_per_query() == 2144
+    assert not expert.has_correction
     assert expert.probabilities(rows[:0]).shape == (0, 3)
 
 
@@ -105,3 +107,75 @@ def test_inputs_of_another_shape_are_refused(blobs: BlobFiles, specification: Sp
     infinite = np.full((1, 8, 8), np.inf, dtype=np.float32)
     with pytest.raises(VerificationError, match="not finite"):
         expert.probabilities(infinite)
+
+
+def refined(manifest: Manifest, net: torch.nn.Module, blobs: BlobFiles) -> Manifest:
+    modules, data = pack_net(net)
+    for blob in data.values():
+        blobs.put(blob)
+    correction = Correction(
+        modules=modules,
+        base=digest_of(b"gate"),
+        class_temperature=0.2,
+        metrics={},
+        cost=Cost(train_flops=3, inference_flops=2145, samples_seen=1, duration_s=1.0),
+    )
+    return replace(manifest, correction=correction)
+
+
+def correcting() -> torch.nn.Module:
+    torch.manual_seed(5)
+    return build_net(net_reference("mlp:16x1", (8, 8), 3)).eval()
+
+
+def test_corrections_are_the_second_nets_logits_centred_over_its_own_classes(
+    blobs: BlobFiles, specification: Specification
+) -> None:
+    plain = published(trained(), blobs, specification)
+    expert = LoadedExpert.load(refined(plain, correcting(), blobs), blobs.open_verified, specification)
+    rows = np.random.default_rng(0).integers(0, 17, (1100, 8, 8)).astype(np.uint8)
+    with torch.no_grad():
+        logits = correcting()(torch.from_numpy(rows).float() / 16).numpy()
+    found = expert.corrections(rows)
+    assert found.dtype == np.float32 and found.shape == (1100, 3)
+    np.testing.assert_allclose(found, logits - logits.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-6)
+    np.testing.assert_array_equal(expert.values(rows, "corrections"), found)
+    alone = LoadedExpert.load(plain, blobs.open_verified, specification)
+    np.testing.assert_array_equal(expert.probabilities(rows), alone.probabilities(rows))
+    assert expert.has_correction
+    assert (expert.flops_per_query(), expert.flops_per_query("corrections")) == (2144, 2145)
+    assert expert.modules("corrections") != expert.modules() == plain.modules
+    assert expert.size_bytes == 2 * alone.size_bytes
+
+
+def test_an_expert_without_a_correction_says_so(blobs: BlobFiles, specification: Specification) -> None:
+    expert = LoadedExpert.load(published(trained(), blobs, specification), blobs.open_verified, specification)
+    for ask in (
+        lambda: expert.corrections(np.zeros((1, 8, 8), np.uint8)),
+        lambda: expert.flops_per_query("corrections"),
+        lambda: expert.modules("corrections"),
+    ):
+        with pytest.raises(InvalidInputError, match=r"rose\.e1@1: found no correction"):
+            ask()
+
+
+def test_a_damaged_or_unfit_correction_is_refused_with_the_whole_expert(
+    blobs: BlobFiles, specification: Specification
+) -> None:
+    plain = published(trained(), blobs, specification)
+    wide = build_net(net_reference("mlp:17x1", (8, 8), 3))
+    with pytest.raises(ShapeMismatchError, match=r"rose\.e1@1, correction, weights"):
+        LoadedExpert.load(refined(plain, wide, blobs), blobs.open_verified, specification)
+    infinite = correcting()
+    with torch.no_grad():
+        infinite.get_submodule("head").bias[0] = torch.inf  # type: ignore[operator,index]
+    with pytest.raises(VerificationError, match="head"):
+        LoadedExpert.load(refined(plain, infinite, blobs), blobs.open_verified, specification)
+    manifest = refined(plain, correcting(), blobs)
+    assert manifest.correction is not None
+    path = blobs.path(manifest.correction.modules[0].tensors[0].blob)
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(VerificationError):
+        LoadedExpert.load(manifest, BlobFiles(blobs.folder).open_verified, specification)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
+from swarm.experts.baseline import widened_mlp
 from swarm.experts.factories import buildable, can_build
-from swarm.experts.nets import build_net, net_reference
+from swarm.experts.flops import forward_flops
+from swarm.experts.nets import MAX_WIDTH, build_net, net_reference
 
 USERS_OWN = """
 import torch
@@ -106,10 +108,33 @@ def test_what_can_be_built_is_told_without_loading_torch(users_folder: Path) -> 
         f"print(*buildable([{factory!r}, 'gone:factory'], [{str(users_folder)!r}]), 'torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["linear", "mlp", "cnn", factory, "False"]
+    assert found.stdout.split() == ["linear", "mlp", "cnn", "ridge-root", factory, "False"]
     names = buildable()
     assert can_build("mlp:7x7", names)
     assert not can_build(factory, names)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "target"),
+    [((28, 28), 10, 2e6), ((28, 28), 10, 5e7), ((32, 32, 3), 100, 1e9), ((64,), 2, 1e5)],
+)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_net_is_widened_to_a_budget(
+    shape: tuple[int, ...], classes: int, target: float, depth: int
+) -> None:
+    factory = widened_mlp(shape, classes, target, depth)
+    assert factory.startswith("mlp:") and factory.endswith(f"x{depth}")
+    width = int(factory[4:].partition("x")[0])
+    if width < 10_000:
+        cost = forward_flops(build_net(net_reference(factory, shape, classes)), shape)
+        assert cost == pytest.approx(target, rel=1 / width)
+
+
+def test_a_budget_beyond_all_widths_gives_the_widest_or_narrowest() -> None:
+    assert widened_mlp((4,), 2, 1e30) == f"mlp:{MAX_WIDTH}x2"
+    assert widened_mlp((28, 28), 10, 1) == "mlp:1x2"
+    with pytest.raises(InvalidInputError, match="widened net"):
+        widened_mlp((4,), 2, float("nan"))
 
 
 def test_a_seed_gives_the_same_net() -> None:

@@ -1,5 +1,6 @@
 """Training: it learns, stops, restores the best, resumes exactly, counts its cost, and refuses nonsense."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from swarm.domain.errors import InvalidInputError
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.experts.nets import build_net, net_reference
 from swarm.experts.samples import Feed, Samples
 from swarm.experts.training import TrainProgress, TrainResult, TrainSettings, train_expert
+from swarm.experts.weights import zero_head
 from tests.support.learning import digits_like
 
 CPU = torch.device("cpu")
@@ -211,3 +213,65 @@ def test_every_epoch_gives_each_sample_once_in_a_new_order() -> None:
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert epochs[0] != epochs[1]
     assert feed.batch(4)[1].tolist() == Feed(samples, CPU, 4, seed=1).batch(4)[1].tolist()
+
+
+def on_base(samples: Samples, seed: int = 5) -> Samples:
+    """Return samples with base logits that know the answer about half of the time."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(0, 1, (len(samples), 3)).astype(np.float32)
+    base[np.arange(len(samples)), samples.labels] += 1
+    return replace(samples, base_logits=base)
+
+
+def test_a_net_that_starts_from_zero_on_a_base_begins_with_the_bases_own_loss() -> None:
+    samples = on_base(data(60, seed=1))
+    zeroed = net()
+    assert zero_head(zeroed, 3)
+    zeroed.requires_grad_(False)
+    next(iter(zeroed.parameters())).requires_grad_(True)
+    settings = TrainSettings(steps=1, learning_rate=1e-12)
+    result = train_expert(zeroed, samples, samples, settings, device=CPU)
+    logits, labels = torch.from_numpy(samples.base_logits), torch.from_numpy(samples.labels)
+    assert result.validation_nll == pytest.approx(
+        float(nn.functional.cross_entropy(logits, labels)), rel=1e-5
+    )
+    assert result.validation_accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+
+
+def test_training_on_a_base_learns_what_the_base_lacks() -> None:
+    zeroed = net()
+    zero_head(zeroed, 3)
+    result = train_expert(zeroed, on_base(data()), on_base(data(60, seed=1)), TrainSettings(), device=CPU)
+    assert result.validation_accuracy is not None and result.validation_accuracy > 0.95
+
+
+def test_another_base_is_another_run(tmp_path: Path) -> None:
+    settings, path = TrainSettings(steps=20), tmp_path / "run.checkpoint"
+    seen: list[TrainProgress] = []
+    for samples in (on_base(data()), on_base(data(), seed=6), data(), on_base(data(), seed=6)):
+        seen.clear()
+        checked = on_base(data(60)) if samples.base_logits is not None else data(60)
+        train_expert(net(), samples, checked, settings, checkpoint=path, on_progress=seen.append, device=CPU)
+        assert not any(progress.resumed for progress in seen)
+
+
+def test_a_base_follows_its_samples() -> None:
+    samples = on_base(data(12))
+    picked = samples.at(np.array([7, 2], dtype=np.int64))
+    np.testing.assert_array_equal(picked.base_logits, samples.base_logits[[7, 2]])
+    batch = Feed(samples, CPU, 4, seed=1).batch(1)
+    rows = [int(np.flatnonzero((samples.base_logits == row.numpy()).all(1))[0]) for row in batch.base]
+    assert batch.labels.tolist() == samples.labels[rows].tolist()
+
+
+@pytest.mark.parametrize(
+    "base", [np.zeros((5, 3), np.float32), np.zeros((300, 3)), np.zeros(300, np.float32)]
+)
+def test_a_base_that_does_not_fit_is_refused(base: np.ndarray) -> None:
+    with pytest.raises(ShapeMismatchError, match="base logits"):
+        replace(data(), base_logits=base)
+    with pytest.raises(ShapeMismatchError, match="2 columns"):
+        narrow = replace(data(), base_logits=np.zeros((300, 2), np.float32))
+        train_expert(net(), narrow, data(60), TrainSettings(), device=CPU)
+    with pytest.raises(InvalidInputError, match="finite"):
+        replace(data(), base_logits=np.full((300, 3), np.nan, np.float32))

@@ -81,6 +81,42 @@ def test_the_same_seed_gives_the_same_trunk_and_another_seed_another() -> None:
     assert made("randconv-sqrt:4", (8, 8))[0].digest != made("randconv-sqrt:4", (8, 8), seed=8)[0].digest
 
 
+def test_random_features_bring_their_constant_and_are_counted_in_32_steps() -> None:
+    for shape in ((8, 8), (20,)):
+        reference, _ = made("randconv-sqrt:4", shape)
+        assert (reference.fixed_point, reference.has_constant, reference.sum_size) == (32.0, True, 65)
+
+
+@pytest.mark.parametrize("size", [1e-9, 3e-3, 0.25, 1.0, 31.0, 32.0, 33.0, 1e5])
+def test_other_trunks_take_the_power_of_two_that_leaves_five_bits_for_a_usual_feature(
+    tmp_path: Path, size: float
+) -> None:
+    name = f"own_trunk_{str(size).replace('.', '_').replace('-', 'm')}"
+    (tmp_path / f"{name}.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, inputs):\n"
+        f"        return torch.full((len(inputs), 3), {size!r})\n"
+        "def factory(*, input_shape):\n"
+        "    return Net()\n"
+    )
+    reference, blobs = made(f"{name}:factory", (8, 8), import_paths=[str(tmp_path)])
+    assert reference.has_constant == (size == 1.0)
+    steps = reference.fixed_point
+    assert np.log2(steps) == int(np.log2(steps)) and 1 <= steps <= 2**14
+    if 3e-3 < size < 32:
+        assert 32 <= size * steps < 64
+    assert reference.sum_size == reference.feature_size + (not reference.has_constant)
+    load(reference, blobs)
+
+
+def test_the_fixed_point_is_part_of_what_is_signed() -> None:
+    reference, blobs = made("randconv-sqrt:4", (8, 8))
+    for changed in (replace(reference, fixed_point=64.0), replace(reference, has_constant=False)):
+        with pytest.raises(VerificationError, match="digest"):
+            load(changed, blobs)
+
+
 def test_identity_gives_the_preprocessed_input() -> None:
     reference, blobs = made("identity", (2, 3), scale=0.5)
     rows = np.arange(12, dtype=np.float32).reshape(2, 2, 3)

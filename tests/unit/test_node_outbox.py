@@ -5,16 +5,22 @@ from pathlib import Path
 from node.outbox import Outbox, refreshed
 
 
+def sums_in(folder: Path) -> Path:
+    """Return a file of arrays to deliver, as a training job leaves one."""
+    path = folder.with_name(f"{folder.name}-arrays")
+    path.write_bytes(b"sums")
+    return path
+
+
 def test_what_was_put_is_still_there_after_a_restart(tmp_path: Path) -> None:
-    Outbox(tmp_path).put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    given = sums_in(tmp_path)
+    Outbox(tmp_path).put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=given)
+    given.unlink()
     again = Outbox(tmp_path)
     (intent,) = again.pending()
-    assert (intent.key, intent.kind, intent.envelope, again.arrays(intent)) == (
-        "k",
-        "contribute",
-        b"{}",
-        b"sums",
-    )
+    arrays = again.arrays(intent)
+    assert (intent.key, intent.kind, intent.envelope) == ("k", "contribute", b"{}")
+    assert arrays is not None and arrays.read_bytes() == b"sums"
 
 
 def test_the_same_key_is_kept_once(tmp_path: Path) -> None:
@@ -33,7 +39,7 @@ def test_intents_come_in_the_order_in_which_they_were_put(tmp_path: Path) -> Non
 
 def test_an_acknowledged_intent_leaves_no_file_and_its_number_is_not_used_again(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    first = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    first = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=sums_in(tmp_path))
     outbox.done(first)
     assert not list(tmp_path.iterdir())
     assert outbox.put("publish", key="l", subject="a.e1@1", envelope=b"{}").number != first.number
@@ -41,7 +47,7 @@ def test_an_acknowledged_intent_leaves_no_file_and_its_number_is_not_used_again(
 
 def test_what_is_refused_is_kept_with_its_reason(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
-    intent = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=b"sums")
+    intent = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=sums_in(tmp_path))
     outbox.refuse(intent, "an incumbent would lose")
     assert outbox.pending() == []
     assert outbox.refused() == [("epoch 1", "an incumbent would lose")]
@@ -80,3 +86,13 @@ def test_a_crash_while_writing_leaves_nothing_to_deliver(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 2  # whoever only looks touches nothing: its writer may live
     outbox.sweep()
     assert not list(tmp_path.iterdir())
+
+
+def test_large_arrays_are_never_copied(tmp_path: Path) -> None:
+    given, outbox = sums_in(tmp_path), Outbox(tmp_path)
+    intent = outbox.put("contribute", key="k", subject="epoch 1", envelope=b"{}", arrays=given)
+    kept = outbox.arrays(intent)
+    assert kept is not None and kept.samefile(given)
+    outbox.refuse(intent, "an incumbent would lose")
+    (refused,) = (tmp_path / "refused").glob("*.bin")
+    assert refused.samefile(given) and outbox.arrays(intent) is None

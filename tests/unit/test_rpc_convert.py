@@ -12,12 +12,24 @@ from numpy.typing import NDArray
 
 from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import ExpertId, LeafId, NodeId
-from swarm.domain.inference import Answer, Listing, Query, SocketBytes, Source
+from swarm.domain.inference import (
+    MAX_EXAMPLES,
+    Answer,
+    Examples,
+    ExpertForm,
+    Listing,
+    Profile,
+    Query,
+    SocketBytes,
+    Source,
+)
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode
 from swarm.domain.membership import Event, Head, NodeView, RegistryHealth, SwarmStatus, TokenView, Welcome
 from swarm.rpc import convert
+from swarm.rpc.convert.inference import MAX_OPTIONS
 from swarm.rpc.convert.tensors import WIRE_DTYPES
 from swarm.rpc.pb import types_pb2
 from tests.support.rpc import Experts, expert_request, hello, trial
@@ -69,11 +81,20 @@ def test_arrays_of_objects_never_leave() -> None:
 
 def test_queries_and_answers_cross_unchanged() -> None:
     query = Query(
-        inputs=np.ones((2, 3), np.uint8), top_k=2, explain=True, owners=(NodeId("ada"),), uniform=True
+        inputs=np.ones((2, 3), np.uint8),
+        top_k=2,
+        explain=True,
+        owners=(NodeId("ada"),),
+        uniform=True,
+        combination="corrected",
+        profile=A,
     )
     back = convert.query_from_pb(convert.query_to_pb(query))
     assert np.array_equal(back.inputs, query.inputs)
     assert (back.top_k, back.explain, back.owners, back.uniform) == (2, True, ("ada",), True)
+    assert (back.combination, back.profile) == ("corrected", A)
+    plain = convert.query_from_pb(convert.query_to_pb(Query(inputs=query.inputs)))
+    assert (plain.combination, plain.profile) == ("", "")
     source = Source(
         leaf=LeafId("ada.l0"),
         expert=ExpertId("ada.e0"),
@@ -92,11 +113,42 @@ def test_queries_and_answers_cross_unchanged() -> None:
         sources=((source,),),
         missing_experts=(ExpertId("ada.e1"),),
         flops_per_query=12.5,
+        combination="corrected top-2",
     )
     returned = convert.answer_from_pb(convert.answer_to_pb(answer))
     assert returned.sources == answer.sources and returned.degraded == (True,)
     assert np.array_equal(returned.probabilities, answer.probabilities)
     assert (returned.missing_experts, returned.flops_per_query) == (("ada.e1",), 12.5)
+    assert returned.combination == "corrected top-2"
+
+
+@pytest.mark.parametrize(("field", "value"), [("combination", "best"), ("profile", "not a digest")])
+def test_a_query_for_what_cannot_be_is_refused(field: str, value: str) -> None:
+    message = convert.query_to_pb(Query(inputs=np.ones((1, 3), np.uint8)))
+    setattr(message, field, value)
+    with pytest.raises(InvalidInputError, match=r"combination: found 'best'|digest"):
+        convert.query_from_pb(message)
+
+
+def test_examples_and_profiles_cross_and_each_input_needs_a_label() -> None:
+    examples = Examples(inputs=np.ones((2, 3), np.uint8), labels=("x", "élm"))
+    message = convert.examples_to_pb(examples, "key")
+    assert message.idempotency_key == "key"
+    back = convert.examples_from_pb(message)
+    assert np.array_equal(back.inputs, examples.inputs) and back.labels == examples.labels
+    message.labels.append("z")
+    with pytest.raises(InvalidInputError, match="examples: found 2 inputs, 3 labels"):
+        convert.examples_from_pb(message)
+    many = Examples(inputs=np.ones((MAX_EXAMPLES + 1, 1), np.uint8), labels=("x",) * (MAX_EXAMPLES + 1))
+    with pytest.raises(InvalidInputError, match=f"1 to {MAX_EXAMPLES}"):
+        convert.examples_from_pb(convert.examples_to_pb(many, "key"))
+    profile = Profile(
+        id=A, owners=(NodeId("ada"),), examples=20, accuracy=0.75, accuracy_all=0.5, gate_version=3
+    )
+    assert convert.profile_from_pb(convert.profile_to_pb(profile)) == profile
+    wrong = convert.profile_to_pb(replace(profile, accuracy=float("nan")))
+    with pytest.raises(InvalidInputError, match="accuracy: found nan"):
+        convert.profile_from_pb(wrong)
 
 
 def test_an_answer_whose_parts_do_not_fit_is_refused() -> None:
@@ -114,17 +166,56 @@ def test_an_answer_whose_parts_do_not_fit_is_refused() -> None:
         convert.answer_from_pb(message)
 
 
-async def test_expert_requests_and_answers_cross_unchanged() -> None:
-    request = expert_request(3)
+@pytest.mark.parametrize("form", ["probabilities", "corrections"])
+async def test_expert_requests_and_answers_cross_unchanged(form: ExpertForm) -> None:
+    request = expert_request(3, form=form)
     back = convert.expert_request_from_pb(convert.expert_request_to_pb(request))
     assert np.array_equal(back.inputs, request.inputs) and back.trunk == request.trunk
     assert np.array_equal(back.tasks[0].rows, request.tasks[0].rows)
+    assert back.tasks[0].form == form
     answers = await Experts().predict(request)
     returned = convert.expert_answers_from_pb(convert.expert_answers_to_pb(answers), request)
     assert returned[0].class_names == answers[0].class_names
-    assert np.array_equal(returned[0].probabilities, answers[0].probabilities)
-    with pytest.raises(ShapeMismatchError, match=r"probabilities of ada\.e0"):
-        convert.expert_answers_from_pb(convert.expert_answers_to_pb(answers), expert_request(2))
+    assert np.array_equal(returned[0].values, answers[0].values) and returned[0].form == form
+    with pytest.raises(ShapeMismatchError, match=rf"{form} of ada\.e0"):
+        convert.expert_answers_from_pb(convert.expert_answers_to_pb(answers), expert_request(2, form=form))
+
+
+async def test_another_form_than_the_one_asked_for_is_refused() -> None:
+    request = expert_request(3, form="corrections")
+    said = convert.expert_answers_to_pb(await Experts().predict(expert_request(3)))
+    with pytest.raises(
+        InvalidInputError, match=r"answer of ada\.e0: found 'probabilities'; expected corrections"
+    ):
+        convert.expert_answers_from_pb(said, request)
+    for form in ("", "logits"):
+        message = convert.expert_request_to_pb(request)
+        message.tasks[0].form = form
+        with pytest.raises(InvalidInputError, match=r"form of ada\.e0"):
+            convert.expert_request_from_pb(message)
+
+
+def test_options_cross_unchanged_and_combinations_that_cannot_be_are_refused() -> None:
+    options = (
+        TrialOption(combination=Combination(name="root", class_temperature=0.2), weights="root.3"),
+        TrialOption(combination=Combination(name="corrected", temperature=0.3, top_k=4, strength=2.0)),
+    )
+    assert convert.trial_options_from_pb(convert.trial_options_to_pb(options)) == options
+    for field, value in (
+        ("name", "best"),
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("strength", -1.0),
+        ("class_temperature", float("inf")),
+        ("top_k", 0),
+    ):
+        messages = convert.trial_options_to_pb(options)
+        setattr(messages[1].combination, field, value)
+        with pytest.raises(InvalidInputError, match=r"^combination '"):
+            convert.trial_options_from_pb(messages)
+    for count in (0, MAX_OPTIONS + 1):
+        with pytest.raises(InvalidInputError, match=f"options: found {count}; expected 1 to {MAX_OPTIONS}"):
+            convert.trial_options_from_pb(convert.trial_options_to_pb(options[:1]) * count)
 
 
 def test_rows_beyond_the_inputs_are_refused() -> None:
@@ -140,6 +231,10 @@ def test_a_gate_trial_crosses_and_impossible_counts_are_refused() -> None:
         convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), gained=(21, 0))))
     with pytest.raises(InvalidInputError, match="nll_sum: found nan"):
         convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), nll_sum=(float("nan"), 1.0))))
+    with pytest.raises(InvalidInputError, match="a count outside its samples"):
+        convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), lost_on_root=(21, 0))))
+    with pytest.raises(ShapeMismatchError, match="gate trial"):
+        convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), gained_on_root=(1,))))
     with pytest.raises(ShapeMismatchError, match="gate trial"):
         convert.gate_trial_from_pb(convert.gate_trial_to_pb(replace(trial(), lost=(1,))))
 
@@ -212,7 +307,16 @@ def test_lineage_and_heads_cross_unchanged_and_unknown_words_are_refused() -> No
 
 def test_orders_and_progress_cross_unchanged() -> None:
     order = TrainOrder(
-        data="digits", net="cnn", steps=5, share="public", import_paths=("/x",), idempotency_key="k"
+        data="digits",
+        net="cnn",
+        steps=5,
+        share="public",
+        import_paths=("/x",),
+        sums="compact",
+        sums_mb=1.5,
+        borrow=False,
+        refine=True,
+        idempotency_key="k",
     )
     assert convert.train_order_from_pb(convert.train_order_to_pb(order)) == order
     dry = TrainOrder(data="digits", dry_run=True)
@@ -253,6 +357,9 @@ def test_orders_and_progress_cross_unchanged() -> None:
         (TrainOrder(data="digits"), "idempotency_key"),
         (TrainOrder(data="digits", budget_s=float("nan"), idempotency_key="k"), "budget_s"),
         (TrainOrder(data="digits", share="all", idempotency_key="k"), "share"),  # type: ignore[arg-type]
+        (TrainOrder(data="digits", sums="masked", idempotency_key="k"), "sums"),  # type: ignore[arg-type]
+        (TrainOrder(data="digits", sums_mb=0.0, idempotency_key="k"), "sums"),
+        (TrainOrder(data="digits", sums_mb=float("inf"), idempotency_key="k"), "sums_mb"),
     ],
 )
 def test_an_order_that_cannot_be_right_is_refused_by_its_field(order: TrainOrder, field: str) -> None:

@@ -13,6 +13,8 @@ from swarm.rpc.server import Service
 from swarm.rpc.servicers import (
     agent_service,
     expert_service,
+    federation_client_service,
+    federation_service,
     gate_service,
     inference_service,
     membership_service,
@@ -23,6 +25,8 @@ NOBODY = object()
 SERVICES: list[Service] = [
     agent_service(NOBODY),  # type: ignore[arg-type]
     expert_service(NOBODY),  # type: ignore[arg-type]
+    federation_client_service(NOBODY),  # type: ignore[arg-type]
+    federation_service(NOBODY),  # type: ignore[arg-type]
     gate_service(NOBODY),  # type: ignore[arg-type]
     inference_service(NOBODY),  # type: ignore[arg-type]
     membership_service(NOBODY),  # type: ignore[arg-type]
@@ -58,7 +62,10 @@ def test_every_declared_method_is_in_the_table_and_served() -> None:
         (m.CREATE_TOKEN, {"operator"}),
         (m.REVOKE_NODE, {"operator"}),
         (m.ROLLBACK, {"operator"}),
-        (m.COMMIT, {"node"}),
+        (m.COMMIT, {"node", "coordinator"}),
+        (m.RUN_FEDERATION, {"operator"}),
+        (m.FEDERATION_DELIVER, {"coordinator"}),
+        (m.MAKE_PROFILE, {"node", "operator", "client"}),
         (m.CONNECT, {"node"}),
         (m.CONTRIBUTE, {"node"}),
         (m.TRY_GATE, {"coordinator"}),

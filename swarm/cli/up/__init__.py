@@ -24,9 +24,31 @@ def up(
         str, typer.Option(help="Who gets what: iid, classes:N, or dirichlet:A.")
     ] = "classes:4",
     net: Annotated[str, typer.Option(help="The experts' net.")] = "mlp:128x2",
-    trunk: Annotated[str, typer.Option(help="The trunk.")] = "randconv-sqrt:64",
+    trunk: Annotated[
+        str, typer.Option(help="The trunk; auto: 64 random filters, 400 for images from 16x16.")
+    ] = "auto",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each expert at most.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Makes a run repeatable.")] = 0,
+    sums: Annotated[
+        str, typer.Option(help="What nodes contribute: auto, exact, compact, or none (prototypes only).")
+    ] = "auto",
+    sums_mb: Annotated[
+        float, typer.Option(min=0.01, help="Megabytes that a node's contribution may have.")
+    ] = 4.0,
+    refine: Annotated[
+        bool, typer.Option("--refine/--no-refine", help="Train corrections of the gate's root, too.")
+    ] = True,
+    fedavg_rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of federated averaging to compare with; 0: leave it out.")
+    ] = 20,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines/--no-baselines", help="Compare with averaged and with pooled nets."),
+    ] = True,
+    newcomer: Annotated[
+        bool,
+        typer.Option("--newcomer/--no-newcomer", help="Keep one class back for a node that joins last."),
+    ] = True,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave the swarm running and print the commands to use it.")
     ] = False,
@@ -44,21 +66,33 @@ def up(
     Every node is a set of processes with its own folder, keys and private data. Without --keep, everything is
     stopped and removed at the end, also on Ctrl-C.
     """
-    from swarm.cli.up.command import Request, run_up
+    from swarm.cli.up.command import Request, Settings, run_up
+    from swarm.cli.up.comparisons import ALL
+    from swarm.domain.errors import UsageError
 
-    source = str((data_dir / data).expanduser()) if data_dir else data
+    if sums not in ("auto", "exact", "compact", "none"):
+        raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
+    settings = Settings(
+        net=net,
+        trunk=trunk,
+        steps=steps,
+        seed=seed,
+        sums=sums,
+        sums_mb=sums_mb,
+        refine=refine,
+        fedavg_rounds=fedavg_rounds,
+        comparisons=ALL if baselines else (),
+        import_paths=import_paths(import_path),
+    )
     run_up(
         Request(
             nodes=nodes,
-            data=source,
+            data=str((data_dir / data).expanduser()) if data_dir else data,
             partition=partition,
-            net=net,
-            trunk=trunk,
-            steps=steps,
-            seed=seed,
+            newcomer=newcomer,
+            settings=settings,
             keep=keep,
             home=home,
-            import_paths=import_paths(import_path),
         ),
         as_json=json,
     )

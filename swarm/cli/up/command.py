@@ -7,18 +7,36 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swarm.cli.asking import describe_answer
 from swarm.cli.options import resolved_source
 from swarm.cli.output import emit, let_nothing_interrupt, progress, run_async
 from swarm.cli.processes import recorded_processes, remove_tree
+from swarm.cli.up.comparisons import ALL
 from swarm.cli.up.deal import Deal, deal
 from swarm.cli.up.report import render
 from swarm.cli.up.stage import Plan, Stage
 from swarm.cli.up.story import Outcome, Story
 from swarm.cli.up.supervisor import Supervisor, free_ports
-from swarm.domain.errors import ConflictError
+from swarm.domain.errors import ConflictError, UsageError
 from swarm.domain.inference import Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How nodes learn and what they are compared with, whatever was dealt to them."""
+
+    net: str
+    trunk: str
+    steps: int
+    seed: int
+    sums: str = "auto"
+    sums_mb: float = 4.0
+    refine: bool = True
+    fedavg_rounds: int = 20
+    comparisons: tuple[str, ...] = ALL
+    import_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,52 +46,81 @@ class Request:
     nodes: int
     data: str
     partition: str
-    net: str
-    trunk: str
-    steps: int
-    seed: int
+    newcomer: bool
+    settings: Settings
     keep: bool
     home: Path | None
-    import_paths: tuple[str, ...]
 
 
 def run_up(request: Request, *, as_json: bool) -> None:
     """Run the story and print its report; nothing stays behind unless `keep` asked for it."""
-    started = time.monotonic()
-
-    def tell(message: str) -> None:
-        progress(f"[{time.monotonic() - started:6.1f} s] {message}")
-
+    tell = teller()
     dealt = deal(
-        resolved_source(request.data), request.partition, request.nodes, request.seed, request.import_paths
+        resolved_source(request.data),
+        request.partition,
+        request.nodes,
+        request.settings.seed,
+        request.settings.import_paths,
+        newcomer=request.newcomer,
     )
     root = claim_folder(request.home, keep=request.keep)
     finished = False
     try:
-        outcome = run_async(_run(request, dealt, root, tell))
+        outcome = run_async(play(dealt, request.settings, root, tell, keep=request.keep))
         finished = True
     finally:
         if not (request.keep and finished) and (request.home is None or not request.keep):
             let_nothing_interrupt()
             remove_tree(root)
     text = "\n".join([*map(_example, outcome.examples), "", render(outcome.rows)])
-    rows = [dataclasses.asdict(item) for item in outcome.rows]
-    emit("report", {"rows": rows}, as_json=as_json, text=text)
+    emit("report", facts_of(outcome), as_json=as_json, text=text)
     tell("done")
     if request.keep:
         progress(how_to_use(root, dealt))
 
 
-async def _run(request: Request, dealt: Deal, root: Path, tell: Callable[[str], None]) -> Outcome:
+def teller() -> Callable[[str], None]:
+    """Return what prints a line of progress with the seconds since now."""
+    started = time.monotonic()
+
+    def tell(message: str) -> None:
+        progress(f"[{time.monotonic() - started:6.1f} s] {message}")
+
+    return tell
+
+
+def facts_of(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as the JSON report has it."""
+    return {
+        "rows": [dataclasses.asdict(item) for item in outcome.rows],
+        "contribution_mb": outcome.contribution_mb,
+        "gate": outcome.gate,
+        "curves": outcome.curves,
+        "seconds": outcome.seconds,
+    }
+
+
+async def play(
+    dealt: Deal, settings: Settings, root: Path, tell: Callable[[str], None], *, keep: bool = False
+) -> Outcome:
+    """Run a whole swarm over what was dealt, in the empty folder root; return what it came to."""
+    if not dealt.nodes:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dealt.left_out.items())
+        raise UsageError("partition", found=f"no node with enough samples ({reasons})")
     join_port, port, registry_port = free_ports(3)
     plan = Plan(
         deal=dealt,
-        net=request.net,
-        trunk=request.trunk,
-        steps=request.steps,
-        seed=request.seed,
+        net=settings.net,
+        trunk=settings.trunk,
+        steps=settings.steps,
+        seed=settings.seed,
         ports=(join_port, port, registry_port),
-        import_paths=request.import_paths,
+        import_paths=settings.import_paths,
+        sums=settings.sums,
+        sums_mb=settings.sums_mb,
+        refine=settings.refine,
+        fedavg_rounds=settings.fedavg_rounds,
+        comparisons=settings.comparisons,
     )
     environment = {
         "SWARM_JOIN_PORT": str(join_port),
@@ -81,7 +128,7 @@ async def _run(request: Request, dealt: Deal, root: Path, tell: Callable[[str], 
         "SWARM_REGISTRY_PORT": str(registry_port),
         "SWARM_THREADS": "1",
     }
-    async with Supervisor(root, keep=request.keep, environment=environment, tell=tell) as supervisor:
+    async with Supervisor(root, keep=keep, environment=environment, tell=tell) as supervisor:
         return await Story(Stage(supervisor, plan, tell)).tell_all()
 
 

@@ -3,14 +3,16 @@
 One class is kept for the node that joins last, so that nobody else ever sees it.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.cli.up.report import Scores, correct
 from swarm.data.dataset import Dataset
 from swarm.data.partition import partition
 from swarm.data.sources import check_has_test, load_test, load_training, save_npz
@@ -18,22 +20,29 @@ from swarm.data.sources import check_has_test, load_test, load_training, save_np
 NAMES = ("ada", "ben", "cleo", "dan", "eve", "finn", "gwen", "hugo", "iris", "jack")
 OLD_CLASSES_OF_NEWCOMER = 3
 NEWCOMERS_SHARE = 1 / 3
+LEAST_SAMPLES = 20
+"""What `swarm init` asks of a leaf: a node with fewer samples may not join, so it is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deal:
-    """Who got what. `new_class` is empty where the source has too few classes to keep one back.
+    """Who got what. `new_class` is empty where no class was kept back.
 
-    Test samples are opened when queries are first asked for: after training.
+    Test samples are opened when queries are first asked for: after training. `left_out` says which nodes got
+    too few samples to take part. `conventions`: what a node calls a class of the queries, where that is not
+    the query's own name for it. `examples`: labelled samples by which a node asks and does not train.
     """
 
     nodes: dict[str, Dataset]
-    newcomer_name: str
-    newcomer: Dataset | None
-    new_class: str
     class_names: tuple[str, ...]
     """The classes that the swarm is founded on."""
     open_test: Callable[[], Dataset]
+    newcomer_name: str = ""
+    newcomer: Dataset | None = None
+    new_class: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    conventions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    examples: Mapping[str, Dataset] = field(default_factory=dict)
 
     @cached_property
     def old_queries(self) -> Dataset:
@@ -47,40 +56,92 @@ class Deal:
         test = self.open_test()
         return test.of_classes([self.new_class]) if self.new_class in test.class_names else None
 
+    def truth_of(self, node: str) -> list[str]:
+        """Return each old query's class name, as the node calls it."""
+        called = self.conventions.get(node, {})
+        return [called.get(name, name) for name in truths(self.old_queries)]
+
+    def scores(self, probabilities: NDArray[np.float32], names: Sequence[str]) -> Scores:
+        """Return the old queries' scores, float64 [B]: right for which share of the nodes."""
+        named = {node: tuple(sorted(self.conventions.get(node, {}).items())) for node in self.nodes}
+        asking = Counter(named.values())
+        one_of = {convention: node for node, convention in named.items()}
+        parts = [
+            count / len(named) * correct(probabilities, names, self.truth_of(one_of[convention]))
+            for convention, count in asking.items()
+        ]
+        return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
+
     def raw_bytes(self) -> int:
         """Return the bytes of the founding nodes' samples: what pooling would have to move."""
         return sum(part.inputs.nbytes + part.labels.nbytes for part in self.nodes.values())
 
 
-def deal(source: str, scheme: str, count: int, seed: int, import_paths: Sequence[str] = ()) -> Deal:
-    """Return a source's samples dealt to count nodes and a newcomer. Deterministic by seed."""
+def truths(data: Dataset) -> list[str]:
+    """Return each sample's class name."""
+    return [data.class_names[label] for label in data.labels]
+
+
+def node_names(count: int) -> list[str]:
+    """Return names for count nodes."""
+    return [NAMES[index] if index < len(NAMES) else f"node-{index + 1}" for index in range(count)]
+
+
+def large_enough(nodes: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Return the nodes that have enough samples to join, and for the others why they are left out."""
+    left = {
+        name: f"{len(data)} samples, {LEAST_SAMPLES} are the least that a leaf may stand for"
+        for name, data in nodes.items()
+        if len(data) < LEAST_SAMPLES
+    }
+    return {name: data for name, data in nodes.items() if name not in left}, left
+
+
+def deal(
+    source: str,
+    scheme: str,
+    count: int,
+    seed: int,
+    import_paths: Sequence[str] = (),
+    *,
+    newcomer: bool = True,
+) -> Deal:
+    """Return a source's samples dealt to count nodes, and to a newcomer. Deterministic by seed."""
     training = load_training(source, import_paths)
     check_has_test(source, import_paths)
-    every = training.class_names
-    names = [NAMES[index] if index < len(NAMES) else f"node-{index + 1}" for index in range(count + 1)]
-    held = every[-1 - seed % len(every)] if len(every) >= 3 else ""
-    old = [name for name in every if name != held]
-    shared = training.of_classes(old, training.name)
-    rng = np.random.default_rng(seed)
-    newcomer = None
+    names = node_names(count + 1)
+    held = _held_back(training.class_names, seed) if newcomer else ""
+    old = [name for name in training.class_names if name != held]
+    shared, last = training, None
     if held:
+        shared = training.of_classes(old, training.name)
+        rng = np.random.default_rng(seed)
         borrowed = rng.permutation(len(old))[: min(OLD_CLASSES_OF_NEWCOMER, len(old) - 1)]
         taken = _some_of(shared, [old[index] for index in borrowed], NEWCOMERS_SHARE, rng)
         own = [training.of_classes([held]), shared.subset(taken)]
-        newcomer = joined(own, f"{training.name} of {names[count]}")
+        last = joined(own, f"{training.name} of {names[count]}")
         shared = shared.subset(np.setdiff1d(np.arange(len(shared)), taken))
     rows = partition(shared.labels, scheme, count, seed)
-    return Deal(
-        nodes={
+    nodes, left_out = large_enough(
+        {
             name: shared.subset(part, f"{training.name} of {name}")
             for name, part in zip(names, rows, strict=False)
-        },
-        newcomer_name=names[count],
-        newcomer=newcomer,
+        }
+    )
+    return Deal(
+        nodes=nodes,
+        newcomer_name=names[count] if last is not None else "",
+        newcomer=last,
         new_class=held,
         class_names=shared.class_names,
         open_test=cache(lambda: load_test(source, import_paths)),
+        left_out=left_out,
     )
+
+
+def _held_back(names: Sequence[str], seed: int) -> str:
+    """Return the class that only the newcomer gets; none where there are too few to keep one back."""
+    return names[-1 - seed % len(names)] if len(names) >= 3 else ""
 
 
 def _some_of(

@@ -1,46 +1,43 @@
 """Asking many queries at once, and what the answers are worth."""
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.cli.up.report import Scores
-from swarm.data.dataset import Dataset
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Query
 from swarm.rpc.clients import CoordinatorClient
 
-ASK_SECONDS = 60.0
+ASK_SECONDS = 120.0
 BATCH = 512
 EXAMPLES = 3
+TRIES = 3
 
 
-async def ask(
-    client: CoordinatorClient,
-    inputs: NDArray[np.generic],
-    *,
-    top_k: int = 0,
-    owners: tuple[NodeId, ...] = (),
-    uniform: bool = False,
-    explain: bool = False,
-) -> Answer:
-    """Return the answers to all inputs, asked in batches, as one."""
-    parts = [
-        await client.predict(
-            Query(
-                inputs=inputs[start : start + BATCH],
-                top_k=top_k,
-                owners=owners,
-                uniform=uniform,
-                explain=explain,
-            ),
-            ASK_SECONDS,
-        )
-        for start in range(0, len(inputs), BATCH)
-    ]
-    if len({part.gate_version for part in parts}) > 1:
-        return await ask(client, inputs, top_k=top_k, owners=owners, uniform=uniform, explain=explain)
+class How(TypedDict, total=False):
+    """The fields of a Query but its inputs."""
+
+    top_k: int
+    owners: tuple[NodeId, ...]
+    uniform: bool
+    explain: bool
+    combination: str
+    profile: str
+
+
+async def ask(client: CoordinatorClient, inputs: NDArray[np.generic], **how: Unpack[How]) -> Answer:
+    """Return the answers to all inputs, asked in batches, as one: of one gate version, asked anew if not."""
+    starts = range(0, len(inputs), BATCH)
+    for _ in range(TRIES):
+        parts = [
+            await client.predict(Query(inputs=inputs[start : start + BATCH], **how), ASK_SECONDS)
+            for start in starts
+        ]
+        if len({part.gate_version for part in parts}) == 1:
+            break
     return Answer(
         class_names=parts[0].class_names,
         probabilities=np.concatenate([part.probabilities for part in parts]),
@@ -48,13 +45,15 @@ async def ask(
         degraded=tuple(flag for part in parts for flag in part.degraded),
         sources=tuple(sources for part in parts for sources in part.sources),
         missing_experts=tuple(dict.fromkeys(name for part in parts for name in part.missing_experts)),
-        flops_per_query=parts[0].flops_per_query,
+        flops_per_query=float(
+            np.average([p.flops_per_query for p in parts], weights=list(map(_rows, parts)))
+        ),
+        combination=parts[0].combination,
     )
 
 
-def truths(data: Dataset) -> list[str]:
-    """Return each sample's class name."""
-    return [data.class_names[label] for label in data.labels]
+def _rows(answer: Answer) -> int:
+    return len(answer.probabilities)
 
 
 def pick_examples(

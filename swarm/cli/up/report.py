@@ -8,13 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+ORDER = (
+    *("alone", "alone_mean", "ensemble", "swarm_top1", "swarm_top2", "swarm_top4"),
+    *("fedavg", "fedavg_equal_compute"),
+    *("root", "poe", "corrected", "swarm", "asker"),
+    *("pooled_one_budget", "pooled_total_budget", "pooled_equal_macs", "pooled_cnn"),
+    *("joined_new_class", "joined_old_classes"),
+)
+"""The rows as they are shown; the part of a name after a colon tells rows of one kind apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One way to answer: accuracy 0..1 on held-out queries with its standard error, and its cost.
 
-    `train_flops` of everybody together (with a gate also what its judges spent), `inference_flops` per query,
+    `train_flops` of everybody together (nodes alone and their ensemble: the experts; with a gate also
+    features, sums, solving and judging; the root: those without the experts), `inference_flops` per query,
     `bytes_sent` between machines until it could answer, `sync_rounds` in which nodes waited for one another.
     """
 
@@ -74,6 +83,11 @@ def mean_row(name: str, scores: Sequence[Scores], costs: Sequence[Cost], note: s
         sync_rounds=max(c.sync_rounds for c in costs),
     )
     return row(name, np.mean(np.stack(scores), axis=0), mean_cost, note)
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows as ORDER has them; rows of one kind stay in theirs."""
+    return sorted(rows, key=lambda item: ORDER.index(item.name.partition(":")[0]))
 
 
 def lost_beyond_error(before: Scores, after: Scores) -> bool:

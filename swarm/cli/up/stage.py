@@ -18,15 +18,22 @@ from swarm.data.dataset import Dataset
 from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.specification import Specification
+from swarm.gating.ridge import RIDGES
 from swarm.rpc.clients import CoordinatorClient
 
 COMMAND = "swarm.cli"
 CONNECT_SECONDS = 60.0
+LARGE_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `swarm up` was asked for. `ports` are the join port, the coordinator's and the registry's."""
+    """What `swarm up` was asked for. `ports` are the join port, the coordinator's and the registry's.
+
+    `sums` and `sums_mb` are `swarm train`'s; without `refine` no expert learns a correction.
+    `fedavg_rounds` 0: no federated averaging. `comparisons`: the names of the rows to compare with.
+    """
 
     deal: Deal
     net: str
@@ -35,6 +42,19 @@ class Plan:
     seed: int
     ports: tuple[int, int, int]
     import_paths: tuple[str, ...] = ()
+    sums: str = "auto"
+    sums_mb: float = 4.0
+    refine: bool = True
+    fedavg_rounds: int = 20
+    comparisons: tuple[str, ...] = ()
+
+
+def trunk_for(trunk: str, input_shape: Sequence[int]) -> str:
+    """Return the trunk that is asked for; `auto`: 64 filters for small inputs, 400 for images from 16x16."""
+    if trunk != "auto":
+        return trunk
+    large = len(input_shape) >= 2 and min(input_shape[:2]) >= LARGE_SIDE
+    return f"randconv-sqrt:{400 if large else 64}"
 
 
 def command(words: str, more: Sequence[str] = (), **options: object) -> list[str]:
@@ -43,14 +63,26 @@ def command(words: str, more: Sequence[str] = (), **options: object) -> list[str
     return [COMMAND, *words.split(), "--json", *flags, *more]
 
 
+def solving_flops(gate: GateStatement, size: int) -> float:
+    """Return the FLOPs of solving a gate over `size` features: a Cholesky factor for each ridge that was tried
+    (compact sums take fewer), and two triangular solves for each column."""
+    columns = sum(len(leaf.class_names) for leaf in gate.leaves if leaf.has_columns)
+    return len(RIDGES) * (size**3 / 3 + 2 * size**2 * columns) if columns else 0.0
+
+
 class Stage:
-    """The running swarm. `tell` prints progress; `train_flops` holds what each node spent."""
+    """The running swarm. `tell` prints progress.
+
+    `train_flops` holds what each node spent in all, `figures` and `said` what its first training said.
+    """
 
     def __init__(self, supervisor: Supervisor, plan: Plan, tell: Callable[[str], None]) -> None:
         self.supervisor, self.plan, self.tell = supervisor, plan, tell
         self.root = supervisor.root
         self.founder = Place(self.root / "founder", is_node=False)
         self.train_flops: dict[str, float] = {}
+        self.figures: dict[str, dict[str, float]] = {}
+        self.said: dict[str, str] = {}
         self._services: list[Service] = []
 
     def node_home(self, name: str) -> Path:
@@ -73,7 +105,7 @@ class Stage:
                 input_dtype=some.inputs.dtype,
                 scale=some.scale,
                 offset=some.offset,
-                trunk=plan.trunk,
+                trunk=trunk_for(plan.trunk, some.input_shape),
                 classes=",".join(plan.deal.class_names),
             ),
         )
@@ -109,24 +141,50 @@ class Stage:
         )
         self._services.append(service)
 
-    async def train(self, name: str) -> None:
-        folder = self.root / name
-        said = await self.supervisor.run(
-            f"swarm train ({name})",
-            command(
-                "train private.npz",
-                self._paths(),
-                home=self.node_home(name),
-                net=self.plan.net,
-                steps=self.plan.steps,
-                seed=self.plan.seed,
-            ),
-            cwd=folder,
-            on_line=lambda line: self.tell(f"{name}: {line.strip()}"),
+    async def train(self, name: str, *, borrow: bool = False) -> None:
+        """Let a node train its experts and contribute to the gate; with borrow from whom it helps."""
+        plan = self.plan
+        flags = ["--net", plan.net, "--sums", plan.sums, "--sums-mb", str(plan.sums_mb)]
+        flags += [] if borrow else ["--no-borrow"]
+        self.figures[name], self.said[name] = await self._order(name, "swarm train", flags)
+
+    async def refine(self, name: str) -> None:
+        """Let a node train what its experts add to the root's class scores."""
+        await self._order(name, "swarm train --refine", ["--refine"])
+
+    async def _order(self, name: str, title: str, flags: Sequence[str]) -> tuple[dict[str, float], str]:
+        """Run `swarm train` on a node; return its figures and everything that it said."""
+        folder, plan, heard = self.root / name, self.plan, list[str]()
+
+        def hear(line: str) -> None:
+            heard.append(line.strip())
+            self.tell(f"{name}: {line.strip()}")
+
+        words = command(
+            "train private.npz",
+            [*self._paths(), *flags],
+            home=self.node_home(name),
+            steps=plan.steps,
+            seed=plan.seed,
         )
+        said = await self.supervisor.run(f"{title} ({name})", words, cwd=folder, on_line=hear)
         done = json.loads(said)
-        self.train_flops[name] = float(done["figures"]["train_flops"])
+        figures = {key: float(value) for key, value in done["figures"].items()}
+        self.train_flops[name] = self.train_flops.get(name, 0.0) + figures["train_flops"]
         self.tell(f"{name}: {done['message']}")
+        return figures, "\n".join([*heard, str(done["message"])])
+
+    async def contribution_mb(self, name: str) -> float:
+        """Return the megabytes (10^6 bytes) of a node's newest contribution, from its list of what left."""
+        said = await self.supervisor.run(
+            f"swarm outbound ({name})",
+            command("outbound", home=self.node_home(name), limit=1000),
+            cwd=self.root / name,
+        )
+        sizes = [
+            item["size_bytes"] for item in json.loads(said)["listings"] if item["what"] == "contribution"
+        ]
+        return sizes[-1] / 1e6 if sizes else 0.0
 
     async def wait_until_live(self, client: CoordinatorClient, names: Sequence[str]) -> None:
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
@@ -154,12 +212,34 @@ class Stage:
             stored = (await registry.health()).socket_bytes.sent
         return seen.socket_bytes.sent + stored + sum(node.socket_bytes.sent for node in seen.nodes)
 
-    async def judging_flops(self, client: CoordinatorClient) -> float:
-        """Return the FLOPs that nodes spent so far on judging the gates that became active."""
+    async def gate(self, client: CoordinatorClient) -> GateStatement:
+        """Return the active gate; NotReadyError before the first."""
+        return self.founder.identity().keyring().open(await client.gate(), GateStatement).value
+
+    async def gates(self, client: CoordinatorClient) -> list[GateStatement]:
+        """Return all gates that became active, oldest first."""
         keyring = self.founder.identity().keyring()
         envelopes, _ = await client.history()
-        gates = [keyring.open(envelope, GateStatement).value for envelope in envelopes]
-        return sum(float(gate.evidence.get("flops", 0.0)) for gate in gates)
+        return [keyring.open(envelope, GateStatement).value for envelope in envelopes]
+
+    async def gate_flops(self, client: CoordinatorClient) -> float:
+        """Return the FLOPs spent so far on the gates that became active: solving and judging them."""
+        envelope = await client.specification()
+        trunk = self.founder.identity().keyring().open(envelope, Specification).value.trunk
+        return sum(
+            float(gate.evidence.get("flops", 0.0)) + solving_flops(gate, trunk.sum_size)
+            for gate in await self.gates(client)
+        )
+
+    def expert_flops(self, name: str) -> float:
+        """Return what a node spent on training its experts: without features, clusters and sums."""
+        figures = self.figures[name]
+        beside = ("features_flops", "clustering_flops", "sums_flops")
+        return figures["train_flops"] - sum(figures.get(part, 0.0) for part in beside)
+
+    async def total_flops(self, client: CoordinatorClient) -> float:
+        """Return all FLOPs spent so far: the nodes' own and those of the gates."""
+        return sum(self.train_flops.values()) + await self.gate_flops(client)
 
     async def own_flops(self, client: CoordinatorClient, name: str) -> float | None:
         """Return the FLOPs of a node's only expert; None where it has several and needs a gate itself."""

@@ -1,21 +1,23 @@
 """The story of `swarm up`: nodes learn alone, the swarm answers, one more joins."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from swarm.cli import places
-from swarm.cli.up.deal import joined
-from swarm.cli.up.pooled import PooledTask, read_answers, write_task
-from swarm.cli.up.questions import ask, pick_examples, truths
-from swarm.cli.up.report import Cost, Row, Scores, correct, lost_beyond_error, mean_row, row
+from swarm.cli.up.asked import Asker, Spent
+from swarm.cli.up.comparisons import Averaged, Comparisons, average
+from swarm.cli.up.deal import truths
+from swarm.cli.up.newcomer import Newcomer
+from swarm.cli.up.questions import pick_examples
+from swarm.cli.up.report import Row, Scores, in_order
 from swarm.cli.up.stage import Stage, run_all
-from swarm.data.dataset import Dataset
-from swarm.domain.ids import NodeId
+from swarm.cli.up.watching import gate_of_owners, gate_with_corrections, has_combination
 from swarm.domain.inference import Answer
+from swarm.domain.manifests import GateStatement
 from swarm.rpc.clients import CoordinatorClient
-
-JOINED_WITHIN_SECONDS = 10.0
-RAW_DATA = "needs the raw data in one place"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +27,23 @@ class Outcome:
     rows: list[Row] = field(default_factory=list)
     examples: list[tuple[str, Answer, int]] = field(default_factory=list)
     """Truth, answer and row of a few explained answers."""
+    contribution_mb: dict[str, float] = field(default_factory=dict)
+    """Each founding node's contribution to the gate, in 10^6 bytes."""
+    gate: dict[str, object] = field(default_factory=dict)
+    """The gate that answered: version, kind, what it serves and why."""
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Megabytes a node and validation accuracy after each round of federated averaging."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each part of the story took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """The gate that answers, and what was spent until there was one and until it knew the corrections."""
+
+    gate: GateStatement
+    learned: Spent
+    refined: Spent
 
 
 class Story:
@@ -32,20 +51,33 @@ class Story:
 
     def __init__(self, stage: Stage) -> None:
         self._stage, self._deal, self._tell = stage, stage.plan.deal, stage.tell
+        self._outcome = Outcome()
 
     async def tell_all(self) -> Outcome:
         """Run everything and return what it came to."""
-        outcome = Outcome()
-        first_line = await self._stage.found()
+        with self._timed("found"):
+            first_line = await self._stage.found()
         async with places.coordinator(self._stage.founder) as client:
-            await self._join_and_train(client, first_line)
-            before = await self._first_report(client, outcome)
+            with self._timed("join"):
+                await self._join(client, first_line)
+            result = await self._learn(client)
+            with self._timed("federated averaging"):
+                spent = result.refined.train_flops
+                runs = await average(self._stage, client, spent)
+            self._outcome.curves = {run.name: run.curve(len(self._deal.nodes)) for run in runs}
+            asker = Asker(self._stage, client, result.gate, result.learned, result.refined)
+            with self._timed("report"):
+                before = await self._report(asker, result, runs)
             if self._deal.newcomer is not None:
-                await self._newcomer(client, self._deal.newcomer, before, outcome)
-        return outcome
+                with self._timed("newcomer"):
+                    newcomer = Newcomer(self._stage, client)
+                    self._outcome.rows += await newcomer.join(self._deal.newcomer, before)
+        return self._outcome
 
-    async def _join_and_train(self, client: CoordinatorClient, first_line: str) -> None:
-        """Let nodes join, each by a one-use token of its own, then train all at the same time."""
+    async def _join(self, client: CoordinatorClient, first_line: str) -> None:
+        """Let nodes join, each by a one-use token of its own."""
+        for name, reason in self._deal.left_out.items():
+            self._tell(f"{name} is left out: {reason}")
         parts, lines = self._deal.nodes, [first_line]
         while len(lines) < len(parts):
             lines.append((await client.create_token())[0].removeprefix("swarm join "))
@@ -54,129 +86,64 @@ class Story:
             for (name, data), line in zip(parts.items(), lines, strict=True)
         )
         await self._stage.wait_until_live(client, list(parts))
-        await run_all(self._stage.train(name) for name in parts)
 
-    async def _first_report(self, client: CoordinatorClient, outcome: Outcome) -> Scores:
+    async def _learn(self, client: CoordinatorClient) -> _Learned:
+        """Let all nodes train and contribute at the same time, then correct the gate's root."""
+        names = list(self._deal.nodes)
+        with self._timed("train"):
+            await run_all(self._stage.train(name) for name in names)
+        with self._timed("gate"):
+            gate = await gate_of_owners(self._stage, client, names)
+        for name in names:
+            self._outcome.contribution_mb[name] = await self._stage.contribution_mb(name)
+        learned = refined = await self._spent(client, rounds=1)
+        if self._stage.plan.refine and has_combination(gate, "root"):
+            with self._timed("refine"):
+                await run_all(self._stage.refine(name) for name in names)
+                gate = await gate_with_corrections(self._stage, client, gate.version)
+            refined = await self._spent(client, rounds=2)
+        served = gate.combinations[gate.served]
+        self._outcome.gate = {
+            "version": gate.version,
+            "kind": gate.kind,
+            "ridge": gate.ridge,
+            "serves": served.label,
+            "reason": gate.reason,
+            "combinations": list(gate.combinations),
+            "evidence": dict(gate.evidence),
+        }
+        self._tell(f"gate {gate.version} serves {served.label}: {gate.reason}")
+        return _Learned(gate=gate, learned=learned, refined=refined)
+
+    async def _spent(self, client: CoordinatorClient, rounds: int) -> Spent:
+        return Spent(
+            train_flops=await self._stage.total_flops(client),
+            bytes_sent=await self._stage.bytes_sent(client),
+            sync_rounds=rounds,
+        )
+
+    async def _report(self, asker: Asker, result: _Learned, runs: Sequence[Averaged]) -> Scores:
         """Fill in the rows of the founding nodes; return the scores of the gate's own answers."""
         self._tell("training is over; routing held-out queries, and training pooled nets for comparison")
-        sent = await self._stage.bytes_sent(client)
-        judging = await self._stage.judging_flops(client)
-        await asyncio.to_thread(
-            self._deal.open_test
-        )  # nothing is trained or tuned for these queries any more
-        pooled = asyncio.create_task(self._pooled(judging))
+        # Nothing is trained or tuned for these queries any more.
+        await asyncio.to_thread(self._deal.open_test)
+        served, before, explained = await asker.served()
+        self._outcome.examples = pick_examples(explained, truths(self._deal.old_queries), before)
+        spent, query = result.refined.train_flops, served.inference_flops
+        compared = asyncio.create_task(Comparisons(self._stage, runs, spent, query).rows())
         try:
-            await self._alone_rows(client, outcome)
-            for label, top_k in (("ensemble", 0), ("swarm_top1", 1), ("swarm_top2", 2), ("swarm_top4", 4)):
-                outcome.rows.append(await self._together_row(client, label, top_k, sent, judging))
-            truth = truths(self._deal.old_queries)
-            own = await ask(client, self._deal.old_queries.inputs, explain=True)
-            before = correct(own.probabilities, own.class_names, truth)
-            outcome.examples = pick_examples(own, truth, before)
-            outcome.rows += await pooled
+            rows = [*await asker.alone(), await asker.ensemble(), *await asker.combinations(), served]
+            asked = await asker.asker()
+            rows += [*([asked] if asked else []), *await compared]
         finally:
-            pooled.cancel()
+            compared.cancel()
+        self._outcome.rows = in_order(rows)
         return before
 
-    async def _alone_rows(self, client: CoordinatorClient, outcome: Outcome) -> None:
-        queries, truth = self._deal.old_queries.inputs, truths(self._deal.old_queries)
-        scores, costs = [], []
-        for name in self._deal.nodes:
-            answer = await ask(client, queries, owners=(NodeId(name),))
-            scores.append(correct(answer.probabilities, answer.class_names, truth))
-            flops = await self._stage.own_flops(client, name) or answer.flops_per_query
-            costs.append(Cost(train_flops=self._stage.train_flops[name], inference_flops=flops))
-            outcome.rows.append(row(f"alone:{name}", scores[-1], costs[-1]))
-        outcome.rows.append(mean_row("alone_mean", scores, costs))
-
-    async def _together_row(
-        self, client: CoordinatorClient, label: str, top_k: int, sent: int, judging: float
-    ) -> Row:
-        """Ask all experts with equal weight (top_k 0; needs no gate) or as the gate says."""
-        queries = self._deal.old_queries
-        before = (await client.status()).socket_bytes
-        answer = await ask(client, queries.inputs, top_k=top_k, uniform=not top_k)
-        after = (await client.status()).socket_bytes
-        moved = after.sent + after.received - before.sent - before.received
-        cost = Cost(
-            train_flops=sum(self._stage.train_flops.values()) + (judging if top_k else 0),
-            inference_flops=answer.flops_per_query,
-            bytes_sent=sent,
-            sync_rounds=1 if top_k else 0,
-        )
-        scores = correct(answer.probabilities, answer.class_names, truths(queries))
-        return row(label, scores, cost, f"{moved / len(queries):,.0f} bytes a query at the coordinator")
-
-    async def _pooled(self, judging: float) -> list[Row]:
-        plan, deal, folder = self._stage.plan, self._deal, self._stage.root / "pooled"
-        everything = joined(list(deal.nodes.values()), "pooled")
-        total = sum(self._stage.train_flops.values()) + judging
-        task = PooledTask(
-            net=plan.net,
-            seed=plan.seed,
-            budgets={"pooled_one_budget": total / len(deal.nodes), "pooled_total_budget": total},
-            import_paths=plan.import_paths,
-        )
-        await asyncio.to_thread(write_task, folder, task, everything, deal.old_queries.inputs)
-        said = await self._stage.supervisor.run("pooled training", ["swarm.cli.up.pooled", str(folder)])
-        rows = []
-        for name, (answers, spent) in read_answers(folder, said).items():
-            cost = Cost(
-                train_flops=spent.train_flops,
-                inference_flops=spent.inference_flops,
-                bytes_sent=deal.raw_bytes(),
-            )
-            scores = correct(answers, everything.class_names, truths(deal.old_queries))
-            rows.append(row(name, scores, cost, RAW_DATA))
-        return rows
-
-    async def _newcomer(
-        self, client: CoordinatorClient, data: Dataset, before: Scores, outcome: Outcome
-    ) -> None:
-        """Let one more node join with a class that nobody had, and see what changes for everybody."""
-        name, new_class = self._deal.newcomer_name, self._deal.new_class
-        self._tell(f"one more node joins: {name}, with class {new_class}, which nobody had")
-        line, _ = await client.create_token()
-        await self._stage.join(name, data, line.removeprefix("swarm join "))
-        await self._stage.wait_until_live(client, [name])
-        await self._stage.train(name)
-        waited = await self._until_answered(client)
-        sent = await self._stage.bytes_sent(client)
-        if self._deal.new_queries is not None:
-            found = f"answered {waited:.1f} s" if waited < JOINED_WITHIN_SECONDS else "NOT answered in time"
-            note = f"class {new_class}, {found} after {name}'s training"
-            outcome.rows.append(
-                (await self._joined(client, "joined_new_class", self._deal.new_queries, sent, note))[0]
-            )
-        last, now = await self._joined(client, "joined_old_classes", self._deal.old_queries, sent, "")
-        verdict = "worse than before by more than" if lost_beyond_error(before, now) else "within"
-        note = f"was {before.mean():.3f} before {name} joined: {verdict} one standard error"
-        outcome.rows.append(replace(last, note=note))
-
-    async def _joined(
-        self, client: CoordinatorClient, label: str, queries: Dataset, sent: int, note: str
-    ) -> tuple[Row, Scores]:
-        answer = await ask(client, queries.inputs)
-        scores = correct(answer.probabilities, answer.class_names, truths(queries))
-        judging = await self._stage.judging_flops(client)
-        cost = Cost(
-            train_flops=sum(self._stage.train_flops.values()) + judging,
-            inference_flops=answer.flops_per_query,
-            bytes_sent=sent,
-            sync_rounds=1,
-        )
-        return row(label, scores, cost, note), scores
-
-    async def _until_answered(self, client: CoordinatorClient) -> float:
-        """Return the seconds until the new class is first answered, at most the time allowed."""
-        queries = self._deal.new_queries
-        if queries is None:
-            return 0.0
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        while loop.time() - start < JOINED_WITHIN_SECONDS:
-            answer = await ask(client, queries.inputs)
-            if correct(answer.probabilities, answer.class_names, truths(queries)).any():
-                return loop.time() - start
-            await asyncio.sleep(0.2)
-        return JOINED_WITHIN_SECONDS
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._outcome.seconds[name] = time.monotonic() - started

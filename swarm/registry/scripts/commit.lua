@@ -1,5 +1,5 @@
--- ARGV: commit | restore, expert, owner, version, parent version, digest, envelope, fence, idempotency key,
--- seconds that the key is remembered. Returns {1, 1 if the head moved else 0}.
+-- ARGV: commit | restore, expert, owner, version, parent version, digest, envelope, fence or '', idempotency
+-- key, seconds that the key is remembered. Returns {1, 1 if the head moved else 0}.
 local act, expert, owner = ARGV[1], ARGV[2], ARGV[3]
 local version, parent, digest, envelope = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local fence, idempotency, memory_s = ARGV[8], ARGV[9], ARGV[10]
@@ -25,9 +25,11 @@ local head = redis.call('HMGET', key('expert', expert), 'version', 'manifest')
 local head_version = tonumber(head[1] or '0')
 local moved = 0
 if act == 'restore' or redis.call('EXISTS', key('manifest', digest)) == 0 then
-  local current, newest = is_newest(owner, fence)
-  if not current then
-    return {0, 'stale_fence', newest}
+  if fence ~= '' then
+    local current, newest = is_newest(owner, fence)
+    if not current then
+      return {0, 'stale_fence', newest}
+    end
   end
   local kind = 'module.published'
   if act == 'restore' then

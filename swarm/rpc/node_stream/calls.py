@@ -1,4 +1,4 @@
-"""Calls that came over the stream, answered concurrently through the node's ExpertPort."""
+"""Calls that came over the stream, answered concurrently through the node's ports."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,11 @@ import structlog
 from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, SwarmError
 from swarm.rpc import convert
 from swarm.rpc import methods as m
+from swarm.rpc.convert.federation import federation_part_from_pb, federation_part_to_pb
 from swarm.rpc.convert.scalars import finite
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 from swarm.rpc.pb import node_stream_pb2
-from swarm.rpc.ports import ExpertPort
+from swarm.rpc.ports import ExpertPort, FederationClientPort
 
 MAX_CONCURRENT = 16
 _log = structlog.get_logger(__name__)
@@ -21,9 +22,12 @@ class Calls:
     """At most MAX_CONCURRENT at a time; the others wait, within their own time limits."""
 
     def __init__(
-        self, experts: ExpertPort, send: Callable[[node_stream_pb2.FromNode], Awaitable[None]]
+        self,
+        experts: ExpertPort,
+        send: Callable[[node_stream_pb2.FromNode], Awaitable[None]],
+        federation: FederationClientPort | None = None,
     ) -> None:
-        self._experts, self._send = experts, send
+        self._experts, self._send, self._federation = experts, send, federation
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._replying: set[str] = set()
@@ -61,7 +65,7 @@ class Calls:
             async with asyncio.timeout(finite(call.timeout_s, "timeout_s")), self._slots:
                 reply.payload = await self._perform(call)
         except TimeoutError:
-            late = DeadlineError("expert server", found=f"no answer within {call.timeout_s:g} s")
+            late = DeadlineError(call.method, found=f"no answer within {call.timeout_s:g} s")
             reply.problem.CopyFrom(convert.problem_to_pb(late))
         except SwarmError as error:
             _log.info("call.refused", method=call.method, code=error.code, reason=str(error))
@@ -99,6 +103,9 @@ class Calls:
                 trial.candidate, trial.incumbent, options, trial.specification
             )
             return convert.gate_trial_to_pb(judged).SerializeToString()
+        if path == m.FEDERATION_DELIVER.path and self._federation is not None:
+            part = federation_part_from_pb(m.FEDERATION_DELIVER.read_request(payload))
+            return federation_part_to_pb(await self._federation.deliver(part)).SerializeToString()
         raise NotFoundError(
             path.lstrip("/"), found="a call this node does not know", remedy="update the node"
         )

@@ -21,12 +21,14 @@ from swarm.domain.errors import (
     UnauthenticatedError,
     UnreachableError,
 )
+from swarm.domain.federation import FederationPart
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial
 from swarm.domain.membership import LEASE_SECONDS, Event, Heartbeat, Hello
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
+from swarm.rpc.convert.federation import federation_part_from_pb, federation_part_to_pb
 from swarm.rpc.failures import reply_checked
 from swarm.rpc.interceptors import Context
 from swarm.rpc.methods import Method, Reply, Request
@@ -76,6 +78,12 @@ class Link:
         reply = await self._call(m.TRY_GATE, request, timeout_s)
         with reply_checked(f"node {self.node}"):
             return convert.gate_trial_from_pb(reply)
+
+    async def federate(self, part: FederationPart, timeout_s: float) -> FederationPart:
+        """Hand the node a part of a federated run's message, or ask for a part of its reply."""
+        reply = await self._call(m.FEDERATION_DELIVER, federation_part_to_pb(part), timeout_s)
+        with reply_checked(f"node {self.node}"):
+            return federation_part_from_pb(reply)
 
     def announce(
         self,

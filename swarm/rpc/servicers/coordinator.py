@@ -9,7 +9,7 @@ from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import finite, role
 from swarm.rpc.interceptors import Behaviour, Context
-from swarm.rpc.options import MAX_MESSAGE_BYTES, UNARY_TIMEOUT_S
+from swarm.rpc.options import MAX_CONTRIBUTION_BYTES, UNARY_TIMEOUT_S
 from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
 from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
 from swarm.rpc.server import Service
@@ -100,18 +100,10 @@ class _Gate:
         first = await anext(aiter(chunks), None)
         if first is None or first.WhichOneof("part") != "header":
             raise InvalidInputError("contribution", found="no header", expected="the header first")
-        header, arrays = first.header, bytearray()
+        header = first.header
         key = convert.idempotency_key(header.idempotency_key)
-        async for chunk in chunks:
-            if chunk.WhichOneof("part") != "data":
-                raise InvalidInputError("contribution", found="a second header", expected="data")
-            arrays += chunk.data
-            if len(arrays) > MAX_MESSAGE_BYTES:
-                raise ExhaustedError(
-                    "contribution", found="more than 64 MiB", expected="fewer leaves or prototypes"
-                )
         outcome = await self._port.contribute(
-            current_caller(), header.envelope, bytes(arrays), header.fence, key
+            current_caller(), header.envelope, _data_of(chunks), header.fence, key
         )
         return convert.outcome_to_pb(outcome)
 
@@ -148,6 +140,19 @@ class _Inference:
         convert.idempotency_key(request.idempotency_key)
         examples = convert.examples_from_pb(request)
         return convert.profile_to_pb(await self._port.make_profile(examples, _time_left(context)))
+
+
+async def _data_of(chunks: AsyncIterator[gate_pb2.ContributeChunk]) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in chunks:
+        if chunk.WhichOneof("part") != "data":
+            raise InvalidInputError("contribution", found="a second header", expected="data")
+        size += len(chunk.data)
+        if size > MAX_CONTRIBUTION_BYTES:
+            raise ExhaustedError(
+                "contribution", found="more than 256 MiB", expected="fewer leaves or compact sums"
+            )
+        yield chunk.data
 
 
 def membership_service(port: MembershipPort) -> Service:

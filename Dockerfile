@@ -1,0 +1,31 @@
+# One image for every process of a swarm. CPU by default; a GPU build takes another torch index or pin:
+#   docker compose build --build-arg PIP_OPTIONS="--extra-index-url https://..."
+ARG PYTHON=python:3.11-slim-bookworm
+
+FROM ${PYTHON} AS build
+ARG PIP_OPTIONS=""
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# The dependencies first: they change less often than the code.
+RUN mkdir -p swarm node coordinator && touch swarm/__init__.py node/__init__.py coordinator/__init__.py \
+ && python -m venv --system-site-packages /opt/swarm \
+ && /opt/swarm/bin/pip install ${PIP_OPTIONS} -c constraints.txt . \
+ && /opt/swarm/bin/pip uninstall -y swarm
+COPY swarm swarm
+COPY node node
+COPY coordinator coordinator
+RUN /opt/swarm/bin/pip install --no-deps .
+
+FROM ${PYTHON}
+RUN useradd --uid 10001 --create-home --home-dir /home/swarm swarm \
+ && mkdir /data && chown swarm:swarm /data && chmod 0700 /data
+COPY --from=build /opt/swarm /opt/swarm
+COPY deploy /opt/deploy
+COPY examples/containers /opt/examples
+ENV PATH=/opt/swarm/bin:$PATH SWARM_HOME=/data PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    XDG_RUNTIME_DIR=/tmp TORCHINDUCTOR_CACHE_DIR=/tmp/torch
+USER swarm
+WORKDIR /home/swarm
+ENTRYPOINT ["swarm"]
+CMD ["--help"]

@@ -1,0 +1,47 @@
+"""Whose sums agree with an asker's labelled examples: pure.
+
+Where the same input means different things to different owners, one solution over all of them fits nobody.
+Each owner's own solution is scored on the examples; those within two standard errors of the best are solved
+together.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.domain.ids import NodeId
+
+STANDARD_ERRORS = 2.0
+
+
+def agreeing_owners(correct: Mapping[NodeId, int], examples: int) -> tuple[NodeId, ...]:
+    """Return the owners within two standard errors of the best, sorted; the best are always among them.
+
+    `correct` counts the examples that an owner's own solution gets right. The standard error of a share is
+    sqrt(p (1 - p) / n) with p = (best + 1) / (n + 2), so that a perfect score on a few examples is not taken
+    for a perfect solution (Laplace's rule of succession). Without owners: empty.
+    """
+    if not correct:
+        return ()
+    best = max(correct.values())
+    share = (best + 1) / (examples + 2)
+    margin = STANDARD_ERRORS * math.sqrt(share * (1 - share) * examples)
+    return tuple(sorted(owner for owner, count in correct.items() if count >= best - margin))
+
+
+def root_columns(
+    weights: NDArray[np.floating], class_rows: NDArray[np.int64], classes: int
+) -> NDArray[np.float32]:
+    """Return the root float32 [M, C] of weights [M, T]: each class's targets summed, class_rows int64 [T]."""
+    root = np.zeros((len(weights), classes))
+    for target, row in enumerate(class_rows):
+        root[:, row] += weights[:, target]
+    return root.astype(np.float32)
+
+
+def correct_examples(root: NDArray[np.floating], q: NDArray[np.int16], labels: NDArray[np.int64]) -> int:
+    """Return how many examples q [N, M] the root [M, C] classifies as their labels int64 [N] say."""
+    scores = q.astype(np.float32) @ root.astype(np.float32)
+    return int((scores.argmax(axis=1) == labels).sum())

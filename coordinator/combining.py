@@ -1,0 +1,287 @@
+"""How one query is answered, from its combination to its mixture: pure.
+
+Rows that no expert answers get the root's answer where the gate has sums. The root is a source like any
+other: in `root` and in rows that fell back to it, it is the only one; in `poe` and `corrected` it stands
+first with weight 1, because it answers every row whole, and the experts follow with their leaf weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.active_gate import ActiveGate
+from coordinator.answer_board import Rows
+from coordinator.expert_calls import Asked
+from coordinator.heads import KnownHead
+from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
+from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.domain.ids import NodeId, expert_of, leaf_of
+from swarm.domain.inference import ExpertForm, Query, Source
+from swarm.domain.manifests import GateStatement
+from swarm.gating.combinations import expert_weights, mix
+
+ROOT_OWNER = NodeId("coordinator")
+ROOT_LEAF = leaf_of(ROOT_OWNER, 0)
+ROOT_EXPERT = expert_of(ROOT_LEAF)
+OF_SOME_OWNERS = ("gate", "prototypes")
+"""The combinations that can be restricted to some owners: class scores are of all owners' sums."""
+EVENLY = Combination(name="prototypes")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One query's combination. `evenly`: all experts alike, no gate; `falls_back`: to the root at need."""
+
+    combination: Combination
+    evenly: bool = False
+    falls_back: bool = False
+
+    @property
+    def label(self) -> str:
+        """A name for people: `gate top-2`, `uniform`."""
+        return "uniform" if self.evenly else self.combination.label
+
+    @property
+    def form(self) -> ExpertForm:
+        return "corrections" if self.combination.name == "corrected" else "probabilities"
+
+    @property
+    def asks_experts(self) -> bool:
+        return self.evenly or self.combination.name in USES_EXPERTS
+
+    @property
+    def uses_sums(self) -> bool:
+        return not self.evenly and self.combination.name in USES_SUMS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """What the gate says of B rows: leaf weights [B, L], class scores float32 [B, C] where the way uses sums.
+
+    `features` float32 [B, D] are None where nobody needed them; `flops` are the gate's, per query.
+    """
+
+    weights: NDArray[np.floating]
+    class_scores: Floats | None = None
+    features: Floats | None = None
+    flops: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reply:
+    """One expert's believed answer for some rows."""
+
+    leaf: int
+    rows: Rows
+    answer: Asked
+
+
+def choose_way(query: Query, active: ActiveGate) -> Way:
+    """Return how to answer the query with this gate.
+
+    Among some owners only `gate` and `prototypes` mean anything; where the gate serves another combination,
+    `gate` takes its place, or `prototypes` where those owners gave no sums. Raises InvalidInputError for
+    what does not go together, NotFoundError for a combination that this gate has not.
+    """
+    gate = active.value
+    if query.uniform:
+        if query.combination:
+            raise InvalidInputError(
+                f"combination {query.combination}",
+                found="together with uniform",
+                expected="one of them: uniform asks all experts alike",
+            )
+        return Way(combination=EVENLY, evenly=True)
+    if not query.owners:
+        return Way(
+            combination=gate.combination(query.combination, query.top_k),
+            falls_back=active.analytic is not None,
+        )
+    if query.combination and query.combination not in OF_SOME_OWNERS:
+        raise InvalidInputError(
+            f"combination {query.combination}",
+            found=f"together with owners {', '.join(query.owners[:5])}",
+            expected=f"{' or '.join(OF_SOME_OWNERS)}: class scores are of all owners' sums",
+            remedy="leave out the owners or the combination",
+        )
+    with_sums = any(leaf.has_columns for leaf in gate.leaves if leaf.owner in query.owners)
+    if query.combination == "gate" and not with_sums:
+        raise InvalidInputError(
+            "combination gate",
+            found=f"no sums of {', '.join(query.owners[:5])} in gate {active.version}",
+            expected="owners that gave sums, or prototypes",
+        )
+    return Way(combination=_among_owners(query, gate, with_sums))
+
+
+def _among_owners(query: Query, gate: GateStatement, with_sums: bool) -> Combination:
+    """Without a name, their own mixture: the served one if it is theirs to give, else by the most experts."""
+    served = gate.combination().name
+    if query.combination or served == "prototypes" or (served == "gate" and with_sums):
+        return gate.combination(query.combination, query.top_k)
+    names = {each.name for each in gate.combinations}
+    name = "gate" if with_sums and "gate" in names else "prototypes"
+    widest = max((each.top_k for each in gate.combinations if each.name == name), default=0)
+    return gate.combination(name, query.top_k or widest)
+
+
+def read_gate(way: Way, active: ActiveGate, features: Floats) -> Reading:
+    """Return what the gate says of features float32 [B, D]: the analytic gate is asked once."""
+    if not way.uses_sums:
+        weights = expert_weights(way.combination, None, active.prototypes, None, features)
+        flops = 0 if active.prototypes is None else active.prototypes.flops_per_query
+        return Reading(weights=weights, features=features, flops=flops)
+    analytic = active.analytic
+    if analytic is None:
+        raise _no_sums(active)
+    scores = analytic.scores(features)
+    weights = (
+        expert_weights(way.combination, analytic, active.prototypes, scores, features)
+        if way.asks_experts
+        else np.zeros((len(features), len(active.value.leaves)), dtype=np.float32)
+    )
+    return Reading(
+        weights=weights,
+        class_scores=analytic.class_scores(scores),
+        features=features,
+        flops=analytic.flops_per_query,
+    )
+
+
+def class_rows(class_names: Sequence[str], gate: GateStatement) -> NDArray[np.int64]:
+    """Return the gate's column of each class name, int64 [C_own], -1 for one that the gate lacks."""
+    column = {name: row for row, name in enumerate(gate.class_names)}
+    return np.array([column.get(name, -1) for name in class_names], dtype=np.int64)
+
+
+def mixed(
+    way: Way,
+    active: ActiveGate,
+    reading: Reading,
+    shares: NDArray[np.float64],
+    replies: Sequence[Reply],
+    fallen: Rows,
+) -> Floats:
+    """Return the answer's probabilities float32 [B, C]; rows in `fallen` are the root's alone.
+
+    Raises NotReadyError where what experts said cannot be mixed.
+    """
+    gate = active.value
+    parts = []
+    for reply in replies:
+        rows = class_rows(reply.answer.class_names, gate)
+        known = rows >= 0
+        weights = shares[reply.rows, reply.leaf]
+        parts.append((reply.rows, weights, rows[known], reply.answer.values[:, known]))
+    batch, classes = len(shares), len(gate.class_names)
+    try:
+        found = mix(
+            way.combination, class_scores=reading.class_scores, parts=parts, batch=batch, classes=classes
+        )
+    except InvalidInputError as error:
+        raise NotReadyError("answer", found=str(error), remedy="try again") from error
+    if len(fallen):
+        found[fallen] = mix(
+            root_combination(gate),
+            class_scores=_scores_of(active, reading, fallen),
+            parts=(),
+            batch=len(fallen),
+            classes=classes,
+        )
+    return found
+
+
+def root_combination(gate: GateStatement) -> Combination:
+    """Return the gate's combination `root`, at its default temperature where none was chosen."""
+    return next((each for each in gate.combinations if each.name == "root"), Combination(name="root"))
+
+
+def gate_flops(active: ActiveGate, reading: Reading, fallen: Rows) -> float:
+    """Return the gate's FLOPs per query, those rows included that asked the root after all."""
+    if reading.class_scores is not None or active.analytic is None:
+        return float(reading.flops)
+    return reading.flops + active.analytic.flops_per_query * len(fallen) / max(len(reading.weights), 1)
+
+
+def sources(
+    way: Way,
+    active: ActiveGate,
+    leaves: Sequence[KnownHead | None],
+    root: KnownHead | None,
+    shares: NDArray[np.float64],
+    replies: Sequence[Reply],
+    fallen: Rows,
+) -> tuple[tuple[Source, ...], ...]:
+    """Return who gave each row's answer, in falling weight, by the rule above."""
+    by_row: list[list[Source]] = [[] for _ in range(len(shares))]
+    for reply in replies:
+        leaf, head = active.value.leaves[reply.leaf], leaves[reply.leaf]
+        assert head is not None, "an answer comes from a leaf with a head"
+        modules = head.module_digests
+        if way.form == "corrections" and head.manifest.correction is not None:
+            modules = tuple(module.digest for module in head.manifest.correction.modules)
+        for row in reply.rows:
+            by_row[row].append(
+                Source(
+                    leaf=leaf.leaf,
+                    expert=leaf.expert,
+                    version=head.manifest.version,
+                    manifest=head.digest,
+                    owner=leaf.owner,
+                    served_by=reply.answer.served_by,
+                    weight=float(shares[row, reply.leaf]),
+                    module_digests=modules,
+                )
+            )
+    ordered = [sorted(found, key=lambda source: (-source.weight, source.leaf)) for found in by_row]
+    whole = root_source(active, root)
+    if way.uses_sums and way.combination.name != "gate":
+        ordered = [[whole, *found] for found in ordered]
+    for row in fallen:
+        ordered[row] = [whole]
+    return tuple(tuple(found) for found in ordered)
+
+
+def root_source(active: ActiveGate, root: KnownHead | None) -> Source:
+    """Return the root as a source: its expert's manifest where it is of this gate, else the gate's digest."""
+    of_gate = root is not None and root.manifest.gate_version_seen == active.version
+    return Source(
+        leaf=ROOT_LEAF,
+        expert=ROOT_EXPERT,
+        version=root.manifest.version if root is not None and of_gate else active.version,
+        manifest=root.digest if root is not None and of_gate else active.statement.digest,
+        owner=ROOT_OWNER,
+        served_by=ROOT_OWNER,
+        weight=1.0,
+        module_digests=root.module_digests if root is not None and of_gate else (),
+    )
+
+
+def silent_leaves(way: Way, leaves: Sequence[KnownHead | None]) -> frozenset[int]:
+    """Return the leaves that are not asked although they are chosen: they have no correction to add."""
+    if way.form != "corrections":
+        return frozenset()
+    return frozenset(
+        row for row, head in enumerate(leaves) if head is not None and head.manifest.correction is None
+    )
+
+
+def _scores_of(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
+    if reading.class_scores is not None:
+        return reading.class_scores[rows]
+    if active.analytic is None or reading.features is None:
+        raise _no_sums(active)
+    return active.analytic.class_scores(active.analytic.scores(reading.features[rows]))
+
+
+def _no_sums(active: ActiveGate) -> NotReadyError:
+    return NotReadyError(
+        f"gate {active.version}",
+        found="no owner's sums",
+        expected="a contribution with sums",
+        remedy="on a node: swarm train DATA",
+    )

@@ -1,0 +1,129 @@
+"""A contribution's arrays: views into a file of its owner's, and whether they can be true. Pure."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.contribution_checks import LARGEST_COUNT, arrays_blob
+from swarm.digests import verify_digest
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import Contribution, LeafContribution
+from swarm.domain.specification import TrunkReference
+from swarm.gating.regions import LeafSummary
+from swarm.gating.ridge import OwnerSums, check_sums
+from swarm.gating.sums import CompactSums
+from swarm.modules.packing import unpack
+
+LARGEST_FEATURE = 1e6
+"""Squared distances of features within this bound stay finite in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CheckedContribution:
+    """A contribution that passed every check; `summaries[i]` belongs to `contribution.leaves[i]`.
+
+    `sums` are views into the contribution's arrays, targets in the order of leaves and of their sorted
+    class names; None where the owner gave no sums.
+    """
+
+    digest: Digest
+    contribution: Contribution
+    summaries: tuple[LeafSummary, ...]
+    sums: OwnerSums | None = None
+
+
+def read_arrays(
+    digest: Digest, contribution: Contribution, arrays: bytes | memoryview
+) -> CheckedContribution:
+    """Return the contribution with its arrays, after checking digest, finite values, counts and radii.
+
+    Sums are only looked at by `check_arrays`. Heavy for large contributions: the solver's child calls it.
+    """
+    subject, view = f"contribution of {contribution.owner}", memoryview(arrays)
+    blob, _ = arrays_blob(contribution)
+    verify_digest(view, blob, f"arrays of {subject}")
+    return CheckedContribution(
+        digest=digest,
+        contribution=contribution,
+        summaries=tuple(_summary(leaf, view) for leaf in contribution.leaves),
+        sums=_owner_sums(contribution, view),
+    )
+
+
+def check_arrays(
+    digest: Digest, contribution: Contribution, arrays: bytes | memoryview, trunk: TrunkReference
+) -> CheckedContribution:
+    """Return what `read_arrays` does, after checking too that the sums can be true (`ridge.check_sums`)."""
+    checked = read_arrays(digest, contribution, arrays)
+    if checked.sums is not None:
+        check_sums(checked.sums, np.array(_target_counts(contribution), np.int64), trunk.fixed_point)
+    return checked
+
+
+def _target_counts(contribution: Contribution) -> list[int]:
+    return [leaf.class_counts[name] for leaf in contribution.leaves for name in sorted(leaf.class_counts)]
+
+
+def _owner_sums(contribution: Contribution, arrays: memoryview) -> OwnerSums | None:
+    sums = contribution.sums
+    if sums is None:
+        return None
+    columns = [
+        unpack((leaf.columns,), lambda _: arrays)[leaf.columns.name].astype(np.int64)
+        for leaf in contribution.leaves
+        if leaf.columns is not None
+    ]
+    tensors = unpack(sums.tensors, lambda _: arrays)
+    compact = None
+    if sums.form == "compact":
+        compact = CompactSums(
+            factors=tensors["factors"],
+            factor_scales=tensors["factor_scales"],
+            diagonal=tensors["diagonal"],
+        )
+    return OwnerSums(
+        owner=contribution.owner,
+        samples=sums.samples,
+        columns=np.concatenate(columns, axis=1),
+        exact=None if compact is not None else tensors["gram"],
+        compact=compact,
+    )
+
+
+def _summary(leaf: LeafContribution, arrays: memoryview) -> LeafSummary:
+    subject = f"leaf {leaf.leaf}"
+    prototypes, counts, radii = (
+        unpack((entry,), lambda _: arrays)[entry.name]
+        for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
+    )
+    _check_values(subject, "prototypes", prototypes, -LARGEST_FEATURE, LARGEST_FEATURE)
+    _check_values(subject, "radii", radii, 0.0, 2 * LARGEST_FEATURE * math.sqrt(prototypes.shape[1]))
+    _check_values(subject, "prototype counts", counts, 1, LARGEST_COUNT)
+    if np.any(np.diff(radii, axis=1) < 0):
+        raise InvalidInputError(
+            f"radii of {subject}", found="a falling quantile", expected="rising quantiles"
+        )
+    total, promised = int(counts.sum()), sum(leaf.class_counts.values())
+    if total != promised:
+        raise InvalidInputError(
+            f"counts of {subject}",
+            found=f"{total} samples in prototypes and {promised} in classes",
+            expected="equal sums",
+        )
+    return LeafSummary(prototypes=prototypes, counts=counts, radii=radii, flops=0)
+
+
+def _check_values(
+    subject: str, what: str, values: NDArray[np.generic], lowest: float, highest: float
+) -> None:
+    numbers = values.astype(np.float64)
+    bad = ~(np.isfinite(numbers) & (numbers >= lowest) & (numbers <= highest))
+    if np.any(bad):
+        raise InvalidInputError(
+            f"{what} of {subject}",
+            found=f"{numbers[bad][0]} and {int(bad.sum()) - 1} more",
+            expected=f"finite values of {lowest:g} to {highest:g}",
+        )

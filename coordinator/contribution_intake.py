@@ -1,0 +1,150 @@
+"""Contributions on their way in: received into files, checked in a child, judged with those that wait too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from coordinator.contribution_checks import check_epoch, check_experts, check_statement
+from coordinator.contributions import ContributionFiles
+from coordinator.gate_making import GateMaker
+from coordinator.gate_queue import ContributionQueue, Pending
+from coordinator.gate_records import GateRecords
+from coordinator.heads import Heads
+from coordinator.members import Members
+from coordinator.solver_process import Solver
+from coordinator.specifications import Specifications
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import Contribution
+from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
+from swarm.registry.store import MetadataStore
+from swarm.trust.statements import Statement
+
+
+class ContributionIntake:
+    """Everything up to the outcome of one contribution. `changing` is held while the gate may change."""
+
+    def __init__(
+        self,
+        *,
+        store: MetadataStore,
+        members: Members,
+        heads: Heads,
+        specifications: Specifications,
+        contributions: ContributionFiles,
+        solver: Solver,
+        records: GateRecords,
+        maker: GateMaker,
+        changing: asyncio.Lock,
+    ) -> None:
+        self._store, self._members, self._heads = store, members, heads
+        self._specifications, self._contributions = specifications, contributions
+        self._solver, self._records, self._maker = solver, records, maker
+        self._queue = ContributionQueue(changing, self._judge)
+
+    async def take(
+        self, caller: Caller, envelope: bytes, arrays: AsyncIterator[bytes], fence: int, name: str
+    ) -> ContributionOutcome:
+        """Return what became of a contribution, remembered under name; raises its refusal by name.
+
+        It is received and checked while others are judged; then it waits for its turn.
+        """
+        known = await self._records.recalled(name)
+        if known is not None:
+            return known
+        statement = await self._members.open(envelope, Contribution)
+        check_statement(statement.value, self._specifications.current.value, caller)
+        outcome = await self._duplicate(statement)
+        if outcome is not None:
+            return outcome
+        await self._check_may_enter(statement.value, fence)
+        arrived = await self._contributions.receive(statement.value, arrays)
+        try:
+            trunk = self._specifications.current.value.trunk
+            await self._solver.check(statement.digest, statement.value, arrived.path, trunk)
+        except BaseException:
+            arrived.discard()
+            raise
+        pending = Pending(statement=statement, arrived=arrived, fence=fence, name=name)
+        return await self._queue.outcome_of(pending)
+
+    async def stop(self) -> None:
+        """End what is under way, as a crash would."""
+        await self._queue.stop()
+
+    async def _judge(self, batch: Sequence[Pending]) -> None:
+        """Give each its outcome: all in one candidate, and each alone where that one harms somebody."""
+        ready = []
+        for pending in batch:
+            try:
+                outcome = await self._records.recalled(pending.name)
+                outcome = outcome or await self._duplicate(pending.statement)
+                if outcome is not None:
+                    pending.finish(outcome)
+                    continue
+                await self._check_may_enter(pending.statement.value, pending.fence)
+                await self._keep(pending)
+                ready.append(pending)
+            except SwarmError as error:
+                pending.fail(error)
+        again = await self._judge_together(ready, is_last=len(ready) < 2) if ready else ()
+        for pending in again:
+            await self._judge_together([pending], is_last=True)
+
+    async def _judge_together(self, batch: Sequence[Pending], *, is_last: bool) -> Sequence[Pending]:
+        """Judge one candidate with all of batch; return what is to be judged alone."""
+        try:
+            outcome = await self._outcome_together(batch)
+            if outcome.state == "refused" and not is_last:
+                return batch
+            if outcome.state == "refused":
+                await self._records.record_refusal(outcome, _reason(batch))
+            for pending in batch:
+                await self._records.remember(pending.name, outcome)
+                pending.finish(outcome)
+        except SwarmError as error:
+            for pending in batch:
+                pending.fail(error)
+        for pending in batch:
+            await self._forget_unless_used(pending.statement.digest)
+        return ()
+
+    async def _outcome_together(self, batch: Sequence[Pending]) -> ContributionOutcome:
+        owners = {pending.owner for pending in batch}
+        names = {name for pending in batch for name in pending.statement.value.class_names()}
+        specification = self._specifications.next_with(tuple(sorted(names)))
+        others = [each for each in await self._records.present() if each.value.owner not in owners]
+        return await self._maker.judge_and_activate(
+            [*others, *(pending.statement for pending in batch)], specification, _reason(batch)
+        )
+
+    async def _keep(self, pending: Pending) -> None:
+        statement = pending.statement
+        await asyncio.to_thread(
+            self._contributions.keep, statement.digest, statement.envelope, pending.arrived
+        )
+
+    async def _forget_unless_used(self, digest: Digest) -> None:
+        if not await self._records.first_with(digest):
+            await asyncio.to_thread(self._contributions.remove, digest)
+
+    async def _duplicate(self, statement: Statement[Contribution]) -> ContributionOutcome | None:
+        if statement.digest not in self._records.digests:
+            return None
+        first = await self._records.first_with(statement.digest)
+        return ContributionOutcome(state="duplicate", gate_version=first, reason="in the gate already")
+
+    async def _check_may_enter(self, contribution: Contribution, fence: int) -> None:
+        await self._store.renew_lease(contribution.owner, fence, LEASE_SECONDS)
+        found = [await self._heads.committed(leaf.expert) for leaf in contribution.leaves]
+        check_experts(
+            contribution, {head.manifest.expert: head.manifest for head in found if head is not None}
+        )
+        present = await self._records.present()
+        last = [each.value.epoch for each in present if each.value.owner == contribution.owner]
+        check_epoch(contribution, max(last, default=0))
+        self._specifications.next_with(contribution.class_names())
+
+
+def _reason(batch: Sequence[Pending]) -> str:
+    each = [f"{pending.owner}, epoch {pending.statement.value.epoch}" for pending in batch]
+    return f"contribution{'s' if len(each) > 1 else ''} of {'; '.join(each)}"

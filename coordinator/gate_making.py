@@ -1,0 +1,228 @@
+"""From contributions to a gate that counts: planned, solved in a child, tried by the nodes, activated.
+
+Everything here runs while nothing else changes the gate. Before a version counts only content-addressed
+files are written, so a crash at any point leaves the old gate or the new one.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from coordinator.active_gate import ActiveGate
+from coordinator.candidate import Candidate, Signable, can_correct, plan_group
+from coordinator.gate_publication import GatePublication
+from coordinator.gate_trials import Heard, TrialRound
+from coordinator.heads import Heads
+from coordinator.journal import Journal
+from coordinator.live_nodes import LiveNodes
+from coordinator.solver_process import Solver
+from coordinator.specifications import Specifications
+from coordinator.trials import Defaults, Verdict, defaults_for, judge_ridge, judge_trials, still_sensible
+from swarm.domain.combination import TrialOption
+from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.manifests import Contribution, GateStatement
+from swarm.domain.membership import ContributionOutcome
+from swarm.domain.specification import Specification
+from swarm.gating.combinations import option_grid, ridge_options
+from swarm.gating.ridge import RIDGES
+from swarm.trust.statements import Statement
+
+DEFAULT_RIDGE = 300.0
+"""The middle of the grid, where nobody has validation data."""
+NO_EVIDENCE: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakerParts:
+    """What a gate is made with. `activated` is called after each new version; it must not block."""
+
+    heads: Heads
+    live: LiveNodes
+    journal: Journal
+    specifications: Specifications
+    publication: GatePublication
+    trials: TrialRound
+    solver: Solver
+    top_k: int
+    activated: Callable[[], None]
+
+
+class GateMaker:
+    """Makes gate versions; the caller sees to it that it makes one at a time."""
+
+    def __init__(self, parts: MakerParts) -> None:
+        self._parts, self._publication = parts, parts.publication
+        self.judged: dict[ExpertId, Digest] = {}
+        """The heads with corrections that the last trial knew."""
+
+    async def judge_and_activate(
+        self,
+        contributions: Sequence[Statement[Contribution]],
+        specification: Statement[Specification],
+        reason: str,
+    ) -> ContributionOutcome:
+        """Solve the gate of these contributions, let the nodes try it, and activate it unless it harms.
+
+        The outcome `refused` says who would lose; it is not yet recorded. Raises NotReadyError where nobody
+        could try it.
+        """
+        candidate = await self._solved(contributions, RIDGES, specification)
+        if candidate.solution is None:
+            empty = await self._defaults(candidate)
+            return await self._activate(
+                candidate, self._says(specification, empty, DEFAULT_RIDGE, reason), specification
+            )
+        heads = self._parts.heads
+        known = {leaf.expert: heads.get(leaf.expert) for leaf in candidate.leaves}
+        self.judged = {
+            expert: head.digest
+            for expert, head in known.items()
+            if head is not None and head.manifest.correction is not None
+        }
+        verdict = await self._try(candidate, specification, reason)
+        if verdict.harmed:
+            harm = "; ".join(map(str, verdict.harmed))
+            return ContributionOutcome(state="refused", gate_version=self._publication.version, reason=harm)
+        says = Signable(
+            specification=specification.value,
+            specification_digest=specification.digest,
+            combinations=verdict.combinations,
+            served=verdict.served,
+            ridge=verdict.ridge,
+            reason=f"{reason}; {verdict.reason}",
+            evidence=verdict.evidence,
+        )
+        return await self._activate(candidate, says, specification)
+
+    async def activate_as_is(
+        self, contributions: Sequence[Statement[Contribution]], like: GateStatement, reason: str
+    ) -> ContributionOutcome:
+        """Activate without a trial: what is taken back must not depend on who is connected.
+
+        Ridge and combinations are those of the gate `like`, as far as they still make sense.
+        """
+        specification = self._parts.specifications.current
+        ridge = like.ridge or DEFAULT_RIDGE
+        candidate = await self._solved(contributions, (ridge,), specification)
+        kept = still_sensible(
+            like.combinations,
+            like.served,
+            await self._defaults(candidate),
+            has_sums=candidate.has_sums,
+            has_corrections=candidate.has_corrections,
+        )
+        return await self._activate(candidate, self._says(specification, kept, ridge, reason), specification)
+
+    async def _solved(
+        self,
+        contributions: Sequence[Statement[Contribution]],
+        ridges: Sequence[float],
+        specification: Statement[Specification],
+    ) -> Candidate:
+        manifests, value = self._parts.heads.manifests(), specification.value
+        group = plan_group(contributions, manifests)
+        solution = None
+        if group.leaves:
+            found = await self._parts.solver.solve([group], value.class_names, ridges, value.trunk)
+            solution = found[0]
+        return Candidate(
+            group=group,
+            ridges=tuple(ridges),
+            solution=solution,
+            has_corrections=can_correct(group.leaves, manifests),
+        )
+
+    async def _defaults(self, candidate: Candidate) -> Defaults:
+        _, temperature = await asyncio.to_thread(candidate.prototype_temperatures)
+        return defaults_for(
+            temperature,
+            has_sums=candidate.has_sums,
+            has_corrections=candidate.has_corrections,
+            top_k=self._parts.top_k,
+        )
+
+    async def _try(
+        self, candidate: Candidate, specification: Statement[Specification], reason: str
+    ) -> Verdict:
+        """Let the nodes choose the ridge first, by the root alone, and then how to answer."""
+        defaults = await self._defaults(candidate)
+        ridge = DEFAULT_RIDGE
+        if candidate.has_sums:
+            says = self._says(specification, defaults, ridge, reason, is_trial=True)
+            heard = await self._ask(candidate, says, specification, ridge_options(len(candidate.ridges)))
+            ridge = judge_ridge(heard.trials, candidate.ridges, ridge)
+        temperatures, _ = await asyncio.to_thread(candidate.prototype_temperatures)
+        options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
+        says = self._says(specification, defaults, ridge, reason)
+        heard = await self._ask(candidate, says, specification, options)
+        verdict = judge_trials(heard.trials, self._incumbents(), options, defaults, ridge)
+        return heard.covering(verdict)
+
+    async def _ask(
+        self,
+        candidate: Candidate,
+        says: Signable,
+        specification: Statement[Specification],
+        options: Sequence[TrialOption],
+    ) -> Heard:
+        active = self._present()
+        return await self._parts.trials.run(
+            asked=candidate.owners | self._incumbents(),
+            candidate=await self._publication.sign(candidate, says),
+            incumbent=b"" if active is None else active.envelope,
+            options=options,
+            specification=specification.envelope,
+        )
+
+    def _present(self) -> ActiveGate | None:
+        """Return the active gate where it has leaves."""
+        active = self._publication.active
+        return active if active is not None and active.value.leaves else None
+
+    def _incumbents(self) -> frozenset[NodeId]:
+        active = self._present()
+        return frozenset(leaf.owner for leaf in active.value.leaves) if active else frozenset()
+
+    def _says(
+        self,
+        specification: Statement[Specification],
+        defaults: Defaults,
+        ridge: float,
+        reason: str,
+        *,
+        is_trial: bool = False,
+    ) -> Signable:
+        return Signable(
+            specification=specification.value,
+            specification_digest=specification.digest,
+            combinations=defaults.combinations,
+            served=defaults.served,
+            ridge=ridge,
+            reason=reason,
+            evidence=NO_EVIDENCE,
+            is_trial=is_trial,
+        )
+
+    async def _activate(
+        self, candidate: Candidate, says: Signable, specification: Statement[Specification]
+    ) -> ContributionOutcome:
+        parts = self._parts
+        envelope = await self._publication.sign(candidate, says, may_publish_later=not says.evidence)
+        is_new_specification = await parts.specifications.accept(specification)
+        active = await self._publication.activate(envelope)
+        if is_new_specification:
+            parts.live.announce(specification=specification.envelope)
+            names = ", ".join(specification.value.class_names)
+            await parts.journal.record(
+                "specification.changed", version=specification.value.version, class_names=names[:1000]
+            )
+        parts.live.announce(gate=envelope)
+        await parts.journal.record(
+            "gate.activated",
+            gate_version=active.version,
+            leaves=len(active.value.leaves),
+            reason=says.reason,
+        )
+        parts.activated()
+        return ContributionOutcome(state="activated", gate_version=active.version, reason=says.reason)

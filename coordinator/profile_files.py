@@ -1,0 +1,144 @@
+"""Askers' profiles as files: the ones used last stay, the others make room."""
+
+import io
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.envelope_files import sweep_unfinished
+from swarm.digests import digest_of
+from swarm.domain.ids import Digest
+from swarm.domain.inference import Profile
+from swarm.domain.tensors import FORBID_UNKNOWN
+from swarm.trust.key_files import sync_folder, write_file
+
+MOST_PROFILES = 256
+IN_MEMORY = 16
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFacts:
+    """What a profile's root is, besides its numbers: classes, trunk, temperature, the digest of its bytes."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    profile: Profile
+    class_names: tuple[str, ...]
+    class_temperature: float
+    trunk: Digest
+    root: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KnownProfile:
+    """A profile ready for use: root float32 [M, C] takes features in fixed point."""
+
+    facts: ProfileFacts
+    root: NDArray[np.float32]
+
+
+class ProfileFiles:
+    """`<id>.npy` (the root) and `<id>.json` (its facts), at most `most` of them; `in_memory` stay loaded.
+
+    The root is written first, so facts on disk always have it. Safe to be called from several threads.
+    """
+
+    def __init__(self, folder: Path, *, most: int = MOST_PROFILES, in_memory: int = IN_MEMORY) -> None:
+        self._folder, self._most, self._in_memory = folder, most, in_memory
+        self._loaded: OrderedDict[str, KnownProfile] = OrderedDict()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sweep_unfinished(folder)
+        for root in folder.glob("*.npy"):
+            if not root.with_suffix(".json").exists():
+                root.unlink(missing_ok=True)
+
+    def get(self, id: str) -> KnownProfile | None:
+        """Return a profile, from now on the one used last; None where there is none or it was damaged."""
+        known = self._loaded.get(id) or self._read(id)
+        if known is None:
+            return None
+        self._keep(id, known)
+        try:
+            os.utime(self._facts(id))
+        except OSError:
+            self.remove(id)
+            return None
+        return known
+
+    def put(
+        self,
+        profile: Profile,
+        root: NDArray[np.float32],
+        *,
+        class_names: tuple[str, ...],
+        class_temperature: float,
+        trunk: Digest,
+    ) -> KnownProfile:
+        """Keep a profile; where there are too many, those go that were not used for longest."""
+        buffer = io.BytesIO()
+        np.save(buffer, root, allow_pickle=False)
+        facts = ProfileFacts(
+            profile=profile,
+            class_names=class_names,
+            class_temperature=class_temperature,
+            trunk=trunk,
+            root=digest_of(buffer.getvalue()),
+        )
+        write_file(self._root(profile.id), buffer.getvalue(), 0o600)
+        write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)
+        known = KnownProfile(facts=facts, root=root)
+        self._keep(profile.id, known)
+        for id in self._oldest_first()[: -self._most]:
+            self.remove(id)
+        return known
+
+    def remove(self, id: str) -> None:
+        """Forget a profile; again is harmless."""
+        self._loaded.pop(id, None)
+        self._facts(id).unlink(missing_ok=True)
+        self._root(id).unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+    def _keep(self, id: str, known: KnownProfile) -> None:
+        self._loaded[id] = known
+        self._loaded.move_to_end(id)
+        while len(self._loaded) > self._in_memory:
+            self._loaded.popitem(last=False)
+
+    def _read(self, id: str) -> KnownProfile | None:
+        try:
+            facts = TypeAdapter(ProfileFacts).validate_json(self._facts(id).read_bytes())
+            data = self._root(id).read_bytes()
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            log.error("profile.damaged", profile=id, reason=str(error)[:200])
+            return None
+        if digest_of(data) != facts.root or facts.profile.id != id:
+            log.error("profile.damaged", profile=id, reason="other bytes than were written")
+            return None
+        return KnownProfile(facts=facts, root=np.load(io.BytesIO(data), allow_pickle=False))
+
+    def _oldest_first(self) -> list[str]:
+        ages = []
+        for path in self._folder.glob("*.json"):
+            try:
+                ages.append((path.stat().st_mtime_ns, path.stem))
+            except FileNotFoundError:
+                continue
+        return [id for _, id in sorted(ages)]
+
+    def _facts(self, id: str) -> Path:
+        return self._folder / f"{id}.json"
+
+    def _root(self, id: str) -> Path:
+        return self._folder / f"{id}.npy"

@@ -1,0 +1,249 @@
+"""Askers' profiles: the root over the owners whose sums agree with an asker's labelled examples.
+
+Only the root's columns and a few facts are kept, never the examples. A profile outlives its gate, and ends
+with its trunk or with any of its owners: what was withdrawn answers nobody.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from coordinator.active_gate import ActiveGate
+from coordinator.agreement import agreeing_owners, correct_examples, root_columns
+from coordinator.combining import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, root_combination
+from coordinator.contributions import ContributionFiles
+from coordinator.profile_files import KnownProfile, ProfileFiles
+from coordinator.solver_jobs import Group, Solution
+from swarm.digests import blake3
+from swarm.domain.combination import Combination
+from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, TrunkMismatchError
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.inference import Answer, Examples, Profile, Query, Source
+from swarm.domain.manifests import GateLeaf
+from swarm.domain.specification import TrunkReference
+from swarm.gating.analytic_gate import linear_scores, target_rows
+from swarm.gating.combinations import mix
+from swarm.gating.sums import quantised
+
+LABEL = "asker"
+REMEDY = "make it again from your examples: swarm predict INPUT --examples FILE.npz"
+
+log = structlog.get_logger()
+
+
+class GateSolver(Protocol):
+    """What is asked of the solver's child process (`coordinator.solver_process.Solver`)."""
+
+    async def solve(
+        self,
+        groups: Sequence[Group],
+        class_names: tuple[str, ...],
+        ridges: tuple[float, ...],
+        trunk: TrunkReference,
+    ) -> list[Solution]: ...
+
+
+class Profiles:
+    """Makes profiles, one at a time, and answers by them."""
+
+    def __init__(
+        self,
+        *,
+        files: ProfileFiles,
+        contributions: ContributionFiles,
+        solver: GateSolver,
+        trunk: Callable[[], TrunkReference],
+    ) -> None:
+        self._files, self._contributions = files, contributions
+        self._solver, self._trunk = solver, trunk
+        self._making = asyncio.Lock()
+
+    async def make(
+        self,
+        active: ActiveGate,
+        examples: Examples,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        timeout_s: float,
+    ) -> Profile:
+        """Return the profile of checked examples: features float32 [N, D], labels int64 [N].
+
+        The same examples under the same gate are solved once. Raises NotReadyError where the gate has no
+        sums, DeadlineError beyond timeout_s, and what solving raises.
+        """
+        if active.analytic is None:
+            raise NotReadyError(
+                f"gate {active.version}",
+                found="no owner's sums",
+                expected="contributions with sums: a profile is solved from them",
+                remedy="on a node: swarm train DATA",
+            )
+        id = await asyncio.to_thread(profile_id, active, examples)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s), self._making:
+                known = await asyncio.to_thread(self._files.get, id)
+                if known is not None and _holds(known, active):
+                    return known.facts.profile
+                made = await self._solved(id, active, features, labels)
+        except TimeoutError as error:
+            raise DeadlineError(
+                f"profile of {len(labels)} examples",
+                found=f"no solution within {timeout_s:.0f} s",
+                remedy="try again: other solutions may have been under way",
+            ) from error
+        log.info(
+            "profile.made",
+            profile=id[:12],
+            owners=made.owners,
+            examples=made.examples,
+            duration_s=round(time.monotonic() - began, 3),
+        )
+        return made
+
+    def get(self, id: str, active: ActiveGate) -> KnownProfile:
+        """Return a profile that still holds. Reads files: call it outside the event loop.
+
+        Raises NotFoundError for one that is unknown, was not used for long or lost an owner,
+        TrunkMismatchError for one of another trunk.
+        """
+        known = self._files.get(id)
+        subject = f"profile {id[:12]}"
+        if known is None:
+            raise NotFoundError(
+                subject,
+                found="none here",
+                expected="a profile that this swarm made and that was used lately",
+                remedy=REMEDY,
+            )
+        if known.facts.trunk != active.value.trunk:
+            raise TrunkMismatchError(
+                subject,
+                found=f"trunk {known.facts.trunk[:12]}",
+                expected=f"trunk {active.value.trunk[:12]}",
+                remedy=REMEDY,
+            )
+        if not _holds(known, active):
+            self._files.remove(id)
+            left = sorted(set(known.facts.profile.owners) - _owners_with_sums(active.value.leaves))
+            raise NotFoundError(
+                subject,
+                found=f"sums of {', '.join(left[:5])}, who withdrew them",
+                expected="owners that are still in the gate",
+                remedy=REMEDY,
+            )
+        return known
+
+    def answer(
+        self, known: KnownProfile, query: Query, features: NDArray[np.float32], trunk_flops: int
+    ) -> Answer:
+        """Return the profile's answer to features float32 [B, D]: its root alone, no expert is asked."""
+        facts, root, trunk = known.facts, known.root, self._trunk()
+        scores = linear_scores(features, root, trunk.fixed_point, trunk.has_constant)
+        rows, classes = scores.shape
+        by_root = Combination(name="root", class_temperature=facts.class_temperature)
+        version = facts.profile.gate_version
+        source = Source(
+            leaf=ROOT_LEAF,
+            expert=ROOT_EXPERT,
+            version=version,
+            manifest=facts.profile.id,
+            owner=ROOT_OWNER,
+            served_by=ROOT_OWNER,
+            weight=1.0,
+            module_digests=(),
+        )
+        return Answer(
+            class_names=facts.class_names,
+            probabilities=mix(by_root, class_scores=scores, parts=(), batch=rows, classes=classes),
+            gate_version=version,
+            degraded=(False,) * rows,
+            sources=((source,),) * rows if query.explain else (),
+            flops_per_query=float(trunk_flops + 2 * root.size + 2 * len(root)),
+            combination=LABEL,
+        )
+
+    async def _solved(
+        self,
+        id: Digest,
+        active: ActiveGate,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+    ) -> Profile:
+        gate, trunk = active.value, self._trunk()
+        analytic = active.analytic
+        assert analytic is not None, "checked before"
+        owners = sorted(_owners_with_sums(gate.leaves))
+        given = await asyncio.to_thread(self._by_owner, gate.contributions)
+        q = await asyncio.to_thread(quantised, features, trunk.fixed_point, trunk.has_constant)
+
+        async def roots(groups: Sequence[Sequence[NodeId]]) -> list[NDArray[np.float32]]:
+            jobs = [_group(names, given, gate.leaves) for names in groups]
+            solved = await self._solver.solve(jobs, gate.class_names, (gate.ridge,), trunk)
+            return [
+                await asyncio.to_thread(_root_of, job, solution, gate.class_names)
+                for job, solution in zip(jobs, solved, strict=True)
+            ]
+
+        alone = dict(zip(owners, await roots([[owner] for owner in owners]), strict=True))
+        correct = {owner: correct_examples(root, q, labels) for owner, root in alone.items()}
+        agreeing = agreeing_owners(correct, len(labels))
+        root = alone[agreeing[0]] if len(agreeing) == 1 else (await roots([agreeing]))[0]
+        by_all = analytic.class_scores(analytic.scores(features)).argmax(axis=1)
+        profile = Profile(
+            id=id,
+            owners=agreeing,
+            examples=len(labels),
+            accuracy=correct_examples(root, q, labels) / len(labels),
+            accuracy_all=float((by_all == labels).mean()),
+            gate_version=active.version,
+        )
+        await asyncio.to_thread(
+            self._files.put,
+            profile,
+            root,
+            class_names=gate.class_names,
+            class_temperature=root_combination(gate).class_temperature,
+            trunk=gate.trunk,
+        )
+        return profile
+
+    def _by_owner(self, contributions: Sequence[Digest]) -> dict[NodeId, Digest]:
+        return {self._contributions.statement(digest).value.owner: digest for digest in contributions}
+
+
+def profile_id(active: ActiveGate, examples: Examples) -> Digest:
+    """Return the name of what these examples give under this gate: blake3 of both."""
+    hasher = blake3(active.statement.digest.encode())
+    for label in examples.labels:
+        hasher.update(len(label.encode()).to_bytes(4, "big") + label.encode())
+    inputs = np.ascontiguousarray(examples.inputs)
+    hasher.update(f"{inputs.dtype.str}{inputs.shape}".encode())
+    hasher.update(inputs.tobytes())
+    return Digest(hasher.hexdigest())
+
+
+def _owners_with_sums(leaves: Sequence[GateLeaf]) -> set[NodeId]:
+    return {leaf.owner for leaf in leaves if leaf.has_columns}
+
+
+def _holds(known: KnownProfile, active: ActiveGate) -> bool:
+    return set(known.facts.profile.owners) <= _owners_with_sums(active.value.leaves)
+
+
+def _group(owners: Sequence[NodeId], given: dict[NodeId, Digest], leaves: Sequence[GateLeaf]) -> Group:
+    return Group(
+        contributions=tuple(given[owner] for owner in sorted(owners)),
+        leaves=tuple(leaf for leaf in leaves if leaf.owner in owners),
+    )
+
+
+def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> NDArray[np.float32]:
+    assert solution.weights is not None, "only owners with sums are solved"
+    _, class_rows = target_rows(group.leaves, class_names)
+    return root_columns(solution.weights[0], class_rows, len(class_names))

@@ -1,0 +1,147 @@
+"""What the coordinator asks of the solver's child process, and what that leaves in the job's folder.
+
+A job is one folder with `job.json`. `python -m coordinator.solver JOB_DIR` ends with 0 and the files that the
+job promises, or with 2 and `problem.json`, the error by name. A folder is removed as soon as it was read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import Contribution, GateLeaf, NetReference
+from swarm.domain.problems import Problem
+from swarm.domain.specification import TrunkReference
+from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
+
+JOB_FILE = "job.json"
+PROBLEM_FILE = "problem.json"
+ROOT_FILE = "root.json"
+ROOT_WEIGHTS_FILE = "root-weights.npy"
+Arrays = Mapping[str, NDArray[Any]]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckJob:
+    """Check a contribution's arrays, the file at `arrays`. Leaves nothing where they are sound."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    digest: Digest
+    contribution: Contribution
+    arrays: str
+    trunk: TrunkReference
+    kind: Literal["check"] = "check"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Contributions, one per owner and in the order of owners, and the leaves of theirs to solve for."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    contributions: tuple[Digest, ...]
+    leaves: tuple[GateLeaf, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolveJob:
+    """Solve each group. Leaves for the i-th `prototypes.<i>.npz` and, where a leaf has columns,
+    `weights.<i>.npy` float32 [R, M, T] and `roots.<i>.npy` float16 [R, M, C], R being the ridges."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    folder: str
+    groups: tuple[Group, ...]
+    class_names: tuple[str, ...]
+    ridges: tuple[float, ...]
+    trunk: TrunkReference
+    kind: Literal["solve"] = "solve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootJob:
+    """Make the root's modules of `root-weights.npy` float32 [M, C]. Leaves `root.json` here, and the blobs
+    among those of `blobs`, where the trunk's are."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    blobs: str
+    trunk: TrunkReference
+    input_shape: tuple[int, ...]
+    class_temperature: float
+    kind: Literal["root"] = "root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootNet:
+    """The root as an expert: `net` None where nobody else could build it (a user's own trunk)."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    net: NetReference | None
+    modules: tuple[ModuleEntry, ...] = ()
+    inference_flops: int = 0
+
+
+Job = CheckJob | SolveJob | RootJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solution:
+    """What came of one group.
+
+    `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
+    [R, M, T] and `roots` float16 [R, M, C] are mapped from a file; None where no leaf has columns. Weights
+    take features in fixed point.
+    """
+
+    prototypes: Arrays
+    weights: NDArray[np.float32] | None
+    roots: NDArray[np.float16] | None
+
+    def write(self, folder: Path, number: int) -> None:
+        """Leave the arrays in folder."""
+        arrays: dict[str, Any] = dict(self.prototypes)
+        np.savez(folder / f"prototypes.{number}.npz", **arrays)
+        if self.weights is not None and self.roots is not None:
+            np.save(folder / f"weights.{number}.npy", self.weights)
+            np.save(folder / f"roots.{number}.npy", self.roots)
+
+    @classmethod
+    def read(cls, folder: Path, number: int) -> "Solution":
+        """Return what `write` left; the weights stay valid after the folder is gone."""
+        with np.load(folder / f"prototypes.{number}.npz", allow_pickle=False) as stored:
+            prototypes = {name: stored[name] for name in stored.files}
+        weights, roots = (folder / f"{name}.{number}.npy" for name in ("weights", "roots"))
+        return cls(
+            prototypes=prototypes,
+            weights=np.load(weights, mmap_mode="r", allow_pickle=False) if weights.exists() else None,
+            roots=np.load(roots, mmap_mode="r", allow_pickle=False) if roots.exists() else None,
+        )
+
+
+def write_job(folder: Path, job: Job) -> None:
+    """Leave a job for the child."""
+    (folder / JOB_FILE).write_bytes(TypeAdapter(Job).dump_json(job))
+
+
+def read_job(folder: Path) -> Job:
+    """Return the job that was left."""
+    return TypeAdapter(Job).validate_json((folder / JOB_FILE).read_bytes())
+
+
+def write_record(path: Path, record: Problem | RootNet) -> None:
+    """Leave a record for the parent."""
+    path.write_bytes(TypeAdapter(type(record)).dump_json(record))
+
+
+def read_record(path: Path, cls: type[_T]) -> _T:
+    """Return the record that the child left."""
+    return TypeAdapter(cls).validate_json(path.read_bytes())

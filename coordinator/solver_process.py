@@ -1,0 +1,163 @@
+"""Run the solver's child: one job at a time per slot, bounded in time, its folder always removed."""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from coordinator.solver_jobs import (
+    PROBLEM_FILE,
+    ROOT_FILE,
+    ROOT_WEIGHTS_FILE,
+    CheckJob,
+    Group,
+    Job,
+    RootJob,
+    RootNet,
+    Solution,
+    SolveJob,
+    read_record,
+    write_job,
+)
+from swarm.domain.errors import DeadlineError, ExhaustedError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import Contribution
+from swarm.domain.problems import Problem
+from swarm.domain.specification import TrunkReference
+from swarm.end_with_parent import command_that_ends_with_us
+
+CHECK_TIMEOUT_S = 120.0
+SOLVE_TIMEOUT_S = 300.0
+AT_ONCE = 2
+"""Each job may hold an M x M matrix."""
+MOST_THREADS = 4
+_THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_LOG_FILE = "log"
+
+log = structlog.get_logger()
+
+
+class Solver:
+    """Checks contributions and solves gates in child processes; this process keeps W and not the sums."""
+
+    def __init__(self, folder: Path, contributions: Path, blobs: Path) -> None:
+        """`folder` is for jobs alone: what a crash left in it is removed."""
+        self._folder, self._contributions, self._blobs = folder, contributions, blobs
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+
+    async def check(
+        self, digest: Digest, contribution: Contribution, arrays: Path, trunk: TrunkReference
+    ) -> None:
+        """Raise by name unless the arrays in a file are what the contribution says and can be true."""
+        job = CheckJob(digest=digest, contribution=contribution, arrays=str(arrays), trunk=trunk)
+        async with self._job(f"check of the contribution of {contribution.owner}") as run:
+            await run.child(job, CHECK_TIMEOUT_S)
+
+    async def solve(
+        self,
+        groups: Sequence[Group],
+        class_names: Sequence[str],
+        ridges: Sequence[float],
+        trunk: TrunkReference,
+    ) -> list[Solution]:
+        """Return the solution of each group for each ridge; no ridge: of the prototypes alone.
+
+        Raises VerificationError for a contribution whose file was damaged, NotFoundError for one that is
+        gone, and what the solution itself raises.
+        """
+        job = SolveJob(
+            folder=str(self._contributions),
+            groups=tuple(groups),
+            class_names=tuple(class_names),
+            ridges=tuple(float(ridge) for ridge in ridges),
+            trunk=trunk,
+        )
+        async with self._job("solution of the gate") as run:
+            await run.child(job, SOLVE_TIMEOUT_S)
+            return [
+                await asyncio.to_thread(Solution.read, run.folder, number) for number in range(len(groups))
+            ]
+
+    async def make_root(
+        self,
+        weights: NDArray[np.float32],
+        class_temperature: float,
+        trunk: TrunkReference,
+        input_shape: tuple[int, ...],
+    ) -> RootNet:
+        """Return the root with class weights [M, C] as a net; its blobs are then among the coordinator's."""
+        job = RootJob(
+            blobs=str(self._blobs), trunk=trunk, input_shape=input_shape, class_temperature=class_temperature
+        )
+        async with self._job("root expert") as run:
+            await asyncio.to_thread(np.save, run.folder / ROOT_WEIGHTS_FILE, weights)
+            await run.child(job, SOLVE_TIMEOUT_S)
+            return read_record(run.folder / ROOT_FILE, RootNet)
+
+    @asynccontextmanager
+    async def _job(self, subject: str) -> AsyncIterator["_Run"]:
+        async with self._slots:
+            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="job-", dir=self._folder))
+            try:
+                yield _Run(folder, subject)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Run:
+    """One job's folder, and its child."""
+
+    def __init__(self, folder: Path, subject: str) -> None:
+        self.folder, self._subject = folder, subject
+
+    async def child(self, job: Job, timeout_s: float) -> None:
+        """Run the job to its end; the child is killed with whoever waits for it, and at the timeout."""
+        await asyncio.to_thread(write_job, self.folder, job)
+        command = [sys.executable, "-m", "coordinator.solver", str(self.folder)]
+        threads = str(min(MOST_THREADS, os.cpu_count() or 1))
+        with (self.folder / _LOG_FILE).open("wb") as words:
+            process = await asyncio.create_subprocess_exec(
+                *command_that_ends_with_us(command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=words,
+                stderr=words,
+                env={**os.environ, **dict.fromkeys(_THREAD_SETTINGS, threads)},
+            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                status = await process.wait()
+        except TimeoutError:
+            raise DeadlineError(
+                self._subject,
+                found=f"no end after {timeout_s:g} s",
+                remedy="give the coordinator's machine more cores, or contribute compact sums",
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
+        if status:
+            self._raise(status)
+
+    def _raise(self, status: int) -> None:
+        problem = self.folder / PROBLEM_FILE
+        if problem.exists():
+            raise read_record(problem, Problem).as_error()
+        words = (self.folder / _LOG_FILE).read_bytes()[-8192:].decode(errors="replace").strip()
+        log.error("solver.failed", subject=self._subject, status=status, words=words[-2000:])
+        raise ExhaustedError(
+            self._subject,
+            found=f"the solver ended with status {status}: {(words.splitlines() or [''])[-1][-200:]}",
+            expected="a result",
+            remedy="give the coordinator's machine more memory, or contribute compact sums",
+        )

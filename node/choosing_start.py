@@ -1,0 +1,148 @@
+"""What a new leaf's expert starts from: the best of peers' experts, the root and random weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.loans import MOST_LOANS, Lender, Loan
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest, ExpertId
+from swarm.domain.manifests import NetReference
+from swarm.experts.borrowing import RANDOM, Candidate, Net, head_start, rank_candidates
+from swarm.experts.factories import is_built_in
+from swarm.experts.nets import build_net, net_reference
+from swarm.experts.samples import Samples
+from swarm.experts.weights import load_net, warm_start
+from swarm.gating.distances import squared_distances
+from swarm.gating.regions import region_columns
+from swarm.modules.packing import ReadBlob, unpack
+
+SEARCHED_ROWS = 1000
+"""Nearness to prototypes is judged on at most so many samples of the shard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """The net that training begins with. `borrowed_from` is empty for random weights; `metrics` say how the
+    choice came about (they go into the manifest), `flops` what it cost."""
+
+    net: Net
+    reference: NetReference
+    borrowed_from: Digest | str
+    metrics: Mapping[str, float]
+    flops: int
+    message: str
+
+
+def nearest_experts(
+    features: NDArray[np.float32], lenders: Sequence[Lender], read: ReadBlob, *, seed: int
+) -> tuple[tuple[ExpertId, ...], int]:
+    """Return the lenders' experts, nearest first, at most MOST_LOANS, and the FLOPs of finding them.
+
+    features [N, D] of the shard. A lender's distance is the mean over the samples of the squared distance to
+    its nearest prototype.
+    """
+    rows = np.random.default_rng(seed).permutation(len(features))[:SEARCHED_ROWS]
+    points = features[np.sort(rows)][:, region_columns(features.shape[1])].astype(np.float64)
+    nearness: dict[ExpertId, float] = {}
+    flops = 0
+    for lender in lenders:
+        prototypes = unpack((lender.prototypes,), read)[lender.prototypes.name].astype(np.float64)
+        if prototypes.ndim != 2 or prototypes.shape[1] != points.shape[1]:
+            continue
+        mean = float(squared_distances(points, prototypes).min(axis=1).mean())
+        nearness[lender.expert] = min(mean, nearness.get(lender.expert, np.inf))
+        flops += 2 * len(points) * prototypes.size
+    ordered = sorted(nearness, key=lambda expert: (nearness[expert], expert))
+    return tuple(ordered[:MOST_LOANS]), flops
+
+
+def choose_start(
+    fresh: Net,
+    reference: NetReference,
+    class_names: Sequence[str],
+    loans: Sequence[Loan],
+    read: ReadBlob,
+    training: Samples,
+    validation: Samples,
+    *,
+    import_paths: Sequence[str],
+    seed: int,
+    tell: Callable[[str], None],
+) -> Start:
+    """Return the start for a leaf whose randomly initialised net is `fresh`, built from `reference`.
+
+    A loan that cannot be loaded is told and left out. The winner of the ranking has a few steps to show that it
+    helps; if it does not, random weights are taken.
+    """
+    candidates, by_name = [Candidate(name=RANDOM, net=fresh)], {}
+    for loan in loans:
+        try:
+            candidates.append(Candidate(name=loan.name, net=_built(loan, read, import_paths)))
+            by_name[loan.name] = loan
+        except SwarmError as error:
+            tell(f"{loan.name} is not borrowed: {error}")
+    if not by_name:
+        return Start(net=fresh, reference=reference, borrowed_from="", metrics={}, flops=0, message="")
+    ranked = rank_candidates(candidates, training, validation, seed=seed)
+    accuracy = {entry.name: entry.accuracy for entry in ranked}
+    flops = sum(entry.flops for entry in ranked)
+    best = ranked[0]
+    metrics = {
+        "borrow_candidates": float(len(ranked)),
+        "borrow_knn": best.accuracy,
+        "borrow_knn_random": accuracy[RANDOM],
+    }
+    table = ", ".join(f"{entry.name} {entry.accuracy:.3f}" for entry in ranked)
+    if best.name == RANDOM:
+        metrics["borrow_flops"] = float(flops)
+        message = f"starts from random weights (nearest neighbours: {table})"
+        return Start(
+            net=fresh, reference=reference, borrowed_from="", metrics=metrics, flops=flops, message=message
+        )
+    loan = by_name[best.name]
+    own = net_reference(loan.net.factory, reference.input_shape, len(class_names), import_paths)
+    net = build_net(own, import_paths)
+    warm_start(net, loan.modules, read, loan.class_names, class_names)
+    trial = head_start(net, fresh, training, validation, seed=seed)
+    flops += trial.flops
+    metrics |= {
+        "borrow_flops": float(flops),
+        f"borrow_accuracy_at_{trial.steps}": trial.borrowed,
+        f"random_accuracy_at_{trial.steps}": trial.random,
+    }
+    found = (
+        f"validation accuracy after {trial.steps} steps {trial.borrowed:.3f}, from random weights"
+        f" {trial.random:.3f}; nearest neighbours: {table}"
+    )
+    if trial.borrowed <= trial.random:
+        message = f"starts from random weights: {best.name} did not help ({found})"
+        return Start(
+            net=fresh, reference=reference, borrowed_from="", metrics=metrics, flops=flops, message=message
+        )
+    return Start(
+        net=net,
+        reference=own,
+        borrowed_from=loan.manifest,
+        metrics=metrics,
+        flops=flops,
+        message=f"borrows from {best.name} ({found})",
+    )
+
+
+def _built(loan: Loan, read: ReadBlob, import_paths: Sequence[str]) -> Net:
+    """Return a loan's net with its weights; a user's own factory must be the very code that it was made with."""
+    if not is_built_in(loan.net.factory):
+        here = net_reference(loan.net.factory, loan.net.input_shape, loan.net.classes, import_paths)
+        if here.code_digest != loan.net.code_digest:
+            raise SwarmError(
+                f"net {loan.net.factory}",
+                found=f"code with digest {here.code_digest[:12]}",
+                expected=f"digest {loan.net.code_digest[:12]}",
+                remedy="install the version of the code that the lender uses",
+            )
+    net = build_net(loan.net, import_paths)
+    load_net(net, loan.modules, read)
+    return net

@@ -1,0 +1,219 @@
+"""What a job gives to the gate: chosen, summed and laid down as one blob, so that the agent only signs it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.array_files import save_arrays, write_blob
+from node.jobs import CONTRIBUTION_FILE, ContributionDraft, LearningJob, number_of
+from node.shards import Shard, read_summary, summary_arrays
+from node.sums import PADDING_BYTES, GramSums, LeafSums, chosen_rank, joined, summed
+from swarm.domain.ids import LeafId, expert_of
+from swarm.domain.inference import Listing
+from swarm.domain.manifests import FeatureSums, LeafContribution
+from swarm.gating.sums import target_columns
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Given:
+    """What a job gives: `draft` (None: no leaf reaches the minimum count), the sums' FLOPs, what leaves."""
+
+    draft: ContributionDraft | None
+    flops: int
+    listings: tuple[Listing, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Leaf:
+    """One leaf to contribute. `kept` are its sums from an earlier job; None for a leaf with new data."""
+
+    leaf: LeafId
+    class_counts: Mapping[str, int]
+    summary: Arrays
+    columns: NDArray[np.int64] | None
+    shard: Shard | None = None
+    kept: LeafSums | None = None
+
+
+def give(job: LearningJob, folder: Path, shards: Sequence[Shard], q: NDArray[np.int16] | None) -> Given:
+    """Save every shard's summary and sums, and lay down the contribution of all leaves in the folder.
+
+    q int16 [N, M] are all training samples in fixed point, None where no sums are wanted. Leaves below the
+    specification's minimum count stay at home; above its limit the oldest ids go first. A leaf without new
+    data is given as it was; if it has no sums while the others have, it is left out, with a note.
+    """
+    for shard in shards:
+        save_arrays(folder / summary_file(shard), summary_arrays(shard.summary))
+    leaves, notes = _chosen(job, shards, q)
+    if not leaves:
+        return Given(draft=None, flops=0, listings=(), notes=notes)
+    sums, flops = (None, 0) if q is None else _sum_up(job, folder, leaves, q)
+    arrays = {f"{one.leaf}/{name}": array for one in leaves for name, array in _leaf_arrays(one).items()}
+    entries, size_bytes = write_blob(
+        folder / CONTRIBUTION_FILE, {**arrays, **(sums.arrays() if sums is not None else {})}
+    )
+    draft = ContributionDraft(
+        leaves=tuple(
+            LeafContribution(
+                leaf=one.leaf,
+                expert=expert_of(one.leaf),
+                class_counts=dict(one.class_counts),
+                prototypes=entries[f"{one.leaf}/prototypes"],
+                prototype_counts=entries[f"{one.leaf}/prototype_counts"],
+                radii=entries[f"{one.leaf}/radii"],
+                columns=entries.get(f"{one.leaf}/columns"),
+            )
+            for one in leaves
+        ),
+        sums=None
+        if sums is None
+        else FeatureSums(
+            form="compact" if sums.rank else "exact",
+            samples=sums.samples,
+            tensors=tuple(entries[name] for name in sums.arrays()),
+        ),
+        size_bytes=size_bytes,
+    )
+    return Given(draft=draft, flops=flops, listings=_listings(leaves, sums), notes=notes)
+
+
+def summary_file(shard: Shard) -> str:
+    """Return the name of a shard's summary in the job's folder."""
+    return f"leaf-{shard.number}.npz"
+
+
+def sums_file(shard: Shard) -> str:
+    """Return the name of a shard's sums in the job's folder."""
+    return f"leaf-{shard.number}.sums.npz"
+
+
+def _chosen(
+    job: LearningJob, shards: Sequence[Shard], q: NDArray[np.int16] | None
+) -> tuple[list[_Leaf], tuple[str, ...]]:
+    specification, notes = job.specification, []
+    found = [
+        _Leaf(
+            leaf=shard.leaf,
+            class_counts=shard.training.class_counts(),
+            summary=summary_arrays(shard.summary),
+            columns=None if q is None else _columns(shard, q),
+            shard=shard,
+        )
+        for shard in shards
+    ]
+    fresh = {one.leaf for one in found}
+    for leaf in job.existing:
+        summary = read_summary(leaf.prototypes)
+        if leaf.leaf in fresh or summary is None or not leaf.class_counts:
+            continue
+        kept = LeafSums.read(Path(leaf.sums), specification.trunk.sum_size) if leaf.sums else None
+        counted = sum(leaf.class_counts.values())
+        if q is not None and (kept is None or kept.f.samples != counted):
+            notes.append(f"{leaf.leaf} is not contributed: it has no sums, and no new data to sum up")
+            continue
+        columns = kept.columns if q is not None and kept is not None else None
+        found.append(
+            _Leaf(
+                leaf=leaf.leaf,
+                class_counts=leaf.class_counts,
+                summary=summary,
+                columns=columns,
+                kept=kept,
+            )
+        )
+    large = [one for one in found if sum(one.class_counts.values()) >= specification.min_leaf_count]
+    chosen = large[: specification.max_leaves_per_owner]
+    return sorted(chosen, key=lambda one: number_of(one.leaf)), tuple(notes)
+
+
+def _columns(shard: Shard, q: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return F't for the shard's classes in sorted order."""
+    names = shard.training.class_names
+    places = np.empty(len(names), dtype=np.int64)
+    places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    return target_columns(_rows_of(q, shard), places[shard.training.labels], len(names))
+
+
+def _rows_of(q: NDArray[np.int16], shard: Shard) -> NDArray[np.int16]:
+    return q if len(shard.rows) == len(q) else q[shard.rows]
+
+
+def _sum_up(
+    job: LearningJob, folder: Path, leaves: Sequence[_Leaf], q: NDArray[np.int16]
+) -> tuple[GramSums, int]:
+    """Return the F'F of all leaves together, and save that of each leaf with new data."""
+    order, size = job.order, q.shape[1]
+    others = sum(array.nbytes + PADDING_BYTES for one in leaves for array in _leaf_arrays(one).values())
+    rank = chosen_rank(order.sums, order.sums_mb, size, others)
+    compact_only = any(one.kept is not None and one.kept.f.rank for one in leaves)
+    if not rank and compact_only and order.sums == "auto":
+        rank = chosen_rank("compact", order.sums_mb, size, others)
+    parts, flops = [], 0
+    for one in leaves:
+        part = one.kept
+        if one.shard is not None:
+            assert one.columns is not None
+            f, cost = summed(_rows_of(q, one.shard), rank, order.seed)
+            flops += cost + one.columns.shape[0] * f.samples
+            part = LeafSums(columns=one.columns, f=f)
+            part.save(folder / sums_file(one.shard))
+        assert part is not None
+        parts.append(part)
+    sums, cost = joined(parts, rank, order.seed)
+    return sums, flops + cost
+
+
+def _leaf_arrays(one: _Leaf) -> Arrays:
+    if one.columns is None:
+        return one.summary
+    narrow = np.abs(one.columns).max(initial=0) <= np.iinfo(np.int32).max
+    return {**one.summary, "columns": one.columns.astype(np.int32) if narrow else one.columns}
+
+
+def _listings(leaves: Sequence[_Leaf], sums: GramSums | None) -> tuple[Listing, ...]:
+    found = []
+    for one in leaves:
+        arrays, counts = _leaf_arrays(one), one.class_counts
+        sizes = {name: array.nbytes for name, array in arrays.items()}
+        found.append(
+            _listing(
+                f"{one.leaf} prototypes",
+                f"{len(arrays['prototypes'])} means of features, with counts and radii",
+                sum(sizes.values()) - sizes.get("columns", 0),
+            )
+        )
+        if "columns" in sizes:
+            found.append(
+                _listing(
+                    f"{one.leaf} columns",
+                    f"sums F't: the features' sum for each of {len(counts)} classes",
+                    sizes["columns"],
+                )
+            )
+        found.append(
+            _listing(
+                f"{one.leaf} class counts",
+                ", ".join(f"{name} {count}" for name, count in counts.items()),
+                sum(len(name.encode()) + 8 for name in counts),
+            )
+        )
+    if sums is not None:
+        found.append(
+            _listing(
+                f"sums F'F, {f'compact rank {sums.rank}' if sums.rank else 'exact'}",
+                f"products of features, summed over {sums.samples} samples of {len(leaves)} leaves",
+                sum(array.nbytes for array in sums.arrays().values()),
+            )
+        )
+    return tuple(found)
+
+
+def _listing(what: str, detail: str, size_bytes: int) -> Listing:
+    return Listing(what=what, detail=detail, size_bytes=size_bytes, recipient="coordinator")

@@ -1,0 +1,83 @@
+"""Training one leaf's net as a stage of a job, told step by step, and what of it a manifest states."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from node.jobs import number_of
+from node.preparing import Bench
+from swarm.domain.ids import LeafId
+from swarm.domain.manifests import Cost
+from swarm.experts.samples import Samples, derived_seed
+from swarm.experts.training import TrainProgress, TrainResult, TrainSettings, train_expert
+
+TRAIN_FRACTION = 0.25
+"""How far a job is when training begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A leaf's part of a job's training: its `share` of all samples, and those of the leaves `before` it."""
+
+    share: float
+    before: float
+
+    def done(self, fraction: float) -> float:
+        """Return how far the job is when this fraction of the turn is done."""
+        return TRAIN_FRACTION + (1 - TRAIN_FRACTION) * (self.before + self.share * fraction)
+
+
+def turns(samples: list[int]) -> list[Turn]:
+    """Return the turns of leaves with these numbers of samples, in their order."""
+    total = sum(samples)
+    return [Turn(share=own / total, before=sum(samples[:row]) / total) for row, own in enumerate(samples)]
+
+
+def train_leaf(
+    bench: Bench, leaf: LeafId, net: nn.Module, training: Samples, validation: Samples, turn: Turn
+) -> TrainResult:
+    """Train a leaf's net by the order, resuming from its checkpoint in the job's folder."""
+    order, number = bench.job.order, number_of(leaf)
+
+    def say(progress: TrainProgress) -> None:
+        message = f"{leaf}, step {progress.step}"
+        if progress.resumed:
+            message += ", resumed"
+        if progress.loss is not None:
+            message += f", loss {progress.loss:.3f}"
+        if progress.validation_accuracy is not None:
+            message += f", validation accuracy {progress.validation_accuracy:.3f}"
+        bench.report("train", message, turn.done(progress.fraction))
+
+    return train_expert(
+        net,
+        training,
+        validation,
+        TrainSettings(
+            steps=order.steps,
+            budget_s=order.budget_s * turn.share,
+            seed=derived_seed(order.seed, "train", number),
+        ),
+        checkpoint=bench.folder / f"leaf-{number}.checkpoint",
+        on_progress=say,
+        clock=bench.clock,
+    )
+
+
+def cost_of(result: TrainResult) -> Cost:
+    """Return what a training cost, evaluations included."""
+    return Cost(
+        train_flops=result.train_flops + result.evaluation_flops,
+        inference_flops=result.forward_flops,
+        samples_seen=result.samples_seen,
+        duration_s=result.duration_s,
+    )
+
+
+def metrics_of(result: TrainResult) -> dict[str, float]:
+    """Return the metrics that the manifest states; all are on the leaf's own validation samples."""
+    metrics = {"validation_samples": float(result.validation_samples), "steps": float(result.steps)}
+    if result.validation_accuracy is not None and result.validation_nll is not None:
+        metrics["validation_accuracy"] = result.validation_accuracy
+        metrics["validation_nll"] = result.validation_nll
+    return metrics

@@ -1,0 +1,140 @@
+"""What a node may start a new expert from: peers' experts near its data, brought into its cache.
+
+The training process knows the features, so it says which leaves are nearest; the agent, which talks to the
+registry, brings their experts. Between them lie files in the job's folder: `wanted.json`, then `loans.json`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import structlog
+
+from node.jobs import JobRecord
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.manifests import GateStatement, Manifest, NetReference
+from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
+from swarm.experts.factories import can_build
+from swarm.rpc.verified import VerifiedRegistry
+from swarm.trust.statements import Statement
+
+ROOT = ExpertId("coordinator.e0")
+"""The swarm's root expert takes part in every choice, wherever the gate has one."""
+MOST_LOANS = 4
+LOANS_TIMEOUT_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lender:
+    """A peer's leaf in the active gate; its prototypes lie in the job's blob folder."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    expert: ExpertId
+    prototypes: TensorEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted(JobRecord):
+    """The experts whose prototypes are nearest to the shards, nearest first."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    FILE: ClassVar[str] = "wanted.json"
+
+    experts: tuple[ExpertId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loan:
+    """One expert version to start from; its modules lie in the job's blob folder, verified."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    manifest: Digest
+    expert: ExpertId
+    version: int
+    net: NetReference
+    class_names: tuple[str, ...]
+    modules: tuple[ModuleEntry, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.expert}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loans(JobRecord):
+    """What came of a wish: the loans, and why the others stayed away."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    FILE: ClassVar[str] = "loans.json"
+
+    loans: tuple[Loan, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class Lending:
+    """The agent's side: asks the registry for what this node may hold and can build."""
+
+    def __init__(self, node: NodeId, registry: VerifiedRegistry) -> None:
+        self._node, self._registry = node, registry
+
+    async def lenders(self, gate: GateStatement | None) -> tuple[Lender, ...]:
+        """Return the peers' leaves of a gate, their prototypes brought into the cache; none where that fails:
+        borrowing is never a reason not to train."""
+        if gate is None:
+            return ()
+        entries = {entry.name: entry for entry in gate.arrays}
+        found = [
+            Lender(leaf=leaf.leaf, expert=leaf.expert, prototypes=entries[f"prototypes.{row}"])
+            for row, leaf in enumerate(gate.leaves)
+            if leaf.owner != self._node and f"prototypes.{row}" in entries
+        ]
+        try:
+            await self._registry.fetch([lender.prototypes for lender in found])
+        except SwarmError as error:
+            _log.warning("borrowing.no_prototypes", gate_version=gate.version, because=str(error))
+            return ()
+        return tuple(found)
+
+    async def lend(self, wanted: Sequence[ExpertId], can_be_built: Sequence[str]) -> Loans:
+        """Return the wanted experts that their owners share and this node can build; and the root."""
+        loans, refused = [], {}
+        for expert in dict.fromkeys((*wanted[:MOST_LOANS], ROOT)):
+            try:
+                async with asyncio.timeout(LOANS_TIMEOUT_S):
+                    statement = await self._registry.manifest(expert)
+                    why_not = self._why_not(statement.value, can_be_built)
+                    if not why_not:
+                        await self._registry.blobs(statement.value)
+            except (SwarmError, TimeoutError) as error:
+                why_not = str(error) or "no answer in time"
+            if why_not:
+                refused[str(expert)] = why_not
+            else:
+                loans.append(_loan(statement))
+        return Loans(loans=tuple(loans), refused=refused)
+
+    def _why_not(self, manifest: Manifest, can_be_built: Sequence[str]) -> str:
+        if manifest.share not in ("borrow", "public"):
+            return f"its owner says {manifest.share}"
+        if not can_build(manifest.net.factory, can_be_built):
+            return f"its net {manifest.net.factory[:80]} cannot be built here"
+        return ""
+
+
+def _loan(statement: Statement[Manifest]) -> Loan:
+    manifest = statement.value
+    return Loan(
+        manifest=statement.digest,
+        expert=manifest.expert,
+        version=manifest.version,
+        net=manifest.net,
+        class_names=manifest.class_names,
+        modules=manifest.modules,
+    )

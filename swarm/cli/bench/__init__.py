@@ -1,0 +1,86 @@
+"""`swarm bench NAME`: tables of the literature at small scale, each line a real swarm of processes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarm.cli.options import Json, names
+
+bench = typer.Typer(help="Benchmarks, each line a real swarm of processes.", no_args_is_help=True)
+
+DataDir = Annotated[Path, typer.Option(help="The folder with the collections of samples.", metavar="DIR")]
+Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas; each is one run of each case.")]
+Only = Annotated[str, typer.Option(help="These cases only, separated by commas.", metavar="CASE,...")]
+Out = Annotated[Path | None, typer.Option(help="The results (benchmarks/results/NAME.json).", metavar="FILE")]
+Doc = Annotated[Path | None, typer.Option(help="The tables for people, made of all results.", metavar="FILE")]
+Quick = Annotated[bool, typer.Option("--quick", help="Few samples, steps and queries: to try it out.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Run also what the results have already.")]
+Full = Annotated[bool, typer.Option("--full", help="Compare with every averaged and pooled net, not a few.")]
+
+
+def register(app: typer.Typer) -> None:
+    bench.command("skew")(skew)
+    bench.command("domains")(domains)
+    app.add_typer(bench, name="bench")
+
+
+def skew(
+    data_dir: DataDir = Path("data"),
+    seeds: Seeds = "0,1,2",
+    only: Only = "",
+    out: Out = None,
+    doc: Doc = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    full: Full = False,
+    json: Json = False,
+) -> None:
+    """Ten nodes with skewed labels: MNIST and Fashion-MNIST, 2 classes a node and Dirichlet 0.1."""
+    _run("skew", data_dir, seeds, only, out, doc, quick=quick, fresh=fresh, full=full, json=json)
+
+
+def domains(
+    data_dir: DataDir = Path("data"),
+    seeds: Seeds = "0,1,2",
+    only: Only = "",
+    out: Out = None,
+    doc: Doc = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    full: Full = False,
+    json: Json = False,
+) -> None:
+    """Harder and mixed data: CIFAR, four domains, few samples, label conventions that conflict."""
+    _run("domains", data_dir, seeds, only, out, doc, quick=quick, fresh=fresh, full=full, json=json)
+
+
+def _run(
+    table: str,
+    data_dir: Path,
+    seeds: str,
+    only: str,
+    out: Path | None,
+    doc: Path | None,
+    *,
+    quick: bool,
+    fresh: bool,
+    full: bool,
+    json: bool,
+) -> None:
+    from swarm.cli.bench.runs import BenchRequest, run_bench
+
+    if not all(seed.isdigit() for seed in names(seeds)) or not names(seeds):
+        raise typer.BadParameter(f"--seeds {seeds!r}: write numbers as 0,1,2")
+    request = BenchRequest(
+        table=table,
+        data_dir=data_dir.expanduser().resolve(),
+        seeds=tuple(int(seed) for seed in names(seeds)),
+        only=names(only),
+        out=out or Path("benchmarks/results") / f"{table}{'-quick' if quick else ''}.json",
+        doc=doc if doc or out or quick else Path("docs/benchmarks.md"),
+        quick=quick,
+        fresh=fresh,
+        full=full,
+    )
+    run_bench(request, as_json=json)

@@ -1,0 +1,134 @@
+"""Running a table: each case under each seed as a swarm of its own, kept as soon as it has ended."""
+
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from swarm.cli.bench.cases import TABLES, Case, chosen_cases, reduced
+from swarm.cli.bench.results import (
+    Run,
+    commit,
+    figures_of,
+    is_done,
+    machine,
+    read_runs,
+    with_run,
+    write_results,
+)
+from swarm.cli.bench.tables import write_tables
+from swarm.cli.output import ENDINGS, emit, plain, progress, run_async
+from swarm.cli.processes import remove_tree
+from swarm.cli.up.command import Settings, facts_of, play, teller
+from swarm.cli.up.comparisons import ALL
+from swarm.cli.up.report import render
+from swarm.domain.errors import SwarmError
+
+COMPARISONS = ("fedavg", "pooled_total_budget", "pooled_cnn")
+QUICK_SAMPLES, QUICK_QUERIES, QUICK_STEPS, QUICK_ROUNDS = 300, 500, 100, 2
+QUICK_TRUNK = "randconv-sqrt:50"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRequest:
+    """The flags of `swarm bench`. `doc` None: no tables for people."""
+
+    table: str
+    data_dir: Path
+    seeds: tuple[int, ...]
+    only: tuple[str, ...]
+    out: Path
+    doc: Path | None
+    quick: bool
+    fresh: bool
+    full: bool
+
+
+def run_bench(request: BenchRequest, *, as_json: bool) -> None:
+    """Run what the results do not have yet; raise the first failure when everything else is through."""
+    tell, failed = teller(), list[SwarmError]()
+    runs = read_runs(request.out)
+    for case in chosen_cases(request.table, request.only):
+        for seed in request.seeds:
+            settings = settings_of(case, seed, quick=request.quick, full=request.full)
+            if not request.fresh and is_done(runs, case.name, seed, plain(asdict(settings))):
+                tell(f"{case.name}, seed {seed}: in {request.out} already")
+                continue
+            tell(f"{case.name}, seed {seed}: {case.title}")
+            try:
+                new = _run(case, seed, settings, request, tell)
+            except SwarmError as error:
+                progress(f"{case.name}, seed {seed} failed: {error}")
+                failed.append(error)
+                continue
+            runs = with_run(read_runs(request.out), new)
+            write_results(request.out, runs, figure_rows(request.table))
+    if request.doc is not None:
+        write_tables(request.out.parent, request.doc)
+        tell(f"{request.doc} is written")
+    figures = figures_of(runs, figure_rows(request.table))
+    text = "\n".join(f"{name} {value:.4f}" for name, value in figures.items())
+    emit("bench", {"table": request.table, "figures": figures}, as_json=as_json, text=text)
+    if failed:
+        raise failed[0]
+
+
+def figure_rows(table: str) -> dict[str, dict[str, str]]:
+    """Return for each case of a table which rows its figures are of."""
+    return {case.name: dict(case.figures) for case in TABLES[table]}
+
+
+def settings_of(case: Case, seed: int, *, quick: bool, full: bool) -> Settings:
+    """Return how a case's nodes learn and what they are compared with."""
+    return Settings(
+        net=case.net,
+        trunk=QUICK_TRUNK if quick else "auto",
+        steps=min(case.steps, QUICK_STEPS) if quick else case.steps,
+        seed=seed,
+        sums=case.sums,
+        sums_mb=case.sums_mb,
+        fedavg_rounds=QUICK_ROUNDS if quick else 20,
+        comparisons=ALL if full else COMPARISONS,
+    )
+
+
+def _run(
+    case: Case, seed: int, settings: Settings, request: BenchRequest, tell: Callable[[str], None]
+) -> Run:
+    dealt = case.deal(request.data_dir, seed)
+    if request.quick:
+        dealt = reduced(dealt, QUICK_SAMPLES, QUICK_QUERIES, seed)
+    root = Path(tempfile.mkdtemp(prefix="swarm-bench-"))
+    with _signals_as_before():
+        try:
+            outcome = run_async(play(dealt, settings, root, tell))
+        finally:
+            remove_tree(root)
+    progress(render(outcome.rows))
+    facts: dict[str, Any] = plain(facts_of(outcome))
+    return {
+        "case": case.name,
+        "seed": seed,
+        "settings": plain(asdict(settings)),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "nodes": {name: data.class_counts() for name, data in dealt.nodes.items()},
+        "left_out": dict(dealt.left_out),
+        **facts,
+    }
+
+
+@contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Undo what a swarm's clean-up does to signals: the next run can be interrupted like the first."""
+    before = {ending: signal.getsignal(ending) for ending in (signal.SIGINT, *ENDINGS)}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)

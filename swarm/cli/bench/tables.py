@@ -1,0 +1,113 @@
+"""docs/benchmarks.md, made of the results alone, so that no number there is without its command."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swarm.cli.bench.cases import TABLES, Case
+
+COLUMNS = {
+    "swarm": "**swarm**",
+    "root": "root",
+    "top2": "gate top-2",
+    "poe": "poe",
+    "corrected": "corrected",
+    "alone_mean": "alone",
+    "ensemble": "ensemble",
+    "fedavg": "FedAvg",
+    "pooled": "pooled, same net",
+    "pooled_cnn": "pooled CNN",
+}
+CURVE_ROUNDS = (1, 2, 5, 10, 20)
+HEAD = """# Benchmarks
+
+Every line is a real swarm of processes on one machine: ten nodes with their own folders, keys and data,
+joined over mutual TLS. Test accuracy, mean and standard deviation over the seeds; whatever is chosen (ridge,
+temperatures, which combination is served) is chosen on data held out before training. `swarm` is what a plain
+query gets; pooled nets need the raw data in one place and spend the FLOPs that the whole swarm spent, gate
+included; FedAvg takes 20 rounds and as many local steps as an expert.
+"""
+
+
+def write_tables(results: Path, doc: Path) -> None:
+    """Write doc from the `<table>.json` that lie in the folder results."""
+    found = {}
+    for table in TABLES:
+        path = results / f"{table}.json"
+        if path.exists():
+            found[table] = json.loads(path.read_text())
+    doc.parent.mkdir(parents=True, exist_ok=True)
+    doc.write_text(render_tables(found))
+
+
+def render_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the document in Markdown; results by their table's name."""
+    parts = [HEAD]
+    for table, cases in TABLES.items():
+        if table not in results:
+            continue
+        result = results[table]
+        told = [case for case in cases if f"{case.name}_seeds" in result["figures"]]
+        parts += [f"## {table}", f"`swarm bench {table}`: {result['machine']}, commit {result['commit']}."]
+        parts.append(_accuracies(told, result["figures"]))
+        parts += [_note(case) for case in told if case.figures["swarm"] != "swarm"]
+        parts.append(_served(told, result["runs"]))
+        if table == "skew":
+            parts += ["### Accuracy against bytes", _bytes(told, result["figures"], result["runs"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracies(cases: Sequence[Case], figures: Mapping[str, float]) -> str:
+    shown = {
+        key: title for key, title in COLUMNS.items() if any(f"{case.name}_{key}" in figures for case in cases)
+    }
+    body = []
+    for case in cases:
+        cells = [_cell(figures, f"{case.name}_{key}") for key in shown]
+        body.append([case.title, *cells, f"{figures[f'{case.name}_mb_per_node']:.2f}"])
+    return _table(["", *shown.values(), "MB a node"], body)
+
+
+def _cell(figures: Mapping[str, float], name: str) -> str:
+    return f"{figures[name]:.3f} ± {figures[f'{name}_sd']:.3f}" if name in figures else "-"
+
+
+def _note(case: Case) -> str:
+    return (
+        f"{case.title}: every node asks by its own labelled examples; a plain query of the same swarm gets"
+        f" `{case.name}_without_examples`."
+    )
+
+
+def _served(cases: Sequence[Case], runs: Sequence[Mapping[str, Any]]) -> str:
+    body = []
+    for case in cases:
+        own = [run for run in runs if run["case"] == case.name]
+        said = ", ".join(f"{run['gate']['serves']} (seed {run['seed']})" for run in own)
+        minutes = sum(sum(run["seconds"].values()) for run in own) / max(len(own), 1) / 60
+        body.append([case.title, said, f"{minutes:.1f}"])
+    return _table(["", "serves", "minutes a run"], body)
+
+
+def _bytes(cases: Sequence[Case], figures: Mapping[str, float], runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a contribution of so many bytes is worth, and FedAvg after so many rounds beside it."""
+    body = []
+    for case in cases:
+        accuracy, sent = _cell(figures, f"{case.name}_swarm"), figures[f"{case.name}_sent_mb_per_node"]
+        mb = figures[f"{case.name}_mb_per_node"]
+        body.append([f"swarm: {case.title}", f"{mb:.2f}", f"{sent:.1f}", accuracy])
+        curves = [run["curves"]["fedavg"] for run in runs if run["case"] == case.name and run.get("curves")]
+        for rounds in CURVE_ROUNDS if curves and case.name in ("mnist_classes2", "fashion_classes2") else ():
+            points = [curve[rounds - 1] for curve in curves if len(curve) >= rounds]
+            if points:
+                moved = sum(point[0] for point in points) / len(points)
+                mean = sum(point[1] for point in points) / len(points)
+                body.append([f"FedAvg, {rounds} rounds: {case.title}", "", f"{moved:.1f}", f"{mean:.3f} ¹"])
+    note = "¹ On the nodes' validation samples after every round, for which the net moves a third time."
+    return _table(["", "contribution, MB a node", "sent in all, MB a node", "accuracy"], body) + f"\n\n{note}"
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

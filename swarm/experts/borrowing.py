@@ -1,0 +1,159 @@
+"""Selective finetuning: which weights shall a new expert start from?
+
+Every candidate (peers' experts, the swarm's root, random initialisation) embeds a few of the new shard's
+samples with its penultimate features and is scored by how well nearest neighbours tell the classes apart
+there. Random initialisation takes part and wins ties, and everything that choosing costs is counted: both are
+changes to the source, Bornschein et al., NEVIS'22, JMLR 2023.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from swarm.experts.flops import forward_flops
+from swarm.experts.inputs import best_device
+from swarm.experts.samples import Feed, Samples
+from swarm.experts.training import TrainSettings, train_expert
+from swarm.experts.weights import load_tensors, state_tensors
+
+Net = nn.Module
+NEIGHBOURS = 5
+MOST_SAMPLES = 1000
+"""At most so many training and so many validation samples are embedded."""
+TRIAL_STEPS = 100
+RANDOM = "random"
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A net to start from; `name` is `random` or the manifest's `expert@version`."""
+
+    name: str
+    net: nn.Module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """A candidate's score: nearest-neighbour accuracy on validation samples, and the FLOPs of finding out."""
+
+    name: str
+    accuracy: float
+    flops: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadStart:
+    """Validation accuracy after the same few steps from borrowed and from random weights, and their cost."""
+
+    steps: int
+    borrowed: float
+    random: float
+    flops: int
+
+
+def rank_candidates(
+    candidates: Sequence[Candidate], training: Samples, validation: Samples, *, seed: int
+) -> tuple[Ranked, ...]:
+    """Return the candidates by falling accuracy, random initialisation first among equals, then in the given
+    order. Without validation samples a third of the training samples is set aside to judge on."""
+    few = training.few(MOST_SAMPLES, seed)
+    judged = validation.few(MOST_SAMPLES, seed)
+    if not len(judged):
+        rows = np.random.default_rng(seed).permutation(len(few))
+        cut = max(len(few) // 3, 1)
+        few, judged = few.at(np.sort(rows[cut:])), few.at(np.sort(rows[:cut]))
+    ranked = []
+    for candidate in candidates:
+        known, asked = (penultimate(candidate.net, samples) for samples in (few, judged))
+        accuracy = knn_accuracy(known, few.labels, asked, judged.labels)
+        embedding = forward_flops(candidate.net, few.input_shape) * (len(few) + len(judged))
+        flops = embedding + 2 * len(few) * len(judged) * known.shape[1]
+        ranked.append(Ranked(name=candidate.name, accuracy=accuracy, flops=flops))
+    order = sorted(
+        range(len(ranked)), key=lambda row: (-ranked[row].accuracy, ranked[row].name != RANDOM, row)
+    )
+    return tuple(ranked[row] for row in order)
+
+
+def penultimate(net: nn.Module, samples: Samples) -> NDArray[np.float32]:
+    """Return what reaches the net's last linear layer, float32 [N, F], in eval mode.
+
+    Where the net has no linear layer, its output.
+    """
+    device = best_device()
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    caught: list[torch.Tensor] = []
+    handle = (
+        linear[-1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0])) if linear else None
+    )
+    was_training = net.training
+    net.to(device).eval()
+    found = []
+    try:
+        with torch.inference_mode():
+            for inputs, *_ in Feed(samples, device, _BATCH, 0):
+                caught.clear()
+                output = net(inputs)
+                features = caught[-1] if caught else output
+                found.append(features.flatten(1).float().cpu().numpy())
+    finally:
+        if handle is not None:
+            handle.remove()
+        net.cpu().train(was_training)
+    return np.concatenate(found)
+
+
+def knn_accuracy(
+    known: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    asked: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    neighbours: int = NEIGHBOURS,
+) -> float:
+    """Return how often the vote of the nearest known samples is the truth: known [N, F], asked [Q, F].
+
+    Cosine distance, so that candidates with features of different sizes compare. Ties: the lower label.
+    """
+    similarity = _unit(asked) @ _unit(known).T
+    count = min(neighbours, len(known))
+    nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    votes = np.zeros((len(asked), int(labels.max()) + 1))
+    np.add.at(votes, (np.arange(len(asked))[:, None], labels[nearest]), 1)
+    return float((votes.argmax(axis=1) == truth).mean())
+
+
+def head_start(
+    borrowed: nn.Module,
+    random: nn.Module,
+    training: Samples,
+    validation: Samples,
+    *,
+    seed: int,
+    steps: int = TRIAL_STEPS,
+) -> HeadStart:
+    """Train copies of both nets for the same few steps and say what borrowing was worth by then.
+
+    Both nets keep their weights. Without validation samples accuracies are 0.
+    """
+    settings = TrainSettings(steps=steps, seed=seed, patience=steps, evaluate_every=steps)
+    accuracies, flops = [], 0
+    for net in (borrowed, random):
+        before: Mapping[str, torch.Tensor] = {
+            name: tensor.detach().clone() for name, tensor in state_tensors(net).items()
+        }
+        result = train_expert(net, training, validation, settings)
+        accuracies.append(result.validation_accuracy or 0.0)
+        flops += result.train_flops + result.evaluation_flops
+        load_tensors(net, before)
+    return HeadStart(steps=steps, borrowed=accuracies[0], random=accuracies[1], flops=flops)
+
+
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit

@@ -1,0 +1,118 @@
+"""The swarm's root as an expert of its own: net `ridge-root:TRUNK`, trunk and linear map in one.
+
+Float inputs -> features -> fixed point round(fixed_point * feature), clamped to int16, with a constant column
+where the trunk has none -> class scores -> over the class temperature, so that a softmax gives the root's
+probabilities. It is solved from sums (`swarm.gating.ridge`), never trained.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.ids import Digest
+from swarm.domain.manifests import NetReference
+from swarm.domain.specification import TrunkReference
+from swarm.domain.tensors import ModuleEntry
+from swarm.experts.inputs import exact_float32
+from swarm.experts.random_features import built_in_trunk
+from swarm.modules.packing import ReadBlob, pack_module
+
+RIDGE_ROOT = "ridge-root"
+MAX_INT16 = 32767
+_TRUNK, _HEAD = "trunk", "head"
+
+
+class RidgeRoot(nn.Module):
+    """Inputs [B, *input_shape] to logits [B, classes], with the features of `trunk`."""
+
+    def __init__(self, trunk: nn.Module, size: int, classes: int, has_constant: bool) -> None:
+        super().__init__()
+        self.trunk, self.has_constant = trunk, has_constant
+        self.head = _Head(size, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        with exact_float32():
+            features = self.trunk(inputs)
+        if not self.has_constant:
+            features = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        return self.head(features)  # type: ignore[no-any-return]
+
+
+class _Head(nn.Module):
+    """`weight` [M, classes] for features in fixed point; `fixed_point` and `class_temperature` [1]."""
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, classes))
+        self.register_buffer("fixed_point", torch.ones(1))
+        self.register_buffer("class_temperature", torch.ones(1))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        q = torch.round(self.fixed_point * features).clamp(-MAX_INT16, MAX_INT16)
+        return (q @ self.weight) / self.class_temperature
+
+    fixed_point: torch.Tensor
+    class_temperature: torch.Tensor
+
+
+def ridge_root_net(reference: NetReference, trunk: str) -> nn.Module:
+    """Return the net of `ridge-root:<trunk>`, all zeros; InvalidInputError unless the trunk is built in."""
+    net = built_in_trunk(trunk, reference.input_shape, None)
+    if net is None:
+        raise InvalidInputError(
+            "net", found=repr(reference.factory[:80]), expected="ridge-root:randconv-sqrt:K or :identity"
+        )
+    has_constant = not isinstance(net, nn.Flatten)
+    size = math.prod(reference.input_shape) + 1 if isinstance(net, nn.Flatten) else net.feature_size
+    return RidgeRoot(net, size, reference.classes, has_constant)
+
+
+def root_modules(
+    reference: TrunkReference,
+    read: ReadBlob,
+    weights: NDArray[np.floating],
+    class_temperature: float,
+    input_shape: Sequence[int],
+) -> tuple[NetReference, tuple[ModuleEntry, ...], dict[Digest, bytes]] | None:
+    """Return the root's net, its modules and their blobs, the trunk's among them at their own addresses.
+
+    weights [M, C] map features in fixed point to class scores. `read` returns the trunk's verified blobs.
+    None for a user's own trunk: whoever lacks its code could not build the root. Raises ShapeMismatchError
+    unless weights fit the trunk.
+    """
+    shape = tuple(input_shape)
+    with torch.device("meta"):
+        trunk = built_in_trunk(reference.factory, shape, None)
+    if trunk is None:
+        return None
+    if weights.ndim != 2 or weights.shape[0] != reference.sum_size:
+        raise ShapeMismatchError(
+            "root weights", found=str(list(weights.shape)), expected=f"[{reference.sum_size}, classes]"
+        )
+    if not class_temperature > 0:
+        raise InvalidInputError("class temperature", found=str(class_temperature), expected="above 0")
+    head, blobs = pack_module(
+        _HEAD,
+        {
+            "weight": np.ascontiguousarray(weights, dtype=np.float32),
+            "fixed_point": np.array([reference.fixed_point], dtype=np.float32),
+            "class_temperature": np.array([class_temperature], dtype=np.float32),
+        },
+    )
+    modules = [head]
+    if not isinstance(trunk, nn.Flatten):
+        entry = ModuleEntry(name=_TRUNK, digest=reference.weights.digest, tensors=reference.weights.tensors)
+        modules.insert(0, entry)
+        blobs |= {tensor.blob: bytes(read(tensor.blob)) for tensor in entry.tensors}
+    net = NetReference(
+        factory=f"{RIDGE_ROOT}:{reference.factory}",
+        input_shape=shape,
+        classes=weights.shape[1],
+        code_digest="",
+    )
+    return net, tuple(modules), blobs

@@ -1,0 +1,204 @@
+"""FedAvg: one net, trained on every node for some steps, averaged by samples, over and over.
+
+The baseline of the reports, and a way to a shared trunk. Source: McMahan et al. 2017.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.experts.samples import Samples, derived_seed
+from swarm.experts.shared_net import SharedNet
+from swarm.experts.training import TrainSettings
+from swarm.federation.messages import array_record, named_arrays
+from swarm.federation.own_samples import OwnSamples, asked, labels_among, own_samples, words_of
+from swarm.federation.progress import say, stage
+from swarm.federation.rounds import RunLimits, check_enough, connected_nodes, finish, specification_of
+
+ROUND_ACCURACIES = "round_accuracies"
+"""The result's array beside the net's own: validation accuracy after each round that was judged."""
+client_app = ClientApp()
+server_app = ServerApp()
+
+
+@client_app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the weights on this node's training samples for the asked number of steps."""
+    question, samples = asked(message), own_samples(context)
+    names = words_of(question, "classes")
+    settings = TrainSettings(
+        steps=int(question["steps"]),
+        seed=derived_seed(
+            int(question["seed"]), f"federated {samples.node}", int(question.get("server-round", 1))
+        ),
+    )
+    net = shared_net(str(question["net"]), samples, names)
+    turn = net.trained(_arrays(message), net_samples(samples, names, validation=False), settings)
+    metrics = MetricRecord(
+        {
+            "num-examples": len(samples.training),
+            "loss": turn.loss,
+            "train-flops": float(turn.train_flops),
+        }
+    )
+    return Message(RecordDict({"arrays": array_record(turn.arrays), "metrics": metrics}), reply_to=message)
+
+
+@client_app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge the weights on this node's validation samples."""
+    question, samples = asked(message), own_samples(context)
+    names = words_of(question, "classes")
+    validation = net_samples(samples, names, validation=True)
+    net = shared_net(str(question["net"]), samples, names)
+    correct, loss = net.scored(_arrays(message), validation)
+    count = len(validation)
+    metrics = MetricRecord({"num-examples": count, "accuracy": correct / count, "loss": loss / count})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def shared_net(factory: str, samples: OwnSamples, names: tuple[str, ...]) -> SharedNet:
+    """Return the net over the global class names, as this node builds it."""
+    return SharedNet(
+        factory=factory,
+        input_shape=samples.specification.input_shape,
+        classes=len(names),
+        import_paths=samples.import_paths,
+    )
+
+
+def net_samples(samples: OwnSamples, names: tuple[str, ...], *, validation: bool) -> Samples:
+    """Return a node's samples for a net over the global class names."""
+    dataset = samples.validation if validation else samples.training
+    specification = samples.specification
+    return Samples(
+        inputs=dataset.inputs,
+        labels=labels_among(samples, dataset, names),
+        scale=specification.scale,
+        offset=specification.offset,
+    )
+
+
+class BoundedFedAvg(FedAvg):
+    """FedAvg over every connected node; a round with too few answers ends the run. Waits are bounded."""
+
+    def __init__(self, limits: RunLimits, rounds: int) -> None:
+        super().__init__(
+            fraction_train=1.0,
+            fraction_evaluate=1.0,
+            min_train_nodes=0,
+            min_evaluate_nodes=0,
+            min_available_nodes=0,
+        )
+        self._limits, self._rounds = limits, rounds
+        self.heard = 0
+        self.train_flops = 0.0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        stage(f"round {server_round} of {self._rounds}", (server_round - 1) / self._rounds, 1 / self._rounds)
+        fixed = _fixed(connected_nodes(grid, self._limits))
+        return super().configure_train(server_round, arrays, config, fixed)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        fixed = _fixed(connected_nodes(grid, self._limits))
+        return super().configure_evaluate(server_round, arrays, config, fixed)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        ordered = _in_order(replies)
+        answered = [reply for reply in ordered if not reply.has_error()]
+        check_enough(
+            len(answered), [str(reply.error.reason) for reply in ordered if reply.has_error()], self._limits
+        )
+        self.heard = len(answered)
+        self.train_flops += sum(_metric(reply, "train-flops") for reply in answered)
+        return super().aggregate_train(server_round, ordered)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        ordered = _in_order(replies)
+        found = super().aggregate_evaluate(server_round, ordered)
+        figures = {name: float(value) for name, value in (found or {}).items() if not isinstance(value, list)}
+        say(f"{sum(not reply.has_error() for reply in ordered)} of {len(ordered)} nodes", 1.0, figures)
+        return found
+
+
+@server_app.main()
+def average(grid: Grid, context: Context) -> None:
+    """Run FedAvg and leave the final weights and the validation accuracy of every round."""
+    limits, specification = RunLimits.of(context), specification_of(context)
+    settings: dict[str, Any] = dict(context.run_config)
+    rounds, seed = int(settings["rounds"]), int(settings["seed"])
+    names = specification.class_names
+    if len(names) < 2:
+        raise InvalidInputError("specification", found=f"{len(names)} classes", expected="two or more")
+    net = SharedNet(factory=str(settings["net"]), input_shape=specification.input_shape, classes=len(names))
+    config: dict[str, Any] = {
+        "net": str(settings["net"]),
+        "steps": int(settings["steps"]),
+        "seed": seed,
+        "classes": list(names),
+    }
+    strategy = BoundedFedAvg(limits, rounds)
+    result = strategy.start(
+        grid=grid,
+        initial_arrays=array_record(net.initial(seed)),
+        num_rounds=rounds,
+        timeout=limits.timeout_s,
+        train_config=ConfigRecord(config),
+        evaluate_config=ConfigRecord(config),
+    )
+    judged = [result.evaluate_metrics_clientapp.get(number) for number in range(1, rounds + 1)]
+    accuracies = {
+        f"validation_accuracy_round_{number}": float(cast(float, each["accuracy"]))
+        for number, each in enumerate(judged, 1)
+        if each is not None
+    }
+    if not accuracies:
+        raise NotReadyError(
+            "federated averaging", found="no node that could judge the net", expected="validation samples"
+        )
+    finish(
+        context,
+        {**named_arrays(result.arrays), ROUND_ACCURACIES: np.array(list(accuracies.values()))},
+        {
+            "nodes": strategy.heard,
+            "rounds": rounds,
+            "train_flops": strategy.train_flops,
+            **accuracies,
+            "validation_accuracy": list(accuracies.values())[-1],
+        },
+    )
+
+
+def _fixed(nodes: list[int]) -> Grid:
+    """Return what FedAvg draws nodes from: Flower waits without bound where one leaves meanwhile."""
+
+    class Nodes:
+        def get_node_ids(self) -> list[int]:
+            return nodes
+
+    return cast(Grid, Nodes())
+
+
+def _arrays(message: Message) -> dict[str, Any]:
+    return named_arrays(next(iter(message.content.array_records.values())))
+
+
+def _in_order(replies: Iterable[Message]) -> list[Message]:
+    return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+
+
+def _metric(reply: Message, name: str) -> float:
+    found = next(iter(reply.content.metric_records.values())).get(name, 0.0)
+    return 0.0 if isinstance(found, list) else float(found)

@@ -1,0 +1,86 @@
+"""The parent's end of a federated child process: started, spoken to in frames, ended with its parent."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import structlog
+
+from swarm.end_with_parent import command_that_ends_with_us
+from swarm.federation.frames import Frame, frame, receive_frame
+
+_log = structlog.get_logger(__name__)
+_ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+
+class FrameChild:
+    """One child: `send` frames to it, `receive` frames from it until None, `stop` it.
+
+    It ends when its standard input does, and on Linux the kernel ends it with its parent in any case.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, module: str, log: Path) -> None:
+        self._process, self._module, self._log = process, module, log
+        self._writing = asyncio.Lock()
+
+    @classmethod
+    async def start(cls, module: str, arguments: Sequence[str], log: Path) -> Self:
+        """Start `python -m module arguments...`; its standard error is appended to log."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = command_that_ends_with_us([sys.executable, "-m", module, *arguments])
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **_ENVIRONMENT},
+            )
+        _log.info("child.started", module=module, pid=process.pid)
+        return cls(process, module, log)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    async def send(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        """Hand one frame to the child; it is lost where the child has ended."""
+        pipe = self._process.stdin
+        if pipe is None:
+            return
+        async with self._writing:
+            with suppress(ConnectionError, RuntimeError):
+                pipe.write(frame(header, payload))
+                await pipe.drain()
+
+    async def receive(self) -> Frame | None:
+        """Return the child's next frame, None when it has closed its output."""
+        return None if self._process.stdout is None else await receive_frame(self._process.stdout)
+
+    async def stop(self, grace_s: float = 2.0) -> int:
+        """End the child, by SIGKILL after grace_s; return its exit status."""
+        if self._process.returncode is None:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            try:
+                return await asyncio.wait_for(self._process.wait(), grace_s)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGKILL)
+        return await self._process.wait()
+
+    def last_words(self, limit: int = 400) -> str:
+        """Return the last line of the child's log."""
+        if not self._log.exists():
+            return ""
+        lines = self._log.read_bytes()[-8192:].decode(errors="replace").strip().splitlines()
+        return lines[-1][-limit:] if lines else ""

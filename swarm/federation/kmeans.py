@@ -1,0 +1,244 @@
+"""Regions in common: k-means over all nodes' features; centroids, sums and counts travel, never a sample.
+
+Each node gives the centroids of its own k-means with their counts as candidates; the server seeds by them
+(weighted k-means++ and Lloyd). Then Lloyd's rounds: the nodes sum their features per nearest centre. A
+cluster with fewer samples at a node than the specification's minimum count is not sent. A centre that nobody
+is nearest to moves to the candidate farthest from all centres. Source: Lloyd 1982; Arthur and Vassilvitskii
+2007.
+"""
+
+import numpy as np
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
+
+from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.federation.messages import array_record, named_arrays
+from swarm.federation.own_samples import OwnSamples, asked, introduced, own_features, own_samples
+from swarm.federation.progress import say, stage
+from swarm.federation.rounds import (
+    RunLimits,
+    ask_nodes,
+    checked_array,
+    finish,
+    specification_of,
+)
+from swarm.gating.distances import squared_distances
+from swarm.gating.kmeans import lloyd_kmeans
+from swarm.gating.regions import region_columns
+
+client_app = ClientApp()
+server_app = ServerApp()
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Counts = NDArray[np.int64]
+_TOLERANCE = 1e-4
+_SEEDING_ROUNDS = 25
+_STARTS = 8
+
+
+@client_app.query("candidates")
+def give_candidates(message: Message, context: Context) -> Message:
+    """Answer with the centroids float32 [m, R] of this node's own k-means and their counts int64 [m]."""
+    question, samples = asked(message), own_samples(context)
+    minimum = samples.specification.min_leaf_count
+    features = _region_features(samples)
+    k = min(int(question["k"]), len(features) // minimum)
+    if k < 1:
+        raise NotReadyError(
+            f"data of node {samples.node}",
+            found=f"{len(features)} training samples",
+            expected=f"at least {minimum}, the least that a centroid may stand for",
+        )
+    found = lloyd_kmeans(features, k, seed=int(question["seed"]))
+    counts = np.bincount(found.labels, minlength=k)
+    kept = counts >= minimum
+    if not kept.any():
+        # Its clusters are all too small to be shown; the mean of everything is not.
+        centres, counts = features.mean(axis=0, dtype=np.float64)[None].astype(np.float32), counts.sum()[None]
+    else:
+        centres, counts = found.centres[kept], counts[kept]
+    arrays = {"centroids": centres.astype(np.float32), "counts": counts.astype(np.int64)}
+    return Message(
+        RecordDict({"arrays": array_record(arrays), "config": introduced(samples)}), reply_to=message
+    )
+
+
+@client_app.query("cluster_sums")
+def give_cluster_sums(message: Message, context: Context) -> Message:
+    """Answer with sums float64 [k, R] and counts int64 [k] of this node's features by nearest centre.
+
+    Clusters below the minimum count are sent as zeros; the inertia covers what is sent.
+    """
+    samples = own_samples(context)
+    features = _region_features(samples)
+    centres = named_arrays(next(iter(message.content.array_records.values())))["centres"]
+    if centres.ndim != 2 or centres.shape[1] != features.shape[1]:
+        raise InvalidInputError(
+            "centres", found=str(list(centres.shape)), expected=f"[k, {features.shape[1]}]"
+        )
+    distances = squared_distances(features, centres.astype(np.float32))
+    sums, counts, inertia = cluster_sums(features, distances, samples.specification.min_leaf_count)
+    metrics = MetricRecord({"inertia": inertia, "samples": int(counts.sum())})
+    content = RecordDict(
+        {
+            "arrays": array_record({"sums": sums, "counts": counts}),
+            "metrics": metrics,
+            "config": introduced(samples),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def cluster_sums(
+    features: Floats, distances: NDArray[np.floating], minimum: int
+) -> tuple[Doubles, Counts, float]:
+    """Return sums [k, R], counts [k] and inertia by nearest centre; clusters below minimum are zeros."""
+    nearest = distances.argmin(axis=1)
+    k = distances.shape[1]
+    counts = np.bincount(nearest, minlength=k).astype(np.int64)
+    counts[counts < minimum] = 0
+    sums = np.zeros((k, features.shape[1]))
+    inertia = 0.0
+    for cluster in np.flatnonzero(counts):
+        rows = nearest == cluster
+        sums[cluster] = features[rows].sum(axis=0, dtype=np.float64)
+        inertia += float(distances[rows, cluster].sum(dtype=np.float64))
+    return sums, counts, inertia
+
+
+def seed_centres(candidates: Floats, counts: Counts, k: int, seed: int) -> Floats:
+    """Return k centres float32 [k, R] from candidates [m, R] that stand for counts [m] samples.
+
+    Weighted k-means++ and weighted Lloyd, from _STARTS starts; the one of least weighted inertia. With
+    fewer than k candidates the rest are candidates moved apart by a little noise of their own spread.
+    """
+    rng = np.random.default_rng(seed)
+    weights = counts.astype(np.float64)
+    points = candidates.astype(np.float64)
+    if len(points) < k:
+        spread = points.std(axis=0) + 1e-3
+        extra = rng.choice(len(points), k - len(points), p=weights / weights.sum())
+        more = points[extra] + 0.1 * spread * rng.standard_normal((len(extra), points.shape[1]))
+        return np.concatenate([points, more]).astype(np.float32)
+    best, best_inertia = points[:k], np.inf
+    for _ in range(_STARTS):
+        centres = points[_weighted_seeds(points, weights, k, rng)]
+        for _ in range(_SEEDING_ROUNDS):
+            nearest = squared_distances(points, centres).argmin(axis=1)
+            moved = centres.copy()
+            for cluster in np.unique(nearest):
+                rows = nearest == cluster
+                moved[cluster] = np.average(points[rows], axis=0, weights=weights[rows])
+            if np.allclose(moved, centres):
+                break
+            centres = moved
+        inertia = float((squared_distances(points, centres).min(axis=1) * weights).sum())
+        if inertia < best_inertia:
+            best, best_inertia = centres, inertia
+    return best.astype(np.float32)
+
+
+def next_centres(centres: Floats, sums: Doubles, counts: Counts, candidates: Floats) -> Floats:
+    """Return the means of what was summed [k, R]; an empty cluster's centre moves to the candidate that is
+    farthest from all centres (ties: the lower row), each candidate once."""
+    moved = centres.astype(np.float64)
+    filled = counts > 0
+    moved[filled] = sums[filled] / counts[filled, None]
+    for cluster in np.flatnonzero(~filled):
+        others = moved[filled]
+        if not len(others):
+            break
+        distance = squared_distances(candidates.astype(np.float64), others).min(axis=1)
+        moved[cluster] = candidates[int(distance.argmax())]
+        filled = filled.copy()
+        filled[cluster] = True
+    return moved.astype(np.float32)
+
+
+@server_app.main()
+def find_regions(grid: Grid, context: Context) -> None:
+    """Seed, then iterate until the centres stand still or the rounds are over."""
+    limits, specification = RunLimits.of(context), specification_of(context)
+    settings = context.run_config
+    k, rounds, seed = int(settings["k"]), int(settings["rounds"]), int(settings["seed"])
+    columns = region_columns(specification.trunk.feature_size)
+    size = len(columns)
+    stage("candidates", 0.0, 0.2)
+    offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed})
+    candidates = np.concatenate([checked_array(each, "centroids", "float32", (-1, size)) for each in offered])
+    stands_for = np.concatenate([checked_array(each, "counts", "int64", (-1,)) for each in offered])
+    if len(stands_for) != len(candidates) or stands_for.min() < specification.min_leaf_count:
+        raise InvalidInputError(
+            "candidates",
+            found=f"{len(candidates)} centroids, counts from {stands_for.min()}",
+            expected=f"one count for each, at least {specification.min_leaf_count}",
+        )
+    centres = seed_centres(candidates, stands_for, k, seed)
+    counts = np.zeros(k, dtype=np.int64)
+    inertia, reseeded, done = 0.0, 0, 0
+    for number in range(1, rounds + 1):
+        stage(f"round {number} of {rounds}", 0.2 + 0.8 * (number - 1) / rounds, 0.8 / rounds)
+        answers = ask_nodes(grid, limits, "query.cluster_sums", {"centres": centres}, {})
+        sums, counts = np.zeros((k, size)), np.zeros(k, dtype=np.int64)
+        for answer in answers:
+            own = checked_array(answer, "counts", "int64", (k,))
+            if ((own != 0) & (own < specification.min_leaf_count)).any():
+                raise InvalidInputError(
+                    f"counts of node {answer.node}",
+                    found=f"{own[own != 0].min()}",
+                    expected=f"0, or {specification.min_leaf_count} and more",
+                )
+            counts += own
+            sums += checked_array(answer, "sums", "float64", (k, size))
+        inertia = sum(answer.metrics["inertia"] for answer in answers)
+        moved = next_centres(centres, sums, counts, candidates)
+        empty, done = int((counts == 0).sum()), number
+        reseeded += empty
+        shift = float(np.square(moved.astype(np.float64) - centres).sum())
+        spread = float(np.square(moved.astype(np.float64) - moved.mean(axis=0)).sum())
+        say(f"{len(answers)} nodes", 1.0, {"inertia": inertia, "empty": empty})
+        last = number == rounds or (not empty and shift <= _TOLERANCE**2 * max(spread, 1e-30))
+        if last and not empty:
+            # Sums and counts are about these centres; what they would move by is below the tolerance.
+            centres = moved
+        elif not last:
+            centres = moved
+        if last:
+            break
+    finish(
+        context,
+        {"centres": centres, "counts": counts, "columns": columns},
+        {
+            "nodes": len(offered),
+            "rounds": done,
+            "inertia": inertia,
+            "samples": int(counts.sum()),
+            "empty_clusters": int((counts == 0).sum()),
+            "reseeded": reseeded,
+        },
+    )
+
+
+def _region_features(samples: OwnSamples) -> Floats:
+    columns = region_columns(samples.specification.trunk.feature_size)
+    found: Floats = np.ascontiguousarray(own_features(samples)[:, columns])
+    return found
+
+
+def _weighted_seeds(points: Doubles, weights: Doubles, k: int, rng: np.random.Generator) -> list[int]:
+    chosen = [int(rng.choice(len(points), p=weights / weights.sum()))]
+    nearest = squared_distances(points, points[chosen])[:, 0].astype(np.float64)
+    while len(chosen) < k:
+        nearest[chosen] = 0.0
+        mass = nearest * weights
+        total = mass.sum()
+        if total > 0:
+            row = int(rng.choice(len(points), p=mass / total))
+        else:
+            row = next(each for each in range(len(points)) if each not in chosen)
+        chosen.append(row)
+        nearest = np.minimum(nearest, squared_distances(points, points[row : row + 1])[:, 0])
+    return chosen

@@ -1,0 +1,184 @@
+"""What the server sides of all apps share: a question to every node, the answers in order, and the result."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from pydantic import TypeAdapter, ValidationError
+
+from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.domain.specification import Specification
+from swarm.federation.messages import array_record, named_arrays
+from swarm.federation.packing import Array
+from swarm.federation.progress import say
+
+RESULT, FIGURES = "result", "figures"
+_LOOK_AGAIN_S = 0.5
+
+
+@runtime_checkable
+class NamedNodes(Protocol):
+    """A grid that knows its nodes by name (`swarm.federation.stream_grid`); others take the nodes' word."""
+
+    def node_name(self, number: int) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answer:
+    """One node's answer: arrays, numbers, and what else it says; `node` is its name."""
+
+    node: str
+    arrays: Mapping[str, Array]
+    metrics: Mapping[str, float]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """How many nodes must answer a round, how long one may take, how long to wait for the nodes."""
+
+    min_nodes: int
+    timeout_s: float
+    patience_s: float
+
+    @classmethod
+    def of(cls, context: Context) -> "RunLimits":
+        """Return the limits in a run's configuration."""
+        settings = context.run_config
+        return cls(
+            min_nodes=int(settings.get("min-nodes", 2)),
+            timeout_s=float(settings.get("timeout-s", 600.0)),
+            patience_s=float(settings.get("patience-s", 30.0)),
+        )
+
+
+def specification_of(context: Context) -> Specification:
+    """Return the specification in a run's configuration; InvalidInputError where it is none."""
+    try:
+        return TypeAdapter(Specification).validate_json(str(context.run_config.get("specification", "")))
+    except ValidationError as error:
+        raise InvalidInputError(
+            "run configuration, specification", found=str(error.errors()[0]["msg"]), expected="its JSON"
+        ) from None
+
+
+def connected_nodes(grid: Grid, limits: RunLimits) -> list[int]:
+    """Return the nodes that are connected, rising; waits patience_s for min_nodes, then NotReadyError."""
+    deadline = monotonic() + limits.patience_s
+    while len(nodes := sorted(grid.get_node_ids())) < limits.min_nodes:
+        if monotonic() >= deadline:
+            raise NotReadyError(
+                "federated run",
+                found=f"{len(nodes)} connected nodes",
+                expected=f"at least {limits.min_nodes} within {limits.patience_s:g} s",
+                remedy="start more nodes, or ask for fewer: --min-nodes N",
+            )
+        say(f"{len(nodes)} of {limits.min_nodes} nodes connected")
+        sleep(_LOOK_AGAIN_S)
+    return nodes
+
+
+def ask_nodes(
+    grid: Grid, limits: RunLimits, kind: str, arrays: Mapping[str, Array], config: Mapping[str, Any]
+) -> list[Answer]:
+    """Ask every connected node a question ("query.sums"); return what came in time, by the nodes' names.
+
+    Nodes that died, were late or had nothing to answer with are left out and named; NotReadyError where
+    fewer than min_nodes answered.
+    """
+    content = RecordDict({"config": ConfigRecord({"kind": kind, **config})})
+    if arrays:
+        content["arrays"] = array_record(dict(arrays))
+    messages = [
+        Message(content=content, dst_node_id=node, message_type=kind)
+        for node in connected_nodes(grid, limits)
+    ]
+    answers, missing = read_answers(grid, grid.send_and_receive(messages, timeout=limits.timeout_s))
+    check_enough(len(answers), missing, limits)
+    say(f"{len(answers)} of {len(messages)} nodes", done=1.0)
+    return answers
+
+
+def check_enough(heard: int, missing: Iterable[str], limits: RunLimits) -> None:
+    """Raise NotReadyError, with the reasons, where fewer than min_nodes answered."""
+    if heard < limits.min_nodes:
+        reasons = "; ".join(missing)
+        raise NotReadyError(
+            "federated round",
+            found=f"{heard} answers" + (f" ({reasons[:1000]})" if reasons else ""),
+            expected=f"at least {limits.min_nodes}",
+            remedy="see which nodes are connected and have trained: swarm status",
+        )
+
+
+def read_answers(grid: Grid, replies: Iterable[Message]) -> tuple[list[Answer], list[str]]:
+    """Return the answers by the nodes' names, and why others did not answer."""
+    answers, missing = [], []
+    for reply in replies:
+        number = reply.metadata.src_node_id
+        if reply.has_error():
+            missing.append(f"{_name(grid, number, {})}: {reply.error.reason}")
+            continue
+        config = _merged(reply.content.config_records.values())
+        answers.append(
+            Answer(
+                node=_name(grid, number, config),
+                arrays={
+                    name: array
+                    for record in reply.content.array_records.values()
+                    for name, array in named_arrays(record).items()
+                },
+                metrics=cast(Mapping[str, float], _merged(reply.content.metric_records.values())),
+                config=config,
+            )
+        )
+    names = [answer.node for answer in answers]
+    if len(set(names)) != len(names):
+        raise InvalidInputError("federated round", found="one node's name twice", expected="one answer each")
+    return sorted(answers, key=lambda answer: answer.node), sorted(missing)
+
+
+def finish(context: Context, arrays: Mapping[str, Array], figures: Mapping[str, float]) -> None:
+    """Leave the result in the run's state; also in the .npz file that the configuration's `out` names."""
+    context.state[RESULT] = array_record(dict(arrays))
+    context.state[FIGURES] = MetricRecord({name: float(value) for name, value in figures.items()})
+    out = str(context.run_config.get("out", ""))
+    if out:
+        np.savez(Path(out), **dict(arrays))  # type: ignore[arg-type]
+    say("done", done=1.0, figures=figures)
+
+
+def checked_array(answer: Answer, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
+    """Return an answer's array; InvalidInputError naming the node unless dtype and shape are right.
+
+    -1 in shape stands for any size.
+    """
+    array = answer.arrays.get(name)
+    fits = (
+        array is not None
+        and array.dtype == np.dtype(dtype)
+        and array.ndim == len(shape)
+        and all(want in (-1, has) for want, has in zip(shape, array.shape, strict=True))
+    )
+    if array is None or not fits:
+        raise InvalidInputError(
+            f"{name} of node {answer.node}",
+            found="none" if array is None else f"{array.dtype} {list(array.shape)}",
+            expected=f"{dtype} {list(shape)}",
+        )
+    return array
+
+
+def _name(grid: Grid, number: int, config: Mapping[str, Any]) -> str:
+    if isinstance(grid, NamedNodes):
+        return grid.node_name(number)
+    return str(config.get("node", ""))[:64] or f"node-{number}"
+
+
+def _merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: value for record in records for name, value in record.items()}

@@ -1,0 +1,245 @@
+"""How the gate's combinations become answers: who is asked what, who steps in, and what an answer says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.combining import ROOT_EXPERT
+from swarm.digests import digest_of
+from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
+from swarm.domain.ids import NodeId, expert_of, leaf_of
+from swarm.domain.inference import Answer, ExpertAnswer
+from tests.support.answers import (
+    CLASSES,
+    EXPERT_FLOPS,
+    LIFT,
+    TRUNK_FLOPS,
+    SmallSwarm,
+    best,
+    gate,
+    head,
+    inputs,
+)
+
+
+def owners_of(answer: Answer, row: int = 0) -> list[str]:
+    return [source.owner for source in answer.sources[row]]
+
+
+def softmax(logits: Any) -> Any:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+async def test_the_root_answers_by_the_class_scores_and_asks_nobody() -> None:
+    swarm = SmallSwarm(gate("root"))
+    answer = await swarm.ask("abcd")
+    assert (best(answer), answer.combination) == ("abcd", "root")
+    np.testing.assert_allclose(answer.probabilities, softmax(inputs("abcd") / 0.1), atol=1e-5)
+    assert not any(owner.asked for owner in swarm.owners.values())
+    (source,) = answer.sources[0]
+    assert (source.expert, source.owner, source.weight) == (ROOT_EXPERT, "coordinator", 1.0)
+    assert (source.manifest, source.version) == (digest_of(b"gate"), 7)
+    assert swarm.active.analytic is not None
+    assert answer.flops_per_query == TRUNK_FLOPS + swarm.active.analytic.flops_per_query
+
+
+async def test_where_the_root_is_served_no_owners_absence_degrades_an_answer() -> None:
+    swarm = SmallSwarm(gate("root"))
+    for owner in swarm.owners:
+        swarm.gone(owner)
+    answer = await swarm.ask("abcd")
+    assert (best(answer), answer.degraded) == ("abcd", (False,) * 4)
+
+
+async def test_a_query_names_another_combination_and_its_experts() -> None:
+    swarm = SmallSwarm(gate("root"))
+    answer = await swarm.ask("ac", combination="gate", top_k=1)
+    assert (best(answer), answer.combination) == ("ac", "gate top-1")
+    assert [owners_of(answer, row) for row in (0, 1)] == [["ada"], ["bob"]]
+    assert swarm.active.analytic is not None
+    expected = TRUNK_FLOPS + swarm.active.analytic.flops_per_query + EXPERT_FLOPS
+    assert answer.flops_per_query == expected
+
+
+async def test_the_gate_weighs_experts_by_their_leaf_scores_and_passes_over_who_gave_no_sums() -> None:
+    answer = await SmallSwarm().ask("c", top_k=4)
+    assert set(owners_of(answer)) == {"ada", "bob", "dan"}
+    weights = {source.owner: source.weight for source in answer.sources[0]}
+    expected = np.exp(np.array([0.6, 0.4]) / 0.1)
+    assert weights["bob"] / weights["dan"] == pytest.approx(expected[0] / expected[1], rel=1e-4)
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+async def test_prototypes_reach_owners_without_sums() -> None:
+    answer = await SmallSwarm().ask("a", combination="prototypes")
+    assert (owners_of(answer), answer.combination) == (["eve"], "prototypes top-1")
+
+
+async def test_poe_multiplies_the_experts_mixture_by_the_roots_posterior() -> None:
+    answer = await SmallSwarm().ask("c", combination="poe")
+    assert best(answer) == "c"
+    assert (answer.sources[0][0].owner, answer.sources[0][0].weight) == ("coordinator", 1.0)
+    assert owners_of(answer)[1:] == ["bob", "dan"]
+    assert sum(source.weight for source in answer.sources[0][1:]) == pytest.approx(1.0)
+
+
+async def test_corrections_are_added_to_the_class_scores_with_their_leaf_weights() -> None:
+    swarm = SmallSwarm(gate("corrected"))
+    answer = await swarm.ask("a", top_k=1)
+    assert {task.form for owner in swarm.owners.values() for r in owner.asked for task in r.tasks} == {
+        "corrections"
+    }
+    logits = inputs("a") / 0.2
+    logits[:, :2] += 0.5 * np.array([LIFT / 2, -LIFT / 2])
+    np.testing.assert_allclose(answer.probabilities, softmax(logits), atol=1e-5)
+    assert owners_of(answer) == ["coordinator", "ada"]
+    assert answer.sources[0][1].module_digests != head("ada").module_digests
+
+
+async def test_an_expert_without_a_correction_adds_nothing_and_is_not_asked() -> None:
+    swarm = SmallSwarm(gate("corrected"), corrects="bob dan")
+    answer = await swarm.ask("ac", top_k=1)
+    assert not swarm.owners["ada"].asked and swarm.owners["bob"].asked
+    assert answer.degraded == (False, False) and answer.missing_experts == ()
+    np.testing.assert_allclose(answer.probabilities[:1], softmax(inputs("a") / 0.2), atol=1e-5)
+    assert owners_of(answer, 0) == ["coordinator"]
+
+
+@pytest.mark.parametrize("combination", ["gate", "poe", "corrected", "prototypes"])
+async def test_the_next_leaf_steps_in_then_the_root_and_the_answer_says_degraded(combination: str) -> None:
+    swarm = SmallSwarm(gate(combination))
+    swarm.gone("bob")
+    answer = await swarm.ask("d", top_k=1)
+    assert answer.degraded == (True,) and answer.missing_experts == ("bob.e0",)
+    assert "bob" not in owners_of(answer)
+    for owner in swarm.owners:
+        swarm.gone(owner)
+    answer = await swarm.ask("abcd", top_k=1)
+    assert (best(answer), answer.degraded) == ("abcd", (True,) * 4)
+    np.testing.assert_allclose(answer.probabilities, softmax(inputs("abcd") / 0.1), atol=1e-5)
+    assert [owners_of(answer, row) for row in range(4)] == [["coordinator"]] * 4
+    assert len(answer.missing_experts) == (4 if combination == "prototypes" else 3)
+
+
+async def test_rows_that_fell_back_do_not_change_the_others() -> None:
+    swarm = SmallSwarm(gate("gate"))
+    whole = await swarm.ask("ad", top_k=1)
+    swarm.gone("bob")
+    swarm.gone("dan")
+    partly = await swarm.ask("ad", top_k=1)
+    assert partly.degraded == (False, True)
+    np.testing.assert_array_equal(partly.probabilities[0], whole.probabilities[0])
+
+
+async def test_without_sums_and_without_experts_the_answer_is_not_ready() -> None:
+    swarm = SmallSwarm(gate("prototypes", sums=False))
+    for owner in swarm.owners:
+        swarm.gone(owner)
+    with pytest.raises(NotReadyError, match=r"ada.e0"):
+        await swarm.ask("a", top_k=4)
+
+
+async def test_the_root_answers_before_any_expert_is_published() -> None:
+    swarm = SmallSwarm(gate("gate"))
+    swarm.heads.clear()
+    answer = await swarm.ask("abcd")
+    assert (best(answer), answer.degraded) == ("abcd", (True,) * 4)
+
+
+async def test_the_root_expert_is_named_by_its_manifest_where_it_is_of_this_gate() -> None:
+    swarm = SmallSwarm(gate("root"))
+    published = head("ada")
+    for seen, expected in ((7, published.digest), (6, digest_of(b"gate"))):
+        value = replace(published.manifest, gate_version_seen=seen)
+        swarm.heads[ROOT_EXPERT] = replace(published, manifest=value)
+        answer = await swarm.ask("a")
+        assert answer.sources[0][0].manifest == expected
+
+
+@pytest.mark.parametrize("served", ["root", "poe", "corrected", "gate"])
+async def test_among_some_owners_their_own_experts_answer_by_the_gate(served: str) -> None:
+    swarm = SmallSwarm(gate(served))
+    answer = await swarm.ask("ac", owners=(NodeId("ada"),))
+    assert [owners_of(answer, row) for row in (0, 1)] == [["ada"], ["ada"]]
+    assert (answer.combination, answer.degraded) == ("gate top-2", (False, False))
+    np.testing.assert_allclose(answer.probabilities[:, 2:], 0, atol=1e-5)
+
+
+async def test_an_owner_without_sums_alone_answers_by_prototypes() -> None:
+    answer = await SmallSwarm(gate("root")).ask("a", owners=(NodeId("eve"),))
+    assert (owners_of(answer), answer.combination) == (["eve"], "prototypes top-1")
+
+
+@pytest.mark.parametrize("combination", ["root", "poe", "corrected"])
+async def test_what_needs_all_sums_is_refused_for_some_owners(combination: str) -> None:
+    with pytest.raises(InvalidInputError, match="owners ada"):
+        await SmallSwarm().ask("a", owners=(NodeId("ada"),), combination=combination)
+
+
+async def test_what_does_not_go_together_or_is_not_there_is_refused_by_name() -> None:
+    swarm = SmallSwarm(gate("prototypes", sums=False))
+    with pytest.raises(NotFoundError, match="one of prototypes"):
+        await swarm.ask("a", combination="root")
+    with pytest.raises(InvalidInputError, match="uniform"):
+        await swarm.ask("a", combination="gate", uniform=True)
+    with pytest.raises(NotFoundError, match="owner nobody"):
+        await swarm.ask("a", owners=(NodeId("nobody"),))
+    with pytest.raises(InvalidInputError, match="no sums of eve"):
+        await SmallSwarm().ask("a", owners=(NodeId("eve"),), combination="gate")
+
+
+async def test_an_owner_asked_alone_that_is_away_is_not_replaced_by_the_root() -> None:
+    swarm = SmallSwarm()
+    swarm.gone("ada")
+    with pytest.raises(NotReadyError, match=r"ada.e0"):
+        await swarm.ask("a", owners=(NodeId("ada"),))
+
+
+async def test_uniform_asks_all_experts_alike_without_the_gate() -> None:
+    answer = await SmallSwarm(gate("root")).ask("a", uniform=True)
+    assert [source.weight for source in answer.sources[0]] == [0.25] * 4
+    assert (answer.combination, answer.flops_per_query) == ("uniform", 4 * EXPERT_FLOPS)
+
+
+def spoiled(**changes: Any) -> Callable[[ExpertAnswer], ExpertAnswer]:
+    return lambda answer: replace(answer, **changes)
+
+
+@pytest.mark.parametrize(
+    ("form", "spoils"),
+    [
+        ("corrected", spoiled(values=np.array([[1.0, 1.0]], np.float32))),
+        ("corrected", spoiled(values=np.array([[np.nan, 0.0]], np.float32))),
+        ("corrected", spoiled(values=np.array([[2e4, -2e4]], np.float32))),
+        ("corrected", spoiled(form="probabilities")),
+        ("gate", spoiled(form="corrections")),
+        ("gate", spoiled(values=np.array([[0.9, 0.9]], np.float32))),
+        ("gate", spoiled(values=np.array([[2.0, -1.0]], np.float32))),
+        ("gate", spoiled(class_names=("a", "c"))),
+        ("gate", spoiled(values=np.ones((1, 1), np.float32))),
+    ],
+)
+async def test_an_answer_that_cannot_be_true_is_not_used(form: str, spoils: Any) -> None:
+    swarm = SmallSwarm(gate(form))
+    swarm.owners["ada"].spoils = spoils
+    answer = await swarm.ask("a", top_k=1)
+    assert answer.degraded == (True,) and "ada" not in owners_of(answer)
+
+
+async def test_identical_experts_count_as_one() -> None:
+    swarm = SmallSwarm()
+    same = swarm.heads[expert_of(leaf_of(NodeId("bob"), 0))]
+    swarm.heads[expert_of(leaf_of(NodeId("dan"), 0))] = same
+    answer = await swarm.ask("c", top_k=4)
+    assert owners_of(answer) == ["bob", "ada"]
+
+
+def test_the_small_gate_is_what_it_says() -> None:
+    analytic = gate().analytic
+    assert analytic is not None
+    np.testing.assert_allclose(analytic.class_scores(analytic.scores(inputs("abcd"))), np.eye(4), atol=1e-6)
+    assert gate().value.class_names == CLASSES

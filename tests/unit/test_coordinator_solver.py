@@ -1,0 +1,189 @@
+"""The solver's child process: the same bits as here, honest errors by name, nothing left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coordinator import solver_process
+from coordinator.candidate import plan_group
+from coordinator.contribution_arrays import read_arrays
+from coordinator.contributions import ContributionFiles
+from coordinator.solver import solve_group
+from coordinator.solver_jobs import CheckJob, Group, SolveJob, read_job, write_job
+from coordinator.solver_process import Solver
+from swarm.digests import digest_of
+from swarm.domain.errors import (
+    DeadlineError,
+    ExhaustedError,
+    InvalidInputError,
+    NotFoundError,
+    VerificationError,
+)
+from swarm.domain.ids import NodeId
+from swarm.domain.manifests import Contribution
+from swarm.domain.problems import Problem
+from swarm.domain.specification import Specification
+from swarm.trust.signing import Signer
+from swarm.trust.statements import Statement, read_statement, sign_statement
+from tests.support.contributions import Arrays, arrays_of, contribution_of
+from tests.support.trust import manifest, specification
+
+SIZE = 7
+RIDGES = (30.0, 300.0)
+SIGNER = Signer.generate()
+LABELS = ["beech"] * 30 + ["élm"] * 25
+
+
+def spec() -> Specification:
+    made = specification()
+    return replace(made, trunk=replace(made.trunk, feature_size=SIZE))
+
+
+def features_of(owner: str) -> NDArray[np.float32]:
+    generator = np.random.default_rng(sum(owner.encode()))
+    return generator.normal(size=(len(LABELS), SIZE)).astype(np.float32)
+
+
+class Store:
+    """Contributions in a folder, and the solver over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = ContributionFiles(folder / "contributions")
+        self.jobs = folder / "solver"
+        self.solver = Solver(self.jobs, folder / "contributions", folder / "blobs")
+
+    async def add(self, owner: str, form: str = "exact") -> Statement[Contribution]:
+        arrays = arrays_of(features_of(owner), LABELS, spec().trunk, form)
+        value, blob = contribution_of(owner, LABELS, arrays, spec())
+        statement = read_statement(sign_statement(value, SIGNER), Contribution)
+        arrived = await self.files.receive(value, chunks(blob))
+        self.files.keep(statement.digest, statement.envelope, arrived)
+        return statement
+
+    async def solve(self, given: Sequence[Statement[Contribution]]) -> tuple[Group, Arrays]:
+        heads = {manifest(s.value.owner).expert: manifest(s.value.owner) for s in given}
+        group = plan_group(given, heads)
+        found = (await self.solver.solve([group], spec().class_names, RIDGES, spec().trunk))[0]
+        assert found.weights is not None and found.roots is not None
+        return group, {**found.prototypes, "weights": found.weights, "roots": found.roots}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+async def chunks(blob: bytes) -> AsyncIterator[bytes]:
+    yield blob
+
+
+def assert_same(found: Arrays, expected: Arrays) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].tobytes() == np.asarray(array).tobytes(), name
+
+
+async def test_the_child_gives_the_bits_that_this_process_gives_and_leaves_nothing(store: Store) -> None:
+    given = [await store.add(owner, form) for owner, form in (("ada", "exact"), ("bob", "compact"))]
+    group, found = await store.solve(given)
+    checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in given]
+    here = solve_group(checked, group.leaves, spec().class_names, RIDGES, spec().trunk.fixed_point)
+    assert here.weights is not None and here.roots is not None
+    assert_same(found, {**here.prototypes, "weights": here.weights, "roots": here.roots})
+    assert list(store.jobs.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["exact", "compact"])
+async def test_the_gate_without_an_owner_has_the_bits_of_the_gate_that_never_had_it(
+    store: Store, form: str
+) -> None:
+    ada, cyd = await store.add("ada", form), await store.add("cyd", form)
+    _, never = await store.solve([ada, cyd])
+    bob = await store.add("bob", form)
+    _, with_bob = await store.solve([cyd, bob, ada])
+    assert with_bob["weights"].shape != never["weights"].shape
+    store.files.remove_owner(NodeId("bob"))
+    _, without = await store.solve([cyd, ada])
+    assert_same(without, never)
+
+
+async def test_several_groups_are_solved_in_one_child_each_as_if_alone(store: Store) -> None:
+    given = [await store.add(owner) for owner in ("ada", "bob")]
+    heads = {manifest(s.value.owner).expert: manifest(s.value.owner) for s in given}
+    groups = [plan_group([each], heads) for each in given]
+    found = await store.solver.solve(groups, spec().class_names, (300.0,), spec().trunk)
+    for statement, solution in zip(given, found, strict=True):
+        _, alone = await store.solve([statement])
+        assert solution.weights is not None
+        np.testing.assert_array_equal(solution.weights[0], alone["weights"][1])
+    plain = await store.solver.solve(groups[:1], spec().class_names, (), spec().trunk)
+    assert plain[0].weights is None and "prototypes.0" in plain[0].prototypes
+
+
+async def test_what_the_child_refuses_comes_back_by_name(store: Store) -> None:
+    ada = await store.add("ada")
+    path = store.files.arrays_path(ada.digest)
+    await store.solver.check(ada.digest, ada.value, path, spec().trunk)
+    inflated = arrays_of(features_of("ada"), LABELS, spec().trunk)
+    inflated["gram"] *= 1000
+    value, blob = contribution_of("ada", LABELS, inflated, spec())
+    arrived = await store.files.receive(value, chunks(blob))
+    with pytest.raises(InvalidInputError, match="sums of ada"):
+        await store.solver.check(ada.digest, value, arrived.path, spec().trunk)
+    group, _ = await store.solve([ada])
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(VerificationError, match="contribution of ada"):
+        await store.solver.solve([group], spec().class_names, RIDGES, spec().trunk)
+    store.files.remove(ada.digest)
+    with pytest.raises(NotFoundError, match=ada.digest[:12]):
+        await store.solver.solve([group], spec().class_names, RIDGES, spec().trunk)
+    assert list(store.jobs.iterdir()) == []
+
+
+async def test_a_child_that_takes_too_long_or_dies_is_named_and_its_folder_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await store.add("ada")
+    path = store.files.arrays_path(ada.digest)
+    monkeypatch.setattr(solver_process, "CHECK_TIMEOUT_S", 0.01)
+    with pytest.raises(DeadlineError, match="contribution of ada"):
+        await store.solver.check(ada.digest, ada.value, path, spec().trunk)
+    monkeypatch.setattr(solver_process, "CHECK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(
+        solver_process, "command_that_ends_with_us", lambda _: ["sh", "-c", "echo no room >&2; kill -9 $$"]
+    )
+    with pytest.raises(ExhaustedError, match=r"status -9: no room"):
+        await store.solver.check(ada.digest, ada.value, path, spec().trunk)
+    assert list(store.jobs.iterdir()) == []
+
+
+async def test_whoever_stops_waiting_stops_the_child(store: Store) -> None:
+    ada = await store.add("ada")
+    waiting = asyncio.create_task(
+        store.solver.check(ada.digest, ada.value, store.files.arrays_path(ada.digest), spec().trunk)
+    )
+    while not list(store.jobs.iterdir()):
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert list(store.jobs.iterdir()) == []
+
+
+def test_jobs_and_problems_read_as_they_were_written(tmp_path: Path) -> None:
+    arrays = arrays_of(features_of("ada"), LABELS, spec().trunk)
+    value, _ = contribution_of("ada", LABELS, arrays, spec())
+    check = CheckJob(digest=digest_of(b"x"), contribution=value, arrays="/a", trunk=spec().trunk)
+    group = plan_group([], {})
+    solve = SolveJob(folder="/f", groups=(group,), class_names=("a",), ridges=(1.0,), trunk=spec().trunk)
+    for job in (check, solve):
+        write_job(tmp_path, job)
+        assert read_job(tmp_path) == job
+    error = InvalidInputError("sums of ada", found="x", expected="y", remedy="z")
+    again = Problem.of(error).as_error()
+    assert (type(again), str(again)) == (InvalidInputError, str(error))

@@ -1,0 +1,356 @@
+"""A node tries gates with what they name and no more: arrays, experts, forms, each fetched and asked once."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from node.expert_service import ExpertService, SpecificationFile
+from node.expert_store import ExpertStore
+from node.gate_evaluation import GateEvaluator
+from node.outbound import OutboundLog
+from node.own_validation import MOST_SAMPLES, OwnValidation
+from swarm.config import NodeHome
+from swarm.digests import digest_of
+from swarm.domain.combination import Combination, TrialOption
+from swarm.domain.errors import InvalidInputError, NotFoundError, TrunkMismatchError
+from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, owner_of
+from swarm.domain.inference import ExpertForm, ExpertRequest, ExpertTask
+from swarm.domain.manifests import (
+    Correction,
+    Cost,
+    GateLeaf,
+    GateStatement,
+    Manifest,
+    Share,
+)
+from swarm.domain.specification import Specification
+from swarm.experts.nets import build_net, net_reference
+from swarm.experts.trunk import Trunk
+from swarm.experts.weights import pack_net
+from swarm.gating.combinations import ridge_options
+from swarm.gating.regions import region_columns
+from swarm.gating.sums import quantised
+from swarm.modules.blobs import BlobFiles
+from swarm.modules.packing import pack_arrays
+from swarm.rpc.verified import VerifiedRegistry
+from swarm.trust.identity import Identity
+from swarm.trust.statements import Statement, read_statement, sign_statement, statement_digest
+from tests.support import trust
+from tests.support.learning import digits_like, make_specification
+from tests.support.node_homes import member_home
+from tests.support.trust import Founded
+
+NAMES = ("0", "1", "2", "3")
+ROSE, LILY, TULIP = (LeafId(f"{name}.l0") for name in ("rose", "lily", "tulip"))
+OF_LEAF = {ROSE: ("0", "1"), LILY: ("2", "3"), TULIP: ("2", "3")}
+FLOPS = 1000
+
+
+@dataclass
+class Shelf:
+    """A registry in memory that remembers what it was asked for; `VerifiedRegistry` trusts it in nothing."""
+
+    envelopes: dict[str, bytes] = field(default_factory=dict)
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+    async def manifest(self, digest: str = "", expert: str = "", version: int = 0) -> bytes:
+        self.asked.append(expert or digest)
+        if expert not in self.envelopes:
+            raise NotFoundError(expert)
+        return self.envelopes[expert]
+
+    async def fetch_into(self, blob: Digest, cache: BlobFiles, size_bytes: int | None) -> None:
+        self.asked.append(blob)
+        cache.put(self.blobs[blob])
+
+
+@dataclass
+class Garden:
+    """Rose's home, with her expert, beside the shelf that holds lily's and tulip's."""
+
+    home: NodeHome
+    founded: Founded
+    members: dict[str, Identity]
+    specification: Specification
+    shelf: Shelf
+    visiting: BlobFiles
+    store: ExpertStore
+    validation: OwnValidation
+    evaluator: GateEvaluator
+
+    def publish(self, leaf: LeafId, *, share: Share = "borrow", refined: bool = False) -> Manifest:
+        """Publish an untrained expert; rose's lies in her own home too."""
+        own = leaf == ROSE
+        modules, blobs = pack_net(self._net(1))
+        correction = None
+        cost = Cost(train_flops=1, inference_flops=FLOPS, samples_seen=1, duration_s=1.0)
+        if refined:
+            more, others = pack_net(self._net(2))
+            blobs |= others
+            correction = Correction(
+                modules=more, base=digest_of(b"gate"), class_temperature=0.2, metrics={}, cost=cost
+            )
+        for data in blobs.values():
+            (BlobFiles(self.home.cache) if own else self).put(data)
+        expert = expert_of(leaf)
+        value = Manifest(
+            swarm=self.specification.swarm, expert=expert, version=1, parent_version=0, leaf=leaf,
+            owner=owner_of(expert), net=net_reference("mlp:8x1", (8, 8), 2), class_names=OF_LEAF[leaf],
+            modules=modules, parents=(), trunk=self.specification.trunk.digest, gate_version_seen=0,
+            share=share, metrics={}, cost=cost, created_at=0.0, correction=correction,
+        )  # fmt: skip
+        envelope = sign_statement(value, self.members[owner_of(expert)].required_signer())
+        self.shelf.envelopes[expert] = envelope
+        if own:
+            folder = self.home.state / "manifests"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{statement_digest(envelope)}.json").write_bytes(envelope)
+        return value
+
+    def put(self, data: bytes) -> Digest:
+        self.shelf.blobs[digest_of(data)] = data
+        return digest_of(data)
+
+    def gate(self, *leaves: LeafId, far: tuple[LeafId, ...] = (), **changes: Any) -> Statement[GateStatement]:
+        """Return a signed gate that knows the classes: prototypes at their means, least-squares weights."""
+        images, labels = digits_like(400, 4, seed=5)
+        trunk = Trunk.load(
+            self.specification.trunk, BlobFiles(self.home.cache).open_verified, scale=1 / 16, offset=0.0
+        )
+        features = trunk.features(images)
+        points = features[:, region_columns(features.shape[1])]
+        targets = [(leaf, name) for leaf in leaves for name in OF_LEAF[leaf]]
+        truth = np.array(
+            [[NAMES[label] == name and leaf not in far for leaf, name in targets] for label in labels],
+            dtype=np.float64,
+        )
+        q = quantised(features, self.specification.trunk.fixed_point, True).astype(np.float64)
+        whole = np.linalg.solve(q.T @ q + 1e3 * np.eye(q.shape[1]), q.T @ truth)
+        summed = np.stack([whole[:, [n == name for _, n in targets]].sum(axis=1) for name in NAMES], axis=1)
+        arrays: dict[str, np.ndarray] = {
+            f"prototypes.{row}": np.stack(
+                [points[labels == NAMES.index(name)].mean(axis=0) for name in OF_LEAF[leaf]]
+            ) + (1e3 if leaf in far else 0)
+            for row, leaf in enumerate(leaves)
+        }  # fmt: skip
+        arrays |= {
+            "log_prior": np.zeros(2 * len(leaves), np.float32),
+            "radii": np.ones((2 * len(leaves), 3), np.float32),
+            "weights": whole.astype(np.float32),
+            "root.0": summed.astype(np.float16),
+            "root.1": -summed.astype(np.float16),
+        }
+        # One blob for each array, as those of a real trunk are large.
+        entries = []
+        for name, array in arrays.items():
+            (entry,), blobs = pack_arrays({name: array})
+            entries.append(entry)
+            for data in blobs.values():
+                self.put(data)
+        value = replace(
+            trust.gate(), swarm=self.specification.swarm, kind="analytic", class_names=NAMES,
+            trunk=self.specification.trunk.digest, arrays=tuple(entries),
+            leaves=tuple(
+                GateLeaf(
+                    leaf=leaf, owner=owner_of(leaf), expert=expert_of(leaf), class_names=OF_LEAF[leaf],
+                    has_columns=True,
+                )
+                for leaf in leaves
+            ),
+        )  # fmt: skip
+        envelope = sign_statement(replace(value, **changes), self.founded.coordinator_signer)
+        return read_statement(envelope, GateStatement)
+
+    def fetched(self, gate: Statement[GateStatement]) -> set[str]:
+        """Return the names of the gate's arrays that were fetched."""
+        return {entry.name for entry in gate.value.arrays if entry.blob in self.shelf.asked}
+
+    def _net(self, seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return build_net(net_reference("mlp:8x1", (8, 8), 2))
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Iterator[Garden]:
+    home, founded = member_home(tmp_path)
+    cache = BlobFiles(home.cache)
+    specification = make_specification(cache, swarm=founded.ca.swarm)
+    rose = Identity.load(home.identity)
+    members = {"rose": rose} | {
+        name: founded.member(name, now=datetime.now(UTC)) for name in ("lily", "tulip")
+    }
+    images, labels = digits_like(60, 4, seed=9)
+    save_validation(home, images, labels)
+    shelf, visiting = Shelf(), BlobFiles(tmp_path / "visiting")
+    store, validation = ExpertStore(home, import_paths=tuple), OwnValidation(home)
+    registry = VerifiedRegistry(shelf, None, founded.keyring(*members.values()), visiting)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as executor:
+        evaluator = GateEvaluator(
+            node=rose.id, registry=registry, visiting=visiting, store=store, validation=validation,
+            executor=executor, import_paths=(),
+        )  # fmt: skip
+        yield Garden(home, founded, members, specification, shelf, visiting, store, validation, evaluator)
+
+
+def save_validation(home: NodeHome, images: np.ndarray, labels: np.ndarray) -> None:
+    np.savez(home.state / "validation.npz", inputs=images, labels=np.array(NAMES)[labels])
+
+
+def options(*names: str, top_k: int = 1) -> tuple[TrialOption, ...]:
+    return tuple(
+        TrialOption(
+            combination=Combination(
+                name=name,  # type: ignore[arg-type]
+                temperature=100.0 if name == "prototypes" else 0.1,
+                top_k=1 if name == "root" else top_k,
+            )
+        )
+        for name in names
+    )
+
+
+async def test_a_ridge_is_tried_without_any_expert_or_prototype(garden: Garden) -> None:
+    gate = garden.gate(ROSE, LILY)
+    found = await garden.evaluator.judge(gate, None, ridge_options(2), garden.specification)
+    assert garden.fetched(gate) == {"root.0", "root.1"}
+    assert len(garden.shelf.asked) == 2
+    assert found.samples == 60 and found.correct[0] > 55 and found.correct[1] < 5
+    assert (found.experts_missing, found.gained, found.incumbent_correct) == (0, (0, 0), 0)
+    assert found.flops > 0
+
+
+async def test_the_root_needs_the_weights_and_nothing_else(garden: Garden) -> None:
+    gate = garden.gate(ROSE, LILY)
+    found = await garden.evaluator.judge(gate, None, options("root"), garden.specification)
+    assert garden.fetched(gate) == {"weights"} and len(garden.shelf.asked) == 1
+    assert found.correct[0] > 55
+
+
+async def test_experts_are_asked_once_in_the_forms_that_the_options_use(garden: Garden) -> None:
+    garden.publish(ROSE, refined=True)
+    lily = garden.publish(LILY, refined=True)
+    gate = garden.gate(ROSE, LILY)
+    tried = options("prototypes", "gate", "poe", top_k=2)
+    first = await garden.evaluator.judge(gate, None, tried, garden.specification)
+    assert first.experts_missing == 0
+    assert set(lily.blobs()) < set(garden.shelf.asked)
+    assert not set(lily.blobs()) & set(garden.visiting.digests())
+    garden.shelf.asked.clear()
+    again = await garden.evaluator.judge(gate, None, tried, garden.specification)
+    assert not set(lily.blobs()) & set(garden.shelf.asked) and not garden.fetched(gate)
+    assert replace(again, flops=0) == replace(first, flops=0)
+    assert first.flops - again.flops > 2 * FLOPS * 60
+    strong = Combination(name="corrected", temperature=0.1, top_k=2, strength=1000.0)
+    corrected = await garden.evaluator.judge(
+        gate, gate, [TrialOption(combination=strong)], garden.specification
+    )
+    assert corrected.experts_missing == 0 and set(lily.blobs()) < set(garden.shelf.asked)
+    assert corrected.lost_on_root != (0,)
+
+
+async def test_what_may_not_be_held_is_not_fetched_and_counts_as_missing(garden: Garden) -> None:
+    garden.publish(ROSE)
+    lily = garden.publish(LILY, share="serve-only")
+    gate = garden.gate(ROSE, LILY)
+    found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert found.experts_missing == 1
+    assert not set(lily.blobs()) & set(garden.shelf.asked)
+    del garden.shelf.envelopes[lily.expert]
+    withdrawn = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert withdrawn.experts_missing == 1 and withdrawn.correct == found.correct
+
+
+async def test_an_expert_without_a_correction_adds_nothing_and_is_not_missing(garden: Garden) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY, share="serve-only")
+    gate = garden.gate(ROSE, LILY)
+    found = await garden.evaluator.judge(
+        gate, None, options("root", "corrected", top_k=2), garden.specification
+    )
+    assert found.experts_missing == 0
+    assert found.correct[0] == found.correct[1] and found.gained_on_root == found.lost_on_root == (0, 0)
+
+
+async def test_a_leaf_that_no_sample_goes_to_is_not_fetched(garden: Garden) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY)
+    tulip = garden.publish(TULIP)
+    gate = garden.gate(ROSE, LILY, TULIP, far=(TULIP,))
+    await garden.evaluator.judge(gate, None, options("prototypes", top_k=2), garden.specification)
+    assert garden.fetched(gate) == {f"prototypes.{row}" for row in range(3)} | {"log_prior", "radii"}
+    assert tulip.expert not in garden.shelf.asked
+    assert {"rose.e0", "lily.e0"} < set(garden.shelf.asked)
+
+
+@pytest.mark.parametrize("served", options("prototypes", "root", "gate", top_k=2))
+async def test_the_present_gate_is_heard_as_it_serves(garden: Garden, served: TrialOption) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY)
+    present = garden.gate(ROSE, LILY, combinations=(Combination(name="poe"), served.combination), served=1)
+    candidate = garden.gate(ROSE, LILY, version=2)
+    found = await garden.evaluator.judge(candidate, present, [served], garden.specification)
+    assert found.incumbent_correct == found.correct[0] > 0
+    assert found.gained == found.lost == (0,)
+    kept = {entry.blob for entry in (*present.value.arrays, *candidate.value.arrays)}
+    assert set(garden.visiting.digests()) <= kept
+
+
+async def test_without_samples_nothing_is_fetched_and_another_trunk_is_refused(garden: Garden) -> None:
+    gate = garden.gate(ROSE, LILY, trunk=digest_of(b"another"))
+    with pytest.raises(TrunkMismatchError, match="gate 1"):
+        await garden.evaluator.judge(gate, None, ridge_options(2), garden.specification)
+    (garden.home.state / "validation.npz").unlink()
+    found = await garden.evaluator.judge(garden.gate(ROSE), None, ridge_options(2), garden.specification)
+    assert (found.samples, found.correct) == (0, (0, 0)) and not garden.shelf.asked
+
+
+def test_a_great_many_samples_are_thinned_out_evenly(garden: Garden) -> None:
+    images, labels = digits_like(MOST_SAMPLES + 1000, 4)
+    save_validation(garden.home, images, labels)
+    assert garden.validation.refresh() == MOST_SAMPLES == len(garden.validation.inputs)
+    counts = [garden.validation.labels.count(name) for name in NAMES]
+    assert max(counts) - min(counts) < MOST_SAMPLES / 100
+
+
+@pytest.mark.parametrize("form", ["probabilities", "corrections"])
+async def test_a_task_is_answered_in_its_form(garden: Garden, form: ExpertForm) -> None:
+    service = ExpertService(
+        store=garden.store, specification=SpecificationFile(garden.home, garden.founded.keyring()),
+        keyring=garden.founded.keyring(), evaluator=garden.evaluator,
+        outbound=OutboundLog(garden.home.outbound),
+    )  # fmt: skip
+    images, _ = digits_like(5, 4)
+
+    def request(manifest: Manifest) -> ExpertRequest:
+        task = ExpertTask(
+            expert=ExpertId("rose.e0"), manifest=digest_at(garden, manifest), form=form, rows=np.arange(2)
+        )
+        return ExpertRequest(
+            inputs=images, tasks=(task,), trunk=garden.specification.trunk.digest, gate_version=1
+        )
+
+    refined = garden.publish(ROSE, refined=True)
+    (answer,) = await service.predict(request(refined))
+    assert answer.form == form and answer.values.shape == (2, 2)
+    assert answer.values.sum(axis=1) == pytest.approx(float(form == "probabilities"), abs=1e-5)
+    assert refined.correction is not None
+    modules = refined.modules if form == "probabilities" else refined.correction.modules
+    assert answer.module_digests == tuple(module.digest for module in modules)
+    plain = garden.publish(ROSE)
+    if form == "corrections":
+        with pytest.raises(InvalidInputError, match=r"rose\.e0@1: found no correction"):
+            await service.predict(request(plain))
+    else:
+        assert len(await service.predict(request(plain))) == 1
+
+
+def digest_at(garden: Garden, manifest: Manifest) -> Digest:
+    return statement_digest(garden.shelf.envelopes[manifest.expert])
