@@ -14,7 +14,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help setup demo test check format proto bench-demo bench-skew bench-domains clean test-compose
+.PHONY: help setup demo test test-superlink check format proto bench-demo bench-skew bench-domains clean test-compose
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+
+test-superlink: $(STAMP) ## the sums app on a stock Flower SuperLink with three SuperNodes: the same weights
+	$(BIN)/python -m pytest -n 0 -rs -m superlink tests/superlink $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, import contracts, generated code: what CI runs before the tests
 	$(BIN)/ruff format --check .

@@ -93,20 +93,28 @@ class ContributionIntake:
     async def _judge_together(self, batch: Sequence[Pending], *, is_last: bool) -> Sequence[Pending]:
         """Judge one candidate with all of batch; return what is to be judged alone."""
         try:
-            outcome = await self._outcome_together(batch)
-            if outcome.state == "refused" and not is_last:
-                return batch
-            if outcome.state == "refused":
-                await self._records.record_refusal(outcome, _reason(batch))
-            for pending in batch:
-                await self._records.remember(pending.name, outcome)
-                pending.finish(outcome)
+            found: ContributionOutcome | SwarmError = await self._outcome_together(batch)
         except SwarmError as error:
-            for pending in batch:
-                pending.fail(error)
+            found = error
+        if isinstance(found, ContributionOutcome) and found.state == "refused":
+            if not is_last:
+                return batch
+            await self._records.record_refusal(found, _reason(batch))
         for pending in batch:
-            await self._forget_unless_used(pending.statement.digest)
+            await self._end(pending, found)
         return ()
+
+    async def _end(self, pending: Pending, found: ContributionOutcome | SwarmError) -> None:
+        """Forget what did not come into a gate, then tell its owner."""
+        try:
+            await self._forget_unless_used(pending.statement.digest)
+            if isinstance(found, ContributionOutcome):
+                await self._records.remember(pending.name, found)
+                pending.finish(found)
+            else:
+                pending.fail(found)
+        except SwarmError as error:
+            pending.fail(error)
 
     async def _outcome_together(self, batch: Sequence[Pending]) -> ContributionOutcome:
         owners = {pending.owner for pending in batch}

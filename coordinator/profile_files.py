@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class ProfileFiles:
     def __init__(self, folder: Path, *, most: int = MOST_PROFILES, in_memory: int = IN_MEMORY) -> None:
         self._folder, self._most, self._in_memory = folder, most, in_memory
         self._loaded: OrderedDict[str, KnownProfile] = OrderedDict()
+        self._lock = threading.RLock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         sweep_unfinished(folder)
         for root in folder.glob("*.npy"):
@@ -63,16 +65,17 @@ class ProfileFiles:
 
     def get(self, id: str) -> KnownProfile | None:
         """Return a profile, from now on the one used last; None where there is none or it was damaged."""
-        known = self._loaded.get(id) or self._read(id)
-        if known is None:
-            return None
-        self._keep(id, known)
-        try:
-            os.utime(self._facts(id))
-        except OSError:
-            self.remove(id)
-            return None
-        return known
+        with self._lock:
+            known = self._loaded.get(id) or self._read(id)
+            if known is None:
+                return None
+            self._keep(id, known)
+            try:
+                os.utime(self._facts(id))
+            except OSError:
+                self.remove(id)
+                return None
+            return known
 
     def put(
         self,
@@ -93,20 +96,22 @@ class ProfileFiles:
             trunk=trunk,
             root=digest_of(buffer.getvalue()),
         )
-        write_file(self._root(profile.id), buffer.getvalue(), 0o600)
-        write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)
         known = KnownProfile(facts=facts, root=root)
-        self._keep(profile.id, known)
-        for id in self._oldest_first()[: -self._most]:
-            self.remove(id)
+        with self._lock:
+            write_file(self._root(profile.id), buffer.getvalue(), 0o600)
+            write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)
+            self._keep(profile.id, known)
+            for id in self._oldest_first()[: -self._most]:
+                self.remove(id)
         return known
 
     def remove(self, id: str) -> None:
         """Forget a profile; again is harmless."""
-        self._loaded.pop(id, None)
-        self._facts(id).unlink(missing_ok=True)
-        self._root(id).unlink(missing_ok=True)
-        sync_folder(self._folder)
+        with self._lock:
+            self._loaded.pop(id, None)
+            self._facts(id).unlink(missing_ok=True)
+            self._root(id).unlink(missing_ok=True)
+            sync_folder(self._folder)
 
     def _keep(self, id: str, known: KnownProfile) -> None:
         self._loaded[id] = known

@@ -176,12 +176,12 @@ class _Taking:
         pieces = self._pieces[part.message]
         if part.part < part.parts - 1:
             return _taken(part)
-        if len(pieces) != part.parts:
-            self._pieces.pop(part.message)
+        del self._pieces[part.message]
+        if set(pieces) != set(range(part.parts)):
             raise InvalidInputError(
                 f"message {part.message}", found=f"{len(pieces)} parts", expected=f"all {part.parts}"
             )
-        data = b"".join(self._pieces.pop(part.message)[number] for number in range(part.parts))
+        data = b"".join(pieces[number] for number in range(part.parts))
         self._replies[part.message] = asyncio.create_task(self._answer(part.message, data))
         self._forget_old()
         return await self._reply(part, 0)

@@ -127,8 +127,9 @@ def joined(parts: Sequence[LeafSums], rank: int, seed: int) -> tuple[GramSums, i
     Exact parts give any form; compact ones only a compact one (InvalidInputError for rank 0).
     """
     samples = sum(part.f.samples for part in parts)
-    if len(parts) == 1 and parts[0].f.rank == rank:
-        return parts[0].f, 0
+    first = parts[0].f
+    if len(parts) == 1 and first.rank <= rank and bool(first.rank) == bool(rank):
+        return first, 0
     if rank == 0:
         grams = [part.f.gram for part in parts if part.f.gram is not None]
         if len(grams) < len(parts):

@@ -1,5 +1,6 @@
 """`swarm federate ...`: rounds over the connected nodes in which numbers are pooled (operator)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +110,7 @@ def evaluate(
 
 
 def _run(
-    app: str, options: dict[str, str | int | float], out: Path | None, home: Path | None, *, as_json: bool
+    app: str, options: Mapping[str, object], out: Path | None, home: Path | None, *, as_json: bool
 ) -> None:
     from swarm.cli.places import coordinator, find_place
     from swarm.domain.federation import FederationOrder

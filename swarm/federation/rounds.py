@@ -149,7 +149,9 @@ def finish(context: Context, arrays: Mapping[str, Array], figures: Mapping[str, 
     context.state[FIGURES] = MetricRecord({name: float(value) for name, value in figures.items()})
     out = str(context.run_config.get("out", ""))
     if out:
-        np.savez(Path(out), **dict(arrays))  # type: ignore[arg-type]
+        beside = Path(out).with_name(f".{Path(out).name}.tmp.npz")
+        np.savez(beside, **dict(arrays))  # type: ignore[arg-type]
+        beside.replace(out)
     say("done", done=1.0, figures=figures)
 
 

@@ -18,6 +18,7 @@ from swarm.domain.errors import (
 )
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import MAX_QUERY_ROWS, Examples, Query
+from tests.support.commands import Shell
 from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end, samples
 
 
@@ -285,3 +286,42 @@ async def test_bad_examples_and_unknown_profiles_are_refused_by_name(swarm: Back
         assert isinstance(error, InvalidInputError) and subject in error.subject and found in error.found
     unknown = await refusal(ada.ask("a", profile="0" * 64))
     assert isinstance(unknown, NotFoundError) and "--examples" in unknown.remedy
+
+
+async def test_the_command_asks_by_combination_and_by_examples_and_shows_the_gate(
+    swarm: BackEnd, tmp_path: Path
+) -> None:
+    swapped = {"a": "b", "b": "a"}
+    await trained(swarm, "ada", "abcd", sums="exact")
+    bob = await trained(swarm, "bob", "abcd", sums="exact", calls=swapped)
+    home = tmp_path / "cli"
+    home.mkdir()
+    (home / "identity").symlink_to(bob.identity.folder)
+    given = examples(swapped)
+    names = sorted(set(given.labels))
+    labels = np.array([names.index(name) for name in given.labels])
+    mine, asked = tmp_path / "mine.npz", tmp_path / "asked.npy"
+    np.savez(mine, x=given.inputs, y=labels, class_names=np.array(names))
+    np.save(asked, np.concatenate([samples(name, 1, 99) for name in "ab"]))
+    shell = Shell(tmp_path)
+
+    async def say(*arguments: str, **options: Any) -> Any:
+        return await asyncio.to_thread(shell.json, *arguments, "--home", str(home), **options)
+
+    told = await say("predict", str(asked), "--combination", "gate", "--explain")
+    assert told["answer"]["combination"].startswith("gate top-")
+    told = await say("predict", str(asked), "--examples", str(mine))
+    assert told["profile"]["owners"] == ["bob"] and told["answer"]["combination"] == "asker"
+    answers = np.array(told["answer"]["probabilities"]).argmax(axis=1)
+    assert [told["answer"]["class_names"][row] for row in answers] == ["b", "a"]
+    text = await asyncio.to_thread(
+        shell.swarm, "predict", str(asked), "--examples", str(mine), "--home", str(home)
+    )
+    assert text.stdout.startswith("bob agrees with your 32 examples: 1.000 of them right")
+    np.savez(mine, x=given.inputs, y=labels, class_names=np.array(["fern", *names[1:]]))
+    refused = await say("predict", str(asked), "--examples", str(mine), code=2)
+    assert "'fern'" in refused["found"] and "one of a, b, c, d" in refused["expected"]
+    shown = await say("gate", "show")
+    assert shown["gate"]["kind"] == "analytic" and shown["gate"]["combinations"]
+    history = await asyncio.to_thread(shell.swarm, "gate", "history", "--home", str(home))
+    assert "analytic" in history.stdout and "serves" in history.stdout.splitlines()[0]

@@ -18,7 +18,7 @@ from node.outbound import OutboundLog
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import ConflictError, NotReadyError, UsageError
-from swarm.domain.federation import FederationOrder, FederationStep
+from swarm.domain.federation import MAX_PART_BYTES, FederationOrder, FederationStep
 from swarm.domain.ids import NodeId
 from swarm.domain.specification import Specification
 from swarm.federation.own_samples import OwnSamples
@@ -142,10 +142,11 @@ async def test_what_a_round_took_from_a_node_is_in_its_outbound_log(meadow: Mead
 
 
 async def test_averaging_of_three_nodes_for_two_rounds_brings_the_nets_weights(meadow: Meadow) -> None:
-    steps = await meadow.run("average", rounds=2, steps=20, net="mlp:16x1", min_nodes=3)
+    steps = await meadow.run("average", rounds=2, steps=20, net="mlp:512x2", min_nodes=3)
     done = steps[-1]
     assert done.figures["nodes"] == 3 and done.figures["rounds"] == 2
-    assert done.figures["bytes_sent"] > 0 and done.figures["train_flops"] > 0
+    assert done.figures["bytes_sent"] > 6 * MAX_PART_BYTES, "messages go in several parts"
+    assert done.figures["train_flops"] > 0
     assert 0 <= done.figures["validation_accuracy"] <= 1
     assert any(array.ndim == 2 and array.shape[0] == 4 for array in done.arrays.values())
     assert {step.stage for step in steps} >= {"round 2 of 2", "done"}

@@ -12,7 +12,7 @@ from swarm.cli.up.comparisons import Averaged, equal_steps
 from swarm.cli.up.deal import Deal, deal, large_enough
 from swarm.cli.up.newcomer import borrow_note
 from swarm.cli.up.report import Cost, correct, in_order, lost_beyond_error, mean_row, render, row
-from swarm.cli.up.stage import trunk_for
+from swarm.cli.up.stage import newest_contribution_mb, trunk_for
 from swarm.data.dataset import Dataset
 
 
@@ -184,3 +184,15 @@ def test_nets_to_compare_with_are_trained_and_loaded_in_a_process_of_their_own(
     assert found["pooled_equal_macs"][1].inference_flops == pytest.approx(1e5, rel=0.02)
     assert found["pooled_equal_macs"][1].net.startswith("mlp:")
     assert "pooled_cnn: cnn:4x8" in told.err
+
+
+def test_a_contribution_weighs_what_its_newest_lines_say_each_once() -> None:
+    lines = [
+        {"what": "contribution", "digest": "a", "size_bytes": 9_000_000},
+        {"what": "manifest", "digest": "m", "size_bytes": 5},
+        {"what": "contribution", "digest": "b", "size_bytes": 1000},
+        {"what": "columns", "digest": "b", "size_bytes": 500_000},
+        {"what": "columns", "digest": "b", "size_bytes": 500_000},
+    ]
+    assert newest_contribution_mb(lines) == pytest.approx(0.501)
+    assert newest_contribution_mb([]) == 0.0

@@ -14,7 +14,7 @@ FIXED_POINT = 32.0
 
 
 def samples(count: int, seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Return features int16 [count, size] with a constant, of low rank and some noise, and labels of 2 classes."""
+    """Return features int16 [count, size] with a constant, of low rank with some noise, and two labels."""
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(99).normal(0, 12, (6, size))
     q = rng.normal(0, 1, (count, 6)) @ mixing + rng.normal(0, 3, (count, size)) + 20
@@ -97,7 +97,7 @@ def test_the_budget_decides_the_form() -> None:
     assert chosen_rank("auto", 4.0, size, 100_000) == 0
     assert chosen_rank("exact", 0.001, size, 100_000) == 0
     rank = chosen_rank("auto", 2.0, size, 100_000)
-    assert exact_bytes(size) > 2e6 and 1 <= rank
+    assert exact_bytes(size) > 2e6 and rank >= 1
     assert (2 * size + 4) * rank + 4 * size + 100_000 <= 2_000_000
     assert chosen_rank("compact", 4.0, size, 100_000) == size
     with pytest.raises(InvalidInputError, match="megabytes"):

@@ -23,8 +23,8 @@ from swarm.domain.errors import (
     UnknownMemberError,
     VerificationError,
 )
-from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Manifest, Parent
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.manifests import Correction, Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
 from swarm.registry.memory_store import MemoryStore
@@ -355,6 +355,42 @@ class TestAnnouncing:
         envelopes = [registry.signed(made)]
         told = await registry.service.announce(COORDINATOR, envelopes, registry.fences["ada"], "k")
         assert told == (["ada.e1@1"], [])
+
+    async def test_the_coordinator_commits_its_own_root_without_a_lease_and_nothing_else(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        leaf = LeafId("coordinator.l0")
+        root = replace(made, owner=COORDINATOR.id, leaf=leaf, expert=ExpertId("coordinator.e0"))
+        other = replace(root, leaf=LeafId("coordinator.l1"), expert=ExpertId("coordinator.e1"))
+        signer = registry.founded.coordinator_signer
+        with pytest.raises(NotAuthorisedError, match="its own root"):
+            await registry.service.commit(COORDINATOR, sign_statement(other, signer), 0, "a")
+        with pytest.raises(NotAuthorisedError, match="its own root"):
+            await registry.service.commit(COORDINATOR, registry.signed(made), registry.fences["ada"], "b")
+        with pytest.raises(NotAuthorisedError):
+            await registry.service.commit(registry.caller("ada"), sign_statement(root, signer), 0, "c")
+        head = await registry.service.commit(COORDINATOR, sign_statement(root, signer), 0, "d")
+        assert (head.expert, head.version) == ("coordinator.e0", 1)
+        with pytest.raises(StaleParentError):
+            late = replace(root, version=3, parent_version=2)
+            await registry.service.commit(COORDINATOR, sign_statement(late, signer), 0, "e")
+
+    async def test_the_weights_of_a_correction_are_checked_like_the_experts_own(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        bad, more = expert(seed=1, bad=float("nan"))
+        await registry.publish(blobs | more)
+        correction = Correction(
+            modules=bad.modules,
+            base=digest_of(b"gate"),
+            class_temperature=0.2,
+            metrics={},
+            cost=made.cost,
+        )
+        await refused(registry, replace(made, correction=correction), VerificationError, "head", "NaN")
 
 
 class TestWithdrawal:

@@ -250,10 +250,10 @@ def test_what_cannot_be_read_back_is_not_signed() -> None:
 
 
 def test_whole_numbers_and_numpy_numbers_become_plain_ones() -> None:
-    value = replace(gate(), temperature=1, ridge=np.float32(0.5), top_k=np.int64(2))  # type: ignore[arg-type]
+    value = replace(gate(), ridge=1, version=np.int64(2), evidence={"nll": np.float32(0.5)})
     found_value = open_statement(sign_statement(value, SIGNER), GateStatement, SIGNER.public_hex).value
-    assert (found_value.temperature, found_value.ridge, found_value.top_k) == (1.0, 0.5, 2)
-    assert type(found_value.temperature) is float
+    assert (found_value.ridge, found_value.version, found_value.evidence) == (1.0, 2, {"nll": 0.5})
+    assert type(found_value.ridge) is float
 
 
 @given(

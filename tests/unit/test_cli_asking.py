@@ -1,0 +1,98 @@
+"""What `swarm predict`, `eval` and `gate show` say, and what their flags refuse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from swarm.cli import asking
+from swarm.cli.app import build
+from swarm.cli.asking import describe_answer, describe_profile
+from swarm.cli.gate import describe_gate
+from swarm.cli.scoring import Scorer
+from swarm.digests import digest_of
+from swarm.domain.errors import UsageError
+from swarm.domain.ids import NodeId
+from swarm.domain.inference import Answer, Profile
+from tests.support.answers import SmallSwarm, gate
+
+PROFILE = Profile(
+    id=digest_of(b"profile"),
+    owners=(NodeId("ada"), NodeId("eve")),
+    examples=48,
+    accuracy=0.958,
+    accuracy_all=0.7,
+    gate_version=7,
+)
+
+
+async def test_an_answer_says_what_combined_it_and_the_root_among_its_sources() -> None:
+    swarm = SmallSwarm(gate("corrected"))
+    text = describe_answer(await swarm.ask("a", top_k=1))
+    assert "gate version 7, corrected top-1," in text
+    root, expert = [line for line in text.splitlines() if line.startswith("     ")]
+    assert root.endswith("coordinator.e0@7 of coordinator")
+    assert "ada.e0@1 of ada, modules " in expert
+
+
+def test_a_profile_is_one_line_that_names_who_agrees() -> None:
+    text = describe_profile(PROFILE)
+    assert text.startswith(
+        "ada, eve agree with your 48 examples: 0.958 of them right, 0.700 by the sums of all"
+    )
+    assert "\n" not in text
+    assert describe_profile(replace(PROFILE, owners=PROFILE.owners[:1])).startswith("ada agrees with")
+
+
+def test_a_gate_shows_every_combination_with_its_figures_and_which_is_served_and_why() -> None:
+    evidence = {"accuracy_root": 0.905, "accuracy_gate_top2": 0.893, "z_gate_top2": -2.5, "judges": 4.0}
+    value = replace(gate("root").value, evidence=evidence, reason="serves root: 905 of 1000 right")
+    lines = describe_gate(value).splitlines()
+    assert lines[0] == "gate version 7 (analytic, ridge 1) serves root: serves root: 905 of 1000 right"
+    assert lines[1] == "judged: judges 4"
+    by_label = {line[1:18].strip(): line for line in lines}
+    assert by_label["root"].startswith("*") and "0.9050" in by_label["root"]
+    assert "0.8930" in by_label["gate top-2"] and "-2.50" in by_label["gate top-2"]
+    assert " - " in by_label["poe top-2"]
+    assert any("eve.l0" in line and " no " in line for line in lines)
+
+
+def test_a_gate_without_sums_shows_no_ridge() -> None:
+    assert "(prototypes) serves prototypes top-1" in describe_gate(gate("prototypes", sums=False).value)
+
+
+def test_a_score_says_what_answered_and_what_a_query_cost() -> None:
+    scorer = Scorer(("a", "b"))
+    for combination, flops in (("root", 100.0), ("root", 300.0)):
+        answer = Answer(
+            class_names=("a", "b"),
+            probabilities=np.array([[0.9, 0.1]], np.float32),
+            gate_version=2,
+            degraded=(False,),
+            flops_per_query=flops,
+            combination=combination,
+        )
+        scorer.add(answer, np.array([0]))
+    score = scorer.score()
+    assert (score.combination, score.flops_per_query, score.accuracy) == ("root", 200.0, 1.0)
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_an_unknown_combination_is_refused_with_those_there_are(command: str) -> None:
+    done = CliRunner().invoke(build(), [command, "x.npy", "--combination", "sum"])
+    assert done.exit_code == 2
+    assert "'sum' is none of prototypes, root, gate, poe, corrected" in " ".join(
+        done.output.replace("│", " ").split()
+    )
+
+
+@pytest.mark.parametrize(
+    "beside", [["--top-k", "2"], ["--owner", "ada"], ["--combination", "root"], ["--uniform"]]
+)
+def test_examples_stand_alone(beside: list[str]) -> None:
+    app = typer.Typer()
+    asking.register(app)
+    done = CliRunner().invoke(app, ["predict", "x.npy", "--examples", "mine.npz", *beside])
+    assert isinstance(done.exception, UsageError) and beside[0] in done.exception.found
