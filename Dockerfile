@@ -11,7 +11,8 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir -p swarm node coordinator && touch swarm/__init__.py node/__init__.py coordinator/__init__.py \
  && python -m venv --system-site-packages /opt/swarm \
  && /opt/swarm/bin/pip install ${PIP_OPTIONS} -c constraints.txt . \
- && /opt/swarm/bin/pip uninstall -y swarm
+ && /opt/swarm/bin/pip uninstall -y swarm \
+ && rm -rf build *.egg-info swarm node coordinator
 COPY swarm swarm
 COPY node node
 COPY coordinator coordinator

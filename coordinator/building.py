@@ -14,7 +14,7 @@ from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.expert_calls import ExpertCalls
-from coordinator.feature_service import FeatureMap, FeatureService
+from coordinator.feature_service import FeatureService
 from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_publication import GatePublication
@@ -34,6 +34,7 @@ from coordinator.routing import Router
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
+from coordinator.trunk_loading import trunk_loader
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import SocketBytes
@@ -90,13 +91,13 @@ class Coordinator:
             self.keeper.notice_head(ExpertId(expert))
 
     async def publish_late(self) -> None:
-        """Give the registry what it lacks of the trunk and the active gate."""
+        """Give the registry what it lacks of the trunk, the active gate and, in a while, its root."""
         trunk = self._trunk_blobs()
         here = [blob for blob in trunk if self.blobs.has(blob)]
         for blob in await self.registry.missing(here):
             await self.registry.publish_blob(blob, await asyncio.to_thread(self.blobs.open_verified, blob))
         await self.publication.publish_arrays()
-        await self.root.publish()
+        self.root.notice_gate()
 
     async def warm(self) -> None:
         """Load the trunk ahead of the first query, fetching its blobs where they are not here."""
@@ -281,23 +282,3 @@ async def build(
         registry=registry,
         blobs=blobs,
     )
-
-
-def trunk_loader(
-    specifications: Specifications, blobs: BlobFiles, import_paths: tuple[str, ...]
-) -> Callable[[], FeatureMap]:
-    """Return what loads the specification's trunk; it runs in the trunk's own thread."""
-
-    def load() -> FeatureMap:
-        from swarm.experts.trunk import Trunk
-
-        value = specifications.current.value
-        return Trunk.load(
-            value.trunk,
-            blobs.open_verified,
-            scale=value.scale,
-            offset=value.offset,
-            import_paths=import_paths,
-        )
-
-    return load

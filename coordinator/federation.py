@@ -5,6 +5,7 @@ The coordinator itself holds no sums and loads no Flower: it hands messages on, 
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,24 +14,10 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 
+from coordinator.federation_exchange import Exchange
 from coordinator.live_nodes import LiveNodes
-from swarm.domain.errors import (
-    ConflictError,
-    DeadlineError,
-    ExhaustedError,
-    InvalidInputError,
-    NotReadyError,
-    SwarmError,
-    UnreachableError,
-)
-from swarm.domain.federation import (
-    MAX_MESSAGE_BYTES,
-    MAX_PARTS,
-    FederationOrder,
-    FederationPart,
-    FederationStep,
-    cut,
-)
+from swarm.domain.errors import ConflictError, ExhaustedError, NotReadyError, SwarmError
+from swarm.domain.federation import FederationOrder, FederationPart, FederationStep
 from swarm.domain.ids import NodeId, node_id
 from swarm.domain.specification import Specification
 from swarm.federation.child import FrameChild
@@ -39,11 +26,9 @@ from swarm.federation.options import parse_options
 from swarm.federation.packing import unpack_named
 
 CHILD = "coordinator.federated_run"
-PART_TIMEOUT_S = 60.0
-REJOIN_S = 15.0
-"""How long a node that lost its stream within a round may take to come back and be asked again."""
 HEARTBEAT_S = 20.0
 _KNOWN_KEYS = 64
+_KEPT_STEPS = 1000
 _RESULT_BYTES = 60 << 20
 _log = structlog.get_logger(__name__)
 
@@ -113,11 +98,12 @@ class _Run:
         self.over = False
         self.when_over: Callable[[_Run], None] = lambda _: None
         self._live, self._settings, self._specification, self._log = live, settings, specification, log
-        self._last: FederationStep = FederationStep(stage="start")
-        self._told = 0
+        self._steps: deque[FederationStep] = deque([FederationStep(stage="start")], _KEPT_STEPS)
+        self._told = 1
         self._error: SwarmError | None = None
         self._changed = asyncio.Condition()
         self._followers = 0
+        self._exchange = Exchange(live, self.id, order.app)
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._asked: set[NodeId] = set()
         self._task: asyncio.Task[None] | None = None
@@ -135,7 +121,7 @@ class _Run:
     async def follow(self) -> AsyncIterator[FederationStep]:
         """Yield what happens from now on, at least a sign of life every HEARTBEAT_S; last the result."""
         self._followers += 1
-        seen = 0
+        seen = max(self._told - 1, 0)
         try:
             while True:
                 async with self._changed:
@@ -143,10 +129,12 @@ class _Run:
                         async with asyncio.timeout(HEARTBEAT_S):
                             while not self.over and self._told == seen:
                                 await self._changed.wait()
-                    step, seen, over = self._last, self._told, self.over
+                    fresh = list(self._steps)[len(self._steps) - min(self._told - seen, len(self._steps)) :]
+                    seen, over = self._told, self.over
+                for step in fresh or list(self._steps)[-1:]:
+                    yield step
                 if over and self._error is not None:
                     raise self._error
-                yield step
                 if over:
                     return
         finally:
@@ -232,7 +220,7 @@ class _Run:
         async def send() -> None:
             answer: dict[str, Any] = {"kind": "reply", "id": each, "node": node}
             try:
-                reply = await self._exchange(each, node, payload, timeout_s)
+                reply = await self._exchange.ask(each, node, payload, timeout_s)
                 await child.send(answer, reply)
             except SwarmError as error:
                 _log.info("federation.node_lost", run=self.id, node=node, reason=str(error))
@@ -241,64 +229,6 @@ class _Run:
                 self._sending.pop(each, None)
 
         self._sending[each] = asyncio.create_task(send())
-
-    async def _exchange(self, message: str, node: NodeId, data: bytes, timeout_s: float) -> bytes:
-        """Bring a message to a node and its reply back; a node whose stream broke is asked again when it is
-        back within REJOIN_S: it answers the same message again without doing it again."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while True:
-            try:
-                return await self._exchange_once(message, node, data, deadline)
-            except DeadlineError:
-                raise
-            except UnreachableError:
-                back_by = min(deadline, loop.time() + REJOIN_S)
-                while self._live.get(node) is None:
-                    if loop.time() >= back_by:
-                        raise
-                    await asyncio.sleep(0.2)
-                await asyncio.sleep(0.1)
-                if loop.time() >= deadline:
-                    raise
-
-    async def _exchange_once(self, message: str, node: NodeId, data: bytes, deadline: float) -> bytes:
-        parts = cut(data)
-        loop = asyncio.get_running_loop()
-        found = self._live.get(node)
-        if found is None:
-            raise UnreachableError(f"node {node}", found="its stream has ended", remedy="run: swarm status")
-        link = found.link
-        reply = FederationPart(run=self.id)
-        for number, piece in enumerate(parts):
-            last = number == len(parts) - 1
-            left = max(deadline - loop.time(), 0.1)
-            reply = await link.federate(
-                FederationPart(
-                    run=self.id,
-                    message=message,
-                    part=number,
-                    parts=len(parts),
-                    data=piece,
-                    app=self.order.app,
-                ),
-                left if last else min(left, PART_TIMEOUT_S),
-            )
-        total, pieces = reply.parts, [reply.data]
-        if not 1 <= total <= MAX_PARTS or reply.part != 0:
-            raise InvalidInputError(f"reply of node {node}", found=f"{total} parts", expected="1 or more")
-        for number in range(1, total):
-            ask = FederationPart(run=self.id, message=message, part=number, app=self.order.app)
-            piece_of = await link.federate(ask, min(max(deadline - loop.time(), 0.1), PART_TIMEOUT_S))
-            if (piece_of.part, piece_of.parts) != (number, total):
-                raise InvalidInputError(
-                    f"reply of node {node}", found=f"part {piece_of.part}", expected=f"part {number}"
-                )
-            pieces.append(piece_of.data)
-        whole = b"".join(pieces)
-        if len(whole) > MAX_MESSAGE_BYTES:
-            raise ExhaustedError(f"reply of node {node}", found=f"{len(whole)} bytes")
-        return whole
 
     def _say_goodbye(self) -> None:
         """Tell the nodes that took part that the run is over; nobody waits for it."""
@@ -313,7 +243,8 @@ class _Run:
 
     async def _tell(self, step: FederationStep) -> None:
         async with self._changed:
-            self._last, self._told = step, self._told + 1
+            self._steps.append(step)
+            self._told += 1
             self._changed.notify_all()
 
 

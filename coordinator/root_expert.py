@@ -34,7 +34,7 @@ class ManifestRegistry(BlobRegistry, Protocol):
 
 
 class RootExpert:
-    """Publishes the next version whenever the root's weights change. A failure stops nobody: `publish`,
+    """Publishes the next version whenever the root's weights change. A failure stops nobody: `notice_gate`,
     called at intervals, makes up for it."""
 
     def __init__(

@@ -3,7 +3,8 @@
 set -eu
 for name in "$@"; do
   line=/invitations/$name/line
-  [ -e "$line" ] && continue
-  swarm token create | sed 's/^swarm join //' > "$line.new"
+  [ -s "$line" ] && continue
+  said=$(swarm token create)
+  printf '%s\n' "${said#swarm join }" > "$line.new"
   mv "$line.new" "$line"
 done

@@ -23,6 +23,7 @@ from node.expert_server_config import ExpertServerConfig
 from node.federation import FederatedClients, allowed_apps
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
+from node.loans import Lending
 from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.publishing import Publisher
@@ -39,6 +40,7 @@ from swarm.rpc.credentials import IdentitySource
 from swarm.rpc.node_stream import NodeStreamClient
 from swarm.rpc.server import create_local_server
 from swarm.rpc.servicers import agent_service
+from swarm.rpc.verified import VerifiedRegistry
 from swarm.telemetry import SocketMeter, configure_logging
 from swarm.trust.identity import Identity
 
@@ -97,6 +99,7 @@ async def serve(config: NodeConfig) -> None:
             knowledge=knowledge,
             default_net=config.net,
             threads=config.worker_threads,
+            lending=Lending(identity.id, VerifiedRegistry(registry, coordinator, identity.keyring(), cache)),
         )
         configuration = home.run / "experts.json"
         ExpertServerConfig(

@@ -1,14 +1,15 @@
 """What a new leaf's expert starts from: the best of peers' experts, the root and random weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.loans import MOST_LOANS, Lender, Loan
+from node.jobs import Lender
+from node.loans import MOST_LOANS, ROOT, Loan
 from swarm.domain.errors import SwarmError
-from swarm.domain.ids import Digest, ExpertId
+from swarm.domain.ids import ExpertId
 from swarm.domain.manifests import NetReference
 from swarm.experts.borrowing import RANDOM, Candidate, Net, head_start, rank_candidates
 from swarm.experts.factories import is_built_in
@@ -16,7 +17,6 @@ from swarm.experts.nets import build_net, net_reference
 from swarm.experts.samples import Samples
 from swarm.experts.weights import load_net, warm_start
 from swarm.gating.distances import squared_distances
-from swarm.gating.regions import region_columns
 from swarm.modules.packing import ReadBlob, unpack
 
 SEARCHED_ROWS = 1000
@@ -30,22 +30,22 @@ class Start:
 
     net: Net
     reference: NetReference
-    borrowed_from: Digest | str
-    metrics: Mapping[str, float]
-    flops: int
-    message: str
+    borrowed_from: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    flops: int = 0
+    message: str = "starts from random weights"
 
 
 def nearest_experts(
-    features: NDArray[np.float32], lenders: Sequence[Lender], read: ReadBlob, *, seed: int
+    regions: NDArray[np.float32], lenders: Sequence[Lender], read: ReadBlob, *, seed: int
 ) -> tuple[tuple[ExpertId, ...], int]:
     """Return the lenders' experts, nearest first, at most MOST_LOANS, and the FLOPs of finding them.
 
-    features [N, D] of the shard. A lender's distance is the mean over the samples of the squared distance to
-    its nearest prototype.
+    regions [N, R] are the samples' features in region columns. A lender's distance is the mean over the
+    samples of the squared distance to its nearest prototype.
     """
-    rows = np.random.default_rng(seed).permutation(len(features))[:SEARCHED_ROWS]
-    points = features[np.sort(rows)][:, region_columns(features.shape[1])].astype(np.float64)
+    rows = np.random.default_rng(seed).permutation(len(regions))[:SEARCHED_ROWS]
+    points = regions[np.sort(rows)].astype(np.float64)
     nearness: dict[ExpertId, float] = {}
     flops = 0
     for lender in lenders:
@@ -74,8 +74,9 @@ def choose_start(
 ) -> Start:
     """Return the start for a leaf whose randomly initialised net is `fresh`, built from `reference`.
 
-    A loan that cannot be loaded is told and left out. The winner of the ranking has a few steps to show that it
-    helps; if it does not, random weights are taken.
+    A loan that cannot be loaded is told and left out. The winner of the ranking has a few steps to show that
+    it helps; if it does not, random weights are taken. They are taken as well where the root ranks first: its
+    features are fixed, and what builds on it is a correction (`swarm train --refine`), not another root.
     """
     candidates, by_name = [Candidate(name=RANDOM, net=fresh)], {}
     for loan in loans:
@@ -85,7 +86,7 @@ def choose_start(
         except SwarmError as error:
             tell(f"{loan.name} is not borrowed: {error}")
     if not by_name:
-        return Start(net=fresh, reference=reference, borrowed_from="", metrics={}, flops=0, message="")
+        return Start(net=fresh, reference=reference)
     ranked = rank_candidates(candidates, training, validation, seed=seed)
     accuracy = {entry.name: entry.accuracy for entry in ranked}
     flops = sum(entry.flops for entry in ranked)
@@ -96,12 +97,10 @@ def choose_start(
         "borrow_knn_random": accuracy[RANDOM],
     }
     table = ", ".join(f"{entry.name} {entry.accuracy:.3f}" for entry in ranked)
-    if best.name == RANDOM:
+    if best.name == RANDOM or by_name[best.name].expert == ROOT:
         metrics["borrow_flops"] = float(flops)
         message = f"starts from random weights (nearest neighbours: {table})"
-        return Start(
-            net=fresh, reference=reference, borrowed_from="", metrics=metrics, flops=flops, message=message
-        )
+        return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     loan = by_name[best.name]
     own = net_reference(loan.net.factory, reference.input_shape, len(class_names), import_paths)
     net = build_net(own, import_paths)
@@ -119,9 +118,7 @@ def choose_start(
     )
     if trial.borrowed <= trial.random:
         message = f"starts from random weights: {best.name} did not help ({found})"
-        return Start(
-            net=fresh, reference=reference, borrowed_from="", metrics=metrics, flops=flops, message=message
-        )
+        return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     return Start(
         net=net,
         reference=own,
@@ -133,7 +130,7 @@ def choose_start(
 
 
 def _built(loan: Loan, read: ReadBlob, import_paths: Sequence[str]) -> Net:
-    """Return a loan's net with its weights; a user's own factory must be the very code that it was made with."""
+    """Return a loan's net with its weights; a user's own factory must be the code that it was made with."""
     if not is_built_in(loan.net.factory):
         here = net_reference(loan.net.factory, loan.net.input_shape, loan.net.classes, import_paths)
         if here.code_digest != loan.net.code_digest:

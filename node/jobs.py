@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, error_classes
-from swarm.domain.ids import LeafId, NodeId
+from swarm.domain.ids import ExpertId, LeafId, NodeId
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import (
     Correction,
@@ -35,7 +35,7 @@ from swarm.domain.manifests import (
     NetReference,
 )
 from swarm.domain.specification import Specification
-from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
+from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
 
 JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
@@ -98,10 +98,22 @@ class ExistingLeaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lender:
+    """A peer's leaf in the active gate; its prototypes lie in the job's blob folder."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    expert: ExpertId
+    prototypes: TensorEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearningJob(JobRecord):
     """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs,
     the existing leaves' weights and, where corrections are to be trained, the arrays of `gate`, whose
-    statement has digest `gate_digest`. `default_net` is used where the order names no net."""
+    statement has digest `gate_digest`. `default_net` is used where the order names no net. `lenders` are the
+    peers whose experts a new leaf may start from."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = JOB_FILE
@@ -116,6 +128,7 @@ class LearningJob(JobRecord):
     threads: int = 1
     gate: GateStatement | None = None
     gate_digest: str = ""
+    lenders: tuple[Lender, ...] = ()
 
     @property
     def net(self) -> str:
@@ -129,7 +142,8 @@ class LearnedLeaf:
 
     `class_names` is in the order of the net's outputs; `class_counts` counts the shard's training samples.
     `parent_version` is the version that was continued, 0 for a new leaf. `summary` and `sums` (empty: none)
-    name files of the job's folder. After a dry run `modules` is empty and the metrics are missing.
+    name files of the job's folder. `borrowed_from` is the manifest's digest of the peer's expert that it
+    began with (empty: its own or random weights). After a dry run `modules` is empty, metrics are missing.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -144,6 +158,7 @@ class LearnedLeaf:
     metrics: Mapping[str, float]
     cost: Cost
     sums: str = ""
+    borrowed_from: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ same result; only training steps are kept on the way (`leaf-<number>.checkpoint`
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,13 @@ import torch
 from torch import nn
 
 from node.array_files import save_arrays
+from node.borrowing import borrowed
+from node.choosing_start import Start, choose_start
 from node.contributing import give, summary_file, sums_file
 from node.expert_training import TRAIN_FRACTION, Turn, cost_of, metrics_of, train_leaf, turns
 from node.jobs import BLOBS_FOLDER, VALIDATION_FILE, LearnedLeaf, LearningJob, LearningResult
 from node.listings import expert_listings, trial_listing
+from node.loans import Loan
 from node.preparing import (
     FEATURES_FRACTION,
     Bench,
@@ -77,9 +81,10 @@ def learn(
     if features.q is not None:
         report("sums", f"summing up {len(training)} samples' features in pairs", _SUMS_FRACTION)
     given = give(job, folder, shards, features.q)
+    loans, search_flops = borrowed(bench, shards, features.regions)
     del features, held_out
     order = turns([len(shard.training) for shard in shards])
-    learned = [_learn_leaf(bench, shard, turn) for shard, turn in zip(shards, order, strict=True)]
+    learned = [_learn_leaf(bench, shard, turn, loans) for shard, turn in zip(shards, order, strict=True)]
     leaves = tuple(leaf for leaf, _ in learned)
     continued = {leaf.leaf for leaf in leaves}
     return LearningResult(
@@ -90,7 +95,7 @@ def learn(
         samples=len(training),
         validation_samples=len(validation),
         features_flops=features_flops,
-        clustering_flops=clustering_flops,
+        clustering_flops=clustering_flops + search_flops,
         sums_flops=given.flops,
         duration_s=clock() - started,
         device=str(best_device()),
@@ -123,29 +128,28 @@ def _features(bench: Bench, training: Dataset, validation: Dataset) -> tuple[Fea
     return found, held_out, trunk.flops_per_query * (len(training) + len(validation))
 
 
-def _learn_leaf(bench: Bench, shard: Shard, turn: Turn) -> tuple[LearnedLeaf, tuple[Listing, ...]]:
+def _learn_leaf(
+    bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]
+) -> tuple[LearnedLeaf, tuple[Listing, ...]]:
     """Train one leaf (unless it is a dry run) and store what its manifest needs."""
     job = bench.job
     reference = net_reference(
         job.net, shard.training.input_shape, len(shard.training.class_names), job.order.import_paths
     )
-    net = _initial_net(bench, shard, reference)
+    samples = partial(Samples, scale=job.specification.scale, offset=job.specification.offset)
+    training = samples(inputs=shard.training.inputs, labels=shard.training.labels)
+    validation = samples(inputs=shard.validation_inputs, labels=shard.validation_labels)
+    start = _start(bench, shard, reference, loans, training, validation)
+    net, reference = start.net, start.reference
     if job.order.dry_run:
         inference_flops = forward_flops(net, reference.input_shape)
         cost = Cost(train_flops=0, inference_flops=inference_flops, samples_seen=0, duration_s=0.0)
         metrics: dict[str, float] = {}
         modules = pack_net(net)[0]
     else:
-        samples = partial(Samples, scale=job.specification.scale, offset=job.specification.offset)
-        result = train_leaf(
-            bench,
-            shard.leaf,
-            net,
-            samples(inputs=shard.training.inputs, labels=shard.training.labels),
-            samples(inputs=shard.validation_inputs, labels=shard.validation_labels),
-            turn,
-        )
-        cost, metrics = cost_of(result), metrics_of(result)
+        result = train_leaf(bench, shard.leaf, net, training, validation, turn)
+        cost, metrics = cost_of(result), {**metrics_of(result), **start.metrics}
+        cost = replace(cost, train_flops=cost.train_flops + start.flops)
         modules, blobs = pack_net(result.net)
         for blob in blobs.values():
             bench.write_to.put(blob)
@@ -161,8 +165,38 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn) -> tuple[LearnedLeaf, tu
         metrics=metrics,
         cost=cost,
         sums=sums if (bench.folder / sums).exists() else "",
+        borrowed_from=start.borrowed_from,
     )
     return leaf, expert_listings(f"{shard.leaf} weights", shard.leaf, modules)
+
+
+def _start(
+    bench: Bench,
+    shard: Shard,
+    reference: NetReference,
+    loans: Sequence[Loan],
+    training: Samples,
+    validation: Samples,
+) -> Start:
+    """Return what a leaf's training begins with: its own last version, or the best that is lent."""
+    order = bench.job.order
+    net = _initial_net(bench, shard, reference)
+    if shard.existing is not None or order.dry_run or not loans:
+        return Start(net=net, reference=reference)
+    start = choose_start(
+        net,
+        reference,
+        shard.training.class_names,
+        loans,
+        bench.read_from.open_verified,
+        training,
+        validation,
+        import_paths=order.import_paths,
+        seed=derived_seed(order.seed, "borrow", shard.number),
+        tell=lambda message: bench.report("borrow", message, TRAIN_FRACTION),
+    )
+    bench.report("borrow", f"{shard.leaf} {start.message}", TRAIN_FRACTION)
+    return start
 
 
 def _initial_net(bench: Bench, shard: Shard, reference: NetReference) -> nn.Module:

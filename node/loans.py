@@ -11,12 +11,12 @@ from typing import ClassVar
 
 import structlog
 
-from node.jobs import JobRecord
+from node.jobs import JobRecord, Lender
 from swarm.domain.errors import SwarmError
-from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import GateStatement, Manifest, NetReference
-from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
-from swarm.experts.factories import can_build
+from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
+from swarm.experts.factories import buildable, can_build
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
@@ -26,17 +26,6 @@ MOST_LOANS = 4
 LOANS_TIMEOUT_S = 60.0
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lender:
-    """A peer's leaf in the active gate; its prototypes lie in the job's blob folder."""
-
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
-
-    leaf: LeafId
-    expert: ExpertId
-    prototypes: TensorEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +91,14 @@ class Lending:
             return ()
         return tuple(found)
 
-    async def lend(self, wanted: Sequence[ExpertId], can_be_built: Sequence[str]) -> Loans:
+    async def lend(self, wanted: Sequence[ExpertId], import_paths: Sequence[str]) -> Loans:
         """Return the wanted experts that their owners share and this node can build; and the root."""
         loans, refused = [], {}
         for expert in dict.fromkeys((*wanted[:MOST_LOANS], ROOT)):
             try:
                 async with asyncio.timeout(LOANS_TIMEOUT_S):
                     statement = await self._registry.manifest(expert)
-                    why_not = self._why_not(statement.value, can_be_built)
+                    why_not = _why_not(statement.value, import_paths)
                     if not why_not:
                         await self._registry.blobs(statement.value)
             except (SwarmError, TimeoutError) as error:
@@ -120,12 +109,14 @@ class Lending:
                 loans.append(_loan(statement))
         return Loans(loans=tuple(loans), refused=refused)
 
-    def _why_not(self, manifest: Manifest, can_be_built: Sequence[str]) -> str:
-        if manifest.share not in ("borrow", "public"):
-            return f"its owner says {manifest.share}"
-        if not can_build(manifest.net.factory, can_be_built):
-            return f"its net {manifest.net.factory[:80]} cannot be built here"
-        return ""
+
+def _why_not(manifest: Manifest, import_paths: Sequence[str]) -> str:
+    factory = manifest.net.factory
+    if manifest.share not in ("borrow", "public"):
+        return f"its owner says {manifest.share}"
+    if not can_build(factory, buildable((factory,), import_paths)):
+        return f"its net {factory[:80]} cannot be built here"
+    return ""
 
 
 def _loan(statement: Statement[Manifest]) -> Loan:

@@ -4,11 +4,8 @@ Bytes before manifest: only what the registry lacks is sent, and the commit come
 in the outbound log before it goes.
 """
 
-import mmap
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -69,8 +66,8 @@ class Publisher:
         """Bring a contribution to the coordinator and return what became of it."""
         statement = read_statement(intent.envelope, Contribution)
         self._outbound.record(_contribution_lines(statement, self._clock()))
-        with _mapped(self._outbox.arrays(intent)) as arrays:
-            outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
+        arrays = self._outbox.arrays(intent) or b""
+        outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
         _log.info(
             "contribution.delivered", epoch=statement.value.epoch, state=outcome.state, reason=outcome.reason
         )
@@ -116,20 +113,6 @@ class Publisher:
         self._outbox.rewrite(renewed)
         _log.info("manifest.signed_again", expert=manifest.expert, on_version=head.version if head else 0)
         return renewed
-
-
-@contextmanager
-def _mapped(path: Path | None) -> Iterator[memoryview]:
-    """Give a file's bytes without reading them all into memory."""
-    if path is None or not path.stat().st_size:
-        yield memoryview(b"")
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            yield view
-        finally:
-            view.release()
 
 
 def _contribution_lines(statement: Statement[Contribution], now: float) -> list[Listing]:

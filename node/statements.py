@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from node.jobs import ContributionDraft, LearnedLeaf, RefinedLeaf
 from node.leaves import OwnLeaf
-from swarm.domain.ids import NodeId, expert_of
+from swarm.domain.ids import NodeId, digest, expert_of
 from swarm.domain.manifests import Contribution, Manifest, Parent, Share
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification
@@ -26,7 +26,9 @@ def manifest_of(
     It has no correction: one belongs to the weights beside which it was trained, until it is trained anew.
     """
     parent_version = known.version if known else 0
-    parents = (Parent(kind="trained-from", manifest=known.manifest),) if known else ()
+    parents = [Parent(kind="trained-from", manifest=known.manifest)] if known else []
+    if learned.borrowed_from:
+        parents.append(Parent(kind="borrowed-from", manifest=digest(learned.borrowed_from)))
     return Manifest(
         swarm=specification.swarm,
         expert=expert_of(learned.leaf),
@@ -37,7 +39,7 @@ def manifest_of(
         net=learned.net,
         class_names=learned.class_names,
         modules=learned.modules,
-        parents=parents,
+        parents=tuple(parents),
         trunk=specification.trunk.digest,
         gate_version_seen=gate_version,
         share=share,

@@ -16,8 +16,9 @@ import structlog
 from node.children import Child
 from node.delivery import Courier
 from node.durable import write_json
-from node.jobs import ExistingLeaf, LearningJob, LearningResult, Problem
+from node.jobs import ExistingLeaf, LearningJob, LearningResult, Lender, Problem
 from node.leaves import LeafBook
+from node.loans import Lending, Loans, Wanted
 from node.order_run import OrderRun, done_step
 from node.outbox import Intent, Outbox
 from node.plan import Plan, make_plan
@@ -43,6 +44,8 @@ class SwarmKnowledge(Protocol):
 
     @property
     def gate_version(self) -> int: ...
+    @property
+    def gate(self) -> GateStatement | None: ...
     def specification(self) -> Specification: ...
     async def provide_trunk(self, specification: Specification) -> None: ...
     async def provide_root(self) -> Statement[GateStatement]: ...
@@ -63,11 +66,13 @@ class Trainer:
         knowledge: SwarmKnowledge,
         default_net: str,
         threads: int,
+        lending: Lending | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home, self._identity, self._book, self._outbox = home, identity, book, outbox
         self._courier, self._cache, self._knowledge = courier, cache, knowledge
         self._default_net, self._threads, self._clock = default_net, threads, clock
+        self._lending = lending
         self._jobs = home.state / "jobs"
         self._run: OrderRun | None = None
         self._stopping = False
@@ -166,6 +171,7 @@ class Trainer:
                 threads=self._threads,
                 gate=gate.value if gate is not None else None,
                 gate_digest=gate.digest if gate is not None else "",
+                lenders=await self._lenders(run.order),
             ).write(folder)
         for attempt in range(_ATTEMPTS):
             status, words = await self._learn_once(run, folder)
@@ -191,9 +197,23 @@ class Trainer:
                     await run.add(
                         TrainStep(stage=said["stage"], message=said["message"], fraction=said["fraction"])
                     )
+                if said.get("stage") == "borrow":
+                    await self._lend(run.order, folder)
             return await child.wait(), child.last_words()
         finally:
             await child.stop()
+
+    async def _lenders(self, order: TrainOrder) -> tuple[Lender, ...]:
+        if not order.borrow or order.refine or order.dry_run or self._lending is None:
+            return ()
+        return await self._lending.lenders(self._knowledge.gate)
+
+    async def _lend(self, order: TrainOrder, folder: Path) -> None:
+        """Bring what the learner wants, once."""
+        if self._lending is None or not (folder / Wanted.FILE).exists() or (folder / Loans.FILE).exists():
+            return
+        loans = await self._lending.lend(Wanted.read(folder).experts, order.import_paths)
+        await asyncio.to_thread(loans.write, folder)
 
     async def _root_to_correct(self) -> Statement[GateStatement]:
         if not self._book.leaves():

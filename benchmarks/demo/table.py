@@ -13,8 +13,16 @@ ROWS = {
     "swarm_top1": "**swarm, top-1**",
     "swarm_top2": "**swarm, top-2**",
     "swarm_top4": "**swarm, top-4**",
+    "root": "**the swarm's root alone**",
+    "poe": "**gate times root**",
+    "corrected": "**root, corrected by experts**",
+    "swarm": "**swarm: what it serves by its own evidence**",
+    "fedavg": "FedAvg, 20 rounds",
+    "fedavg_equal_compute": "FedAvg, 20 rounds, the swarm's total FLOPs",
     "pooled_one_budget": "pooled data, one node's budget ¹",
     "pooled_total_budget": "pooled data, total budget ¹",
+    "pooled_equal_macs": "pooled data, total budget, a net of the swarm's FLOPs a query ¹",
+    "pooled_cnn": "pooled data, total budget, a CNN ¹",
     "joined_new_class": "fourth node joined: its new class",
     "joined_old_classes": "fourth node joined: the others' classes",
 }
@@ -28,6 +36,8 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, label in ROWS.items():
+        if f"{name}.accuracy" not in figures:
+            continue
         accuracy, spread = figures[f"{name}.accuracy"], figures[f"{name}.accuracy_spread"]
         lines.append(
             f"| {label} | {accuracy:.3f} ± {spread:.3f} | {figures[f'{name}.train_flops']:.1e}"

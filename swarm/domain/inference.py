@@ -54,7 +54,11 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One expert's share in an answer. `weight` is its share of the mixture, 0..1."""
+    """One expert's share in an answer. `weight` is its share of the mixture, 0..1.
+
+    The root is leaf `coordinator.l0`, expert `coordinator.e0`, served by `coordinator`; `manifest` is its
+    expert's, or the gate statement's where none was made for this very version, or the profile's id.
+    """
 
     leaf: LeafId
     expert: ExpertId
@@ -70,9 +74,12 @@ class Source:
 class Answer:
     """Probabilities float32 [B, C] over class_names, stamped with what gave them.
 
-    `degraded[b]` says that an expert the gate chose for row b did not answer. `sources[b]` lists the
-    experts in falling weight (empty unless explained). `flops_per_query` counts trunk, gate and experts.
-    `combination` is the label of what answered; `root` among the sources is the swarm's own root expert.
+    `degraded[b]` says that an expert the gate chose for row b did not answer. `flops_per_query` counts trunk,
+    gate and the experts asked. `combination` is the label of what answered; also `uniform` and `asker`.
+
+    `sources[b]` (empty unless explained) lists the experts in falling weight; of `prototypes`, `gate` and
+    uniform answers the weights sum to 1. The root answers whole rows: alone in `root`, in rows that fell back
+    to it and for a profile; in `poe` and `corrected` it comes first with weight 1, then the experts asked.
     """
 
     class_names: tuple[str, ...]

@@ -36,7 +36,7 @@ from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
 
 __all__ = ["AgentClient", "CoordinatorClient", "ExpertClient", "RegistryClient"]
 
-CONTRIBUTE_TIMEOUT_S = 600.0
+CONTRIBUTE_TIMEOUT_S = 1200.0
 """Checks, a solution and two rounds of trials, perhaps behind those of others."""
 
 

@@ -39,6 +39,7 @@ from swarm.domain.tensors import TensorEntry
 from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import pack_module, pack_single
+from swarm.rpc.options import MAX_CONTRIBUTION_BYTES
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.coordinator import BackEnd, SmallNode, back_end
 
@@ -383,10 +384,10 @@ async def test_contributions_that_lie_are_refused_by_name_and_the_gate_stays(
     many = tuple(replace(leaf, leaf=f"ada.l{n}", expert=f"ada.e{n}") for n in range(50))  # type: ignore[arg-type]
     assert isinstance(await refusal(ada.contribute(leaves=many)), InvalidInputError)
     assert isinstance(await refusal(ada.contribute(leaves=(leaf, leaf))), InvalidInputError)
-    huge = bytes(65 << 20)
-    sending = ada.coordinator.contribute(envelope, huge[: 64 << 20], ada.fence)
-    assert isinstance(await refusal(sending), VerificationError | ExhaustedError)
-    assert isinstance(await refusal(ada.coordinator.contribute(envelope, huge, ada.fence)), ExhaustedError)
+    sending = ada.coordinator.contribute(envelope, bytes(65 << 20), ada.fence)
+    assert isinstance(await refusal(sending), VerificationError)
+    sending = ada.coordinator.contribute(envelope, bytes((256 << 20) + 1), ada.fence)
+    assert isinstance(await refusal(sending), ExhaustedError)
     assert await ada.coordinator.gate() == before
     assert len(list((swarm.home.coordinator / "contributions").glob("*.json"))) == 2
     assert (await ada.ask("a", "c")).probabilities.argmax(axis=1).tolist() == [0, 2]

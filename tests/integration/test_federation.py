@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -27,7 +31,7 @@ from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_colum
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.federation_client import FederationClient
 from swarm.trust.identity import Identity
-from tests.support.node_homes import write_digits
+from tests.support.node_homes import ENVIRONMENT, write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, until, whole_swarm
 
 OWNED = {"rose": (0, 1), "tulip": (2, 3), "aster": (0, 3)}
@@ -229,6 +233,16 @@ async def test_a_node_without_data_is_left_out_with_its_reason(meadow: Meadow) -
     assert "aster" in done.message and "swarm train DATA" in done.message
 
 
+def test_the_command_writes_the_result_and_says_what_it_covers(meadow: Meadow, tmp_path: Path) -> None:
+    out = tmp_path / "root.npz"
+    home = ["--home", str(meadow.swarm.home.root), "--json"]
+    said = _swarm("federate", "sums", "--min-nodes", "2", "--out", str(out), *home)
+    assert said["schema"] == "swarm.federation/1" and said["out"] == str(out)
+    judged = _swarm("federate", "evaluate", str(out), "--min-nodes", "2", *home)
+    assert judged["figures"]["samples"] == said["figures"]["validation_samples"]
+    assert judged["figures"]["validation_accuracy"] == said["figures"]["validation_accuracy"]
+
+
 async def test_an_owner_may_keep_its_node_out(meadow: Meadow, tmp_path: Path) -> None:
     name = "rose"
     meadow.agents[name].terminate()
@@ -245,3 +259,14 @@ async def test_an_owner_may_keep_its_node_out(meadow: Meadow, tmp_path: Path) ->
     done = (await meadow.run("sums", min_nodes=2))[-1]
     assert done.figures["nodes"] == 2 and "rose" in done.message and "does not allow" in done.message
     assert (await meadow.run("kmeans", k=2, rounds=1))[-1].figures["nodes"] == 3
+
+
+def _swarm(*arguments: str) -> dict[str, Any]:
+    run = subprocess.run(
+        [sys.executable, "-m", "swarm.cli", *arguments],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "nodes" in run.stderr, "progress is told"
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found

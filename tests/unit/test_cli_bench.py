@@ -15,7 +15,7 @@ from swarm.cli.bench.cases import DOMAINS, SKEW, TABLES, Case, chosen_cases, red
 from swarm.cli.bench.images import resized
 from swarm.cli.bench.results import figures_of, is_done, read_runs, with_run, write_results
 from swarm.cli.bench.runs import figure_rows, settings_of
-from swarm.cli.bench.tables import render_tables
+from swarm.cli.bench.tables import render_tables, write_tables
 from swarm.cli.up.deal import Deal
 from swarm.domain.errors import InvalidInputError, NotFoundError, UsageError
 
@@ -238,3 +238,10 @@ def test_a_quick_try_has_its_own_settings() -> None:
     assert (whole.net, whole.steps, whole.trunk, whole.seed) == ("cnn:16x32", 400, "auto", 3)
     assert quick.steps < whole.steps and quick != whole
     assert set(whole.comparisons) < set(settings_of(case, 0, quick=False, full=True).comparisons)
+
+
+def test_the_document_is_written_from_a_results_file_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    write_results(path, [a_run("mnist_classes2", 0, 0.9)], figure_rows("skew"))
+    write_tables({"skew": path}, tmp_path, tmp_path / "docs" / "tables.md")
+    assert "MNIST, 2 classes a node" in (tmp_path / "docs" / "tables.md").read_text()

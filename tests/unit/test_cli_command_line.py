@@ -44,10 +44,12 @@ def test_import_swarm_loads_nothing_heavy() -> None:
 def test_every_command_explains_itself() -> None:
     families = {
         "": "up init join leave down redis registry coordinator node train outbound status events doctor"
-        " experts lineage predict eval backup restore token expert gate",
+        " experts lineage predict eval backup restore token expert gate bench federate health",
         "token": "create list revoke",
         "expert": "show pull remove",
         "gate": "show fit history rollback",
+        "bench": "skew domains",
+        "federate": "sums kmeans average evaluate",
     }
     import typer
     from click import Group

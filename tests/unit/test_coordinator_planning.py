@@ -131,9 +131,7 @@ def served(verdict: Verdict) -> tuple[str, float]:
     return found.label, found.temperature
 
 
-def test_the_ridge_is_the_one_whose_root_gets_most_right_and_of_equal_ones_the_likelier() -> (
-    None
-):
+def test_the_ridge_is_the_one_whose_root_gets_most_right_and_of_equal_ones_the_likelier() -> None:
     trials = {ADA: trial((10, 60, 40)), BOB: trial((50, 30, 40))}
     assert judge_ridge(trials, (1.0, 2.0, 3.0), 9.0) == 2.0
     assert judge_ridge({ADA: trial((60, 60), nll=(3.0, 2.0))}, (1.0, 2.0), 9.0) == 2.0

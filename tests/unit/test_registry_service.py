@@ -18,6 +18,7 @@ from swarm.domain.errors import (
     NotFoundError,
     NotReadyError,
     StaleFenceError,
+    StaleParentError,
     SwarmError,
     TrunkMismatchError,
     UnknownMemberError,

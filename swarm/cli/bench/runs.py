@@ -68,7 +68,7 @@ def run_bench(request: BenchRequest, *, as_json: bool) -> None:
             runs = with_run(read_runs(request.out), new)
             write_results(request.out, runs, figure_rows(request.table))
     if request.doc is not None:
-        write_tables(request.out.parent, request.doc)
+        write_tables({request.table: request.out}, request.out.parent, request.doc)
         tell(f"{request.doc} is written")
     figures = figures_of(runs, figure_rows(request.table))
     text = "\n".join(f"{name} {value:.4f}" for name, value in figures.items())

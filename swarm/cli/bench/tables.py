@@ -30,11 +30,11 @@ included; FedAvg takes 20 rounds and as many local steps as an expert.
 """
 
 
-def write_tables(results: Path, doc: Path) -> None:
-    """Write doc from the `<table>.json` that lie in the folder results."""
+def write_tables(results: Mapping[str, Path], folder: Path, doc: Path) -> None:
+    """Write doc from results, by their table's name; other tables' are `<table>.json` in folder."""
     found = {}
     for table in TABLES:
-        path = results / f"{table}.json"
+        path = results.get(table, folder / f"{table}.json")
         if path.exists():
             found[table] = json.loads(path.read_text())
     doc.parent.mkdir(parents=True, exist_ok=True)

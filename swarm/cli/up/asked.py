@@ -14,6 +14,7 @@ from swarm.domain.manifests import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 TOP_KS = (1, 2, 4)
+EXPLAINED = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +85,10 @@ class Asker:
         return rows
 
     async def served(self) -> tuple[Row, Scores, Answer]:
-        """Return the row of what answers a plain query, its scores and its explained answers."""
-        made, scores, answer = await self._together("swarm", self._refined, How(explain=True))
-        return made, scores, answer
+        """Return the row of what answers a plain query, its scores, and some explained answers."""
+        made, scores, _ = await self._together("swarm", self._refined, How())
+        explained = await ask(self._client, self._deal.old_queries.inputs[:EXPLAINED], explain=True)
+        return made, scores, explained
 
     async def asker(self) -> Row | None:
         """Return the row of nodes that each ask by their own labelled examples; None where none has any."""

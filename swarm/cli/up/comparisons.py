@@ -85,8 +85,13 @@ async def _average(stage: Stage, client: CoordinatorClient, name: str, rounds: i
         "home": stage.founder.root,
     }
     flags = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+
+    def hear(line: str) -> None:
+        if "accuracy" in line:  # what each node answered is of no interest here
+            stage.tell(f"{name}: {line.strip()}")
+
     said = await stage.supervisor.run(
-        "swarm federate average", [COMMAND, "federate", "average", "--json", *flags], on_line=stage.tell
+        "swarm federate average", [COMMAND, "federate", "average", "--json", *flags], on_line=hear
     )
     after = await stage.bytes_sent(client)
     result = json.loads(said)

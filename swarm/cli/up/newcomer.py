@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 
+from swarm.cli.up.asked import Spent
 from swarm.cli.up.deal import truths
 from swarm.cli.up.questions import ask
 from swarm.cli.up.report import Cost, Row, Scores, correct, lost_beyond_error, row
@@ -17,20 +18,22 @@ WITHIN_SECONDS = 10.0
 class Newcomer:
     """Joins, trains (borrowing from whom it helps), and asks the same questions again."""
 
-    def __init__(self, stage: Stage, client: CoordinatorClient) -> None:
-        self._stage, self._client = stage, client
+    def __init__(self, stage: Stage, client: CoordinatorClient, before: Spent) -> None:
+        """before: what the others spent to learn."""
+        self._stage, self._client, self._before = stage, client, before
         self._deal, self._tell = stage.plan.deal, stage.tell
 
     async def join(self, data: Dataset, before: Scores) -> list[Row]:
         """Let it join with a class that nobody had; return what changes. before: the old queries' scores."""
         name, new_class = self._deal.newcomer_name, self._deal.new_class
         self._tell(f"one more node joins: {name}, with class {new_class}, which nobody had")
+        already = await self._stage.bytes_sent(self._client)
         line, _ = await self._client.create_token()
         await self._stage.join(name, data, line.removeprefix("swarm join "))
         await self._stage.wait_until_live(self._client, [name])
         await self._stage.train(name, borrow=True)
         waited = await self._until_answered()
-        sent = await self._stage.bytes_sent(self._client)
+        sent = self._before.bytes_sent + await self._stage.bytes_sent(self._client) - already
         borrowed = borrow_note(self._stage.said[name], self._stage.figures[name])
         rows = []
         if self._deal.new_queries is not None:
@@ -49,7 +52,7 @@ class Newcomer:
             train_flops=await self._stage.total_flops(self._client),
             inference_flops=answer.flops_per_query,
             bytes_sent=sent,
-            sync_rounds=1,
+            sync_rounds=self._before.sync_rounds,
         )
         return row(label, scores, cost, note), scores
 

@@ -6,9 +6,10 @@ coordinator as the operator. What happens on a node happens through commands run
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from swarm.cli import places
 from swarm.cli.places import Place
@@ -63,9 +64,19 @@ def command(words: str, more: Sequence[str] = (), **options: object) -> list[str
     return [COMMAND, *words.split(), "--json", *flags, *more]
 
 
+def newest_contribution_mb(listings: Sequence[Mapping[str, Any]]) -> float:
+    """Return the megabytes of the newest contribution among the lines of `swarm outbound`; 0 without one.
+
+    Its statement and its arrays are a line each, under one digest; a line that was sent again counts once.
+    """
+    named = [item["digest"] for item in listings if item["what"] == "contribution"]
+    sizes = {item["what"]: item["size_bytes"] for item in listings if named and item["digest"] == named[-1]}
+    return float(sum(sizes.values())) / 1e6
+
+
 def solving_flops(gate: GateStatement, size: int) -> float:
-    """Return the FLOPs of solving a gate over `size` features: a Cholesky factor for each ridge that was tried
-    (compact sums take fewer), and two triangular solves for each column."""
+    """Return the FLOPs of solving a gate over `size` features: for each ridge a Cholesky factor (compact
+    sums take fewer), and two triangular solves for each column."""
     columns = sum(len(leaf.class_names) for leaf in gate.leaves if leaf.has_columns)
     return len(RIDGES) * (size**3 / 3 + 2 * size**2 * columns) if columns else 0.0
 
@@ -181,10 +192,7 @@ class Stage:
             command("outbound", home=self.node_home(name), limit=1000),
             cwd=self.root / name,
         )
-        sizes = [
-            item["size_bytes"] for item in json.loads(said)["listings"] if item["what"] == "contribution"
-        ]
-        return sizes[-1] / 1e6 if sizes else 0.0
+        return newest_contribution_mb(json.loads(said)["listings"])
 
     async def wait_until_live(self, client: CoordinatorClient, names: Sequence[str]) -> None:
         deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS

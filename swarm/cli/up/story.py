@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarm.cli import places
-from swarm.cli.up.asked import Asker, Spent
+from swarm.cli.up.asked import EXPLAINED, Asker, Spent
 from swarm.cli.up.comparisons import Averaged, Comparisons, average
 from swarm.cli.up.deal import truths
 from swarm.cli.up.newcomer import Newcomer
@@ -70,7 +70,7 @@ class Story:
                 before = await self._report(asker, result, runs)
             if self._deal.newcomer is not None:
                 with self._timed("newcomer"):
-                    newcomer = Newcomer(self._stage, client)
+                    newcomer = Newcomer(self._stage, client, result.refined)
                     self._outcome.rows += await newcomer.join(self._deal.newcomer, before)
         return self._outcome
 
@@ -128,7 +128,7 @@ class Story:
         # Nothing is trained or tuned for these queries any more.
         await asyncio.to_thread(self._deal.open_test)
         served, before, explained = await asker.served()
-        self._outcome.examples = pick_examples(explained, truths(self._deal.old_queries), before)
+        self._outcome.examples = pick_examples(explained, truths(self._deal.old_queries), before[:EXPLAINED])
         spent, query = result.refined.train_flops, served.inference_flops
         compared = asyncio.create_task(Comparisons(self._stage, runs, spent, query).rows())
         try:

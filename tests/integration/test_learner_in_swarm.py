@@ -1,0 +1,56 @@
+"""Learning in a running swarm: sums make its root, and what the experts add to it is trained afterwards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from swarm.domain.agent import TrainOrder, TrainStep
+from swarm.domain.errors import NotReadyError
+from swarm.domain.ids import ExpertId
+from swarm.domain.manifests import Manifest
+from swarm.rpc.clients import AgentClient
+from swarm.trust.statements import read_statement
+from tests.support.node_homes import write_digits
+from tests.support.whole_swarm import WholeSwarm, agent_of, whole_swarm
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
+    with whole_swarm(tmp_path_factory.mktemp("learning")) as running:
+        yield running
+
+
+async def carried_out(client: AgentClient, order: TrainOrder) -> TrainStep:
+    """Carry out an order and return its last step."""
+    last = None
+    async for step in client.train(order):
+        last = step
+    assert last is not None and last.stage == "done"
+    return last
+
+
+async def test_an_expert_is_refined_once_the_gate_has_sums(swarm: WholeSwarm, tmp_path: Path) -> None:
+    home = swarm.joined("rose")
+    swarm.agent(home)
+    data = str(write_digits(tmp_path / "own.npz", count=400, seed=0, only=(0, 1)))
+    fields = {"data": data, "net": "mlp:16x1", "steps": 150}
+    async with agent_of(home) as client:
+        with pytest.raises(NotReadyError, match="no leaves"):
+            await carried_out(client, TrainOrder(**fields, refine=True))  # type: ignore[arg-type]
+        await carried_out(client, TrainOrder(**fields, sums="none"))  # type: ignore[arg-type]
+        with pytest.raises(NotReadyError, match="without sums"):
+            await carried_out(client, TrainOrder(**fields, refine=True))  # type: ignore[arg-type]
+        done = await carried_out(client, TrainOrder(**fields, sums="exact"))  # type: ignore[arg-type]
+        assert done.figures["activated"] == 1.0 and done.figures["sums_flops"] > 0
+        refined = await carried_out(client, TrainOrder(**fields, refine=True))  # type: ignore[arg-type]
+        assert "1 corrections published" in refined.message
+        assert refined.figures["validation_nll"] < refined.figures["root_validation_nll"]
+        assert refined.figures["train_flops"] > 0
+        left = {item.what for item in await client.outbound()}
+    assert {"columns", "prototypes", "sums F'F, exact", "contribution", "blob", "manifest"} <= left
+    async with swarm.registry() as registry:
+        head = read_statement(await registry.manifest(expert=ExpertId("rose.e1")), Manifest).value
+        first = read_statement(await registry.manifest(expert=ExpertId("rose.e1"), version=2), Manifest).value
+    assert (head.version, head.modules) == (3, first.modules)
+    assert head.correction is not None and first.correction is None
