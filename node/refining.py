@@ -2,9 +2,9 @@
 
 A correction is a second set of weights h for the expert's own net, trained on CE(a(x) / T + h(x)) over the
 expert's own classes, where a are the class scores of the gate that the job names. It starts from the expert's
-own weights under a zeroed output layer, so it begins as no correction at all (on digits, over trunks, nets and
-seeds, that gave a lower validation loss than fresh weights in 11 of 15 runs). The plain weights stay as they
-are; training them again makes a version without correction.
+own weights under a zeroed output layer, so it begins as no correction at all (on digits, over trunks, nets
+and seeds, that gave a lower validation loss than fresh weights in 11 of 15 runs). The plain weights stay as
+they are; training them again makes a version without correction.
 """
 
 from dataclasses import dataclass
