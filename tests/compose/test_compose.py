@@ -59,7 +59,7 @@ def gate_owners() -> set[str]:
 
 def live() -> set[str]:
     said = json.loads(operator("status", "--json"))
-    return {node["id"] for node in said["status"]["nodes"] if node["alive"]}
+    return {node["id"] for node in said["swarm"]["nodes"] if node["alive"]}
 
 
 def until(what: str, holds: Callable[[], bool], within_s: float = 240) -> None:
@@ -74,7 +74,7 @@ def until(what: str, holds: Callable[[], bool], within_s: float = 240) -> None:
 
 def accuracy() -> float:
     said = operator("eval", "samples:everything", "--import-path", "/opt/examples", "--json")
-    return float(json.loads(said)["score"]["accuracy"])
+    return float(json.loads(said)["accuracy"])
 
 
 def predicted() -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Kept:
 
     def owners(self) -> tuple[list[str], list[bool]]:
         """Return who gave the first source of each answer, and which answers are degraded."""
-        answer = self.sh.json("predict", str(self.inputs), "--explain", **self.founder)["answer"]
+        words = ("predict", str(self.inputs), "--explain", "--combination", "gate")
+        answer = self.sh.json(*words, **self.founder)["answer"]
         return [sources[0]["served_by"] for sources in answer["sources"]], answer["degraded"]
 
 

@@ -39,7 +39,6 @@ from swarm.domain.tensors import TensorEntry
 from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import pack_module, pack_single
-from swarm.rpc.options import MAX_CONTRIBUTION_BYTES
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.coordinator import BackEnd, SmallNode, back_end
 

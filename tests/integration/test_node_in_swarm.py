@@ -84,7 +84,7 @@ async def test_what_a_node_learns_is_published_contributed_listed_and_served(
     assert {"blob", "manifest", "contribution"} <= {item.what for item in left}
     (contribution,) = (item for item in left if item.what == "contribution")
     assert contribution.recipient == "coordinator" and contribution.attributes
-    accuracy, answer = await ask(swarm, (0, 1))
+    accuracy, answer = await ask(swarm, (0, 1), combination="gate")
     assert accuracy > 0.9
     assert {source.served_by for row in answer.sources for source in row} == {"rose"}
 
@@ -100,7 +100,7 @@ async def test_a_second_owner_is_judged_on_the_first_ones_data_and_both_are_rout
     async with agent_of(NodeHome(swarm.folder / "rose")) as first:
         sums = [item for item in await first.outbound() if item.what == "trial sums"]
         assert sums and sums[-1].recipient == "coordinator"
-    accuracy, answer = await ask(swarm, (0, 1, 2, 3))
+    accuracy, answer = await ask(swarm, (0, 1, 2, 3), combination="gate")
     assert accuracy > 0.9
     assert {source.served_by for row in answer.sources for source in row} == {"rose", "tulip"}
     assert not list((NodeHome(swarm.folder / "rose").cache / "manifests").glob("*"))
@@ -222,7 +222,7 @@ async def test_an_advertised_listener_answers_coordinator_and_nodes_and_refuses_
             return await ExpertClient(channel).predict(request)
 
     (answer,) = await asked_as(swarm.home.coordinator / "identity", request)
-    assert answer.probabilities.shape == (len(IMAGES), len(manifest.value.class_names))
+    assert answer.values.shape == (len(IMAGES), len(manifest.value.class_names))
     assert await asked_as(NodeHome(swarm.folder / "rose").identity, request)
     with pytest.raises(NotAuthorisedError):
         await asked_as(swarm.home.operator / "identity", request)

@@ -41,7 +41,7 @@ from swarm.domain.manifests import (
     Share,
 )
 from swarm.domain.membership import ContributionOutcome, Event, Head, Heartbeat, Hello, Welcome
-from swarm.domain.specification import Specification, TrunkReference
+from swarm.domain.specification import Specification
 from swarm.domain.tensors import ModuleEntry
 from swarm.gating.regions import summarise_leaf
 from swarm.gating.sums import compact_sums, exact_gram, pack_triangle, quantised, target_columns

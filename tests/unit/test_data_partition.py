@@ -41,9 +41,7 @@ def test_classes_gives_each_node_that_many_classes(each: int, nodes: int, seed: 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 16), st.integers(0, 50))
-def test_classes_are_all_held_and_as_evenly_as_can_be(
-    classes: int, each: int, nodes: int, seed: int
-) -> None:
+def test_classes_are_all_held_and_as_evenly_as_can_be(classes: int, each: int, nodes: int, seed: int) -> None:
     assume(each <= classes <= each * nodes)
     labels = np.repeat(np.arange(classes), 40)
     parts = partition(labels, f"classes:{each}", nodes, seed)

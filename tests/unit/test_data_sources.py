@@ -25,7 +25,14 @@ Y = np.array([0, 1, 0, 1, 2, 2])
 def specification(**changes: object) -> Specification:
     module = ModuleEntry(name="m", digest=DIGEST, tensors=())
     trunk = TrunkReference(
-        factory="identity", feature_size=4, weights=module, probe=module, tolerance=0.0, digest=DIGEST
+        factory="identity",
+        feature_size=4,
+        weights=module,
+        probe=module,
+        tolerance=0.0,
+        fixed_point=1.0,
+        has_constant=False,
+        digest=DIGEST,
     )
     fields: dict[str, object] = {
         "swarm": SwarmId("lab"),

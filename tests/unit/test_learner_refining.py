@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from node.learning import learn
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.experts.nets import build_net
+from swarm.experts.training import TrainSettings
 from swarm.experts.weights import load_net
 from swarm.gating.combinations import CORRECTED_CLASS_TEMPERATURE
 from swarm.modules.blobs import BlobFiles
@@ -85,7 +87,11 @@ def test_a_correction_lowers_the_roots_validation_loss_and_leaves_the_expert_as_
     assert LearningResult.read(folder) == result
 
 
-def test_killed_in_the_middle_refining_resumes_to_the_same_correction(tmp_path: Path) -> None:
+def test_killed_in_the_middle_refining_resumes_to_the_same_correction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A checkpoint at every evaluation, however fast this machine is.
+    monkeypatch.setattr("node.expert_training.TrainSettings", partial(TrainSettings, checkpoint_every_s=0.0))
     plain = tmp_path / "plain"
     job = plain_job(plain)
     folders = [tmp_path / name for name in ("whole", "killed")]
