@@ -16,7 +16,10 @@ import pytest
 from tests.support.commands import Running, Shell, shell
 from tests.support.whole_swarm import free_ports
 
-UP = ("up", "--nodes", "2", "--partition", "classes:5", "--steps", "200")
+UP = (
+    *("up", "--nodes", "2", "--partition", "classes:5", "--steps", "200"),
+    *("--no-baselines", "--fedavg-rounds", "0", "--no-refine"),
+)
 
 
 def group(pid: int) -> None:
