@@ -9,6 +9,7 @@ import structlog
 from coordinator.active_gate import GateFiles
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
+from coordinator.aside import AsideContributions
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
@@ -159,6 +160,9 @@ async def build(
     )
     await publication.load()
     contributions = await asyncio.to_thread(ContributionFiles, folder.contributions)
+    aside = AsideContributions(contributions, heads)
+    files = publication.files
+    await asyncio.to_thread(aside.load, lambda digest: files.first_with(digest) > 0)
     solver = Solver(folder.solver, folder.contributions, folder.blobs)
     root = RootExpert(
         active=lambda: publication.active,
@@ -191,6 +195,7 @@ async def build(
         heads=heads,
         specifications=specifications,
         contributions=contributions,
+        aside=aside,
         solver=solver,
         records=records,
         maker=maker,
@@ -201,6 +206,7 @@ async def build(
             heads=heads,
             specifications=specifications,
             contributions=contributions,
+            aside=aside,
             publication=publication,
             records=records,
             intake=intake,
@@ -260,6 +266,7 @@ async def build(
         profiles=Profiles(
             files=await asyncio.to_thread(ProfileFiles, folder.profiles),
             contributions=contributions,
+            aside=aside,
             solver=solver,
             trunk=lambda: specifications.current.value.trunk,
         ),

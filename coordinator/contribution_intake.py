@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from coordinator.aside import AsideContributions
 from coordinator.contribution_checks import check_epoch, check_experts, check_statement
 from coordinator.contributions import ContributionFiles
 from coordinator.gate_making import GateMaker
@@ -31,6 +32,7 @@ class ContributionIntake:
         heads: Heads,
         specifications: Specifications,
         contributions: ContributionFiles,
+        aside: AsideContributions,
         solver: Solver,
         records: GateRecords,
         maker: GateMaker,
@@ -38,6 +40,7 @@ class ContributionIntake:
     ) -> None:
         self._store, self._members, self._heads = store, members, heads
         self._specifications, self._contributions = specifications, contributions
+        self._aside = aside
         self._solver, self._records, self._maker = solver, records, maker
         self._queue = ContributionQueue(changing, self._judge)
 
@@ -105,9 +108,14 @@ class ContributionIntake:
         return ()
 
     async def _end(self, pending: Pending, found: ContributionOutcome | SwarmError) -> None:
-        """Forget what did not come into a gate, then tell its owner."""
+        """Forget what did not come into a gate, unless it is kept aside, then tell its owner."""
+        digest = pending.statement.digest
         try:
-            await self._forget_unless_used(pending.statement.digest)
+            harms = isinstance(found, ContributionOutcome) and found.state == "refused"
+            if not (harms and await self._aside.put(pending.statement)):
+                await self._forget_unless_used(digest)
+            if digest in self._records.digests:
+                await self._aside.drop(pending.owner, keep=digest)
             if isinstance(found, ContributionOutcome):
                 await self._records.remember(pending.name, found)
                 pending.finish(found)

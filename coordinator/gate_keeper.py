@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from coordinator.active_gate import ActiveGate
+from coordinator.aside import AsideContributions
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
 from coordinator.gate_making import GateMaker
@@ -34,6 +35,7 @@ class GateParts:
     heads: Heads
     specifications: Specifications
     contributions: ContributionFiles
+    aside: AsideContributions
     publication: GatePublication
     records: GateRecords
     intake: ContributionIntake
@@ -73,8 +75,9 @@ class GateKeeper:
             raise HarmfulContributionError(
                 f"contribution of {caller.id}",
                 found=outcome.reason,
-                expected="no incumbent to lose more than one standard error and more than chance",
-                remedy="train longer or on cleaner labels, then contribute again",
+                expected="no incumbent to lose more than chance explains and a fair share costs",
+                remedy="train longer or on cleaner labels, then contribute again; meanwhile the sums are kept"
+                " aside for askers whose examples agree with them",
             )
         return outcome
 
@@ -165,6 +168,7 @@ class GateKeeper:
         if len(others) < len(present):
             like = self._publication.required().value
             outcome = await self._parts.maker.activate_as_is(others, like, f"{owner} left: {reason}")
+        await self._parts.aside.drop(owner)
         await asyncio.to_thread(self._parts.contributions.remove_owner, owner)
         return outcome
 

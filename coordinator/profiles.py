@@ -1,7 +1,8 @@
 """Askers' profiles: the root over the owners whose sums agree with an asker's labelled examples.
 
-Only the root's columns and a few facts are kept, never the examples. A profile outlives its gate, and ends
-with its trunk or with any of its owners: what was withdrawn answers nobody.
+Owners whose contributions are kept aside (`coordinator.aside`) take part. Only the root's columns and a few
+facts are kept, never the examples. A profile outlives its gate, and ends with its trunk or with any of its
+owners: what was withdrawn answers nobody.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
 from coordinator.agreement import agreeing_owners, correct_examples, root_columns
+from coordinator.aside import AsideContributions
 from coordinator.combining import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, root_combination
 from coordinator.contributions import ContributionFiles
 from coordinator.profile_files import KnownProfile, ProfileFiles
@@ -56,10 +58,11 @@ class Profiles:
         *,
         files: ProfileFiles,
         contributions: ContributionFiles,
+        aside: AsideContributions,
         solver: GateSolver,
         trunk: Callable[[], TrunkReference],
     ) -> None:
-        self._files, self._contributions = files, contributions
+        self._files, self._contributions, self._aside = files, contributions, aside
         self._solver, self._trunk = solver, trunk
         self._making = asyncio.Lock()
 
@@ -83,12 +86,12 @@ class Profiles:
                 expected="contributions with sums: a profile is solved from them",
                 remedy="on a node: swarm train DATA",
             )
-        id = await asyncio.to_thread(profile_id, active, examples)
+        id = await asyncio.to_thread(profile_id, active, examples, self._beside(active))
         began = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s), self._making:
                 known = await asyncio.to_thread(self._files.get, id)
-                if known is not None and _holds(known, active):
+                if known is not None and self._holds(known, active):
                     return known.facts.profile
                 made = await self._solved(id, active, features, labels)
         except TimeoutError as error:
@@ -128,13 +131,13 @@ class Profiles:
                 expected=f"trunk {active.value.trunk[:12]}",
                 remedy=REMEDY,
             )
-        if not _holds(known, active):
+        if not self._holds(known, active):
             self._files.remove(id)
-            left = sorted(set(known.facts.profile.owners) - _owners_with_sums(active.value.leaves))
+            left = sorted(set(known.facts.profile.owners) - self._owners(active))
             raise NotFoundError(
                 subject,
                 found=f"sums of {', '.join(left[:5])}, who withdrew them",
-                expected="owners that are still in the gate",
+                expected="owners whose sums are still here",
                 remedy=REMEDY,
             )
         return known
@@ -178,12 +181,16 @@ class Profiles:
         gate, trunk = active.value, self._trunk()
         analytic = active.analytic
         assert analytic is not None, "checked before"
-        owners = sorted(_owners_with_sums(gate.leaves))
+        owners = sorted(self._owners(active))
         given = await asyncio.to_thread(self._by_owner, gate.contributions)
+        leaves = list(gate.leaves)
+        for owner, (digest, own) in self._aside.beside(gate).items():
+            given[owner] = digest
+            leaves += own
         q = await asyncio.to_thread(quantised, features, trunk.fixed_point, trunk.has_constant)
 
         async def roots(groups: Sequence[Sequence[NodeId]]) -> list[NDArray[np.float32]]:
-            jobs = [_group(names, given, gate.leaves) for names in groups]
+            jobs = [_group(names, given, leaves) for names in groups]
             solved = await self._solver.solve(jobs, gate.class_names, (gate.ridge,), trunk)
             return [
                 await asyncio.to_thread(_root_of, job, solution, gate.class_names)
@@ -213,27 +220,30 @@ class Profiles:
         )
         return profile
 
+    def _owners(self, active: ActiveGate) -> set[NodeId]:
+        in_gate = {leaf.owner for leaf in active.value.leaves if leaf.has_columns}
+        return in_gate | self._aside.beside(active.value).keys()
+
+    def _holds(self, known: KnownProfile, active: ActiveGate) -> bool:
+        return set(known.facts.profile.owners) <= self._owners(active)
+
+    def _beside(self, active: ActiveGate) -> list[Digest]:
+        return sorted(digest for digest, _ in self._aside.beside(active.value).values())
+
     def _by_owner(self, contributions: Sequence[Digest]) -> dict[NodeId, Digest]:
         return {self._contributions.statement(digest).value.owner: digest for digest in contributions}
 
 
-def profile_id(active: ActiveGate, examples: Examples) -> Digest:
-    """Return the name of what these examples give under this gate: blake3 of both."""
+def profile_id(active: ActiveGate, examples: Examples, beside: Sequence[Digest]) -> Digest:
+    """Return the name of what examples give under this gate and what is kept beside it: blake3 of all."""
     hasher = blake3(active.statement.digest.encode())
+    hasher.update("".join(beside).encode())
     for label in examples.labels:
         hasher.update(len(label.encode()).to_bytes(4, "big") + label.encode())
     inputs = np.ascontiguousarray(examples.inputs)
     hasher.update(f"{inputs.dtype.str}{inputs.shape}".encode())
     hasher.update(inputs.tobytes())
     return Digest(hasher.hexdigest())
-
-
-def _owners_with_sums(leaves: Sequence[GateLeaf]) -> set[NodeId]:
-    return {leaf.owner for leaf in leaves if leaf.has_columns}
-
-
-def _holds(known: KnownProfile, active: ActiveGate) -> bool:
-    return set(known.facts.profile.owners) <= _owners_with_sums(active.value.leaves)
 
 
 def _group(owners: Sequence[NodeId], given: dict[NodeId, Digest], leaves: Sequence[GateLeaf]) -> Group:

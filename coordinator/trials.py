@@ -1,9 +1,10 @@
 """What the nodes' own validation data say about a candidate gate: how it answers, and whether it may come.
 
-Nobody degrades the others: a combination is served only if no incumbent loses more than one standard error of
-the paired difference against the present gate. Where no option of a kind is like that, its options count at
-which no incumbent loses more than chance would explain; where there is none of any kind, the candidate is
-refused (docs/adr/0007). Among what may be served the root is, unless another combination beats it by more
+Nobody degrades the others: a candidate is refused where every option would harm an incumbent on its own
+validation data (docs/adr/0009). Among the classes that the present gate knows, harm is a net loss beyond
+chance and above a small share of the incumbent's samples, which is what a fair prior costs. A class that is
+new to the swarm may take from it what similar classes take from each other, but not as much as another name
+for its own class would. Of what harms nobody the root is served, unless another combination beats it by more
 than one standard error (docs/adr/0008).
 """
 
@@ -17,6 +18,11 @@ from swarm.domain.inference import GateTrial
 
 CHANCE = 0.05
 """An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
+TOLERATED = 0.05
+"""Nor does a net loss of at most this share of its samples: classes that others bring more samples of gain
+weight, and those next to them lose a little, however honest everybody is."""
+MOST_TAKEN = 1 / 3
+"""What new classes may take of an incumbent's samples. Two names for one class would share it evenly."""
 BEYOND_ROOT = 1.0
 """By how many standard errors of the paired difference a combination must beat the root to be served."""
 
@@ -25,17 +31,21 @@ Trials = Mapping[NodeId, GateTrial]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harm:
-    """An incumbent that would lose: of `samples`, the candidate alone gets `gained`, the incumbent `lost`."""
+    """An incumbent that would lose: of `samples`, the candidate alone gets `gained`, the present gate `lost`,
+    and `taken` go to classes that are new to the swarm."""
 
     node: NodeId
     samples: int
     gained: int
     lost: int
+    taken: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.node} would lose {self.lost} and gain {self.gained} of {self.samples} validation samples"
-        )
+        if self.lost - self.gained > TOLERATED * self.samples:
+            words = f"would lose {self.lost} and gain {self.gained}"
+        else:
+            words = f"would lose to classes new to the swarm {self.taken}"
+        return f"{self.node} {words} of {self.samples} validation samples"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +77,10 @@ class Defaults:
 
 def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
     """Return whether a trial's figures can be true: one per option, finite, within its samples."""
-    counts = (trial.correct, trial.gained, trial.lost, trial.gained_on_root, trial.lost_on_root)
+    counts = (
+        *(trial.correct, trial.gained, trial.lost, trial.taken),
+        *(trial.gained_on_root, trial.lost_on_root),
+    )
     if trial.samples < 1 or any(len(column) != len(options) for column in (trial.nll_sum, *counts)):
         return False
     numbers = [count for column in counts for count in column]
@@ -80,11 +93,6 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
     )
 
 
-def is_harmed(gained: int, lost: int) -> bool:
-    """Return whether the loss exceeds one standard error of a paired comparison (McNemar)."""
-    return lost - gained > math.sqrt(lost + gained)
-
-
 def is_beyond_chance(gained: int, lost: int) -> bool:
     """Return whether a harmless candidate would cost this much in fewer than 5 of 100 trials.
 
@@ -92,7 +100,13 @@ def is_beyond_chance(gained: int, lost: int) -> bool:
     """
     differing = gained + lost
     as_bad = sum(math.comb(differing, count) for count in range(lost, differing + 1))
-    return is_harmed(gained, lost) and as_bad < CHANCE * 2**differing
+    return bool(as_bad < CHANCE * 2**differing)
+
+
+def is_harmed(samples: int, gained: int, lost: int, taken: int) -> bool:
+    """Return whether an incumbent would lose more than may be asked of it."""
+    loses = lost - gained > TOLERATED * samples and is_beyond_chance(gained, lost)
+    return loses or taken > MOST_TAKEN * samples
 
 
 def defaults_for(
@@ -158,8 +172,8 @@ def judge_trials(
 ) -> Verdict:
     """Return the verdict of sound trials on these options; without trials the defaults come in.
 
-    Of each kind and top_k the most correct option that harms nobody is kept (else: nobody beyond chance;
-    else it is kept but never served). The evidence counts the incumbents that lose within chance.
+    Of each kind and top_k the most correct option that harms nobody is kept; where all do, the most correct
+    one, which is never served. The evidence says what share of its samples the worst off incumbent loses.
     """
     coverage = {
         "judges": float(len(trials)),
@@ -193,7 +207,7 @@ def judge_trials(
             "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
             "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
             "experts_missing": float(max(t.experts_missing for t in trials.values())),
-            "losing_within_chance": float(len(served.losing)),
+            **_worst(trials, incumbents, served.row),
             "flops": float(sum(t.flops for t in trials.values())),
         }
     )
@@ -201,7 +215,7 @@ def judge_trials(
         combinations=tuple(chosen),
         served=place,
         ridge=ridge,
-        harmed=served.refused,
+        harmed=served.harmed,
         evidence=evidence,
         reason=_in_words(trials, options, served.row),
     )
@@ -209,28 +223,23 @@ def judge_trials(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
-    """The option of one kind: who would lose more than one standard error, and who beyond chance."""
+    """The option of one kind, and whom it would harm."""
 
     row: int
-    losing: tuple[Harm, ...]
-    refused: tuple[Harm, ...]
+    harmed: tuple[Harm, ...]
 
 
 def _best(trials: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
-    judged = []
-    for row in sorted(rows, key=lambda row: _rank(trials, row)):
-        losing = _harmed(trials, incumbents, row)
-        refused = tuple(harm for harm in losing if is_beyond_chance(harm.gained, harm.lost))
-        judged.append(_Judged(row=row, losing=losing, refused=refused))
-    harmless = [each for each in judged if not each.losing] or [each for each in judged if not each.refused]
-    return (harmless or judged)[0]
+    ordered = sorted(rows, key=lambda row: _rank(trials, row))
+    judged = [_Judged(row=row, harmed=_harmed(trials, incumbents, row)) for row in ordered]
+    return next((each for each in judged if not each.harmed), judged[0])
 
 
 def _served(
     trials: Trials, options: Sequence[TrialOption], judged: Sequence[_Judged], default: Combination
 ) -> _Judged:
     """Return what is served; where all harm somebody, what would have been served without that."""
-    allowed = [each for each in judged if not each.refused] or list(judged)
+    allowed = [each for each in judged if not each.harmed] or list(judged)
 
     def is_default(each: _Judged) -> bool:
         found = options[each.row].combination
@@ -284,8 +293,22 @@ def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
 
 
 def _harmed(trials: Trials, incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
-    return tuple(
-        Harm(node=node, samples=trial.samples, gained=trial.gained[row], lost=trial.lost[row])
+    found = [
+        Harm(
+            node=node,
+            samples=trial.samples,
+            gained=trial.gained[row],
+            lost=trial.lost[row],
+            taken=trial.taken[row],
+        )
         for node, trial in sorted(trials.items())
-        if node in incumbents and is_harmed(trial.gained[row], trial.lost[row])
-    )
+        if node in incumbents
+    ]
+    return tuple(harm for harm in found if is_harmed(harm.samples, harm.gained, harm.lost, harm.taken))
+
+
+def _worst(trials: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:
+    judges = [trial for node, trial in trials.items() if node in incumbents]
+    losses = [(trial.lost[row] - trial.gained[row]) / trial.samples for trial in judges]
+    taken = [trial.taken[row] / trial.samples for trial in judges]
+    return {"largest_loss": max([0.0, *losses]), "largest_taken": max([0.0, *taken])}

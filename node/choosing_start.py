@@ -74,9 +74,10 @@ def choose_start(
 ) -> Start:
     """Return the start for a leaf whose randomly initialised net is `fresh`, built from `reference`.
 
-    A loan that cannot be loaded is told and left out. The winner of the ranking has a few steps to show that
-    it helps; if it does not, random weights are taken. They are taken as well where the root ranks first: its
-    features are fixed, and what builds on it is a correction (`swarm train --refine`), not another root.
+    A loan that cannot be loaded is told and left out. The best of the ranking has a few steps to show that it
+    helps; if it does not, random weights are taken. The root is ranked for what it tells; where it is first,
+    the best of the others is taken: the root has no weights to train on from, and what builds on it is the
+    correction (`swarm train --refine`).
     """
     candidates, by_name = [Candidate(name=RANDOM, net=fresh)], {}
     for loan in loans:
@@ -90,15 +91,16 @@ def choose_start(
     ranked = rank_candidates(candidates, training, validation, seed=seed)
     accuracy = {entry.name: entry.accuracy for entry in ranked}
     flops = sum(entry.flops for entry in ranked)
-    best = ranked[0]
+    trainable = [entry for entry in ranked if entry.name == RANDOM or by_name[entry.name].expert != ROOT]
+    best = trainable[0]
     metrics = {
         "borrow_candidates": float(len(ranked)),
         "borrow_knn": best.accuracy,
         "borrow_knn_random": accuracy[RANDOM],
+        "borrow_flops": float(flops),
     }
     table = ", ".join(f"{entry.name} {entry.accuracy:.3f}" for entry in ranked)
-    if best.name == RANDOM or by_name[best.name].expert == ROOT:
-        metrics["borrow_flops"] = float(flops)
+    if best.name == RANDOM:
         message = f"starts from random weights (nearest neighbours: {table})"
         return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     loan = by_name[best.name]
@@ -110,13 +112,15 @@ def choose_start(
     metrics |= {
         "borrow_flops": float(flops),
         f"borrow_accuracy_at_{trial.steps}": trial.borrowed,
+        f"borrow_nll_at_{trial.steps}": trial.borrowed_nll,
         f"random_accuracy_at_{trial.steps}": trial.random,
+        f"random_nll_at_{trial.steps}": trial.random_nll,
     }
     found = (
-        f"validation accuracy after {trial.steps} steps {trial.borrowed:.3f}, from random weights"
-        f" {trial.random:.3f}; nearest neighbours: {table}"
+        f"after {trial.steps} steps validation accuracy {trial.borrowed:.3f}, loss {trial.borrowed_nll:.3g};"
+        f" from random weights {trial.random:.3f}, {trial.random_nll:.3g}; nearest neighbours: {table}"
     )
-    if trial.borrowed <= trial.random:
+    if not trial.helped:
         message = f"starts from random weights: {best.name} did not help ({found})"
         return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     return Start(

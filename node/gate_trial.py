@@ -150,14 +150,16 @@ def judge(
     """Return the candidate's sums over the N samples, one entry per option.
 
     labels are class names, features float32 [N, D]. `incumbent` is the present gate with the combination that
-    it serves; without one its count is 0 and nothing is gained or lost. An expert without a voice, or whose
-    voice lacks a form, is missing: uniform over its classes, or no correction.
+    it serves; without one its count is 0 and nothing is gained, lost or taken. An expert without a voice, or
+    whose voice lacks a form, is missing: uniform over its classes, or no correction.
     """
-    before = None
+    before = known = None
     if incumbent is not None:
         present, served = incumbent
         truth = _rows_of(present.class_names, labels)
         before = answers(present, served, features, voices).argmax(axis=1) == truth
+        held = {name for leaf in present.leaves for name in leaf.class_names}
+        known = np.array([name in held for name in candidate.class_names], dtype=bool)
     found = evaluate_options(
         options,
         labels=_rows_of(candidate.class_names, labels),
@@ -167,6 +169,7 @@ def judge(
         speakers=[_speaker(candidate, leaf, voices) for leaf in candidate.leaves],
         identities=candidate.experts,
         incumbent_correct=before,
+        incumbent_classes=known,
         roots=candidate.roots,
         classes=len(candidate.class_names),
     )
@@ -176,6 +179,7 @@ def judge(
         correct=tuple(found.correct.tolist()),
         gained=tuple(found.gained.tolist()),
         lost=tuple(found.lost.tolist()),
+        taken=tuple(found.taken.tolist()),
         gained_on_root=tuple(found.gained_on_root.tolist()),
         lost_on_root=tuple(found.lost_on_root.tolist()),
         incumbent_correct=0 if before is None else int(before.sum()),
@@ -193,6 +197,7 @@ def no_samples(options: Sequence[TrialOption]) -> GateTrial:
         correct=none,
         gained=none,
         lost=none,
+        taken=none,
         gained_on_root=none,
         lost_on_root=none,
     )

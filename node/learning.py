@@ -85,7 +85,7 @@ def learn(
     del features, held_out
     order = turns([len(shard.training) for shard in shards])
     learned = [_learn_leaf(bench, shard, turn, loans) for shard, turn in zip(shards, order, strict=True)]
-    leaves = tuple(leaf for leaf, _ in learned)
+    leaves = tuple(leaf for leaf, _, _ in learned)
     continued = {leaf.leaf for leaf in leaves}
     return LearningResult(
         dataset=dataset.name,
@@ -101,10 +101,10 @@ def learn(
         device=str(best_device()),
         listings=(
             *given.listings,
-            *(listing for _, listings in learned for listing in listings),
+            *(listing for _, listings, _ in learned for listing in listings),
             trial_listing(len(validation)),
         ),
-        notes=given.notes,
+        notes=(*given.notes, *(note for _, _, note in learned if note)),
         contribution=given.draft,
     )
 
@@ -130,8 +130,9 @@ def _features(bench: Bench, training: Dataset, validation: Dataset) -> tuple[Fea
 
 def _learn_leaf(
     bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]
-) -> tuple[LearnedLeaf, tuple[Listing, ...]]:
-    """Train one leaf (unless it is a dry run) and store what its manifest needs."""
+) -> tuple[LearnedLeaf, tuple[Listing, ...], str]:
+    """Train one leaf (unless it is a dry run) and store what its manifest needs; also say what it lists, and
+    what it borrowed."""
     job = bench.job
     reference = net_reference(
         job.net, shard.training.input_shape, len(shard.training.class_names), job.order.import_paths
@@ -167,7 +168,8 @@ def _learn_leaf(
         sums=sums if (bench.folder / sums).exists() else "",
         borrowed_from=start.borrowed_from,
     )
-    return leaf, expert_listings(f"{shard.leaf} weights", shard.leaf, modules)
+    note = f"{shard.leaf} {start.message}" if start.metrics else ""
+    return leaf, expert_listings(f"{shard.leaf} weights", shard.leaf, modules), note
 
 
 def _start(

@@ -25,7 +25,7 @@ from node.plan import Plan, make_plan
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
-from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
+from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, SwarmError
 from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
@@ -297,6 +297,9 @@ class Trainer:
             if delivery is None:
                 message = f"{len(self._outbox)} deliveries wait in the outbox: {self._courier.trouble}"
                 break
+            if isinstance(delivery.error, HarmfulContributionError):
+                message += f"; contribution kept aside, no gate has it: {delivery.error.found}"
+                continue
             if delivery.error is not None:
                 raise delivery.error
             if intent.kind == "contribute":

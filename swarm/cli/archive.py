@@ -87,8 +87,9 @@ def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
     for part in _PARTS:
         path = home.root / part
         found += [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
-    skipped = home.registry / "blobs"
-    return found if with_blobs else [path for path in found if not path.is_relative_to(skipped)]
+    skipped = [home.coordinator / "solver"]  # what a solution under way works with
+    skipped += [] if with_blobs else [home.registry / "blobs"]
+    return [path for path in found if not any(path.is_relative_to(folder) for folder in skipped)]
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -138,8 +138,10 @@ class GateTrial:
     """How a candidate gate does on one node's own validation data; only sums leave the node.
 
     One entry per option: summed negative log likelihood and correct answers; samples that only this option
-    (`gained`), or only the present gate's served combination (`lost`), gets right; and the same against the
-    candidate's own root with the same weights (`gained_on_root`, `lost_on_root`; 0 where it has none).
+    (`gained`), or only the present gate's served combination (`lost`), gets right when the option chooses
+    among the present gate's classes; samples that a class which the present gate does not have takes from it
+    (`taken`); and gains and losses against the candidate's own root with the same weights (`gained_on_root`,
+    `lost_on_root`; 0 where it has none).
     `incumbent_correct` is the present gate's count on the same samples. `experts_missing` counts chosen
     experts whose modules this node may not hold; they count as uniform over their classes and add nothing.
     """
@@ -149,6 +151,7 @@ class GateTrial:
     correct: tuple[int, ...]
     gained: tuple[int, ...]
     lost: tuple[int, ...]
+    taken: tuple[int, ...]
     gained_on_root: tuple[int, ...]
     lost_on_root: tuple[int, ...]
     incumbent_correct: int = 0

@@ -39,7 +39,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A candidate's score: nearest-neighbour accuracy on validation samples, and the FLOPs of finding out."""
+    """A candidate's score: nearest-neighbour accuracy on the new shard, and the FLOPs of finding out."""
 
     name: str
     accuracy: float
@@ -48,32 +48,45 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadStart:
-    """Validation accuracy after the same few steps from borrowed and from random weights, and their cost."""
+    """Validation accuracy and loss (nats) after the same few steps from borrowed and from random weights, and
+    what finding out cost."""
 
     steps: int
     borrowed: float
     random: float
+    borrowed_nll: float
+    random_nll: float
     flops: int
+
+    @property
+    def helped(self) -> bool:
+        """Whether borrowing is ahead; among equal accuracies the lower loss decides."""
+        return (self.borrowed, -self.borrowed_nll) > (self.random, -self.random_nll)
 
 
 def rank_candidates(
     candidates: Sequence[Candidate], training: Samples, validation: Samples, *, seed: int
 ) -> tuple[Ranked, ...]:
     """Return the candidates by falling accuracy, random initialisation first among equals, then in the given
-    order. Without validation samples a third of the training samples is set aside to judge on."""
+    order.
+
+    Neighbours are training samples. Judged are validation samples and, as long as these are fewer than
+    MOST_SAMPLES, training samples too, each without itself among its neighbours: on a small shard's few
+    validation samples alone everything would tie.
+    """
     few = training.few(MOST_SAMPLES, seed)
     judged = validation.few(MOST_SAMPLES, seed)
-    if not len(judged):
-        rows = np.random.default_rng(seed).permutation(len(few))
-        cut = max(len(few) // 3, 1)
-        few, judged = few.at(np.sort(rows[cut:])), few.at(np.sort(rows[:cut]))
+    left_out = min(len(few), MOST_SAMPLES - len(judged))
     ranked = []
     for candidate in candidates:
-        known, asked = (penultimate(candidate.net, samples) for samples in (few, judged))
-        accuracy = knn_accuracy(known, few.labels, asked, judged.labels)
+        known = penultimate(candidate.net, few)
+        right = knn_correct(known[:left_out], known, few.labels, few.labels[:left_out], leave_one_out=True)
+        if len(judged):
+            asked = penultimate(candidate.net, judged)
+            right = np.concatenate([right, knn_correct(asked, known, few.labels, judged.labels)])
         embedding = forward_flops(candidate.net, few.input_shape) * (len(few) + len(judged))
-        flops = embedding + 2 * len(few) * len(judged) * known.shape[1]
-        ranked.append(Ranked(name=candidate.name, accuracy=accuracy, flops=flops))
+        flops = embedding + 2 * len(few) * len(right) * known.shape[1]
+        ranked.append(Ranked(name=candidate.name, accuracy=float(right.mean()), flops=flops))
     order = sorted(
         range(len(ranked)), key=lambda row: (-ranked[row].accuracy, ranked[row].name != RANDOM, row)
     )
@@ -108,23 +121,30 @@ def penultimate(net: nn.Module, samples: Samples) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def knn_accuracy(
+def knn_correct(
+    asked: NDArray[np.float32],
     known: NDArray[np.float32],
     labels: NDArray[np.int64],
-    asked: NDArray[np.float32],
     truth: NDArray[np.int64],
     neighbours: int = NEIGHBOURS,
-) -> float:
-    """Return how often the vote of the nearest known samples is the truth: known [N, F], asked [Q, F].
+    *,
+    leave_one_out: bool = False,
+) -> NDArray[np.bool_]:
+    """Return for each asked sample whether the vote of the nearest known ones is the truth, bool [Q].
 
-    Cosine distance, so that candidates with features of different sizes compare. Ties: the lower label.
+    asked [Q, F], known [N, F] with labels. With leave_one_out the asked samples are the first known ones, and
+    none is its own neighbour. Cosine distance, so that candidates with features of different sizes compare.
+    Ties: the lower label.
     """
     similarity = _unit(asked) @ _unit(known).T
+    if leave_one_out:
+        np.fill_diagonal(similarity, -np.inf)
     count = min(neighbours, len(known))
     nearest = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
     votes = np.zeros((len(asked), int(labels.max()) + 1))
     np.add.at(votes, (np.arange(len(asked))[:, None], labels[nearest]), 1)
-    return float((votes.argmax(axis=1) == truth).mean())
+    right: NDArray[np.bool_] = votes.argmax(axis=1) == truth
+    return right
 
 
 def head_start(
@@ -138,19 +158,27 @@ def head_start(
 ) -> HeadStart:
     """Train copies of both nets for the same few steps and say what borrowing was worth by then.
 
-    Both nets keep their weights. Without validation samples accuracies are 0.
+    Both nets keep their weights. Without validation samples accuracies and losses are 0.
     """
     settings = TrainSettings(steps=steps, seed=seed, patience=steps, evaluate_every=steps)
-    accuracies, flops = [], 0
+    accuracies, losses, flops = [], [], 0
     for net in (borrowed, random):
         before: Mapping[str, torch.Tensor] = {
             name: tensor.detach().clone() for name, tensor in state_tensors(net).items()
         }
         result = train_expert(net, training, validation, settings)
         accuracies.append(result.validation_accuracy or 0.0)
+        losses.append(result.validation_nll or 0.0)
         flops += result.train_flops + result.evaluation_flops
         load_tensors(net, before)
-    return HeadStart(steps=steps, borrowed=accuracies[0], random=accuracies[1], flops=flops)
+    return HeadStart(
+        steps=steps,
+        borrowed=accuracies[0],
+        random=accuracies[1],
+        borrowed_nll=losses[0],
+        random_nll=losses[1],
+        flops=flops,
+    )
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:

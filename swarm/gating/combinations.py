@@ -60,6 +60,7 @@ class Evaluation:
     correct: NDArray[np.int64]
     gained: NDArray[np.int64]
     lost: NDArray[np.int64]
+    taken: NDArray[np.int64]
     gained_on_root: NDArray[np.int64]
     lost_on_root: NDArray[np.int64]
     missing: tuple[int, ...]
@@ -144,6 +145,7 @@ def evaluate_options(
     speakers: Sequence[Speaker],
     identities: Sequence[str],
     incumbent_correct: NDArray[np.bool_] | None = None,
+    incumbent_classes: NDArray[np.bool_] | None = None,
     roots: Mapping[str, NDArray[np.generic]] | None = None,
     fixed_point: float = 0.0,
     classes: int = 0,
@@ -151,7 +153,9 @@ def evaluate_options(
     """Return how each option does on N labelled samples; what it reckons is what routing would answer.
 
     labels int64 [N] are rows of the gate's classes, -1 for a class that it lacks (never correct); `classes`
-    is their number (0: the analytic gate's, else as many as are named). features float32 [N, D]; speakers and
+    is their number (0: the analytic gate's, else as many as are named). Against the present gate's
+    `incumbent_correct` bool [N] an option is compared as if it chose among `incumbent_classes` bool [C] alone
+    (None: all). features float32 [N, D]; speakers and
     identities (leaves with one identity are one expert) one for each leaf. A speaker without the values that
     are needed counts as uniform over its classes, or as no correction. `roots` are the arrays `root.<i>` of
     options that name them; they need no gate, but its `fixed_point`. Raises InvalidInputError for an option
@@ -169,7 +173,7 @@ def evaluate_options(
     base = gate.class_scores(scores).astype(np.float64) if gate is not None and scores is not None else None
     before = None if incumbent_correct is None else np.asarray(incumbent_correct, dtype=bool)
     on_root = None if base is None else base.argmax(axis=1) == truth
-    figures = np.zeros((6, len(options)))
+    figures = np.zeros((7, len(options)))
     missing: set[int] = set()
     for asked, places in _grouped(options).items():
         spoken = np.zeros((len(truth), width)), np.zeros(len(truth))
@@ -183,15 +187,16 @@ def evaluate_options(
                 point = gate.fixed_point if gate is not None else fixed_point
                 own, reference = _tried_root(option, roots or {}, points, point), None
             answer = answer_of(option.combination, own, *spoken)
-            figures[:, place] = _figures(answer, truth, before, reference)
+            figures[:, place] = _figures(answer, truth, before, incumbent_classes, reference)
     whole = figures[1:].astype(np.int64)
     return Evaluation(
         nll_sum=figures[0],
         correct=whole[0],
         gained=whole[1],
         lost=whole[2],
-        gained_on_root=whole[3],
-        lost_on_root=whole[4],
+        taken=whole[3],
+        gained_on_root=whole[4],
+        lost_on_root=whole[5],
         missing=tuple(sorted(missing)),
     )
 
@@ -262,16 +267,19 @@ def _figures(
     answer: Floats,
     labels: NDArray[np.int64],
     before: NDArray[np.bool_] | None,
+    known: NDArray[np.bool_] | None,
     on_root: NDArray[np.bool_] | None,
-) -> tuple[float, int, int, int, int, int]:
-    """Return summed negative log likelihood, correct answers, and gains and losses on both references."""
+) -> tuple[float, ...]:
+    """Return summed negative log likelihood, correct answers, gains, losses and samples taken against what
+    was before, gains and losses against the root."""
     right = answer.argmax(axis=1) == labels
     likelihood = np.where(
         labels >= 0, answer[np.arange(len(labels)), np.maximum(labels, 0)], PROBABILITY_FLOOR
     )
     nll = float(-np.log(likelihood.astype(np.float64)).sum())
-    changes = []
-    for reference in (before, on_root):
-        known = right if reference is None else reference
-        changes += [int((right & ~known).sum()), int((known & ~right).sum())]
-    return nll, int(right.sum()), changes[0], changes[1], changes[2], changes[3]
+    gained = lost = taken = 0
+    if before is not None:
+        among = right if known is None else np.where(known, answer, -1).argmax(axis=1) == labels
+        gained, lost, taken = (int(each.sum()) for each in (among & ~before, before & ~among, among & ~right))
+    root = right if on_root is None else on_root
+    return nll, int(right.sum()), gained, lost, taken, int((right & ~root).sum()), int((root & ~right).sum())

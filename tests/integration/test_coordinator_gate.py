@@ -23,6 +23,7 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import ExpertId
+from swarm.domain.inference import Examples
 from swarm.domain.manifests import Contribution, GateStatement, Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
@@ -412,7 +413,17 @@ async def test_flipped_labels_are_refused_by_those_they_harm(swarm: BackEnd) -> 
     error = await refusal(eve.contribute())
     assert isinstance(error, HarmfulContributionError) and "ada would lose" in error.found
     assert (await current(ada)).version == 2
-    assert len(list((swarm.home.coordinator / "contributions").glob("*.bin"))) == 2
+    # Kept aside, one for each owner, for those who call things as eve does; gone when she goes.
+    files = swarm.home.coordinator / "contributions"
+    assert len(list(files.glob("*.bin"))) == 3
+    await refusal(eve.contribute())
+    assert len(list(files.glob("*.bin"))) == 3
+    inputs, labels = samples("a", 20, 5), ("b",) * 20
+    profile = await ada.coordinator.make_profile(Examples(inputs=inputs, labels=labels))
+    assert profile.owners == ("eve",) and profile.accuracy == 1.0 > profile.accuracy_all
+    await eve.coordinator.leave()
+    assert len(list(files.glob("*.bin"))) == 2
+    assert isinstance(await refusal(ada.ask("a", profile=profile.id)), NotFoundError)
 
 
 async def contribute_changed(node: SmallNode, **changed: Any) -> Any:

@@ -272,6 +272,7 @@ def trial(options: int = 2) -> GateTrial:
         correct=counts,
         gained=counts,
         lost=counts,
+        taken=counts,
         gained_on_root=counts,
         lost_on_root=counts,
         incumbent_correct=9,

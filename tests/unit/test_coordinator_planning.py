@@ -116,6 +116,7 @@ def trial(
         correct=correct,
         gained=gained or none,
         lost=lost or none,
+        taken=none,
         gained_on_root=tuple(pair[0] for pair in on_root) or none,
         lost_on_root=tuple(pair[1] for pair in on_root) or none,
         incumbent_correct=50,
@@ -228,10 +229,23 @@ def test_of_a_gates_combinations_those_stay_that_make_sense_for_what_is_left_of_
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "harmed"), [(0, 0, False), (0, 1, False), (0, 2, True), (5, 8, False), (5, 10, True)]
+    ("samples", "gained", "lost", "taken", "harmed"),
+    [
+        (100, 0, 5, 0, False),  # what a fair prior may cost
+        (100, 0, 6, 0, True),
+        (1000, 3, 40, 0, False),
+        (1000, 3, 60, 0, True),
+        (20, 0, 4, 0, False),  # a fifth of its samples, and still chance
+        (20, 0, 5, 0, True),
+        (100, 30, 40, 0, False),
+        (300, 0, 0, 100, False),  # classes next to each other
+        (300, 0, 0, 101, True),  # another name for the same class
+    ],
 )
-def test_harm_is_a_loss_beyond_one_standard_error(gained: int, lost: int, harmed: bool) -> None:
-    assert is_harmed(gained, lost) is harmed
+def test_harm_is_a_loss_beyond_chance_and_beyond_what_others_may_cost(
+    samples: int, gained: int, lost: int, taken: int, harmed: bool
+) -> None:
+    assert is_harmed(samples, gained, lost, taken) is harmed
 
 
 def test_trials_that_cannot_be_true_are_recognised() -> None:
@@ -290,14 +304,21 @@ def test_a_local_registry_is_told_without_its_host_and_the_join_line_always_has_
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "refused"), [(0, 3, False), (0, 4, False), (0, 5, True), (5, 10, False), (5, 13, True)]
+    ("gained", "lost", "beyond"), [(0, 4, False), (0, 5, True), (5, 12, False), (5, 13, True)]
 )
-def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, refused: bool) -> None:
-    assert is_harmed(gained, lost) and is_beyond_chance(gained, lost) is refused
+def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, beyond: bool) -> None:
+    assert is_beyond_chance(gained, lost) is beyond
 
 
-def test_a_gate_that_costs_little_within_chance_comes_at_its_best_temperature_and_says_so() -> None:
-    tried = options("prototypes 2", "prototypes 2")
-    verdict = judge_trials({ADA: trial((10, 20), (0, 0), (3, 3))}, frozenset({ADA}), tried, PLAIN, 0.0)
-    assert served(verdict)[1] == 2.0 and verdict.harmed == ()
-    assert verdict.evidence["losing_within_chance"] == 1
+def test_what_the_worst_off_incumbent_loses_is_in_the_evidence() -> None:
+    found = replace(trial((20,), (1,), (4,)), taken=(7,))
+    verdict = judge_trials({ADA: found}, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0)
+    assert verdict.harmed == ()
+    assert verdict.evidence["largest_loss"] == 0.03 and verdict.evidence["largest_taken"] == 0.07
+
+
+def test_a_new_class_that_takes_an_incumbents_own_is_refused_by_name() -> None:
+    found = replace(trial((50,)), taken=(40,))
+    verdict = judge_trials({ADA: found}, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0)
+    expected = "ada would lose to classes new to the swarm 40 of 100 validation samples"
+    assert [str(harm) for harm in verdict.harmed] == [expected]

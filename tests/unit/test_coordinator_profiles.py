@@ -83,7 +83,22 @@ def everyone(*, without: str = "", version: int = 7) -> ActiveGate:
     return replace(active, statement=replace(active.statement, value=value, digest=digest))
 
 
-def profiles(folder: Path, solver: InProcess | None = None, **options: Any) -> Profiles:
+def kept_aside(*owners: str) -> Any:
+    """What is kept beside any gate: these owners' contributions."""
+    rows = {
+        NodeId(leaf.owner): (
+            digest_of(leaf.owner.encode()),
+            (replace(leaf, class_names=CLASSES, has_columns=True),),
+        )
+        for leaf in leaves()
+        if leaf.owner in owners
+    }
+    return SimpleNamespace(beside=lambda gate: rows)
+
+
+def profiles(
+    folder: Path, solver: InProcess | None = None, aside: tuple[str, ...] = (), **options: Any
+) -> Profiles:
     owners = {digest_of(owner.encode()): owner for owner in KNOWS}
     contributions = SimpleNamespace(
         statement=lambda digest: SimpleNamespace(value=SimpleNamespace(owner=owners[digest]))
@@ -91,6 +106,7 @@ def profiles(folder: Path, solver: InProcess | None = None, **options: Any) -> P
     return Profiles(
         files=ProfileFiles(folder, **options),
         contributions=contributions,  # type: ignore[arg-type]  # whose each is, is all that is asked
+        aside=kept_aside(*aside),
         solver=solver or InProcess(),
         trunk=lambda: spec().trunk,
     )
@@ -118,6 +134,21 @@ async def test_an_asker_is_answered_by_the_conventions_of_the_owners_who_agree(t
     (source,) = answer.sources[0]
     assert (source.owner, source.manifest, source.weight) == ("coordinator", swapped.id, 1.0)
     assert not any(owner.asked for owner in small.owners.values())
+
+
+async def test_owners_whose_contributions_are_kept_aside_answer_those_who_agree_with_them(
+    tmp_path: Path,
+) -> None:
+    small = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path, aside=("bob",)))
+    swapped = await small.router.make_profile(examples("bacd"), 20)
+    assert swapped.owners == (BOB,)
+    assert best(await small.ask("abcd", profile=swapped.id)) == "bacd"
+    common = await small.router.make_profile(examples("abcd"), 20)
+    assert common.owners == (ADA, DAN, EVE)
+    gone = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path))
+    with pytest.raises(NotFoundError, match="bob"):
+        await gone.ask("a", profile=swapped.id)
+    assert (await gone.router.make_profile(examples("bacd"), 20)).id != swapped.id
 
 
 async def test_the_same_examples_are_solved_once_and_their_profile_survives_a_restart(tmp_path: Path) -> None:

@@ -1,12 +1,22 @@
 """Choosing what to start from: nearest neighbours on penultimate features, and what it was worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from swarm.experts.borrowing import RANDOM, Candidate, head_start, knn_accuracy, penultimate, rank_candidates
+from swarm.experts.borrowing import (
+    RANDOM,
+    Candidate,
+    HeadStart,
+    head_start,
+    knn_correct,
+    penultimate,
+    rank_candidates,
+)
 from swarm.experts.nets import build_net, net_reference
 from swarm.experts.samples import Samples
 from swarm.experts.training import TrainSettings, train_expert
@@ -45,8 +55,19 @@ def test_neighbours_vote_and_the_lower_label_wins_a_tie() -> None:
     known = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
     labels = np.array([0, 0, 1, 1])
     asked = np.array([[2, 0.1], [0.1, 2], [1, 1]], dtype=np.float32)
-    assert knn_accuracy(known, labels, asked, np.array([0, 1, 0]), neighbours=2) == pytest.approx(1.0)
-    assert knn_accuracy(known, labels, asked, np.array([1, 0, 1]), neighbours=4) == pytest.approx(1 / 3)
+    assert knn_correct(asked, known, labels, np.array([0, 1, 0]), neighbours=2).tolist() == [True, True, True]
+    assert knn_correct(asked, known, labels, np.array([1, 0, 1]), neighbours=4).tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_no_sample_is_its_own_neighbour() -> None:
+    known = np.array([[1, 0], [0, 1], [0.9, 0.1]], dtype=np.float32)
+    labels = np.array([0, 1, 0])
+    found = knn_correct(known, known, labels, labels, neighbours=1, leave_one_out=True)
+    assert found.tolist() == [True, False, True]
 
 
 def test_penultimate_features_are_what_the_last_layer_reads_and_leave_the_net_as_it_was(
@@ -88,19 +109,28 @@ def test_random_initialisation_wins_a_tie(digits: tuple[Samples, Samples]) -> No
     assert [entry.name for entry in ranked] == [RANDOM, "ada.e1@1", "ben.e1@1"]
 
 
-def test_without_validation_samples_some_training_samples_judge(digits: tuple[Samples, Samples]) -> None:
+def test_without_validation_samples_the_training_samples_judge(digits: tuple[Samples, Samples]) -> None:
     training = digits[0]
     none = training.at(np.arange(0, dtype=np.int64))
     ranked = rank_candidates([Candidate(name=RANDOM, net=fresh(0))], training, none, seed=0)
     assert 0 < ranked[0].accuracy <= 1
 
 
-def test_a_head_start_is_measured_over_the_same_steps_and_changes_no_weights(
+def test_a_head_start_is_measured_over_the_same_steps(
     digits: tuple[Samples, Samples], teacher: nn.Module
 ) -> None:
-    scratch = fresh(0)
-    before = {name: tensor.clone() for name, tensor in state_tensors(teacher).items()}
-    found = head_start(teacher, scratch, *digits, seed=0, steps=20)
-    assert found.borrowed > found.random
+    found = head_start(teacher, fresh(0), *digits, seed=0, steps=20)
+    assert found.borrowed > found.random and found.helped
     assert found.flops > 0
+
+
+def test_among_equal_accuracies_the_lower_loss_says_whether_borrowing_helped() -> None:
+    tied = HeadStart(steps=1, borrowed=1.0, random=1.0, borrowed_nll=0.1, random_nll=0.2, flops=0)
+    assert tied.helped and not replace(tied, borrowed_nll=0.2).helped
+    assert not replace(tied, borrowed=0.9).helped
+
+
+def test_a_head_start_changes_no_weights(digits: tuple[Samples, Samples], teacher: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in state_tensors(teacher).items()}
+    head_start(teacher, fresh(0), *digits, seed=0, steps=2)
     assert all(torch.equal(before[name], tensor) for name, tensor in state_tensors(teacher).items())

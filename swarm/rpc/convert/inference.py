@@ -231,6 +231,7 @@ def gate_trial_to_pb(trial: GateTrial) -> expert_pb2.TryGateReply:
         correct=trial.correct,
         gained=trial.gained,
         lost=trial.lost,
+        taken=trial.taken,
         gained_on_root=trial.gained_on_root,
         lost_on_root=trial.lost_on_root,
         incumbent_correct=trial.incumbent_correct,
@@ -245,6 +246,7 @@ def gate_trial_from_pb(message: expert_pb2.TryGateReply) -> GateTrial:
         message.correct,
         message.gained,
         message.lost,
+        message.taken,
         message.gained_on_root,
         message.lost_on_root,
     )
@@ -260,6 +262,7 @@ def gate_trial_from_pb(message: expert_pb2.TryGateReply) -> GateTrial:
         correct=tuple(message.correct),
         gained=tuple(message.gained),
         lost=tuple(message.lost),
+        taken=tuple(message.taken),
         gained_on_root=tuple(message.gained_on_root),
         lost_on_root=tuple(message.lost_on_root),
         incumbent_correct=message.incumbent_correct,

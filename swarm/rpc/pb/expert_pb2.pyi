@@ -92,7 +92,7 @@ class TryGateRequest(_message.Message):
     def __init__(self, candidate: _Optional[bytes] = ..., incumbent: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[TrialOption, _Mapping[str, object]]]] = ..., specification: _Optional[bytes] = ...) -> None: ...
 
 class TryGateReply(_message.Message):
-    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops")
+    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops", "taken")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NLL_SUM_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class TryGateReply(_message.Message):
     INCUMBENT_CORRECT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
     samples: int
     nll_sum: _containers.RepeatedScalarFieldContainer[float]
     correct: _containers.RepeatedScalarFieldContainer[int]
@@ -113,4 +114,5 @@ class TryGateReply(_message.Message):
     incumbent_correct: int
     experts_missing: int
     flops: int
-    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ...) -> None: ...
+    taken: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., taken: _Optional[_Iterable[int]] = ...) -> None: ...

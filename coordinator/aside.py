@@ -1,0 +1,75 @@
+"""Contributions kept aside: they would harm others, so no gate has them, but askers may agree with them.
+
+Whose labels follow another convention harms everybody who follows the usual one, and is still right for
+those who share it. An asker's profile is solved over the owners whose sums agree with its examples, those
+kept aside among them. One per owner, the newest; it goes when its owner leaves or comes into a gate.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from coordinator.candidate import plan_group
+from coordinator.contributions import ContributionFiles
+from coordinator.heads import Heads
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.manifests import Contribution, GateLeaf, GateStatement
+from swarm.trust.statements import Statement
+
+log = structlog.get_logger()
+
+
+class AsideContributions:
+    """Which of the coordinator's contributions are kept aside; their files lie with the others."""
+
+    def __init__(self, files: ContributionFiles, heads: Heads) -> None:
+        self._files, self._heads = files, heads
+        self._kept: dict[NodeId, Statement[Contribution]] = {}
+
+    def load(self, in_some_gate: Callable[[Digest], bool]) -> None:
+        """Read what is here and was never in a gate. Reads files: call it outside the event loop."""
+        for digest in self._files.digests():
+            if in_some_gate(digest):
+                continue
+            try:
+                statement = self._files.statement(digest)
+            except SwarmError as error:
+                log.error("contribution.damaged", contribution=digest, reason=str(error))
+                continue
+            known = self._kept.get(statement.value.owner)
+            if known is None or known.value.epoch < statement.value.epoch:
+                self._kept[statement.value.owner] = statement
+
+    async def put(self, statement: Statement[Contribution]) -> bool:
+        """Keep a stored contribution aside, in place of its owner's last one; False for one without sums,
+        which no asker could agree with."""
+        if statement.value.sums is None:
+            return False
+        before = self._kept.get(statement.value.owner)
+        self._kept[statement.value.owner] = statement
+        if before is not None and before.digest != statement.digest:
+            await asyncio.to_thread(self._files.remove, before.digest)
+        return True
+
+    async def drop(self, owner: NodeId, *, keep: Digest | None = None) -> None:
+        """Forget what is kept aside of an owner; `keep` is its contribution that counts now."""
+        before = self._kept.pop(owner, None)
+        if before is not None and before.digest != keep:
+            await asyncio.to_thread(self._files.remove, before.digest)
+
+    def beside(self, gate: GateStatement) -> Mapping[NodeId, tuple[Digest, tuple[GateLeaf, ...]]]:
+        """Return each owner that the gate lacks, with its contribution and leaves.
+
+        Left out are those with an expert that is not there any more, or a class that the gate cannot name.
+        """
+        present, names = {leaf.owner for leaf in gate.leaves}, set(gate.class_names)
+        manifests = self._heads.manifests()
+        found = {}
+        for owner, statement in sorted(self._kept.items()):
+            leaves = plan_group([statement], manifests).leaves
+            whole = leaves and all(leaf.has_columns for leaf in leaves)
+            if owner not in present and whole and names.issuperset(statement.value.class_names()):
+                found[owner] = (statement.digest, leaves)
+        return found
