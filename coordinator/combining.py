@@ -6,7 +6,7 @@ first with weight 1, because it answers every row whole, and the experts follow 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from coordinator.heads import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.ids import NodeId, expert_of, leaf_of
-from swarm.domain.inference import ExpertForm, Query, Source
+from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
 from swarm.domain.manifests import GateStatement
 from swarm.gating.combinations import expert_weights, mix
 
@@ -27,6 +27,8 @@ ROOT_LEAF = leaf_of(ROOT_OWNER, 0)
 ROOT_EXPERT = expert_of(ROOT_LEAF)
 OF_SOME_OWNERS = ("gate", "prototypes")
 """The combinations that can be restricted to some owners: class scores are of all owners' sums."""
+LEAST_SHARE = 0.01
+"""Owners that give less of an answer are not named."""
 EVENLY = Combination(name="prototypes")
 
 Floats = NDArray[np.float32]
@@ -215,8 +217,9 @@ def sources(
     shares: NDArray[np.float64],
     replies: Sequence[Reply],
     fallen: Rows,
+    owners: Sequence[tuple[OwnerShare, ...]],
 ) -> tuple[tuple[Source, ...], ...]:
-    """Return who gave each row's answer, in falling weight, by the rule above."""
+    """Return who gave each row's answer, in falling weight, by the rule above; `owners` are the root's."""
     by_row: list[list[Source]] = [[] for _ in range(len(shares))]
     for reply in replies:
         leaf, head = active.value.leaves[reply.leaf], leaves[reply.leaf]
@@ -240,10 +243,31 @@ def sources(
     ordered = [sorted(found, key=lambda source: (-source.weight, source.leaf)) for found in by_row]
     whole = root_source(active, root)
     if way.uses_sums and way.combination.name != "gate":
-        ordered = [[whole, *found] for found in ordered]
+        ordered = [
+            [replace(whole, owners=shares), *found] for shares, found in zip(owners, ordered, strict=True)
+        ]
     for row in fallen:
-        ordered[row] = [whole]
+        ordered[row] = [replace(whole, owners=owners[row])]
     return tuple(tuple(found) for found in ordered)
+
+
+def root_owners(active: ActiveGate, reading: Reading, probabilities: Floats) -> list[tuple[OwnerShare, ...]]:
+    """Return on whose sums the root's score for each row's answer rests; nothing where the gate has none."""
+    if active.analytic is None or reading.features is None:
+        return [()] * len(probabilities)
+    scores = active.analytic.scores(reading.features)
+    shares = active.analytic.leaf_shares(scores, probabilities.argmax(axis=1))
+    by_owner: dict[NodeId, NDArray[np.floating]] = {}
+    for row, leaf in enumerate(active.value.leaves):
+        by_owner[leaf.owner] = by_owner.get(leaf.owner, 0) + shares[:, row]
+    return [
+        tuple(
+            OwnerShare(owner=owner, weight=float(column[row]))
+            for owner, column in sorted(by_owner.items(), key=lambda item: (-item[1][row], item[0]))
+            if column[row] >= LEAST_SHARE
+        )
+        for row in range(len(probabilities))
+    ]
 
 
 def root_source(active: ActiveGate, root: KnownHead | None) -> Source:

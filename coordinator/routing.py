@@ -24,6 +24,7 @@ from coordinator.combining import (
     gate_flops,
     mixed,
     read_gate,
+    root_owners,
     silent_leaves,
     sources,
 )
@@ -34,7 +35,7 @@ from coordinator.profiles import Profiles
 from coordinator.query_checks import check_examples, check_profiled, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import Answer, Examples, Profile, Query
+from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
 from swarm.gating.routing import plan_route
@@ -87,14 +88,17 @@ class Router:
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query
+            probabilities = mixed(way, active, reading, shares, replies, fallen)
+            explained: tuple[tuple[Source, ...], ...] = ()
+            if query.explain:
+                owners = root_owners(active, reading, probabilities)
+                explained = sources(way, active, leaves, root, shares, replies, fallen, owners)
             return Answer(
                 class_names=active.value.class_names,
-                probabilities=mixed(way, active, reading, shares, replies, fallen),
+                probabilities=probabilities,
                 gate_version=active.version,
                 degraded=tuple(bool(flag) for flag in board.degraded),
-                sources=(
-                    sources(way, active, leaves, root, shares, replies, fallen) if query.explain else ()
-                ),
+                sources=explained,
                 missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
                 flops_per_query=trunk + gate_flops(active, reading, fallen) + asked / len(query.inputs),
                 combination=way.label,

@@ -189,6 +189,8 @@ def describe_answer(answer: "Answer") -> str:
         lines.append(f"{index}: {said}{'  DEGRADED' if answer.degraded[index] else ''}")
         for source in answer.sources[index] if answer.sources else ():
             by = "" if source.served_by == source.owner else f", served by {source.served_by}"
+            if source.owners:
+                by += f": {', '.join(f'{each.owner} {each.weight:.3f}' for each in source.owners)}"
             lines.append(
                 f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by}"
                 + (

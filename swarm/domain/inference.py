@@ -53,11 +53,20 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerShare:
+    """How much of the root's score for the class that was answered comes from one owner's sums, 0..1."""
+
+    owner: NodeId
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """One expert's share in an answer. `weight` is its share of the mixture, 0..1.
 
     The root is leaf `coordinator.l0`, expert `coordinator.e0`, served by `coordinator`; `manifest` is its
-    expert's, or the gate statement's where none was made for this very version, or the profile's id.
+    expert's, or the gate statement's where none was made for this very version, or the profile's id. Its
+    `owners` say on whose sums it rests, in falling weight; they are empty for experts and profiles.
     """
 
     leaf: LeafId
@@ -68,6 +77,7 @@ class Source:
     served_by: NodeId
     weight: float
     module_digests: tuple[Digest, ...]
+    owners: tuple[OwnerShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

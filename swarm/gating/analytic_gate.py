@@ -134,6 +134,18 @@ class AnalyticGate:
         weights: Floats = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
         return weights
 
+    def leaf_shares(self, scores: Floats, answered: NDArray[np.integer]) -> Floats:
+        """Return how much of each row's score for one class comes from each leaf, float32 [B, L].
+
+        scores [B, T], answered int64 [B] are classes. What speaks against the class counts for nothing; rows
+        sum to 1, or are 0 where nothing speaks for it.
+        """
+        own = self.class_rows[None, :] == np.asarray(answered)[:, None]
+        found = _summed(np.where(own, np.maximum(scores, 0), 0), self.leaf_rows, self.leaves)
+        total = found.sum(axis=1, keepdims=True)
+        shares: Floats = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+        return shares
+
 
 def target_rows(
     leaves: Sequence[LeafColumns], class_names: Sequence[str]

@@ -96,8 +96,11 @@ def lab() -> Iterator[Lab]:
 def test_a_users_own_net_and_a_convolution_answer_as_one(lab: Lab) -> None:
     rows = [int(np.flatnonzero(lab.labels == wanted)[0]) for wanted in (0, 3)]
     np.save(lab.root / "x.npy", lab.images[rows])
-    answer = lab.sh.json("predict", str(lab.root / "x.npy"), "--explain", **lab.home("ben"))["answer"]
-    assert [sources[0]["owner"] for sources in answer["sources"]] == ["ada", "ben"]
+    asked = ("predict", str(lab.root / "x.npy"), "--explain")
+    by_experts = lab.sh.json(*asked, "--combination", "gate", **lab.home("ben"))["answer"]
+    assert [sources[0]["owner"] for sources in by_experts["sources"]] == ["ada", "ben"]
+    answer = lab.sh.json(*asked, **lab.home("ben"))["answer"]
+    assert [sources[0]["owners"][0]["owner"] for sources in answer["sources"]] == ["ada", "ben"]
     experts = lab.sh.json("experts", **lab.home("ada"))["experts"]
     assert {e["manifest"]["net"]["factory"] for e in experts} == {"garden:factory", "cnn:8x16"}
 

@@ -421,7 +421,7 @@ async def test_flipped_labels_are_refused_by_those_they_harm(swarm: BackEnd) -> 
     inputs, labels = samples("a", 20, 5), ("b",) * 20
     profile = await ada.coordinator.make_profile(Examples(inputs=inputs, labels=labels))
     assert profile.owners == ("eve",) and profile.accuracy == 1.0 > profile.accuracy_all
-    await eve.coordinator.leave()
+    await eve.coordinator.leave("moving on")
     assert len(list(files.glob("*.bin"))) == 2
     assert isinstance(await refusal(ada.ask("a", profile=profile.id)), NotFoundError)
 

@@ -33,7 +33,7 @@ async def test_an_answer_says_what_combined_it_and_the_root_among_its_sources() 
     text = describe_answer(await swarm.ask("a", top_k=1))
     assert "gate version 7, corrected top-1," in text
     root, expert = [line for line in text.splitlines() if line.startswith("     ")]
-    assert root.endswith("coordinator.e0@7 of coordinator")
+    assert root.endswith("coordinator.e0@7 of coordinator: ada 1.000")
     assert "ada.e0@1 of ada, modules " in expert
 
 

@@ -43,6 +43,11 @@ async def test_the_root_answers_by_the_class_scores_and_asks_nobody() -> None:
     (source,) = answer.sources[0]
     assert (source.expert, source.owner, source.weight) == (ROOT_EXPERT, "coordinator", 1.0)
     assert (source.manifest, source.version) == (digest_of(b"gate"), 7)
+    # It says on whose sums each answer rests.
+    shares = [{each.owner: each.weight for each in given.owners} for (given,) in answer.sources]
+    assert [set(each) for each in shares] == [{"ada"}, {"ada"}, {"bob", "dan"}, {"bob"}]
+    assert shares[2]["bob"] / shares[2]["dan"] == pytest.approx(0.6 / 0.4)
+    assert all(sum(each.values()) == pytest.approx(1.0) for each in shares)
     assert swarm.active.analytic is not None
     assert answer.flops_per_query == TRUNK_FLOPS + swarm.active.analytic.flops_per_query
 

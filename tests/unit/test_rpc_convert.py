@@ -21,6 +21,7 @@ from swarm.domain.inference import (
     Examples,
     ExpertForm,
     Listing,
+    OwnerShare,
     Profile,
     Query,
     SocketBytes,
@@ -104,6 +105,7 @@ def test_queries_and_answers_cross_unchanged() -> None:
         served_by=NodeId("bob"),
         weight=0.75,
         module_digests=(A, B),
+        owners=(OwnerShare(owner=NodeId("ada"), weight=0.9), OwnerShare(owner=NodeId("bob"), weight=0.1)),
     )
     answer = Answer(
         class_names=("x", "y"),

@@ -19,6 +19,7 @@ from swarm.domain.inference import (
     ExpertRequest,
     ExpertTask,
     GateTrial,
+    OwnerShare,
     Profile,
     Query,
     Source,
@@ -343,6 +344,7 @@ def _source_to_pb(source: Source) -> inference_pb2.Source:
         served_by=source.served_by,
         weight=source.weight,
         module_digests=source.module_digests,
+        owners=[inference_pb2.OwnerShare(owner=each.owner, weight=each.weight) for each in source.owners],
     )
 
 
@@ -356,4 +358,8 @@ def _source_from_pb(message: inference_pb2.Source) -> Source:
         served_by=node_id(message.served_by),
         weight=finite(message.weight, f"weight of {message.expert[:80]}"),
         module_digests=digests(message.module_digests),
+        owners=tuple(
+            OwnerShare(owner=node_id(each.owner), weight=finite(each.weight, "an owner's share"))
+            for each in message.owners
+        ),
     )

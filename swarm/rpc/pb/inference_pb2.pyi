@@ -26,7 +26,7 @@ class PredictRequest(_message.Message):
     def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
-    __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests")
+    __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests", "owners")
     LEAF_FIELD_NUMBER: _ClassVar[int]
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Source(_message.Message):
     SERVED_BY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     MODULE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
     leaf: str
     expert: str
     version: int
@@ -43,7 +44,16 @@ class Source(_message.Message):
     served_by: str
     weight: float
     module_digests: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, leaf: _Optional[str] = ..., expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., owner: _Optional[str] = ..., served_by: _Optional[str] = ..., weight: _Optional[float] = ..., module_digests: _Optional[_Iterable[str]] = ...) -> None: ...
+    owners: _containers.RepeatedCompositeFieldContainer[OwnerShare]
+    def __init__(self, leaf: _Optional[str] = ..., expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., owner: _Optional[str] = ..., served_by: _Optional[str] = ..., weight: _Optional[float] = ..., module_digests: _Optional[_Iterable[str]] = ..., owners: _Optional[_Iterable[_Union[OwnerShare, _Mapping[str, object]]]] = ...) -> None: ...
+
+class OwnerShare(_message.Message):
+    __slots__ = ("owner", "weight")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    weight: float
+    def __init__(self, owner: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class RowExplanation(_message.Message):
     __slots__ = ("sources",)
