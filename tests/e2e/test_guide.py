@@ -35,8 +35,7 @@ def test_the_guide_to_an_own_net_and_data_works_word_by_word() -> None:
         accuracy = re.search(r"test accuracy ([0-9.]+)", said)
         assert accuracy is not None and float(accuracy[1]) > 0.9
         for fault, owner in (("imbalance", "north"), ("loose", "south"), ("worn", "south")):
-            answer = re.search(
-                rf"^\d: {fault} .*\n +[0-9.]+  coordinator\.e0@\d+ of coordinator: (\w+) ", said, re.MULTILINE
-            )
+            source = r" +[0-9.]+  coordinator\.e0@\d+ of coordinator: (\w+) "
+            answer = re.search(rf"^\d: {fault} .*\n{source}", said, re.MULTILINE)
             assert answer is not None and answer[1] == owner, said
         assert sh.wait_for_nothing() == []
