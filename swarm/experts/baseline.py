@@ -18,7 +18,8 @@ from swarm.experts.training import TrainSettings, train_expert
 __all__ = ["Baseline", "train_baseline", "widened_mlp"]
 
 WIDENED_DEPTH = 2
-_NO_PATIENCE = 1 << 30
+_EVALUATION_ROWS = 4096
+_PATIENCE_EPOCHS, _PATIENCE_STEPS = 5, 400
 _BATCH = 1024
 
 
@@ -43,18 +44,26 @@ def train_baseline(
     seed: int,
     import_paths: Sequence[str] = (),
 ) -> Baseline:
-    """Train net for budget_flops, keep the weights that were best on validation, answer the queries.
+    """Train net for at most budget_flops, keep the weights that were best on validation, answer the queries.
 
-    `net` is any factory, built in or importable: the experts' own, `cnn`, or what `widened_mlp` names. The
-    steps are the budget's, to the nearest whole step; there is no early stopping.
+    `net` is any factory, built in or importable: the experts' own, `cnn`, or what `widened_mlp` names. It is
+    judged at least once an epoch, and ends before the budget does once the validation loss has not fallen for
+    5 epochs (and 400 steps).
     """
     torch.manual_seed(seed)
     reference = net_reference(net, training.input_shape, classes, import_paths)
     module = build_net(reference, import_paths)
     batch = TrainSettings().batch
     one_step = training_flops(forward_flops(module, training.input_shape), batch)
+    steps, epoch = max(round(budget_flops / one_step), 1), math.ceil(len(training) / batch)
+    interval = max(10, min(steps // 20, epoch))
     settings = TrainSettings(
-        steps=max(round(budget_flops / one_step), 1), batch=batch, seed=seed, patience=_NO_PATIENCE
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        evaluate_every=interval,
+        evaluation_rows=_EVALUATION_ROWS,
+        patience=math.ceil(max(_PATIENCE_EPOCHS * epoch, _PATIENCE_STEPS) / interval),
     )
     result = train_expert(module, training, validation, settings)
     answers = []
