@@ -77,13 +77,7 @@ def _owner_sums(contribution: Contribution, arrays: memoryview) -> OwnerSums | N
         if leaf.columns is not None
     ]
     tensors = unpack(sums.tensors, lambda _: arrays)
-    compact = None
-    if sums.form == "compact":
-        compact = CompactSums(
-            factors=tensors["factors"],
-            factor_scales=tensors["factor_scales"],
-            diagonal=tensors["diagonal"],
-        )
+    compact = CompactSums.from_arrays(tensors) if sums.form == "compact" else None
     return OwnerSums(
         owner=contribution.owner,
         samples=sums.samples,

@@ -111,7 +111,9 @@ def _check_sums(contribution: Contribution, trunk: TrunkReference) -> None:
 
 def _check_form(sums: FeatureSums, subject: str, size: int) -> None:
     names = ["gram"] if sums.form == "exact" else ["diagonal", "factor_scales", "factors"]
-    if sorted(entry.name for entry in sums.tensors) != names:
+    given = sorted(entry.name for entry in sums.tensors)
+    has_minor = sums.form == "compact" and "minor_factors" in given
+    if given != names + ["minor_factors"] * has_minor:
         raise InvalidInputError(
             subject,
             found=f"tensors {', '.join(entry.name[:40] for entry in sums.tensors[:5])}",
@@ -121,11 +123,13 @@ def _check_form(sums: FeatureSums, subject: str, size: int) -> None:
         shape = (triangle_length(size),)
         _check_entry(subject, "gram", sums.tensor("gram"), ("int32", "int64"), shape)
         return
-    factors = sums.tensor("factors")
-    rank = factors.shape[-1] if factors.shape else 0
-    if not 1 <= rank <= size:
+    factors = [sums.tensor(name) for name in ("factors", "minor_factors")[: 1 + has_minor]]
+    widths = [each.shape[-1] if each.shape else 0 for each in factors]
+    rank = sum(widths)
+    if min(widths) < 1 or rank > size:
         raise InvalidInputError(subject, found=f"rank {rank}", expected=f"1 to {size}")
-    _check_entry(subject, "factors", factors, ("int16",), (size, rank))
+    for each, width, dtype in zip(factors, widths, ("int16", "int8"), strict=False):
+        _check_entry(subject, each.name.replace("_", " "), each, (dtype,), (size, width))
     _check_entry(subject, "factor scales", sums.tensor("factor_scales"), ("float32",), (rank,))
     _check_entry(subject, "diagonal", sums.tensor("diagonal"), ("float32",), (size,))
 

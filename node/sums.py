@@ -17,18 +17,20 @@ from node.array_files import save_arrays
 from swarm.domain.agent import SumsForm
 from swarm.domain.errors import InvalidInputError
 from swarm.gating.sums import (
-    MAX_INT16,
     CompactSums,
     compact_sums,
     exact_bytes,
     exact_gram,
     pack_triangle,
     rank_for,
+    sketch_width,
     unpack_triangle,
 )
 
 PADDING_BYTES = 64
 """What a tensor's place in its blob may cost beyond its own bytes."""
+STATEMENT_BYTES = 4096
+"""What the signed statement around a contribution's arrays takes, and somewhat more."""
 _MEGABYTE = 1e6
 _OVERSAMPLING = 10
 _WEAKEST = 1e-12
@@ -50,15 +52,10 @@ class GramSums:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays under the names that `FeatureSums` gives them."""
-        if self.compact is None:
-            assert self.gram is not None
-            return {"gram": self.gram}
-        compact = self.compact
-        return {
-            "factors": compact.factors,
-            "factor_scales": compact.factor_scales,
-            "diagonal": compact.diagonal,
-        }
+        if self.compact is not None:
+            return self.compact.arrays()
+        assert self.gram is not None
+        return {"gram": self.gram}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,13 +77,7 @@ class LeafSums:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             columns, samples = arrays["columns"], int(arrays["samples"])
-            compact = None
-            if "gram" not in arrays:
-                compact = CompactSums(
-                    factors=arrays["factors"],
-                    factor_scales=arrays["factor_scales"],
-                    diagonal=arrays["diagonal"],
-                )
+            compact = None if "gram" in arrays else CompactSums.from_arrays(arrays)
         except (OSError, ValueError, KeyError, EOFError, InvalidInputError, zipfile.BadZipFile):
             return None
         if columns.shape[:1] != (size,):
@@ -103,10 +94,11 @@ def chosen_rank(form: SumsForm, budget_mb: float, size: int, other_bytes: int) -
     budget = int(budget_mb * _MEGABYTE) if 0 < budget_mb < float("inf") else 0
     if not budget:
         raise InvalidInputError("sums' budget", found=f"{budget_mb} MB", expected="more than 0 megabytes")
+    other_bytes += STATEMENT_BYTES
     fits = exact_bytes(size) + PADDING_BYTES + other_bytes <= budget
     if form == "exact" or (form == "auto" and fits):
         return 0
-    return rank_for(budget, size, other_bytes + 3 * PADDING_BYTES)
+    return rank_for(budget, size, other_bytes + 4 * PADDING_BYTES)
 
 
 def summed(q: NDArray[np.int16], rank: int, seed: int) -> tuple[GramSums, int]:
@@ -115,7 +107,7 @@ def summed(q: NDArray[np.int16], rank: int, seed: int) -> tuple[GramSums, int]:
     if rank:
         compact = compact_sums(q, rank, seed)
         # Four products with the basis (two of them for the power iteration), and orthogonal bases between.
-        width = min(rank + _OVERSAMPLING, count, size)
+        width = sketch_width(rank - 1, count, size)
         flops = 8 * count * size * width + 6 * (count + size) * width**2 + 2 * count * size
         return GramSums(samples=count, compact=compact), flops
     return GramSums(samples=count, gram=pack_triangle(exact_gram(q))), 2 * count * size**2
@@ -176,13 +168,8 @@ def _compacted(parts: Sequence[LeafSums], samples: int, rank: int, seed: int) ->
         strengths, vectors = np.linalg.eigh((inner + inner.T) / 2)
         kept = np.flatnonzero(strengths > max(_WEAKEST * strengths[-1], 0))[-(rank - 1) :][::-1]
         factors = np.concatenate([mean, image @ (vectors[:, kept] / np.sqrt(strengths[kept]))], axis=1)
-    scales = (np.abs(factors).max(axis=0) / MAX_INT16).astype(np.float32)
-    steps = np.where(scales > 0, scales, 1).astype(np.float64)
-    narrow = np.clip(np.rint(factors / steps), -MAX_INT16, MAX_INT16).astype(np.int16)
-    said = np.square(narrow * scales.astype(np.float64)).sum(axis=1)
-    remainder = np.maximum(diagonal - said, 0).astype(np.float32)
-    compact = CompactSums(factors=narrow, factor_scales=scales, diagonal=remainder)
-    return compact, sum(3 * 2 * gram.cost * width for gram in grams) + 10 * size * width**2
+    flops = sum(3 * 2 * gram.cost * width for gram in grams) + 10 * size * width**2
+    return CompactSums.of(factors, diagonal), flops
 
 
 class _Gram:

@@ -181,8 +181,8 @@ class FeatureSums:
     """An owner's F'F over the `samples` of all its leaves, F int16 [samples, M] in fixed point.
 
     `exact`: `gram`, int32 or int64 [M (M + 1) / 2], the upper triangle row by row. `compact`: `factors` int16
-    [M, r], `factor_scales` float32 [r] and `diagonal` float32 [M], which mean
-    (factors * scales) (factors * scales)' + diag(diagonal).
+    [M, w], where r > w `minor_factors` int8 [M, r - w], `factor_scales` float32 [r] and `diagonal` float32
+    [M]: with L = (factors, minor_factors) * scales they mean L L' + diag(diagonal).
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN

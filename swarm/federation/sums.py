@@ -80,12 +80,7 @@ def give_sums(message: Message, context: Context) -> Message:
         "counts": np.array([counts[name] for name in names], dtype=np.int64),
     }
     if question.get("form") == "compact":
-        compact = compact_sums(q, int(question.get("rank", 150)), seed=0)
-        arrays |= {
-            "factors": compact.factors,
-            "factor_scales": compact.factor_scales,
-            "diagonal": compact.diagonal,
-        }
+        arrays |= compact_sums(q, int(question.get("rank", 150)), seed=0).arrays()
     else:
         arrays["triangle"] = pack_triangle(exact_gram(q))
     content = RecordDict(
@@ -193,12 +188,13 @@ def _owner_sums(answer: Answer, specification: Specification) -> OwnerSums:
     counts = checked_array(answer, "counts", "int64", (len(classes),))
     compact, exact = None, None
     if "factors" in answer.arrays:
-        factors = checked_array(answer, "factors", "int16", (size, -1))
-        compact = CompactSums(
-            factors=factors,
-            factor_scales=checked_array(answer, "factor_scales", "float32", (factors.shape[1],)),
-            diagonal=checked_array(answer, "diagonal", "float32", (size,)),
-        )
+        factors = {"factors": checked_array(answer, "factors", "int16", (size, -1))}
+        if "minor_factors" in answer.arrays:
+            factors["minor_factors"] = checked_array(answer, "minor_factors", "int8", (size, -1))
+        rank = sum(each.shape[1] for each in factors.values())
+        scales = checked_array(answer, "factor_scales", "float32", (rank,))
+        diagonal = checked_array(answer, "diagonal", "float32", (size,))
+        compact = CompactSums.from_arrays({**factors, "factor_scales": scales, "diagonal": diagonal})
     else:
         dtype = "int64" if answer.arrays.get("triangle", counts).dtype == np.int64 else "int32"
         exact = checked_array(answer, "triangle", dtype, (triangle_length(size),))

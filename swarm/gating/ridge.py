@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.sums import MAX_INT16, MAX_SAMPLES, CompactSums, OwnerSums, constant_of, triangle_length
+from swarm.gating.sums import (
+    MAX_INT8,
+    MAX_INT16,
+    MAX_SAMPLES,
+    CompactSums,
+    OwnerSums,
+    constant_of,
+    triangle_length,
+)
 
 __all__ = ["RIDGES", "OwnerSums", "check_sums", "owner_weights", "solve"]
 
@@ -237,8 +245,9 @@ def _seen_through(owner: OwnerSums, gram: Doubles | None) -> tuple[Doubles, Doub
             ~np.isfinite(values) | (values < 0),
             f"{name} with a value that is negative or not finite",
         )
-    peaks = np.abs(sums.factors.astype(np.int32)).max(axis=0)
-    _refuse(subject, (peaks < MAX_INT16 - 1) & (sums.factor_scales > 0), "factors that do not fill int16")
+    peaks = [np.abs(each.astype(np.int32)).max(axis=0) for each in (sums.factors, sums.minor_factors)]
+    room = np.concatenate([peaks[0] < MAX_INT16 - 1, peaks[1] < MAX_INT8 - 1])
+    _refuse(subject, room & (sums.factor_scales > 0), "factors that do not fill their integers")
     factors = sums.scaled()
     diagonal = np.square(factors).sum(axis=1) + sums.diagonal
     last = factors @ factors[-1]

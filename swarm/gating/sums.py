@@ -5,8 +5,9 @@ whatever the order. F'F is given in full (`exact_gram`) or as its leading part (
 analytic federated learning (AFL, He et al. 2024).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,14 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.distances import check_features
 
 Int16s = NDArray[np.int16]
-MAX_INT16 = 32767
+T = TypeVar("T", np.int8, np.int16)
+MAX_INT16, MAX_INT8 = 32767, 127
+WIDE = 8
+"""So many factors of compact sums have 16 bits, the others 8."""
 MAX_SAMPLES = 2**53 // MAX_INT16**2
 """No sum over so many samples (8.4 million) can leave the integers that float64 holds exactly."""
 _ROWS = 2048
-_LEAST_OVERSAMPLING = 10
+_LEAST_OVERSAMPLING, _MOST_OVERSAMPLING = 10, 200
 _POWER_ITERATIONS = 1
 
 
@@ -126,38 +130,84 @@ def check_triangle(packed: NDArray[np.generic], size: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CompactSums:
-    """F'F of q, approximately L L' + diag(diagonal) with L = factors * factor_scales: its diagonal is kept.
+    """F'F of q, approximately L L' + diag(diagonal): its diagonal is kept.
 
-    factors int16 [M, r], factor_scales float32 [r], diagonal float32 [M] >= 0, in units of q. The first
-    factor is the samples' mean, so that the constant's row of F'F is kept too and agrees with the columns.
+    L [M, r] is `factors` int16 [M, w] and `minor_factors` int8 [M, r - w] side by side, times `factor_scales`
+    float32 [r]; diagonal float32 [M] >= 0, in units of q. The first factor is the samples' mean, so that the
+    constant's row of F'F is kept too and agrees with the columns. Only the WIDE strongest need 16 bits: what
+    8 bits round away of the others is small beside the factors that fit into the bytes saved.
     """
 
     factors: Int16s
+    minor_factors: NDArray[np.int8]
     factor_scales: NDArray[np.float32]
     diagonal: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        size, rank = self.factors.shape if self.factors.ndim == 2 else (-1, -1)
+        size, wide = self.factors.shape if self.factors.ndim == 2 else (-1, -1)
+        minor = self.minor_factors.shape[1] if self.minor_factors.ndim == 2 else -1
         if (
             size < 1
             or self.factors.dtype != np.int16
-            or self.factor_scales.shape != (rank,)
+            or self.minor_factors.dtype != np.int8
+            or self.minor_factors.shape != (size, minor)
+            or self.factor_scales.shape != (wide + minor,)
             or self.diagonal.shape != (size,)
         ):
             raise ShapeMismatchError(
                 "compact sums",
-                found=f"factors {self.factors.dtype} {list(self.factors.shape)}, scales"
-                f" {list(self.factor_scales.shape)}, diagonal {list(self.diagonal.shape)}",
-                expected="int16 [M, r], [r] and [M]",
+                found=f"{self.factors.dtype} {list(self.factors.shape)} and {self.minor_factors.dtype}"
+                f" {list(self.minor_factors.shape)}, {list(self.factor_scales.shape)} and"
+                f" {list(self.diagonal.shape)}",
+                expected="int16 [M, w] and int8 [M, r - w], [r] and [M]",
             )
+
+    @classmethod
+    def of(cls, exact: NDArray[np.float64], total: NDArray[np.float64]) -> "CompactSums":
+        """Return exact factors [M, r], strongest first, with few bits; total [M] is F'F's diagonal."""
+        wide, wide_scales = _narrowed(exact[:, :WIDE], MAX_INT16, np.int16)
+        minor, minor_scales = _narrowed(exact[:, WIDE:], MAX_INT8, np.int8)
+        scales = np.concatenate([wide_scales, minor_scales])
+        kept = np.concatenate([wide, minor], axis=1) * scales.astype(np.float64)
+        diagonal = np.maximum(total - np.square(kept).sum(axis=1), 0).astype(np.float32)
+        return cls(factors=wide, minor_factors=minor, factor_scales=scales, diagonal=diagonal)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "CompactSums":
+        """Return the sums whose `arrays` these are. Raises KeyError for one that is missing."""
+        factors = arrays["factors"]
+        none = np.empty((len(factors), 0), dtype=np.int8)
+        return cls(
+            factors=factors,
+            minor_factors=arrays.get("minor_factors", none),
+            factor_scales=arrays["factor_scales"],
+            diagonal=arrays["diagonal"],
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name; no minor factors where there are none."""
+        minor = {"minor_factors": self.minor_factors} if self.minor_factors.shape[1] else {}
+        others = {"factor_scales": self.factor_scales, "diagonal": self.diagonal}
+        return {"factors": self.factors, **minor, **others}
 
     @property
     def rank(self) -> int:
-        return int(self.factors.shape[1])
+        return len(self.factor_scales)
 
     def scaled(self) -> NDArray[np.float64]:
         """Return L, float64 [M, r]."""
-        return self.factors.astype(np.float64) * self.factor_scales
+        found = np.concatenate([self.factors, self.minor_factors], axis=1).astype(np.float64)
+        found *= self.factor_scales
+        return found
+
+
+def _narrowed(
+    exact: NDArray[np.float64], largest: int, dtype: type[T]
+) -> tuple[NDArray[T], NDArray[np.float32]]:
+    """Return columns as integers up to +-largest, and what each column's integers are to be multiplied by."""
+    scales = (np.abs(exact).max(axis=0, initial=0.0) / largest).astype(np.float32)
+    steps = np.where(scales > 0, scales, 1).astype(np.float64)
+    return np.clip(np.rint(exact / steps), -largest, largest).astype(dtype), scales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -219,13 +269,13 @@ def compact_sums(q: Int16s, rank: int, seed: int = 0) -> CompactSums:
     wanted = min(rank - 1, count - 1, size)
     directions = _strongest(q, mean, wanted, seed) if wanted > 0 else np.empty((size, 0))
     exact = np.concatenate([np.sqrt(count) * mean[:, None], directions], axis=1)
-    scales = (np.abs(exact).max(axis=0) / MAX_INT16).astype(np.float32)
-    steps = np.where(scales > 0, scales, 1).astype(np.float64)
-    factors = np.clip(np.rint(exact / steps), -MAX_INT16, MAX_INT16).astype(np.int16)
-    kept = np.square(factors * scales.astype(np.float64)).sum(axis=1)
-    total = np.einsum("nm,nm->m", q, q, dtype=np.float64)
-    diagonal = np.maximum(total - kept, 0).astype(np.float32)
-    return CompactSums(factors=factors, factor_scales=scales, diagonal=diagonal)
+    return CompactSums.of(exact, np.einsum("nm,nm->m", q, q, dtype=np.float64))
+
+
+def sketch_width(wanted: int, count: int, size: int) -> int:
+    """Return how many random directions are looked at to find the `wanted` strongest of count samples."""
+    # Strengths fall slowly: twice the width finds truer directions, worth .2 points of the root at rank 150.
+    return min(wanted + max(min(wanted, _MOST_OVERSAMPLING), _LEAST_OVERSAMPLING), count, size)
 
 
 def _strongest(q: Int16s, mean: NDArray[np.float64], wanted: int, seed: int) -> NDArray[np.float64]:
@@ -233,8 +283,7 @@ def _strongest(q: Int16s, mean: NDArray[np.float64], wanted: int, seed: int) -> 
     count, size = q.shape
     centred = q.astype(np.float32)
     centred -= mean.astype(np.float32)
-    # Strengths fall slowly: twice the width finds truer directions, worth .2 points of the root at rank 150.
-    width = min(wanted + max(wanted, _LEAST_OVERSAMPLING), count, size)
+    width = sketch_width(wanted, count, size)
     basis = _orthonormal(
         centred @ np.random.default_rng(seed).standard_normal((size, width), dtype=np.float32)
     )
@@ -267,7 +316,8 @@ def exact_bytes(size: int) -> int:
 
 def compact_bytes(size: int, rank: int) -> int:
     """Return the bytes of compact sums."""
-    return 2 * size * rank + 4 * rank + 4 * size
+    wide = min(rank, WIDE)
+    return 2 * size * wide + size * (rank - wide) + 4 * rank + 4 * size
 
 
 def rank_for(budget_bytes: int, size: int, other_bytes: int) -> int:
@@ -275,7 +325,11 @@ def rank_for(budget_bytes: int, size: int, other_bytes: int) -> int:
 
     Raises InvalidInputError where no rank does.
     """
-    rank = min((budget_bytes - other_bytes - 4 * size) // (2 * size + 4), size)
+    left = budget_bytes - other_bytes - 4 * size
+    rank = left // (2 * size + 4)
+    if rank > WIDE:
+        rank = WIDE + (left - WIDE * (2 * size + 4)) // (size + 4)
+    rank = min(rank, size)
     if rank < 1:
         raise InvalidInputError(
             "compact sums",

@@ -33,12 +33,7 @@ def arrays_of(
     arrays["columns"] = target_columns(q, rows, len(names))
     if form == "exact":
         return arrays | {"gram": pack_triangle(exact_gram(q))}
-    sums = compact_sums(q, min(4, q.shape[1]))
-    return arrays | {
-        "factors": sums.factors,
-        "factor_scales": sums.factor_scales,
-        "diagonal": sums.diagonal,
-    }
+    return arrays | compact_sums(q, min(4, q.shape[1])).arrays()
 
 
 def contribution_of(

@@ -340,12 +340,7 @@ class SmallNode:
         columns = {"columns": target_columns(q, labels, len(known))}
         if self.sums == "exact":
             return columns | {"gram": pack_triangle(exact_gram(q))}
-        compact = compact_sums(q, RANK)
-        return columns | {
-            "factors": compact.factors,
-            "factor_scales": compact.factor_scales,
-            "diagonal": compact.diagonal,
-        }
+        return columns | compact_sums(q, RANK).arrays()
 
     def _correction(self, modules: tuple[ModuleEntry, ...]) -> Correction:
         return Correction(

@@ -78,11 +78,7 @@ def owner_sums(folder: Path, owner: str) -> OwnerSums:
     assert result.contribution is not None and result.contribution.sums is not None
     compact = None
     if result.contribution.sums.form == "compact":
-        compact = CompactSums(
-            factors=arrays["factors"],
-            factor_scales=arrays["factor_scales"],
-            diagonal=arrays["diagonal"],
-        )
+        compact = CompactSums.from_arrays(arrays)
     columns = [arrays[f"{leaf.leaf}/columns"] for leaf in result.contribution.leaves]
     return OwnerSums(
         owner=owner,

@@ -172,7 +172,8 @@ def padded(sums: CompactSums | None, rank: int) -> CompactSums:
     assert sums is not None
     more = rank - sums.rank
     return CompactSums(
-        factors=np.pad(sums.factors, ((0, 0), (0, more))),
+        factors=sums.factors,
+        minor_factors=np.pad(sums.minor_factors, ((0, 0), (0, more))),
         factor_scales=np.pad(sums.factor_scales, (0, more)),
         diagonal=sums.diagonal,
     )
@@ -298,7 +299,7 @@ assert PARTS is not None
         ({"factor_scales": np.full(5, np.inf, np.float32)}, "factor_scales with a value"),
         ({"factor_scales": PARTS.factor_scales * 1000}, "F'F beyond|counts other samples"),
         ({"factor_scales": PARTS.factor_scales * 1.1}, "counts other samples"),
-        ({"factors": PARTS.factors // 100}, "do not fill int16"),
+        ({"factors": PARTS.factors // 100}, "do not fill their integers"),
         ({"factors": PARTS.factors[::-1].copy()}, "counts other samples|do not add up"),
         ({"diagonal": PARTS.diagonal + np.float32(1e15)}, "F'F beyond"),
     ],

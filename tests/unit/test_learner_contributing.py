@@ -87,7 +87,7 @@ def test_compact_sums_keep_the_whole_contribution_within_the_budget(tmp_path: Pa
     assert arrays["rose.l1/prototypes"].shape[1] == len(region_columns(1281)) == 1024
     listed = sum(one.size_bytes for one in result.listings if one.recipient == "coordinator")
     names = [one.what for one in result.listings]
-    assert f"sums F'F, compact rank {arrays['factors'].shape[1]}" in names
+    assert f"sums F'F, compact rank {len(arrays['factor_scales'])}" in names
     assert 0 <= listed - size < 10_000  # and the counts by name and the trials
 
 

@@ -8,7 +8,7 @@ import pytest
 from node.sums import GramSums, LeafSums, chosen_rank, joined, summed
 from swarm.domain.errors import InvalidInputError
 from swarm.gating.ridge import OwnerSums, check_sums
-from swarm.gating.sums import exact_bytes, exact_gram, pack_triangle, target_columns
+from swarm.gating.sums import compact_bytes, exact_bytes, exact_gram, pack_triangle, target_columns
 
 FIXED_POINT = 32.0
 
@@ -96,9 +96,9 @@ def test_the_budget_decides_the_form() -> None:
     size = 1025
     assert chosen_rank("auto", 4.0, size, 100_000) == 0
     assert chosen_rank("exact", 0.001, size, 100_000) == 0
-    rank = chosen_rank("auto", 2.0, size, 100_000)
-    assert exact_bytes(size) > 2e6 and rank >= 1
-    assert (2 * size + 4) * rank + 4 * size + 100_000 <= 2_000_000
+    rank = chosen_rank("auto", 0.8, size, 100_000)
+    assert exact_bytes(size) > 8e5 and 1 <= rank < size
+    assert compact_bytes(size, rank) + 100_000 <= 800_000 < compact_bytes(size, rank + 2) + 105_000
     assert chosen_rank("compact", 4.0, size, 100_000) == size
     with pytest.raises(InvalidInputError, match="megabytes"):
         chosen_rank("compact", 0.01, size, 100_000)
