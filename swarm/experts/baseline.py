@@ -19,7 +19,7 @@ __all__ = ["Baseline", "train_baseline", "widened_mlp"]
 
 WIDENED_DEPTH = 2
 _EVALUATION_ROWS = 4096
-_PATIENCE_EPOCHS, _PATIENCE_STEPS = 5, 400
+_PATIENCE_EPOCHS, _PATIENCE_STEPS = 10, 1000
 _BATCH = 1024
 
 
@@ -47,8 +47,8 @@ def train_baseline(
     """Train net for at most budget_flops, keep the weights that were best on validation, answer the queries.
 
     `net` is any factory, built in or importable: the experts' own, `cnn`, or what `widened_mlp` names. It is
-    judged at least once an epoch, and ends before the budget does once the validation loss has not fallen for
-    5 epochs (and 400 steps).
+    judged at least once an epoch by its validation accuracy, and ends before the budget does once that has
+    not risen for 10 epochs (and 1,000 steps).
     """
     torch.manual_seed(seed)
     reference = net_reference(net, training.input_shape, classes, import_paths)
@@ -63,6 +63,7 @@ def train_baseline(
         seed=seed,
         evaluate_every=interval,
         evaluation_rows=_EVALUATION_ROWS,
+        by_accuracy=True,
         patience=math.ceil(max(_PATIENCE_EPOCHS * epoch, _PATIENCE_STEPS) / interval),
     )
     result = train_expert(module, training, validation, settings)

@@ -32,8 +32,9 @@ class TrainSettings:
     """How to train. `budget_s` > 0 limits by wall-clock seconds instead of `steps`.
 
     Validation runs every `evaluate_every` steps (0: 20 times in `steps`, every 100 with a budget), on at most
-    `evaluation_rows` samples; training ends after `patience` evaluations without a better loss. Checkpoints
-    follow evaluations, `checkpoint_every_s` seconds or more apart (0: every evaluation).
+    `evaluation_rows` samples; training ends after `patience` evaluations without a better loss, or, with
+    `by_accuracy`, without fewer errors. Checkpoints follow evaluations, `checkpoint_every_s` seconds or more
+    apart (0: every evaluation).
     """
 
     steps: int = 1000
@@ -42,6 +43,7 @@ class TrainSettings:
     learning_rate: float = 1e-3
     seed: int = 0
     patience: int = 8
+    by_accuracy: bool = False
     evaluate_every: int = 0
     evaluation_rows: int = 1024
     checkpoint_every_s: float = 0.5
@@ -245,6 +247,8 @@ class _Run:
         accuracy, validation_loss = self.scores(self.watched)
         self.state.evaluated += len(self.watched.samples)
         judged = loss if validation_loss is None else validation_loss
+        if self.settings.by_accuracy and accuracy is not None:
+            judged = 1 - accuracy if math.isfinite(judged) else judged
         if not math.isfinite(loss) or not math.isfinite(judged):
             raise InvalidInputError(
                 "training",

@@ -17,6 +17,8 @@ QUANTILES = (0.5, 0.9, 0.99)
 DEFAULT_PROTOTYPES = 60
 """Routed validation accuracy on digits, 3 nodes of 4 classes: .94 with 4 prototypes, .98 with 16 and .99 with
 32 to 80; larger data gain longer."""
+LEAF_ROWS = 2000
+"""Whether there are real clusters is looked up on at most this many samples: a silhouette is a mean."""
 MAX_REGION_COLUMNS = 1024
 """Regions, prototypes and novelty look at no more features than these, so that prototypes stay small."""
 
@@ -62,7 +64,7 @@ def natural_leaves(
             found=f"{len(points)} samples, max_leaves {max_leaves}, min_shard {min_shard}",
             expected="at least 1 each",
         )
-    sample = _sample(points, seed)
+    sample = _sample(points, seed, LEAF_ROWS)
     flops, best, best_score = 0, None, REAL_CLUSTERS
     for k in range(2, min(max_leaves, len(points) // min_shard, len(sample)) + 1):
         for attempt in range(3):
@@ -97,7 +99,7 @@ def summarise_leaf(
             found=f"{len(points)} samples, {prototypes} prototypes, min_count {min_count}",
             expected="at least 1 each",
         )
-    sample = _sample(points, seed)
+    sample = _sample(points, seed, FIT_ROWS)
     k = max(1, min(prototypes, len(sample) // min_count))
     fit = balanced_kmeans(sample, k, seed=seed)
     costs = squared_distances(points, fit.centres.astype(np.float64))
@@ -114,10 +116,10 @@ def summarise_leaf(
     )
 
 
-def _sample(points: Floats, seed: int) -> Floats:
-    if len(points) <= FIT_ROWS:
+def _sample(points: Floats, seed: int, most: int) -> Floats:
+    if len(points) <= most:
         return points
-    return points[np.sort(np.random.default_rng(seed).choice(len(points), FIT_ROWS, replace=False))]
+    return points[np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))]
 
 
 def _silhouette(points: Floats, centres: Floats) -> float:
