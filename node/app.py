@@ -99,7 +99,11 @@ async def serve(config: NodeConfig) -> None:
             knowledge=knowledge,
             default_net=config.net,
             threads=config.worker_threads,
-            lending=Lending(identity.id, VerifiedRegistry(registry, coordinator, identity.keyring(), cache)),
+            lending=Lending(
+                identity.id,
+                VerifiedRegistry(registry, coordinator, identity.keyring(), cache),
+                connected=lambda: fence.value > 0,
+            ),
         )
         configuration = home.run / "experts.json"
         ExpertServerConfig(

@@ -5,7 +5,8 @@ registry, brings their experts. Between them lie files in the job's folder: `wan
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from swarm.trust.statements import Statement
 
 ROOT = ExpertId("coordinator.e0")
 """The swarm's root expert takes part in every choice, wherever the gate has one."""
+CONNECTION_TIMEOUT_S = 5.0
 MOST_LOANS = 4
 LOANS_TIMEOUT_S = 60.0
 
@@ -70,8 +72,17 @@ class Loans(JobRecord):
 class Lending:
     """The agent's side: asks the registry for what this node may hold and can build."""
 
-    def __init__(self, node: NodeId, registry: VerifiedRegistry) -> None:
-        self._node, self._registry = node, registry
+    def __init__(
+        self, node: NodeId, registry: VerifiedRegistry, connected: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._node, self._registry, self._connected = node, registry, connected
+
+    async def until_connected(self) -> None:
+        """Wait a little for the coordinator: who has just joined does not know the gate yet."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONNECTION_TIMEOUT_S):
+                while not self._connected():
+                    await asyncio.sleep(0.05)
 
     async def lenders(self, gate: GateStatement | None) -> tuple[Lender, ...]:
         """Return the peers' leaves of a gate, their prototypes brought into the cache; none where that fails:

@@ -81,12 +81,19 @@ def done_step(result: LearningResult, message: str, figures: Mapping[str, float]
     )
 
 
+_OF_BORROWING = ("borrow_", "random_")
+
+
 def _averages(result: LearningResult) -> dict[str, float]:
     """Return the leaves' validation metrics, each leaf weighted by its training samples."""
     leaves = [(leaf.class_counts, leaf.metrics) for leaf in result.leaves]
     leaves += [(leaf.class_counts, leaf.correction.metrics) for leaf in result.refined]
     weights = [sum(counts.values()) for counts, _ in leaves]
-    names = ("validation_accuracy", "validation_nll", "root_validation_accuracy", "root_validation_nll")
+    names = ["validation_accuracy", "validation_nll", "root_validation_accuracy", "root_validation_nll"]
+    # A leaf that was there before borrows nothing: the others' figures stand for themselves.
+    borrowed = {name for _, metrics in leaves for name in metrics if name.startswith(_OF_BORROWING)}
+    if len(leaves) == 1:
+        names += sorted(borrowed)
     return {
         name: sum(weight * metrics[name] for weight, (_, metrics) in zip(weights, leaves, strict=True))
         / sum(weights)

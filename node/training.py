@@ -206,6 +206,8 @@ class Trainer:
     async def _lenders(self, order: TrainOrder) -> tuple[Lender, ...]:
         if not order.borrow or order.refine or order.dry_run or self._lending is None:
             return ()
+        if self._knowledge.gate is None:
+            await self._lending.until_connected()
         return await self._lending.lenders(self._knowledge.gate)
 
     async def _lend(self, order: TrainOrder, folder: Path) -> None:

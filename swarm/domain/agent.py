@@ -37,7 +37,8 @@ class TrainOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep:
-    """Progress: stage `data | features | clusters | train | publish | contribute | done`, fraction 0..1."""
+    """Progress: stage `data | features | clusters | sums | borrow | train | publish | contribute | done`, fraction
+    0..1."""
 
     stage: str
     message: str

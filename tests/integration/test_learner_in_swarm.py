@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,33 @@ async def test_an_expert_is_refined_once_the_gate_has_sums(swarm: WholeSwarm, tm
         first = read_statement(await registry.manifest(expert=ExpertId("rose.e1"), version=2), Manifest).value
     assert (head.version, head.modules) == (3, first.modules)
     assert head.correction is not None and first.correction is None
+
+
+async def test_a_newcomer_starts_from_the_peer_whose_expert_fits_and_its_lineage_says_so(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    async def learn(name: str, count: int, seed: int, **options: Any) -> tuple[TrainStep, list[str]]:
+        home = swarm.joined(name)
+        swarm.agent(home)
+        data = str(write_digits(tmp_path / f"{name}.npz", count=count, seed=seed, only=(2, 3), noise=12))
+        order = TrainOrder(data=data, net="mlp:16x1", steps=100, sums="exact", **options)
+        async with agent_of(home) as client:
+            said = [step async for step in client.train(order)]
+        return said[-1], [step.message for step in said]
+
+    first, _ = await learn("lily", 800, 1)
+    assert "borrow" not in first.message
+    await learn("oak", 400, 2, share="serve-only")
+    done, said = await learn("moss", 60, 3)
+    assert "moss.l1 borrows from lily.e1@1" in done.message
+    assert any("oak.e1 is not lent: its owner says serve-only" in line for line in said)
+    assert done.figures["borrow_nll_at_100"] < done.figures["random_nll_at_100"]
+    assert done.figures["train_flops"] > done.figures["borrow_flops"] > 0
+    async with swarm.registry() as registry:
+        lender = read_statement(await registry.manifest(expert=ExpertId("lily.e1")), Manifest)
+        head = read_statement(await registry.manifest(expert=ExpertId("moss.e1")), Manifest).value
+    (parent,) = head.parents
+    assert (parent.kind, parent.manifest) == ("borrowed-from", lender.digest)
+    assert head.metrics["borrow_knn"] > head.metrics["borrow_knn_random"]
+    kept_away, _ = await learn("fern", 60, 4, borrow=False)
+    assert "borrow" not in kept_away.message

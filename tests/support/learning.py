@@ -169,10 +169,10 @@ def run_learner(folder: Path) -> tuple[int, list[dict[str, Any]], str]:
     return process.returncode, [json.loads(line) for line in lines.splitlines()], errors
 
 
-def digits_like(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 images [count, 8, 8] of easily told classes, and labels int64 [count]."""
+def digits_like(count: int, classes: int, seed: int = 0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 images [count, 8, 8] of classes that little noise keeps apart, and labels int64 [count]."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % classes
     patterns = np.random.default_rng(99).integers(0, 17, size=(classes, 8, 8))
-    images = np.clip(patterns[labels] + rng.normal(0, 2, size=(count, 8, 8)), 0, 16)
+    images = np.clip(patterns[labels] + rng.normal(0, noise, size=(count, 8, 8)), 0, 16)
     return images.astype(np.uint8), labels

@@ -37,10 +37,15 @@ def member_home(folder: Path, name: str = "rose") -> tuple[NodeHome, Founded]:
 
 
 def write_digits(
-    path: Path, count: int = 240, classes: int = 4, seed: int = 0, only: tuple[int, ...] = ()
+    path: Path,
+    count: int = 240,
+    classes: int = 4,
+    seed: int = 0,
+    only: tuple[int, ...] = (),
+    noise: float = 2.0,
 ) -> Path:
-    """Write easily told 8 x 8 images as an .npz source, of some classes only where they are named."""
-    images, labels = digits_like(count, classes, seed)
+    """Write 8 x 8 images as an .npz source, of some classes only where they are named."""
+    images, labels = digits_like(count, classes, seed, noise)
     kept = np.isin(labels, only or range(classes))
     np.savez(path, x=images[kept], y=labels[kept])
     return path
