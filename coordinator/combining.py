@@ -17,14 +17,11 @@ from coordinator.expert_calls import Asked
 from coordinator.heads import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
-from swarm.domain.ids import NodeId, expert_of, leaf_of
+from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, NodeId
 from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
 from swarm.domain.manifests import GateStatement
 from swarm.gating.combinations import expert_weights, mix
 
-ROOT_OWNER = NodeId("coordinator")
-ROOT_LEAF = leaf_of(ROOT_OWNER, 0)
-ROOT_EXPERT = expert_of(ROOT_LEAF)
 OF_SOME_OWNERS = ("gate", "prototypes")
 """The combinations that can be restricted to some owners: class scores are of all owners' sums."""
 LEAST_SHARE = 0.01

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from coordinator.active_gate import ActiveGate
 from coordinator.agreement import agreeing_owners, correct_examples, root_columns
 from coordinator.aside import AsideContributions
-from coordinator.combining import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, root_combination
+from coordinator.combining import root_combination
 from coordinator.contributions import ContributionFiles
 from coordinator.profile_files import KnownProfile, ProfileFiles
 from coordinator.solver_jobs import Group, Solution
 from swarm.digests import blake3
 from swarm.domain.combination import Combination
 from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, TrunkMismatchError
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.manifests import GateLeaf
 from swarm.domain.specification import TrunkReference

@@ -7,12 +7,13 @@ from typing import Protocol
 import structlog
 
 from coordinator.active_gate import ActiveGate
-from coordinator.combining import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, root_combination
+from coordinator.combining import root_combination
 from coordinator.gate_publication import BlobRegistry
 from coordinator.heads import Heads, KnownHead
 from coordinator.solver_jobs import RootNet
 from coordinator.solver_process import Solver
 from swarm.domain.errors import SwarmError
+from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
 from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from coordinator.active_gate import ActiveGate
 from coordinator.answer_board import AnswerBoard, Rows, merge_rows
 from coordinator.combining import (
-    ROOT_EXPERT,
     Reading,
     Reply,
     Way,
@@ -34,7 +33,7 @@ from coordinator.heads import Heads, KnownHead
 from coordinator.profiles import Profiles
 from coordinator.query_checks import check_examples, check_profiled, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak

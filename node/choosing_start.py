@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.jobs import Lender
-from node.loans import MOST_LOANS, ROOT, Loan
+from node.loans import MOST_LOANS, Loan
 from swarm.domain.errors import SwarmError
-from swarm.domain.ids import ExpertId
+from swarm.domain.ids import ROOT_EXPERT, ExpertId
 from swarm.domain.manifests import NetReference
 from swarm.experts.borrowing import RANDOM, Candidate, Net, head_start, rank_candidates
 from swarm.experts.factories import is_built_in
@@ -91,8 +91,8 @@ def choose_start(
     ranked = rank_candidates(candidates, training, validation, seed=seed)
     accuracy = {entry.name: entry.accuracy for entry in ranked}
     flops = sum(entry.flops for entry in ranked)
-    trainable = [entry for entry in ranked if entry.name == RANDOM or by_name[entry.name].expert != ROOT]
-    best = trainable[0]
+    fixed = {name for name, loan in by_name.items() if loan.expert == ROOT_EXPERT}
+    best = next(entry for entry in ranked if entry.name not in fixed)
     metrics = {
         "borrow_candidates": float(len(ranked)),
         "borrow_knn": best.accuracy,

@@ -14,15 +14,13 @@ import structlog
 
 from node.jobs import JobRecord, Lender
 from swarm.domain.errors import SwarmError
-from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId
 from swarm.domain.manifests import GateStatement, Manifest, NetReference
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 from swarm.experts.factories import buildable, can_build
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
-ROOT = ExpertId("coordinator.e0")
-"""The swarm's root expert takes part in every choice, wherever the gate has one."""
 CONNECTION_TIMEOUT_S = 5.0
 MOST_LOANS = 4
 LOANS_TIMEOUT_S = 60.0
@@ -81,7 +79,7 @@ class Lending:
         """Wait a little for the coordinator: who has just joined does not know the gate yet."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CONNECTION_TIMEOUT_S):
-                while not self._connected():
+                while not self._connected():  # noqa: ASYNC110 - a flag of the agent's, not an event
                     await asyncio.sleep(0.05)
 
     async def lenders(self, gate: GateStatement | None) -> tuple[Lender, ...]:
@@ -105,7 +103,7 @@ class Lending:
     async def lend(self, wanted: Sequence[ExpertId], import_paths: Sequence[str]) -> Loans:
         """Return the wanted experts that their owners share and this node can build; and the root."""
         loans, refused = [], {}
-        for expert in dict.fromkeys((*wanted[:MOST_LOANS], ROOT)):
+        for expert in dict.fromkeys((*wanted[:MOST_LOANS], ROOT_EXPERT)):
             try:
                 async with asyncio.timeout(LOANS_TIMEOUT_S):
                     statement = await self._registry.manifest(expert)

@@ -37,8 +37,8 @@ class TrainOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep:
-    """Progress: stage `data | features | clusters | sums | borrow | train | publish | contribute | done`, fraction
-    0..1."""
+    """Progress, fraction 0..1. `stage` is one of data, features, clusters, sums, borrow, train, publish,
+    contribute, done."""
 
     stage: str
     message: str

@@ -12,6 +12,10 @@ LeafId = NewType("LeafId", str)
 Digest = NewType("Digest", str)
 """blake3 of some bytes, 64 lowercase hexadecimal digits."""
 
+ROOT_OWNER = NodeId("coordinator")
+ROOT_LEAF, ROOT_EXPERT = LeafId("coordinator.l0"), ExpertId("coordinator.e0")
+"""The root: the one expert that is the coordinator's own."""
+
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _MEMBER = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)\.([el])([0-9]{1,6})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -9,14 +9,11 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
-from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.ids import ROOT_EXPERT, Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.modules import check_module
-
-ROOT_EXPERT = ExpertId("coordinator.e0")
-"""The root, the one expert that is the coordinator's own."""
 
 
 def check_committer(caller: Caller, manifest: Manifest) -> None:

@@ -170,7 +170,7 @@ def run_learner(folder: Path) -> tuple[int, list[dict[str, Any]], str]:
 
 
 def digits_like(count: int, classes: int, seed: int = 0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 images [count, 8, 8] of classes that little noise keeps apart, and labels int64 [count]."""
+    """Return uint8 images [count, 8, 8], easily told with little noise, and labels int64 [count]."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % classes
     patterns = np.random.default_rng(99).integers(0, 17, size=(classes, 8, 8))

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.combining import ROOT_EXPERT
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
-from swarm.domain.ids import NodeId, expert_of, leaf_of
+from swarm.domain.ids import ROOT_EXPERT, NodeId, expert_of, leaf_of
 from swarm.domain.inference import Answer, ExpertAnswer
 from tests.support.answers import (
     CLASSES,
