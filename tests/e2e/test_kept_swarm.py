@@ -61,6 +61,7 @@ def kept() -> Iterator[Kept]:
                 "classes:5",
                 "--steps",
                 "300",
+                "--no-baselines",
             )
         )
         assert done.returncode == 0, done.stderr

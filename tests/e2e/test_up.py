@@ -151,7 +151,17 @@ def test_progress_is_shown_and_nothing_stays_behind(finished: tuple[Shell, dict[
 )
 def test_ctrl_c_leaves_no_process_and_no_file(moment: str, short_tmp: Path) -> None:
     with shell(short_tmp / f"interrupt-{abs(hash(moment)) % 1000}") as sh:
-        arguments = ("up", "--nodes", "2", "--partition", "classes:5", "--steps", "300")
+        arguments = (
+            "up",
+            "--nodes",
+            "2",
+            "--partition",
+            "classes:5",
+            "--steps",
+            "300",
+            "--fedavg-rounds",
+            "2",
+        )
         with sh.until(moment, *arguments) as running:
             running.process.send_signal(signal.SIGINT)
             code, said = running.end()

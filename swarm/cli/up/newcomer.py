@@ -1,6 +1,7 @@
 """One more node joins: what its new class is worth to all, and what it borrowed from whom."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from swarm.data.dataset import Dataset
 from swarm.rpc.clients import CoordinatorClient
 
 WITHIN_SECONDS = 10.0
+_START = re.compile(r"(borrows from|starts from random weights).*")
 
 
 class Newcomer:
@@ -73,12 +75,12 @@ class Newcomer:
 
 def borrow_note(said: str, figures: Mapping[str, float]) -> str:
     """Return what a training borrowed and how much that helped, from its words and its `borrow_` figures."""
-    words = next((line for line in said.splitlines() if "borrows from" in line or "borrowed" in line), "")
-    told = words[words.find("borrow") :].split(" (nearest")[0].rstrip(".)") if words else ""
+    found = _START.search(said)
+    told = found[0].split(" (")[0] if found else ""
     facts = ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}"
         for name, value in sorted(figures.items())
-        if name.startswith(("borrow_", "random_accuracy"))
+        if name.startswith(("borrow_", "random_"))
     )
     if not told and not facts:
         return "borrowed nothing"
