@@ -74,10 +74,10 @@ def choose_start(
 ) -> Start:
     """Return the start for a leaf whose randomly initialised net is `fresh`, built from `reference`.
 
-    A loan that cannot be loaded is told and left out. The best of the ranking has a few steps to show that it
-    helps; if it does not, random weights are taken. The root is ranked for what it tells; where it is first,
-    the best of the others is taken: the root has no weights to train on from, and what builds on it is the
-    correction (`swarm train --refine`).
+    A loan that cannot be loaded is told and left out. The best of the others, unless random weights rank
+    above it, has a few steps to show that it helps; if it does not help, random weights are taken. The root
+    is ranked for what it tells: it has no weights to train on from, and what builds on it is the correction
+    (`swarm train --refine`).
     """
     candidates, by_name = [Candidate(name=RANDOM, net=fresh)], {}
     for loan in loans:
@@ -91,16 +91,16 @@ def choose_start(
     ranked = rank_candidates(candidates, training, validation, seed=seed)
     accuracy = {entry.name: entry.accuracy for entry in ranked}
     flops = sum(entry.flops for entry in ranked)
-    fixed = {name for name, loan in by_name.items() if loan.expert == ROOT_EXPERT}
-    best = next(entry for entry in ranked if entry.name not in fixed)
+    passed_over = {name for name, loan in by_name.items() if loan.expert == ROOT_EXPERT} | {RANDOM}
+    best = next((entry for entry in ranked if entry.name not in passed_over), None)
     metrics = {
         "borrow_candidates": float(len(ranked)),
-        "borrow_knn": best.accuracy,
+        "borrow_knn": best.accuracy if best is not None else accuracy[RANDOM],
         "borrow_knn_random": accuracy[RANDOM],
         "borrow_flops": float(flops),
     }
     table = ", ".join(f"{entry.name} {entry.accuracy:.3f}" for entry in ranked)
-    if best.name == RANDOM:
+    if best is None or best.accuracy < accuracy[RANDOM]:
         message = f"starts from random weights (nearest neighbours: {table})"
         return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     loan = by_name[best.name]

@@ -19,7 +19,7 @@ __all__ = ["Baseline", "train_baseline", "widened_mlp"]
 
 WIDENED_DEPTH = 2
 _EVALUATION_ROWS = 4096
-_PATIENCE_EPOCHS, _PATIENCE_STEPS = 10, 1000
+_PATIENCE_EPOCHS, _PATIENCE_STEPS = 10, 4000
 _BATCH = 1024
 
 
@@ -48,7 +48,7 @@ def train_baseline(
 
     `net` is any factory, built in or importable: the experts' own, `cnn`, or what `widened_mlp` names. It is
     judged at least once an epoch by its validation accuracy, and ends before the budget does once that has
-    not risen for 10 epochs (and 1,000 steps).
+    not risen for 10 epochs (and 4,000 steps).
     """
     torch.manual_seed(seed)
     reference = net_reference(net, training.input_shape, classes, import_paths)

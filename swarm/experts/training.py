@@ -23,6 +23,8 @@ from swarm.experts.weights import load_tensors, state_tensors
 
 NO_LIMIT = 1 << 40
 EVALUATION_BATCH = 1024
+LOSS_AMONG_EQUALS = 1e-3
+"""Of evaluations with equal accuracies the lower loss is the better one."""
 SAVING_SHARE = 0.05
 """Checkpoints take at most about this share of the time."""
 
@@ -33,8 +35,8 @@ class TrainSettings:
 
     Validation runs every `evaluate_every` steps (0: 20 times in `steps`, every 100 with a budget), on at most
     `evaluation_rows` samples; training ends after `patience` evaluations without a better loss, or, with
-    `by_accuracy`, without fewer errors. Checkpoints follow evaluations, `checkpoint_every_s` seconds or more
-    apart (0: every evaluation).
+    `by_accuracy`, without fewer errors (among equals: a better loss). Checkpoints follow evaluations,
+    `checkpoint_every_s` seconds or more apart (0: every evaluation).
     """
 
     steps: int = 1000
@@ -248,7 +250,7 @@ class _Run:
         self.state.evaluated += len(self.watched.samples)
         judged = loss if validation_loss is None else validation_loss
         if self.settings.by_accuracy and accuracy is not None:
-            judged = 1 - accuracy if math.isfinite(judged) else judged
+            judged = 1 - accuracy + LOSS_AMONG_EQUALS * judged
         if not math.isfinite(loss) or not math.isfinite(judged):
             raise InvalidInputError(
                 "training",
