@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ def short_tmp() -> Iterator[Path]:
 def finished(short_tmp: Path) -> Iterator[tuple[Shell, dict[str, Any], str]]:
     """One run of `swarm up --json`: its shell, its report, and its progress."""
     with shell(short_tmp / "up") as sh:
-        done = sh.swarm("up", "--json", timeout_s=550)
+        done = sh.swarm("up", "--json", "--fedavg-rounds=5", timeout_s=550)
         assert done.returncode == 0, done.stderr
         yield sh, json.loads(done.stdout), done.stderr
 
@@ -116,7 +115,7 @@ def test_costs_are_what_they_should_be(finished: tuple[Shell, dict[str, Any], st
         ("pooled_cnn", total),
     ):
         assert 0 < rows[name]["train_flops"] <= 1.03 * budget, name
-    assert rows["fedavg"]["sync_rounds"] == 20 and rows["fedavg"]["bytes_sent"] > 0
+    assert rows["fedavg"]["sync_rounds"] == 5 and rows["fedavg"]["bytes_sent"] > 0
     macs = rows["pooled_equal_macs"]["inference_flops"] / rows["swarm"]["inference_flops"]
     assert macs == pytest.approx(1, abs=0.05)
     assert rows["swarm_top1"]["inference_flops"] < rows["swarm_top4"]["inference_flops"]
@@ -149,47 +148,3 @@ def test_progress_is_shown_and_nothing_stays_behind(finished: tuple[Shell, dict[
     assert "Traceback" not in progress
     assert sh.wait_for_nothing() == []
     assert [path.name for path in sh.scratch.iterdir()] == []
-
-
-@pytest.mark.parametrize(
-    "moment",
-    ["founding a swarm", "private samples", "features here", "clusters", "publish", "routing held-out"],
-)
-def test_ctrl_c_leaves_no_process_and_no_file(moment: str, short_tmp: Path) -> None:
-    with shell(short_tmp / f"interrupt-{abs(hash(moment)) % 1000}") as sh:
-        arguments = (
-            "up",
-            "--nodes",
-            "2",
-            "--partition",
-            "classes:5",
-            "--steps",
-            "300",
-            "--fedavg-rounds",
-            "2",
-        )
-        with sh.until(moment, *arguments) as running:
-            running.process.send_signal(signal.SIGINT)
-            code, said = running.end()
-        assert code == 130, said
-        assert said.strip().endswith("interrupted") and "Traceback" not in said
-        assert sh.wait_for_nothing() == []
-        assert [path.name for path in sh.scratch.iterdir()] == []
-
-
-def test_killing_the_supervisor_takes_everything_with_it(short_tmp: Path) -> None:
-    with shell(short_tmp / "killed") as sh:
-        with sh.until("connected", "up", "--nodes", "2", "--partition", "classes:5") as running:
-            running.process.kill()
-            running.end()
-        assert sh.wait_for_nothing(30) == []
-
-
-def test_a_folder_that_holds_a_swarm_is_not_taken_over(short_tmp: Path) -> None:
-    folder = short_tmp / "taken"
-    folder.mkdir()
-    (folder / "something").write_text("mine")
-    with shell(short_tmp / "conflict") as sh:
-        done = sh.swarm("up", "--keep", "--home", str(folder))
-        assert done.returncode == 6 and "expected: an empty folder" in done.stderr
-        assert (folder / "something").read_text() == "mine"
