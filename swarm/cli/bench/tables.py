@@ -26,8 +26,8 @@ Every line is a real swarm of processes on one machine: ten nodes with their own
 joined over mutual TLS. Test accuracy, mean and standard deviation over the seeds; whatever is chosen (ridge,
 temperatures, which combination is served) is chosen on data held out before training. `swarm` is what a plain
 query gets; pooled nets need the raw data in one place, may spend the FLOPs that the whole swarm spent, gate
-included, end when their validation accuracy has not risen for 10 epochs, and answer with the weights that were best
-there; FedAvg takes 20 rounds and as many local steps as an expert.
+included, end when their validation accuracy has not risen for 10 epochs, and answer with the weights that
+were best there; FedAvg takes 20 rounds and as many local steps as an expert.
 """
 
 
