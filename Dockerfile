@@ -1,5 +1,8 @@
-# One image for every process of a swarm. CPU by default; a GPU build takes another torch index or pin:
-#   docker compose build --build-arg PIP_OPTIONS="--extra-index-url https://..."
+# One image for every process of a swarm. PIP_OPTIONS chooses torch's wheel; docker-compose.yml passes it on:
+#   (unset)                                                          PyPI's own: on Linux x86-64 a CUDA build
+#   PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"     CPU only, and much smaller
+#   PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cu130"   CUDA 13.0 (compose.gpu.yaml's default)
+# Without compose: docker build --build-arg PIP_OPTIONS="..." -t swarm:local .
 ARG PYTHON=python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build

@@ -52,6 +52,8 @@ class GateFiles:
         trunk: Callable[[], TrunkReference],
     ) -> None:
         self._envelopes, self.blobs, self._keyring, self._trunk = envelopes, blobs, keyring, trunk
+        self._first: dict[Digest, int] = {}
+        self._looked_at = 0
 
     def newest(self) -> int:
         """Return the newest version, 0 before the first."""
@@ -83,10 +85,12 @@ class GateFiles:
 
     def first_with(self, contribution: Digest) -> int:
         """Return the first version that a contribution is in, 0 if there is none."""
-        for version in range(1, self.newest() + 1):
-            if self._envelopes.get(version) and contribution in self.statement(version).value.contributions:
-                return version
-        return 0
+        for version in range(self._looked_at + 1, self.newest() + 1):
+            if self._envelopes.get(version):
+                for digest in self.statement(version).value.contributions:
+                    self._first.setdefault(digest, version)
+            self._looked_at = version
+        return self._first.get(contribution, 0)
 
     def load(self, statement: Statement[GateStatement]) -> ActiveGate:
         """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""

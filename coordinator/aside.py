@@ -24,22 +24,26 @@ log = structlog.get_logger()
 class AsideContributions:
     """Which of the coordinator's contributions are kept aside; their files lie with the others."""
 
-    def __init__(self, files: ContributionFiles, heads: Heads) -> None:
-        self._files, self._heads = files, heads
+    def __init__(
+        self, files: ContributionFiles, heads: Heads, in_some_gate: Callable[[Digest], bool]
+    ) -> None:
+        """`in_some_gate` may read files."""
+        self._files, self._heads, self._in_some_gate = files, heads, in_some_gate
         self._kept: dict[NodeId, Statement[Contribution]] = {}
 
-    def load(self, in_some_gate: Callable[[Digest], bool]) -> None:
-        """Read what is here and was never in a gate. Reads files: call it outside the event loop."""
+    def load(self) -> None:
+        """Read what is marked: a contribution that a crash left stored and not judged is not, and its owner
+        sends it again. Reads files: call it outside the event loop."""
         for digest in self._files.digests():
-            if in_some_gate(digest):
+            if not self._files.is_aside(digest):
                 continue
             try:
                 statement = self._files.statement(digest)
             except SwarmError as error:
                 log.error("contribution.damaged", contribution=digest, reason=str(error))
                 continue
-            known = self._kept.get(statement.value.owner)
-            if known is None or known.value.epoch < statement.value.epoch:
+            known = self._kept.setdefault(statement.value.owner, statement)
+            if known.value.epoch < statement.value.epoch:
                 self._kept[statement.value.owner] = statement
 
     async def put(self, statement: Statement[Contribution]) -> bool:
@@ -47,17 +51,33 @@ class AsideContributions:
         which no asker could agree with."""
         if statement.value.sums is None:
             return False
+        await asyncio.to_thread(self._files.mark_aside, statement.digest)
         before = self._kept.get(statement.value.owner)
         self._kept[statement.value.owner] = statement
         if before is not None and before.digest != statement.digest:
-            await asyncio.to_thread(self._files.remove, before.digest)
+            await self._forget(before.digest)
         return True
 
     async def drop(self, owner: NodeId, *, keep: Digest | None = None) -> None:
         """Forget what is kept aside of an owner; `keep` is its contribution that counts now."""
         before = self._kept.pop(owner, None)
-        if before is not None and before.digest != keep:
-            await asyncio.to_thread(self._files.remove, before.digest)
+        if before is None:
+            return
+        if before.digest == keep:
+            await asyncio.to_thread(self._files.unmark_aside, before.digest)
+        else:
+            await self._forget(before.digest)
+
+    async def _forget(self, digest: Digest) -> None:
+        """Remove a contribution that is kept aside no more; one that a gate of old lists stays, unmarked."""
+
+        def forget() -> None:
+            if self._in_some_gate(digest):
+                self._files.unmark_aside(digest)
+            else:
+                self._files.remove(digest)
+
+        await asyncio.to_thread(forget)
 
     def beside(self, gate: GateStatement) -> Mapping[NodeId, tuple[Digest, tuple[GateLeaf, ...]]]:
         """Return each owner that the gate lacks, with its contribution and leaves.

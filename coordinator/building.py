@@ -160,9 +160,9 @@ async def build(
     )
     await publication.load()
     contributions = await asyncio.to_thread(ContributionFiles, folder.contributions)
-    aside = AsideContributions(contributions, heads)
-    files = publication.files
-    await asyncio.to_thread(aside.load, lambda digest: files.first_with(digest) > 0)
+    gates = publication.files
+    aside = AsideContributions(contributions, heads, lambda digest: gates.first_with(digest) > 0)
+    await asyncio.to_thread(aside.load)
     solver = Solver(folder.solver, folder.contributions, folder.blobs)
     root = RootExpert(
         active=lambda: publication.active,

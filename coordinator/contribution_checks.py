@@ -17,7 +17,7 @@ from swarm.domain.manifests import Contribution, FeatureSums, LeafContribution, 
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification, TrunkReference, check_class_names
 from swarm.domain.tensors import TensorEntry
-from swarm.gating.regions import region_columns
+from swarm.gating.regions import MIN_CLASS_COUNT, region_columns
 from swarm.gating.sums import MAX_SAMPLES, triangle_length
 from swarm.rpc.options import MAX_CONTRIBUTION_BYTES
 
@@ -153,6 +153,14 @@ def _check_leaf(leaf: LeafContribution, contribution: Contribution, specificatio
             expected=f"at least {specification.min_leaf_count}",
             remedy="leaves below the minimum count stay at home",
         )
+    for name, count in leaf.class_counts.items():
+        if count < MIN_CLASS_COUNT:
+            raise InvalidInputError(
+                f"class {name[:60]} of {subject}",
+                found=f"{count} samples",
+                expected=f"at least {MIN_CLASS_COUNT}",
+                remedy="leave the class out: a sum over so few samples tells too much of each",
+            )
     rows = leaf.prototypes.shape[0] if leaf.prototypes.shape else 0
     if not 1 <= rows <= specification.max_prototypes_per_leaf:
         raise InvalidInputError(

@@ -13,7 +13,7 @@ from coordinator.heads import Heads
 from coordinator.members import Members
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import Contribution
 from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
@@ -97,8 +97,12 @@ class ContributionIntake:
         """Judge one candidate with all of batch; return what is to be judged alone."""
         try:
             found: ContributionOutcome | SwarmError = await self._outcome_together(batch)
+        except (NotReadyError, UnreachableError) as error:
+            found = error
         except SwarmError as error:
             found = error
+            if not is_last:  # one of them is at fault, and each alone says which
+                return batch
         if isinstance(found, ContributionOutcome) and found.state == "refused":
             if not is_last:
                 return batch

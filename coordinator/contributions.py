@@ -83,24 +83,48 @@ class ContributionFiles:
             arrived.discard()
             if error.errno not in _NO_SPACE:
                 raise
-            raise ExhaustedError(
-                f"disk of {self._folder}",
-                found="no space left",
-                expected=f"{size} bytes for the contribution of {contribution.owner}",
-                remedy="free some space there, then contribute again",
-            ) from error
+            raise self._full(f"{size} bytes for the contribution of {contribution.owner}") from error
         except BaseException:
             arrived.discard()
             raise
         return arrived
 
     def keep(self, digest: Digest, envelope: bytes, arrived: Arrived) -> None:
-        """Store a contribution under its statement's digest; again is harmless."""
+        """Store a contribution under its statement's digest; again is harmless.
+
+        Raises ExhaustedError on a full disk; nothing of it is left then.
+        """
         if self.has(digest):
             arrived.discard()
             return
-        arrived.path.replace(self.arrays_path(digest))
-        write_file(self._folder / f"{digest}.json", envelope, 0o600)
+        try:
+            arrived.path.replace(self.arrays_path(digest))
+            write_file(self._folder / f"{digest}.json", envelope, 0o600)
+        except OSError as error:
+            self.remove(digest)
+            if error.errno not in _NO_SPACE:
+                raise
+            raise self._full("the statement of a contribution") from error
+
+    def _full(self, expected: str) -> ExhaustedError:
+        return ExhaustedError(
+            f"disk of {self._folder}",
+            found="no space left",
+            expected=expected,
+            remedy="free some space there, then contribute again",
+        )
+
+    def mark_aside(self, digest: Digest) -> None:
+        """Remember durably that a stored contribution was judged, and is kept aside."""
+        write_file(self._folder / f"{digest}.aside", b"", 0o600)
+
+    def is_aside(self, digest: Digest) -> bool:
+        """Return whether a stored contribution was marked."""
+        return (self._folder / f"{digest}.aside").exists()
+
+    def unmark_aside(self, digest: Digest) -> None:
+        """Take the mark away; again is harmless."""
+        (self._folder / f"{digest}.aside").unlink(missing_ok=True)
 
     def arrays_path(self, digest: Digest) -> Path:
         """Return where a contribution's arrays lie or would lie."""
@@ -138,6 +162,7 @@ class ContributionFiles:
     def remove(self, digest: Digest) -> None:
         """Forget a contribution; again is harmless."""
         (self._folder / f"{digest}.json").unlink(missing_ok=True)
+        self.unmark_aside(digest)
         (self._folder / f"{digest}.bin").unlink(missing_ok=True)
         sync_folder(self._folder)
 

@@ -1,8 +1,8 @@
 """One federated run's server side, a process of its own: `python -m coordinator.federated_run`.
 
 The parent's frames come on standard input, ours leave on standard output; what apps print goes to the log on
-standard error. The first frame is the order; then `reply`, `lost` and `nodes` answer our `send` and `nodes`.
-The end of standard input ends the process.
+standard error. The first frame is the order; then each `piece` of a reply, or `lost`, answers our `send`, and
+`nodes` our `nodes`. Replies are joined here. The end of standard input ends the process.
 """
 
 import itertools
@@ -13,12 +13,61 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import IO, Any
 
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import InvalidInputError, SwarmError
+from swarm.domain.federation import MAX_MESSAGE_BYTES, MAX_PARTS
 from swarm.exits import leave_process
 from swarm.federation.frames import error_of, frame, problem_of, read_frame
 from swarm.federation.stream_grid import Arrived
 
 _ANSWER_S = 10.0
+
+
+class Replies:
+    """Replies on their way, joined from their pieces; only of messages that somebody waits for."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()
+        self._expected: dict[str, str] = {}
+        self._pieces: dict[str, list[bytes]] = {}
+
+    def expect(self, message: str, node: str) -> None:
+        """Wait for a node's reply to a message."""
+        with self._changing:
+            self._expected[message] = node
+
+    def forget(self, messages: Sequence[str]) -> None:
+        """Drop what has come for these; nobody waits for them any more."""
+        with self._changing:
+            for message in messages:
+                self._expected.pop(message, None)
+                self._pieces.pop(message, None)
+
+    def take(self, header: Mapping[str, Any], payload: bytes) -> Arrived | None:
+        """Take a piece; return the reply when it is whole, or the problem where pieces do not fit together.
+
+        Piece 0 begins a reply, again after its node was asked again. What comes late, twice, or from another
+        node than was asked changes nothing.
+        """
+        message, node = str(header["id"]), str(header["node"])
+        part, parts = int(header["part"]), int(header["parts"])
+        with self._changing:
+            if self._expected.get(message) != node:
+                return None
+            pieces = self._pieces[message] = self._pieces.get(message, []) if part else []
+            pieces.append(payload)
+            size = sum(map(len, pieces))
+            fits = part == len(pieces) - 1 and part < parts <= MAX_PARTS and size <= MAX_MESSAGE_BYTES
+            if fits and part < parts - 1:
+                return None
+            del self._pieces[message], self._expected[message]
+        if not fits:
+            problem = InvalidInputError(
+                f"reply of node {node}",
+                found=f"part {part} of {parts} after {len(pieces) - 1}, {size} bytes",
+                expected=f"one part after the other, at most {MAX_PARTS} and {MAX_MESSAGE_BYTES} bytes",
+            )
+            return Arrived(message=message, node=node, problem=problem)
+        return Arrived(message=message, node=node, data=b"".join(pieces))
 
 
 class ParentWire:
@@ -27,6 +76,7 @@ class ParentWire:
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self._source, self._sink = source, sink
         self._writing = threading.Lock()
+        self._replies = Replies()
         self._arrived: queue.Queue[Arrived] = queue.Queue()
         self._nodes: queue.Queue[tuple[int, list[str]]] = queue.Queue()
         self._questions = itertools.count(1)
@@ -51,6 +101,7 @@ class ParentWire:
                 return names
 
     def send(self, message: str, node: str, data: bytes, timeout_s: float) -> None:
+        self._replies.expect(message, node)
         self.tell({"kind": "send", "id": message, "node": node, "timeout_s": timeout_s}, data)
 
     def arrival(self, timeout_s: float) -> Arrived | None:
@@ -60,15 +111,19 @@ class ParentWire:
             return None
 
     def forget(self, messages: Sequence[str]) -> None:
+        self._replies.forget(messages)
         self.tell({"kind": "forget", "ids": list(messages)})
 
     def _read(self) -> None:
         while (found := read_frame(self._source)) is not None:
             header, payload = found
             match header.get("kind"):
-                case "reply":
-                    self._arrived.put(Arrived(message=header["id"], node=header["node"], data=payload))
+                case "piece":
+                    whole = self._replies.take(header, payload)
+                    if whole is not None:
+                        self._arrived.put(whole)
                 case "lost":
+                    self._replies.forget([header["id"]])
                     problem = error_of(header.get("problem"))
                     self._arrived.put(Arrived(message=header["id"], node=header["node"], problem=problem))
                 case "nodes":

@@ -1,6 +1,8 @@
 """Federated runs in the coordinator: one at a time, each in a child process; here its bytes go to the nodes.
 
-The coordinator itself holds no sums and loads no Flower: it hands messages on, part by part.
+The coordinator itself holds no sums and loads no Flower. Each part of a node's reply goes to the child before
+the next one is fetched, and is joined there. What the child asks a node is held here until the node has
+answered, for it may have to be asked again; so is the result, of at most 60 MiB.
 """
 
 import asyncio
@@ -218,10 +220,15 @@ class _Run:
         self._asked.add(node)
 
         async def send() -> None:
-            answer: dict[str, Any] = {"kind": "reply", "id": each, "node": node}
+            answer: dict[str, Any] = {"id": each, "node": node}
+
+            async def hand_on(piece: FederationPart) -> None:
+                await child.send(
+                    {**answer, "kind": "piece", "part": piece.part, "parts": piece.parts}, piece.data
+                )
+
             try:
-                reply = await self._exchange.ask(each, node, payload, timeout_s)
-                await child.send(answer, reply)
+                await self._exchange.ask(each, node, payload, timeout_s, hand_on)
             except SwarmError as error:
                 _log.info("federation.node_lost", run=self.id, node=node, reason=str(error))
                 await child.send({**answer, "kind": "lost", "problem": problem_of(error)})

@@ -169,6 +169,7 @@ class GateMaker:
         active = self._present()
         return await self._parts.trials.run(
             asked=candidate.owners | self._incumbents(),
+            incumbents=self._incumbents(),
             candidate=await self._publication.sign(candidate, says),
             incumbent=b"" if active is None else active.envelope,
             options=options,

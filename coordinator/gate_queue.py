@@ -4,12 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from coordinator.contributions import Arrived
-from swarm.domain.errors import NotReadyError, SwarmError
+from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.manifests import Contribution
 from swarm.domain.membership import ContributionOutcome
 from swarm.trust.statements import Statement
+
+log = structlog.get_logger()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,6 +59,10 @@ class ContributionQueue:
 
     async def outcome_of(self, pending: Pending) -> ContributionOutcome:
         """Queue a contribution and return what became of it; raises what it was refused for."""
+        for older in [each for each in self._waiting if each.owner == pending.owner]:
+            self._waiting.remove(older)
+            older.arrived.discard()
+            older.fail(_superseded(older, pending))
         self._waiting.append(pending)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work(), name="judge contributions")
@@ -72,7 +80,7 @@ class ContributionQueue:
             while self._waiting:
                 async with self._changing:
                     batch = self._next_batch()
-                    await self._judge(batch)
+                    await self._judged(batch)
                 for pending in batch:
                     pending.arrived.discard()
         finally:
@@ -81,9 +89,32 @@ class ContributionQueue:
                 pending.fail(NotReadyError("gate", found="the coordinator stopped", remedy="try again"))
             self._waiting.clear()
 
+    async def _judged(self, batch: Sequence[Pending]) -> None:
+        """Judge a batch; what goes wrong in an unforeseen way ends it, and nothing that comes after."""
+        try:
+            await self._judge(batch)
+        except Exception as error:  # whatever it is: others wait behind it
+            log.exception("gate.judging_failed", owners=[pending.owner for pending in batch])
+            for pending in batch:
+                pending.fail(
+                    NotReadyError(
+                        f"contribution of {pending.owner}",
+                        found=f"a fault while it was judged: {type(error).__name__}",
+                        remedy="try again later; the coordinator's log says more",
+                    )
+                )
+
     def _next_batch(self) -> list[Pending]:
         batch: dict[NodeId, Pending] = {}
         for pending in self._waiting:
             batch.setdefault(pending.owner, pending)
         self._waiting = [pending for pending in self._waiting if pending is not batch[pending.owner]]
         return list(batch.values())
+
+
+def _superseded(older: Pending, newer: Pending) -> ConflictError:
+    return ConflictError(
+        f"contribution of {older.owner}, epoch {older.statement.value.epoch}",
+        found=f"epoch {newer.statement.value.epoch}, which came while it waited",
+        expected="one contribution of each owner at a time",
+    )

@@ -13,7 +13,7 @@ from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 
-TRIAL_TIMEOUT_S = 45.0
+TRIAL_TIMEOUT_S = 90.0
 
 log = structlog.get_logger()
 
@@ -43,6 +43,7 @@ class TrialRound:
         self,
         *,
         asked: frozenset[NodeId],
+        incumbents: frozenset[NodeId],
         candidate: bytes,
         incumbent: bytes,
         options: Sequence[TrialOption],
@@ -50,7 +51,8 @@ class TrialRound:
     ) -> Heard:
         """Return the sound answers to one round of options.
 
-        Raises NotReadyError where nobody answered at all: a gate that nobody tried does not come.
+        Raises NotReadyError where nobody answered at all, or fewer than half of the incumbents that are
+        connected: a gate that those whom it concerns could not try does not come.
         """
 
         async def ask(node: LiveNode) -> GateTrial | None:
@@ -77,6 +79,15 @@ class TrialRound:
                 found=f"none of {len(asked)} nodes that could try it",
                 expected="at least one",
                 remedy="see which nodes are connected: swarm status; then try again",
+            )
+        connected = incumbents & {node.link.node for node in nodes}
+        judged = len(connected & heard.keys())
+        if 2 * judged < len(connected):
+            raise NotReadyError(
+                "candidate gate",
+                found=f"{judged} of {len(connected)} connected incumbents that judged it",
+                expected=f"at least half within {self._timeout_s:g} s",
+                remedy="try again when they are less busy; an expert that is slow to ask delays everybody",
             )
         trials = {node: trial for node, trial in heard.items() if trial.samples}
         return Heard(asked=len(asked), heard=len(heard), trials=trials)

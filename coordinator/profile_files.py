@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from coordinator.envelope_files import sweep_unfinished
 from swarm.digests import digest_of
-from swarm.domain.ids import Digest
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import Profile
 from swarm.domain.tensors import FORBID_UNKNOWN
 from swarm.trust.key_files import sync_folder, write_file
@@ -28,15 +28,21 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFacts:
-    """What a profile's root is, besides its numbers: classes, trunk, temperature, the digest of its bytes."""
+    """What a profile's root is, besides its numbers: the contributions that it was solved from, classes,
+    trunk, temperature, the digest of its bytes."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     profile: Profile
+    contributions: tuple[Digest, ...]
     class_names: tuple[str, ...]
     class_temperature: float
     trunk: Digest
     root: Digest
+
+    def given(self) -> tuple[tuple[NodeId, Digest], ...]:
+        """Return the owners, each with the contribution that the root was solved from."""
+        return tuple(zip(self.profile.owners, self.contributions, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,6 +88,7 @@ class ProfileFiles:
         profile: Profile,
         root: NDArray[np.float32],
         *,
+        contributions: tuple[Digest, ...],
         class_names: tuple[str, ...],
         class_temperature: float,
         trunk: Digest,
@@ -91,6 +98,7 @@ class ProfileFiles:
         np.save(buffer, root, allow_pickle=False)
         facts = ProfileFacts(
             profile=profile,
+            contributions=contributions,
             class_names=class_names,
             class_temperature=class_temperature,
             trunk=trunk,

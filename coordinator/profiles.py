@@ -133,10 +133,10 @@ class Profiles:
             )
         if not self._holds(known, active):
             self._files.remove(id)
-            left = sorted(set(known.facts.profile.owners) - self._owners(active))
+            left = [owner for owner, digest in known.facts.given() if digest not in self._held(active)]
             raise NotFoundError(
                 subject,
-                found=f"sums of {', '.join(left[:5])}, who withdrew them",
+                found=f"sums of {', '.join(left[:5])}, who withdrew or replaced them",
                 expected="owners whose sums are still here",
                 remedy=REMEDY,
             )
@@ -181,12 +181,12 @@ class Profiles:
         gate, trunk = active.value, self._trunk()
         analytic = active.analytic
         assert analytic is not None, "checked before"
-        owners = sorted(self._owners(active))
+        beside = self._aside.beside(gate)
+        in_gate = tuple(sorted({leaf.owner for leaf in gate.leaves if leaf.has_columns}))
         given = await asyncio.to_thread(self._by_owner, gate.contributions)
-        leaves = list(gate.leaves)
-        for owner, (digest, own) in self._aside.beside(gate).items():
-            given[owner] = digest
-            leaves += own
+        given |= {owner: digest for owner, (digest, _) in beside.items()}
+        leaves = [*gate.leaves, *(leaf for _, own in beside.values() for leaf in own)]
+        owners = sorted({*in_gate, *beside})
         q = await asyncio.to_thread(quantised, features, trunk.fixed_point, trunk.has_constant)
 
         async def roots(groups: Sequence[Sequence[NodeId]]) -> list[NDArray[np.float32]]:
@@ -199,33 +199,36 @@ class Profiles:
 
         alone = dict(zip(owners, await roots([[owner] for owner in owners]), strict=True))
         correct = {owner: correct_examples(root, q, labels) for owner, root in alone.items()}
-        agreeing = agreeing_owners(correct, len(labels))
+        agreeing = agreeing_owners(correct, len(labels), beside)
         root = alone[agreeing[0]] if len(agreeing) == 1 else (await roots([agreeing]))[0]
-        by_all = analytic.class_scores(analytic.scores(features)).argmax(axis=1)
+        of_all = root_columns(analytic.weights, analytic.class_rows, len(gate.class_names))
+        right, right_by_all = (correct_examples(each, q, labels) for each in (root, of_all))
+        if right_by_all > right:
+            agreeing, root, right = in_gate, of_all, right_by_all
         profile = Profile(
             id=id,
             owners=agreeing,
             examples=len(labels),
-            accuracy=correct_examples(root, q, labels) / len(labels),
-            accuracy_all=float((by_all == labels).mean()),
+            accuracy=right / len(labels),
+            accuracy_all=right_by_all / len(labels),
             gate_version=active.version,
         )
         await asyncio.to_thread(
             self._files.put,
             profile,
             root,
+            contributions=tuple(given[owner] for owner in agreeing),
             class_names=gate.class_names,
             class_temperature=root_combination(gate).class_temperature,
             trunk=gate.trunk,
         )
         return profile
 
-    def _owners(self, active: ActiveGate) -> set[NodeId]:
-        in_gate = {leaf.owner for leaf in active.value.leaves if leaf.has_columns}
-        return in_gate | self._aside.beside(active.value).keys()
+    def _held(self, active: ActiveGate) -> set[Digest]:
+        return {*active.value.contributions, *self._beside(active)}
 
     def _holds(self, known: KnownProfile, active: ActiveGate) -> bool:
-        return set(known.facts.profile.owners) <= self._owners(active)
+        return self._held(active).issuperset(known.facts.contributions)
 
     def _beside(self, active: ActiveGate) -> list[Digest]:
         return sorted(digest for digest, _ in self._aside.beside(active.value).values())

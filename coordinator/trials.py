@@ -11,18 +11,21 @@ than one standard error (docs/adr/0008).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from swarm.domain.combination import USES_SUMS, Combination, TrialOption
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import GateTrial
+from swarm.domain.inference import MAX_TRIAL_SAMPLES, GateTrial
 
-CHANCE = 0.05
+CHANCE = Fraction(1, 20)
 """An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
 TOLERATED = 0.05
 """Nor does a net loss of at most this share of its samples: classes that others bring more samples of gain
 weight, and those next to them lose a little, however honest everybody is."""
 MOST_TAKEN = 1 / 3
 """What new classes may take of an incumbent's samples. Two names for one class would share it evenly."""
+LOUDEST = 4
+"""A judge counts for no more samples than so many of the median judge's."""
 BEYOND_ROOT = 1.0
 """By how many standard errors of the paired difference a combination must beat the root to be served."""
 
@@ -76,20 +79,26 @@ class Defaults:
 
 
 def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
-    """Return whether a trial's figures can be true: one per option, finite, within its samples."""
+    """Return whether a trial's figures can be true: one per option, finite, within its samples and within
+    what the present gate has right and wrong there."""
     counts = (
         *(trial.correct, trial.gained, trial.lost, trial.taken),
         *(trial.gained_on_root, trial.lost_on_root),
     )
-    if trial.samples < 1 or any(len(column) != len(options) for column in (trial.nll_sum, *counts)):
+    if not 1 <= trial.samples <= MAX_TRIAL_SAMPLES or any(
+        len(column) != len(options) for column in (trial.nll_sum, *counts)
+    ):
         return False
     numbers = [count for column in counts for count in column]
     numbers += [trial.incumbent_correct, trial.experts_missing, trial.flops]
     bounded = [*numbers[:-2]]
     return (
-        all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
+        1 <= trial.samples <= MAX_TRIAL_SAMPLES
+        and all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
         and all(0 <= count <= trial.samples for count in bounded)
         and min(numbers) >= 0
+        and max(trial.lost, default=0) <= trial.incumbent_correct
+        and max(trial.gained, default=0) <= trial.samples - trial.incumbent_correct
     )
 
 
@@ -99,8 +108,11 @@ def is_beyond_chance(gained: int, lost: int) -> bool:
     Exact one-sided sign test on the samples that exactly one of both gates gets right (McNemar 1947).
     """
     differing = gained + lost
-    as_bad = sum(math.comb(differing, count) for count in range(lost, differing + 1))
-    return bool(as_bad < CHANCE * 2**differing)
+    ways, as_bad = math.comb(differing, lost), 0
+    for count in range(lost, differing + 1):
+        as_bad += ways
+        ways = ways * (differing - count) // (count + 1)
+    return bool(as_bad * CHANCE.denominator < CHANCE.numerator * 2**differing)
 
 
 def is_harmed(samples: int, gained: int, lost: int, taken: int) -> bool:
@@ -155,10 +167,45 @@ def still_sensible(
     return Defaults(combinations=tuple(kept), served=kept.index(wanted))
 
 
+def weighed(trials: Trials) -> dict[NodeId, GateTrial]:
+    """Return the trials with nobody's samples counting for more than LOUDEST lower medians of all.
+
+    Who chooses what is served cannot be one node alone, whatever it says of itself.
+    """
+    if not trials:
+        return {}
+    median = sorted(trial.samples for trial in trials.values())[(len(trials) - 1) // 2]
+    return {
+        node: _scaled(trial, min(1.0, LOUDEST * median / trial.samples)) for node, trial in trials.items()
+    }
+
+
+def _scaled(trial: GateTrial, factor: float) -> GateTrial:
+    if factor >= 1:
+        return trial
+
+    def fewer(counts: Sequence[int]) -> tuple[int, ...]:
+        return tuple(round(factor * count) for count in counts)
+
+    return replace(
+        trial,
+        samples=round(factor * trial.samples),
+        nll_sum=tuple(factor * nll for nll in trial.nll_sum),
+        correct=fewer(trial.correct),
+        gained=fewer(trial.gained),
+        lost=fewer(trial.lost),
+        taken=fewer(trial.taken),
+        gained_on_root=fewer(trial.gained_on_root),
+        lost_on_root=fewer(trial.lost_on_root),
+        incumbent_correct=round(factor * trial.incumbent_correct),
+    )
+
+
 def judge_ridge(trials: Trials, ridges: Sequence[float], default: float) -> float:
     """Return the ridge whose root gets most right over all trials; equal ones: the likelier."""
     if not trials:
         return default
+    trials = weighed(trials)
     row = min(range(len(ridges)), key=lambda row: _rank(trials, row))
     return float(ridges[row])
 
@@ -190,10 +237,11 @@ def judge_trials(
             evidence=coverage,
             reason=f"serves {defaults.combinations[defaults.served].label}: nobody had validation data",
         )
+    raw, trials = trials, weighed(trials)  # who is harmed is seen in its own figures
     kinds: dict[tuple[str, int], list[int]] = {}
     for row, option in enumerate(options):
         kinds.setdefault((option.combination.name, option.combination.top_k), []).append(row)
-    judged = [_best(trials, incumbents, rows) for rows in kinds.values()]
+    judged = [_best(trials, raw, incumbents, rows) for rows in kinds.values()]
     chosen = [_label(options, each) for each in judged]
     wanted = defaults.combinations[defaults.served]
     served = _served(trials, options, judged, wanted)
@@ -207,7 +255,7 @@ def judge_trials(
             "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
             "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
             "experts_missing": float(max(t.experts_missing for t in trials.values())),
-            **_worst(trials, incumbents, served.row),
+            **_worst(raw, incumbents, served.row),
             "flops": float(sum(t.flops for t in trials.values())),
         }
     )
@@ -229,9 +277,9 @@ class _Judged:
     harmed: tuple[Harm, ...]
 
 
-def _best(trials: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
+def _best(trials: Trials, raw: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
     ordered = sorted(rows, key=lambda row: _rank(trials, row))
-    judged = [_Judged(row=row, harmed=_harmed(trials, incumbents, row)) for row in ordered]
+    judged = [_Judged(row=row, harmed=_harmed(raw, incumbents, row)) for row in ordered]
     return next((each for each in judged if not each.harmed), judged[0])
 
 

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.choosing_start import nearest_experts
-from node.loans import LOANS_TIMEOUT_S, MOST_LOANS, Loan, Loans, Wanted
+from node.loans import LOANS_TIMEOUT_S, MOST_WANTED, Loan, Loans, Wanted
 from node.preparing import FEATURES_FRACTION, Bench
 from node.shards import Shard
 from swarm.domain.ids import ExpertId
@@ -41,22 +42,35 @@ def borrowed(
     return loans.loans, flops
 
 
+def interleaved(rankings: Sequence[Sequence[ExpertId]]) -> tuple[ExpertId, ...]:
+    """Return all rankings as one: the first of each, then the second of each, nobody twice."""
+    ranked = chain.from_iterable(zip_longest(*rankings))
+    return tuple(dict.fromkeys(expert for expert in ranked if expert is not None))
+
+
 def _nearest(
     bench: Bench, shards: Sequence[Shard], regions: NDArray[np.float32]
 ) -> tuple[tuple[ExpertId, ...], int]:
+    new = [shard for shard in shards if shard.existing is None]
+    found = [_ranking(bench, regions[shard.rows]) for shard in new]
+    return interleaved([ranking for ranking, _ in found])[:MOST_WANTED], sum(flops for _, flops in found)
+
+
+def _ranking(bench: Bench, regions: NDArray[np.float32]) -> tuple[list[ExpertId], int]:
+    """Return up to MOST_WANTED experts by nearness to one shard's features [n, R], and the FLOPs: the nearest
+    few, the nearest few of the others, and so on."""
     found: list[ExpertId] = []
-    flops = 0
-    for shard in shards:
-        if shard.existing is None:
-            nearest, cost = nearest_experts(
-                regions[shard.rows],
-                bench.job.lenders,
-                bench.read_from.open_verified,
-                seed=bench.job.order.seed,
-            )
-            found += nearest
-            flops += cost
-    return tuple(dict.fromkeys(found))[:MOST_LOANS], flops
+    lenders, flops = list(bench.job.lenders), 0
+    while lenders and len(found) < MOST_WANTED:
+        nearest, cost = nearest_experts(
+            regions, lenders, bench.read_from.open_verified, seed=bench.job.order.seed
+        )
+        flops += cost
+        if not nearest:
+            break
+        found += nearest
+        lenders = [lender for lender in lenders if lender.expert not in nearest]
+    return found[:MOST_WANTED], flops
 
 
 def _awaited(folder: Path) -> Loans | None:

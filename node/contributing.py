@@ -1,6 +1,6 @@
 """What a job gives to the gate: chosen, summed and laid down as one blob, so that the agent only signs it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from node.array_files import save_arrays, write_blob
 from node.jobs import CONTRIBUTION_FILE, ContributionDraft, LearningJob, number_of
-from node.shards import Shard, read_summary, summary_arrays
+from node.shards import Shard, read_summary, summary_arrays, told_counts
 from node.sums import PADDING_BYTES, GramSums, LeafSums, chosen_rank, joined, summed
 from swarm.domain.ids import LeafId, expert_of
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import FeatureSums, LeafContribution
+from swarm.gating.regions import MIN_CLASS_COUNT
 from swarm.gating.sums import target_columns
 
 Arrays = dict[str, NDArray[Any]]
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +34,8 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Leaf:
-    """One leaf to contribute. `kept` are its sums from an earlier job; None for a leaf with new data."""
+    """One leaf to contribute; `class_counts` and all that is given of it are of the classes that have samples
+    enough. `kept` are its sums from an earlier job; None for a leaf with new data."""
 
     leaf: LeafId
     class_counts: Mapping[str, int]
@@ -45,9 +48,10 @@ class _Leaf:
 def give(job: LearningJob, folder: Path, shards: Sequence[Shard], q: NDArray[np.int16] | None) -> Given:
     """Save every shard's summary and sums, and lay down the contribution of all leaves in the folder.
 
-    q int16 [N, M] are all training samples in fixed point, None where no sums are wanted. Leaves below the
-    specification's minimum count stay at home; above its limit the oldest ids go first. A leaf without new
-    data is given as it was; if it has no sums while the others have, it is left out, with a note.
+    q int16 [N, M] are all training samples in fixed point, None where no sums are wanted. A leaf's classes of
+    fewer than MIN_CLASS_COUNT samples stay at home, and so do leaves that are then below the specification's
+    minimum count; above its limit the oldest ids go first. A leaf without new data is given as it was; if its
+    sums or its summary are not those of its classes, it is left out. Notes say what stays at home.
     """
     for shard in shards:
         save_arrays(folder / summary_file(shard), summary_arrays(shard.summary))
@@ -97,52 +101,80 @@ def sums_file(shard: Shard) -> str:
 def _chosen(
     job: LearningJob, shards: Sequence[Shard], q: NDArray[np.int16] | None
 ) -> tuple[list[_Leaf], tuple[str, ...]]:
-    specification, notes = job.specification, []
-    found = [
-        _Leaf(
-            leaf=shard.leaf,
-            class_counts=shard.training.class_counts(),
-            summary=summary_arrays(shard.summary),
-            columns=None if q is None else _columns(shard, q),
-            shard=shard,
+    specification = job.specification
+    notes: list[str] = []
+    found = []
+    for shard in shards:
+        counts = shard.told_counts
+        notes += _too_few(shard.leaf, shard.training.class_counts())
+        found.append(
+            _Leaf(
+                leaf=shard.leaf,
+                class_counts=counts,
+                summary=summary_arrays(shard.summary),
+                columns=None if q is None or not counts else _columns(shard, q),
+                shard=shard,
+            )
         )
-        for shard in shards
-    ]
     fresh = {one.leaf for one in found}
     for leaf in job.existing:
         summary = read_summary(leaf.prototypes)
         if leaf.leaf in fresh or summary is None or not leaf.class_counts:
             continue
         kept = LeafSums.read(Path(leaf.sums), specification.trunk.sum_size) if leaf.sums else None
-        counted = sum(leaf.class_counts.values())
-        if q is not None and (kept is None or kept.f.samples != counted):
-            notes.append(f"{leaf.leaf} is not contributed: it has no sums, and no new data to sum up")
+        counts = told_counts(leaf.class_counts)
+        notes += _too_few(leaf.leaf, leaf.class_counts)
+        why_not = _why_not(counts, summary, kept, q is not None)
+        if why_not:
+            notes.append(f"{leaf.leaf} is not contributed: {why_not}")
             continue
         columns = kept.columns if q is not None and kept is not None else None
-        found.append(
-            _Leaf(
-                leaf=leaf.leaf,
-                class_counts=leaf.class_counts,
-                summary=summary,
-                columns=columns,
-                kept=kept,
-            )
-        )
-    large = [one for one in found if sum(one.class_counts.values()) >= specification.min_leaf_count]
+        found.append(_Leaf(leaf=leaf.leaf, class_counts=counts, summary=summary, columns=columns, kept=kept))
+    large = []
+    for one in found:
+        counted = sum(one.class_counts.values())
+        if one.class_counts and counted >= specification.min_leaf_count:
+            large.append(one)
+        else:
+            minimum = specification.min_leaf_count
+            notes.append(f"{one.leaf} is not contributed: {counted} samples, at least {minimum} are needed")
     chosen = large[: specification.max_leaves_per_owner]
     return sorted(chosen, key=lambda one: number_of(one.leaf)), tuple(notes)
 
 
+def _too_few(leaf: LeafId, class_counts: Mapping[str, int]) -> Iterator[str]:
+    """Say which of a leaf's classes are not contributed; of many, the first by name."""
+    told = told_counts(class_counts)
+    left_out = sorted(set(class_counts) - set(told))
+    for name in left_out[:_NAMED]:
+        found = f"{class_counts[name]} samples, at least {MIN_CLASS_COUNT} are needed"
+        yield f"{leaf}: class {name} is not contributed: {found}"
+    if left_out[_NAMED:]:
+        more = len(left_out) - _NAMED
+        yield f"{leaf}: {more} more classes are not contributed: fewer than {MIN_CLASS_COUNT} samples each"
+
+
+def _why_not(counts: Mapping[str, int], summary: Arrays, kept: LeafSums | None, summed_up: bool) -> str:
+    """Return why a leaf without new data cannot be given as it was, empty where it can."""
+    counted = sum(counts.values())
+    if not counts:
+        return f"no class has at least {MIN_CLASS_COUNT} samples"
+    if int(summary["prototype_counts"].sum()) != counted:
+        return "its prototypes are of other samples too, and there are no new data to summarise"
+    if summed_up and (kept is None or kept.f.samples != counted or kept.columns.shape[1] != len(counts)):
+        return "it has no sums, and no new data to sum up"
+    return ""
+
+
 def _columns(shard: Shard, q: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return F't for the shard's classes in sorted order."""
-    names = shard.training.class_names
-    places = np.empty(len(names), dtype=np.int64)
-    places[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-    return target_columns(_rows_of(q, shard), places[shard.training.labels], len(names))
+    """Return F't for the classes that the gate is told of, in sorted order."""
+    names = sorted(shard.told_counts)
+    labels = shard.training.labels_among(names)
+    return target_columns(_rows_of(q, shard), labels[labels >= 0], len(names))
 
 
 def _rows_of(q: NDArray[np.int16], shard: Shard) -> NDArray[np.int16]:
-    return q if len(shard.rows) == len(q) else q[shard.rows]
+    return q if len(shard.told) == len(q) else q[shard.told]
 
 
 def _sum_up(

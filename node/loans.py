@@ -23,14 +23,17 @@ from swarm.trust.statements import Statement
 
 CONNECTION_TIMEOUT_S = 5.0
 MOST_LOANS = 4
+MOST_WANTED = 3 * MOST_LOANS
+"""So many experts are named: some of them are not lent."""
 LOANS_TIMEOUT_S = 60.0
+"""All loans of a job together take no longer."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted(JobRecord):
-    """The experts whose prototypes are nearest to the shards, nearest first."""
+    """The experts whose prototypes are nearest to the shards: each one's nearest, then each one's second."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = "wanted.json"
@@ -101,11 +104,17 @@ class Lending:
         return tuple(found)
 
     async def lend(self, wanted: Sequence[ExpertId], import_paths: Sequence[str]) -> Loans:
-        """Return the wanted experts that their owners share and this node can build; and the root."""
-        loans, refused = [], {}
-        for expert in dict.fromkeys((*wanted[:MOST_LOANS], ROOT_EXPERT)):
+        """Return the first MOST_LOANS wanted experts that their owners share and this node can build, and the
+        root: as far as they come within LOANS_TIMEOUT_S."""
+        loans: list[Loan] = []
+        refused: dict[str, str] = {}
+        deadline = asyncio.get_running_loop().time() + LOANS_TIMEOUT_S
+        peers = [expert for expert in dict.fromkeys(wanted) if expert != ROOT_EXPERT][:MOST_WANTED]
+        for expert in (*peers, ROOT_EXPERT):
+            if len(loans) == MOST_LOANS and expert != ROOT_EXPERT:
+                continue
             try:
-                async with asyncio.timeout(LOANS_TIMEOUT_S):
+                async with asyncio.timeout_at(deadline):
                     statement = await self._registry.manifest(expert)
                     why_not = _why_not(statement.value, import_paths)
                     if not why_not:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from swarm.config import NodeHome
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest
-from swarm.domain.inference import ExpertForm
+from swarm.domain.inference import MAX_TRIAL_SAMPLES, ExpertForm
 from swarm.domain.specification import Specification
 from swarm.experts.inputs import best_device
 from swarm.experts.trunk import Trunk
 from swarm.modules.blobs import BlobFiles
 
-MOST_SAMPLES = 4096
 """Trials look at no more samples, evenly spaced: they must end in time, and the features fit into memory."""
 VALUES_BYTES = 64 << 20
 Floats = NDArray[np.float32]
@@ -94,7 +93,7 @@ def _read(path: Path) -> tuple[NDArray[Any], tuple[str, ...]]:
             expected="inputs and labels",
             remedy="train again: swarm train DATA",
         ) from error
-    if len(labels) > MOST_SAMPLES:
-        rows = np.arange(MOST_SAMPLES) * len(labels) // MOST_SAMPLES
+    if len(labels) > MAX_TRIAL_SAMPLES:
+        rows = np.arange(MAX_TRIAL_SAMPLES) * len(labels) // MAX_TRIAL_SAMPLES
         inputs, labels = inputs[rows], labels[rows]
     return inputs, tuple(str(label) for label in labels.tolist())

@@ -1,7 +1,7 @@
 """A node's shards: which samples belong to which leaf, and what the gate learns of each leaf."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from node.jobs import ExistingLeaf, LearningJob
 from swarm.data.dataset import Dataset
 from swarm.domain.ids import LeafId, leaf_of
 from swarm.gating.distances import squared_distances
-from swarm.gating.regions import LeafSummary, natural_leaves, summarise_leaf
+from swarm.gating.regions import MIN_CLASS_COUNT, LeafSummary, natural_leaves, summarise_leaf
 
 Floats = NDArray[np.float32]
 SUMMARY_ARRAYS = ("prototypes", "prototype_counts", "radii")
@@ -22,18 +22,30 @@ SUMMARY_ARRAYS = ("prototypes", "prototype_counts", "radii")
 class Shard:
     """One leaf's training and validation samples (classes that it never saw are left out of validation).
 
-    `rows` int64 are the training samples' places among all of the node's, `existing` is the leaf that it
-    continues, None for a new one.
+    `rows` int64 are the training samples' places among all of the node's, `told` those of the samples that
+    the gate is told of: the classes of `told_counts`. `summary` is of these alone; where there are none, it
+    is of all samples and stays on the node. `existing` is the leaf that it continues, None for a new one.
     """
 
     number: int
     leaf: LeafId
     rows: NDArray[np.int64]
+    told: NDArray[np.int64]
     training: Dataset
     validation_inputs: NDArray[np.generic]
     validation_labels: NDArray[np.int64]
     summary: LeafSummary
     existing: ExistingLeaf | None
+
+    @property
+    def told_counts(self) -> dict[str, int]:
+        """The samples of each class that the gate is told of."""
+        return told_counts(self.training.class_counts())
+
+
+def told_counts(class_counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the classes of a leaf that the gate is told of: the others have too few samples to sum over."""
+    return {name: count for name, count in class_counts.items() if count >= MIN_CLASS_COUNT}
 
 
 def make_shards(
@@ -64,8 +76,11 @@ def make_shards(
         shard = training.subset(rows)
         labels = validation.labels_among(shard.class_names)
         judged = np.flatnonzero((held_out == cluster) & (labels >= 0))
+        told = rows[shard.labels_among(tuple(told_counts(shard.class_counts()))) >= 0]
         summary = summarise_leaf(
-            training_regions[rows], prototypes=specification.max_prototypes_per_leaf, seed=seed
+            training_regions[told if len(told) else rows],
+            prototypes=specification.max_prototypes_per_leaf,
+            seed=seed,
         )
         flops += summary.flops
         number = existing.number if existing else free
@@ -75,6 +90,7 @@ def make_shards(
                 number=number,
                 leaf=leaf_of(job.node, number),
                 rows=rows,
+                told=told,
                 training=shard,
                 validation_inputs=validation.inputs[judged],
                 validation_labels=labels[judged],

@@ -1,6 +1,7 @@
 """The command line put together: each family of commands adds its own."""
 
 import typer
+import typer.core
 
 from swarm.cli import (
     asking,
@@ -21,6 +22,8 @@ from swarm.cli import (
 
 def build() -> typer.Typer:
     """Return the `swarm` command. Nothing here or in what it imports loads torch, grpc or scikit-learn."""
+    # Where rich is installed, typer 0.20 prints `\[required]`, escaped for rich, which is not used here.
+    typer.core.HAS_RICH = False
     app = typer.Typer(
         help="Grow one modular model together: private data stays home, experts are shared.",
         no_args_is_help=True,

@@ -26,7 +26,12 @@ def _known_combination(name: str) -> str:
 
 
 TopK = Annotated[
-    int, typer.Option(min=0, help="How many experts answer a query; 0 is the gate's own choice.")
+    int,
+    typer.Option(
+        min=0,
+        help="How many experts answer where the combination asks experts (gate, poe, corrected, prototypes);"
+        " 0 is the gate's own choice.",
+    ),
 ]
 CombinationOption = Annotated[
     str,
@@ -97,7 +102,7 @@ def predict(
             answer = await client.predict(query, timeout_s)
         said = f"{describe_profile(profile)}\n" if profile else ""
         facts = {"answer": answer} | ({"profile": profile} if profile else {})
-        emit("prediction", facts, as_json=json, text=said + describe_answer(answer))
+        emit("prediction", facts, as_json=json, text=said + describe_answer(answer, top_k))
 
     run_async(work())
 
@@ -180,31 +185,39 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
     return converted
 
 
-def describe_answer(answer: "Answer") -> str:
-    """Return an answer for people: each row's best classes and, where explained, who gave them."""
+def describe_row(answer: "Answer", index: int) -> list[str]:
+    """Return one row of an answer for people: its best classes and, where explained, who gave them."""
+    row = answer.probabilities[index]
+    best = sorted(range(len(row)), key=lambda column: -float(row[column]))[:3]
+    said = ", ".join(f"{answer.class_names[column]} {row[column]:.3f}" for column in best)
+    lines = [f"{said}{'  DEGRADED' if answer.degraded[index] else ''}"]
+    for source in answer.sources[index] if answer.sources else ():
+        by = "" if source.served_by == source.owner else f", served by {source.served_by}"
+        if source.owners:
+            by += f": {', '.join(f'{each.owner} {each.weight:.3f}' for each in source.owners)}"
+        lines.append(
+            f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by}"
+            + (f", modules {' '.join(d[:8] for d in source.module_digests)}" if source.module_digests else "")
+        )
+    return lines
+
+
+def describe_answer(answer: "Answer", top_k: int = 0) -> str:
+    """Return an answer for people, row by row. top_k: the asker's, of which the root takes no notice."""
     lines = []
-    for index, row in enumerate(answer.probabilities):
-        best = sorted(range(len(row)), key=lambda column: -float(row[column]))[:3]
-        said = ", ".join(f"{answer.class_names[column]} {row[column]:.3f}" for column in best)
-        lines.append(f"{index}: {said}{'  DEGRADED' if answer.degraded[index] else ''}")
-        for source in answer.sources[index] if answer.sources else ():
-            by = "" if source.served_by == source.owner else f", served by {source.served_by}"
-            if source.owners:
-                by += f": {', '.join(f'{each.owner} {each.weight:.3f}' for each in source.owners)}"
-            lines.append(
-                f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by}"
-                + (
-                    f", modules {' '.join(d[:8] for d in source.module_digests)}"
-                    if source.module_digests
-                    else ""
-                )
-            )
+    for index in range(len(answer.probabilities)):
+        first, *others = describe_row(answer, index)
+        lines += [f"{index}: {first}", *others]
     missing = f"; did not answer: {', '.join(answer.missing_experts)}" if answer.missing_experts else ""
     by = f"{answer.combination}, " if answer.combination else ""
     lines.append(
         f"gate version {answer.gate_version}, {by}{answer.flops_per_query:.2e} FLOPs a query{missing}"
     )
-    return "\n".join(lines)
+    return "\n".join(lines) + _root_hint(top_k, answer.combination)
+
+
+def _root_hint(top_k: int, combination: str) -> str:
+    return "\nthe root answers: --top-k does not apply" if top_k and combination == "root" else ""
 
 
 def evaluate(
@@ -260,6 +273,7 @@ def evaluate(
             f"test accuracy {score.accuracy:.4f} ± {score.standard_error:.4f} on {score.queries} queries,"
             f" gate version {score.gate_version}, {score.combination}, {score.degraded} degraded\n"
             + table(("class", "queries", "accuracy"), rows)
+            + _root_hint(top_k, score.combination)
         )
         loss = score.nll if math.isfinite(score.nll) else None
         by_class = [{"name": n, "queries": c, "accuracy": a} for n, c, a in score.by_class]

@@ -1,6 +1,8 @@
 """`swarm experts`, `swarm expert ...`, `swarm lineage`: what the registry holds and where it came from."""
 
+import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, progress, run_async, table
 
 if TYPE_CHECKING:
-    from swarm.domain.lineage import Lineage
+    from swarm.domain.lineage import Lineage, LineageNode
     from swarm.domain.manifests import Manifest
 
 expert = typer.Typer(help="One expert: show, pull, remove.", no_args_is_help=True)
@@ -153,29 +155,56 @@ def remove(
 
 def lineage(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
     """Show where a version came from and what came from it."""
-    from swarm.cli.places import find_place, registry
+    from swarm.cli.places import find_place
+    from swarm.cli.verified import verified_registry
+    from swarm.domain.errors import SwarmError
 
     async def work() -> None:
-        async with registry(find_place(home)) as client:
+        metrics: dict[str, Mapping[str, float]] = {}
+        async with verified_registry(find_place(home)) as registry:
             manifest, name = (expert_id, "") if len(expert_id) == 64 else ("", expert_id)
-            found = await client.lineage(manifest=manifest, expert=name)
-        emit("lineage", {"lineage": found}, as_json=json, text=describe_lineage(found))
+            found = await registry.client.lineage(manifest=manifest, expert=name)
+            for child in () if json else borrowers(found):
+                with contextlib.suppress(SwarmError):  # the graph is told all the same
+                    metrics[child] = (await registry.manifest(child)).value.metrics
+        emit("lineage", {"lineage": found}, as_json=json, text=describe_lineage(found, metrics))
 
     run_async(work())
 
 
-def describe_lineage(found: "Lineage") -> str:
-    """Return the graph as one line for each version, newest first, with its parents."""
+def borrowers(found: "Lineage") -> list[str]:
+    """Return the manifests of the versions that started from another owner's weights."""
+    return [edge.child for edge in found.edges if edge.kind == "borrowed-from"]
+
+
+def describe_lineage(found: "Lineage", metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the graph as one line for each version, newest first, with its parents.
+
+    metrics: by manifest those of versions that borrowed, as far as they are known.
+    """
     label = {node.manifest: f"{node.expert}@{node.version}" for node in found.nodes}
     rows = []
     for node in found.nodes:
-        parents = [
-            f"{edge.kind} {label.get(edge.parent, edge.parent[:12])}"
-            for edge in found.edges
-            if edge.child == node.manifest
-        ]
+        parents = []
+        for edge in found.edges:
+            if edge.child == node.manifest:
+                worth = _worth(node, metrics) if edge.kind == "borrowed-from" else ""
+                parents.append(f"{edge.kind} {label.get(edge.parent, edge.parent[:12])}{worth}")
         rows.append((label[node.manifest], node.manifest[:12], node.standing, "; ".join(parents) or "-"))
     return table(("version", "manifest", "standing", "parents"), rows)
+
+
+def _worth(child: "LineageNode", metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return what borrowing was worth to a version, or which command shows its metrics."""
+    own, start = metrics.get(child.manifest), "borrow_accuracy_at_"
+    if own is None:
+        return f" (its metrics: swarm expert show {child.manifest})"
+    for name, accuracy in own.items():
+        steps = name.removeprefix(start)
+        alone = own.get(f"random_accuracy_at_{steps}")
+        if name.startswith(start) and alone is not None:
+            return f" (after {steps} steps {accuracy:.3f}, from random weights {alone:.3f})"
+    return ""
 
 
 def describe_manifest(manifest: "Manifest", digest: str) -> str:

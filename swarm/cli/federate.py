@@ -119,6 +119,8 @@ def _run(
 
     written = {name: str(value) for name, value in options.items()}
     parse_options(app, written)
+    if out is not None:
+        _check_folder(out)
     place = find_place(home)
 
     async def work() -> "tuple[FederationStep, Specification]":
@@ -153,6 +155,20 @@ def _run(
         "out": str(out.resolve()) if out is not None else "",
     }
     emit("federation", facts, as_json=as_json, text=_described(app, result, out))
+
+
+def _check_folder(out: Path) -> None:
+    import shlex
+
+    from swarm.domain.errors import NotFoundError
+
+    if not out.parent.is_dir():
+        raise NotFoundError(
+            f"--out {out}",
+            found=f"no folder {out.parent}",
+            expected="a file in a folder that exists",
+            remedy=f"mkdir -p {shlex.quote(str(out.parent))}",
+        )
 
 
 def _line(step: "FederationStep") -> str:

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="digits, an IDX folder, a file.npz, or package.module:dataset.")
     ],
@@ -64,6 +65,8 @@ def train(
         raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
     if not 0 < sums_mb < float("inf"):
         raise UsageError("--sums-mb", found=str(sums_mb), expected="a number above 0")
+    if refine:
+        _check_refines_alone(context)
     place = node_place(home)
     order = TrainOrder(
         data=resolved_source(data),
@@ -96,6 +99,25 @@ def train(
     facts = {"dry_run": dry_run, "message": done.message, "figures": done.figures, "listings": done.listings}
     text = f"{done.message}\n{listing_table(done.listings)}" if dry_run else done.message
     emit("train", facts, as_json=json, text=text)
+
+
+def _check_refines_alone(context: typer.Context) -> None:
+    from swarm.domain.errors import UsageError
+
+    flags = {"net": "--net", "sums": "--sums", "sums_mb": "--sums-mb", "no_borrow": "--no-borrow"}
+    given = [flag for name, flag in flags.items() if _is_given(context, name)]
+    if given:
+        raise UsageError(
+            "command line",
+            found=f"--refine together with {', '.join(given)}",
+            expected="--refine without them: a correction is of the expert's own net, and its sums stay",
+            remedy=f"train anew with {', '.join(given)} first, then swarm train DATA --refine",
+        )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 class Throttle:

@@ -3,7 +3,7 @@
 The baseline of the reports, and a way to a shared trunk. Source: McMahan et al. 2017.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +19,23 @@ from swarm.experts.training import TrainSettings
 from swarm.federation.messages import array_record, named_arrays
 from swarm.federation.own_samples import OwnSamples, asked, labels_among, own_samples, words_of
 from swarm.federation.progress import say, stage
-from swarm.federation.rounds import RunLimits, check_enough, connected_nodes, finish, specification_of
+from swarm.federation.rounds import (
+    MOST_NUMBER,
+    MOST_SAMPLES,
+    RunLimits,
+    check_enough,
+    checked_count,
+    checked_number,
+    connected_nodes,
+    finish,
+    read_numbers,
+    specification_of,
+)
+from swarm.gating.ridge import UNBALANCED
 
 ROUND_ACCURACIES = "round_accuracies"
 """The result's array beside the net's own: validation accuracy after each round that was judged."""
+WEIGHT = "num-examples"
 client_app = ClientApp()
 server_app = ServerApp()
 
@@ -42,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
     turn = net.trained(_arrays(message), net_samples(samples, names, validation=False), settings)
     metrics = MetricRecord(
         {
-            "num-examples": len(samples.training),
+            WEIGHT: len(samples.training),
             "loss": turn.loss,
             "train-flops": float(turn.train_flops),
         }
@@ -59,7 +72,7 @@ def evaluate(message: Message, context: Context) -> Message:
     net = shared_net(str(question["net"]), samples, names)
     correct, loss = net.scored(_arrays(message), validation)
     count = len(validation)
-    metrics = MetricRecord({"num-examples": count, "accuracy": correct / count, "loss": loss / count})
+    metrics = MetricRecord({WEIGHT: count, "accuracy": correct / count, "loss": loss / count})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -86,9 +99,13 @@ def net_samples(samples: OwnSamples, names: tuple[str, ...], *, validation: bool
 
 
 class BoundedFedAvg(FedAvg):
-    """FedAvg over every connected node; a round with too few answers ends the run. Waits are bounded."""
+    """FedAvg over every connected node; a round with too few answers ends the run. Waits are bounded.
 
-    def __init__(self, limits: RunLimits, rounds: int) -> None:
+    A node weighs by the samples that it names, but by no more than `clipped_counts` leaves of them. Numbers
+    that cannot be end the run by the node's name.
+    """
+
+    def __init__(self, grid: Grid, limits: RunLimits, rounds: int) -> None:
         super().__init__(
             fraction_train=1.0,
             fraction_evaluate=1.0,
@@ -96,7 +113,7 @@ class BoundedFedAvg(FedAvg):
             min_evaluate_nodes=0,
             min_available_nodes=0,
         )
-        self._limits, self._rounds = limits, rounds
+        self._grid, self._limits, self._rounds = grid, limits, rounds
         self.heard = 0
         self.train_flops = 0.0
 
@@ -122,15 +139,37 @@ class BoundedFedAvg(FedAvg):
             len(answered), [str(reply.error.reason) for reply in ordered if reply.has_error()], self._limits
         )
         self.heard = len(answered)
+        self._check(answered, {"loss": MOST_NUMBER, "train-flops": MOST_NUMBER})
         self.train_flops += sum(_metric(reply, "train-flops") for reply in answered)
         return super().aggregate_train(server_round, ordered)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         ordered = _in_order(replies)
+        answered = [reply for reply in ordered if not reply.has_error()]
+        self._check(answered, {"accuracy": 1.0, "loss": MOST_NUMBER})
         found = super().aggregate_evaluate(server_round, ordered)
         figures = {name: float(value) for name, value in (found or {}).items() if not isinstance(value, list)}
-        say(f"{sum(not reply.has_error() for reply in ordered)} of {len(ordered)} nodes", 1.0, figures)
+        say(f"{len(answered)} of {len(ordered)} nodes", 1.0, figures)
         return found
+
+    def _check(self, replies: Sequence[Message], most: Mapping[str, float]) -> None:
+        """Leave only checked numbers in replies: `num-examples`, clipped, and what `most` bounds."""
+        answers = [read_numbers(self._grid, reply) for reply in replies]
+        counts = [checked_count(answer, WEIGHT, MOST_SAMPLES, least=1) for answer in answers]
+        for reply, answer, count in zip(replies, answers, clipped_counts(counts), strict=True):
+            numbers = {name: checked_number(answer, name, limit) for name, limit in most.items()}
+            for name in list(reply.content.metric_records):
+                del reply.content[name]
+            reply.content["metrics"] = MetricRecord({WEIGHT: count, **numbers})
+
+
+def clipped_counts(counts: Sequence[int]) -> list[int]:
+    """Return the samples that each node weighs by: at most UNBALANCED times their lower median.
+
+    That caps what one node's word can do; of two nodes one alone can not set the median.
+    """
+    most = int(UNBALANCED * sorted(counts)[(len(counts) - 1) // 2]) if counts else 0
+    return [min(count, most) for count in counts]
 
 
 @server_app.main()
@@ -149,7 +188,7 @@ def average(grid: Grid, context: Context) -> None:
         "seed": seed,
         "classes": list(names),
     }
-    strategy = BoundedFedAvg(limits, rounds)
+    strategy = BoundedFedAvg(grid, limits, rounds)
     result = strategy.start(
         grid=grid,
         initial_arrays=array_record(net.initial(seed)),
@@ -200,5 +239,4 @@ def _in_order(replies: Iterable[Message]) -> list[Message]:
 
 
 def _metric(reply: Message, name: str) -> float:
-    found = next(iter(reply.content.metric_records.values())).get(name, 0.0)
-    return 0.0 if isinstance(found, list) else float(found)
+    return float(cast(float, reply.content.metric_records["metrics"][name]))

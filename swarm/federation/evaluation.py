@@ -18,7 +18,16 @@ from swarm.federation.messages import named_arrays
 from swarm.federation.own_samples import asked, introduced, own_samples, words_of
 from swarm.federation.packing import unpack_named
 from swarm.federation.progress import stage
-from swarm.federation.rounds import RunLimits, ask_nodes, finish, specification_of
+from swarm.federation.rounds import (
+    MOST_SAMPLES,
+    Answer,
+    RunLimits,
+    ask_nodes,
+    checked_count,
+    checked_number,
+    finish,
+    specification_of,
+)
 from swarm.federation.sums import ridge_scores
 
 RIDGE_ROOT = "ridge-root"
@@ -56,10 +65,21 @@ def evaluate_arrays(grid: Grid, context: Context) -> None:
     stage("evaluation", 0.0, 1.0)
     question = {"net": str(context.run_config["net"]), "classes": list(specification.class_names)}
     answers = ask_nodes(grid, limits, "query.score", arrays, question)
+    weights = tuple(arrays) if question["net"] == RIDGE_ROOT else ()
     totals: dict[str, float] = {}
     for answer in answers:
-        for name, value in answer.metrics.items():
+        for name, value in checked_scores(answer, weights).items():
             totals[name] = totals.get(name, 0.0) + value
-    samples = max(totals.get("samples", 0.0), 1.0)
-    figures = {**totals, "nodes": len(answers), "validation_accuracy": totals.get("correct", 0.0) / samples}
-    finish(context, {}, figures)
+    accuracy = totals["correct"] / totals["samples"] if totals else 0.0
+    finish(context, {}, {**totals, "nodes": len(answers), "validation_accuracy": accuracy})
+
+
+def checked_scores(answer: Answer, weights: tuple[str, ...]) -> dict[str, float]:
+    """Return what an answer counts, for each of the ridge weights by name, or for a net where there are none;
+    raises by the node's name."""
+    samples = checked_count(answer, "samples", MOST_SAMPLES, least=1)
+    counted = ["correct", *(f"correct.{name}" for name in weights)]
+    scores: dict[str, float] = {name: checked_count(answer, name, samples) for name in counted}
+    if not weights:
+        scores["nll_sum"] = checked_number(answer, "nll_sum")
+    return {"samples": samples, **scores}

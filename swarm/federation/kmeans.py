@@ -18,9 +18,12 @@ from swarm.federation.messages import array_record, named_arrays
 from swarm.federation.own_samples import OwnSamples, asked, introduced, own_features, own_samples
 from swarm.federation.progress import say, stage
 from swarm.federation.rounds import (
+    Answer,
     RunLimits,
     ask_nodes,
+    check_counts,
     checked_array,
+    checked_number,
     finish,
     specification_of,
 )
@@ -169,13 +172,9 @@ def find_regions(grid: Grid, context: Context) -> None:
     stage("candidates", 0.0, 0.2)
     offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed})
     candidates = np.concatenate([checked_array(each, "centroids", "float32", (-1, size)) for each in offered])
-    stands_for = np.concatenate([checked_array(each, "counts", "int64", (-1,)) for each in offered])
-    if len(stands_for) != len(candidates) or stands_for.min() < specification.min_leaf_count:
-        raise InvalidInputError(
-            "candidates",
-            found=f"{len(candidates)} centroids, counts from {stands_for.min()}",
-            expected=f"one count for each, at least {specification.min_leaf_count}",
-        )
+    stands_for = np.concatenate(
+        [_counts_of_candidates(each, specification.min_leaf_count) for each in offered]
+    )
     centres = seed_centres(candidates, stands_for, k, seed)
     counts = np.zeros(k, dtype=np.int64)
     inertia, reseeded, done = 0.0, 0, 0
@@ -185,15 +184,10 @@ def find_regions(grid: Grid, context: Context) -> None:
         sums, counts = np.zeros((k, size)), np.zeros(k, dtype=np.int64)
         for answer in answers:
             own = checked_array(answer, "counts", "int64", (k,))
-            if ((own != 0) & (own < specification.min_leaf_count)).any():
-                raise InvalidInputError(
-                    f"counts of node {answer.node}",
-                    found=f"{own[own != 0].min()}",
-                    expected=f"0, or {specification.min_leaf_count} and more",
-                )
+            check_counts(answer, "counts", own, specification.min_leaf_count, or_none=True)
             counts += own
             sums += checked_array(answer, "sums", "float64", (k, size))
-        inertia = sum(answer.metrics["inertia"] for answer in answers)
+        inertia = sum(checked_number(answer, "inertia") for answer in answers)
         moved = next_centres(centres, sums, counts, candidates)
         empty, done = int((counts == 0).sum()), number
         reseeded += empty
@@ -220,6 +214,15 @@ def find_regions(grid: Grid, context: Context) -> None:
             "reseeded": reseeded,
         },
     )
+
+
+def _counts_of_candidates(answer: Answer, minimum: int) -> Counts:
+    """Return how many samples each of an answer's centroids stands for; raises by the node's name."""
+    counts: Counts = checked_array(answer, "counts", "int64", (len(answer.arrays["centroids"]),))
+    if not len(counts):
+        raise InvalidInputError(f"centroids of node {answer.node}", found="none", expected="one or more")
+    check_counts(answer, "counts", counts, minimum)
+    return counts
 
 
 def _region_features(samples: OwnSamples) -> Floats:

@@ -1,7 +1,7 @@
 """What the server sides of all apps share: a question to every node, the answers in order, and the result."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Protocol, cast, runtime_checkable
@@ -18,6 +18,10 @@ from swarm.federation.packing import Array
 from swarm.federation.progress import say
 
 RESULT, FIGURES = "result", "figures"
+MOST_SAMPLES = 10**9
+"""The most samples that a node's word is taken for."""
+MOST_NUMBER = 1e100
+"""The largest number that is taken from a node: sums of many such are finite still."""
 _LOOK_AGAIN_S = 0.5
 
 
@@ -124,23 +128,28 @@ def read_answers(grid: Grid, replies: Iterable[Message]) -> tuple[list[Answer], 
         if reply.has_error():
             missing.append(f"{_name(grid, number, {})}: {reply.error.reason}")
             continue
-        config = _merged(reply.content.config_records.values())
-        answers.append(
-            Answer(
-                node=_name(grid, number, config),
-                arrays={
-                    name: array
-                    for record in reply.content.array_records.values()
-                    for name, array in named_arrays(record).items()
-                },
-                metrics=cast(Mapping[str, float], _merged(reply.content.metric_records.values())),
-                config=config,
-            )
-        )
+        numbers = read_numbers(grid, reply)
+        arrays = {
+            name: array
+            for record in reply.content.array_records.values()
+            for name, array in named_arrays(record).items()
+        }
+        answers.append(replace(numbers, arrays=arrays))
     names = [answer.node for answer in answers]
     if len(set(names)) != len(names):
         raise InvalidInputError("federated round", found="one node's name twice", expected="one answer each")
     return sorted(answers, key=lambda answer: answer.node), sorted(missing)
+
+
+def read_numbers(grid: Grid, reply: Message) -> Answer:
+    """Return a reply that is no error as an answer without its arrays."""
+    config = _merged(reply.content.config_records.values())
+    return Answer(
+        node=_name(grid, reply.metadata.src_node_id, config),
+        arrays={},
+        metrics=cast(Mapping[str, float], _merged(reply.content.metric_records.values())),
+        config=config,
+    )
 
 
 def finish(context: Context, arrays: Mapping[str, Array], figures: Mapping[str, float]) -> None:
@@ -174,6 +183,45 @@ def checked_array(answer: Answer, name: str, dtype: str, shape: tuple[int, ...])
             expected=f"{dtype} {list(shape)}",
         )
     return array
+
+
+def checked_count(answer: Answer, name: str, most: int, *, least: int = 0) -> int:
+    """Return a count that an answer states; InvalidInputError naming the node unless it is least..most."""
+    found: Any = answer.metrics.get(name)
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        raise _refused(answer, name, found, f"a whole number from {least} to {most}")
+    return found
+
+
+def checked_number(answer: Answer, name: str, most: float = MOST_NUMBER) -> float:
+    """Return a number that an answer states; InvalidInputError naming the node unless it is 0..most."""
+    found: Any = answer.metrics.get(name)
+    known = isinstance(found, int | float) and not isinstance(found, bool)
+    if not known or not 0 <= found <= most:
+        raise _refused(answer, name, found, f"a number from 0 to {most:g}")
+    return float(found)
+
+
+def check_counts(answer: Answer, name: str, counts: Array, least: int, *, or_none: bool = False) -> None:
+    """Raise InvalidInputError, naming the node, unless counts are least..MOST_SAMPLES (or_none: or 0), and
+    so is their sum."""
+    wrong = (counts < least) | (counts > MOST_SAMPLES)
+    if or_none:
+        wrong &= counts != 0
+    if wrong.any() or int(counts.sum(dtype=np.float64)) > MOST_SAMPLES:
+        raise InvalidInputError(
+            f"{name} of node {answer.node}",
+            found=f"{counts[wrong][0]}" if wrong.any() else "counts of too many samples together",
+            expected=f"{'0, or ' if or_none else ''}{least} and more, at most {MOST_SAMPLES} together",
+        )
+
+
+def _refused(answer: Answer, name: str, found: Any, expected: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{name} of node {answer.node}",
+        found="none" if found is None else repr(found)[:80],
+        expected=expected,
+    )
 
 
 def _name(grid: Grid, number: int, config: Mapping[str, Any]) -> str:

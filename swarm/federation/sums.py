@@ -35,11 +35,13 @@ from swarm.federation.rounds import (
     RunLimits,
     ask_nodes,
     checked_array,
+    checked_count,
     finish,
     specification_of,
 )
 from swarm.gating.ridge import RIDGES, OwnerSums, check_sums, solve
 from swarm.gating.sums import (
+    MAX_SAMPLES,
     CompactSums,
     compact_sums,
     exact_gram,
@@ -148,8 +150,13 @@ def pool_sums(grid: Grid, context: Context) -> None:
     stage("validation", 0.8, 0.2)
     offered = {f"root.{row}": root[row] for row in range(len(RIDGES))}
     judged = ask_nodes(grid, limits, "query.score_ridges", offered, {"classes": list(names)})
-    correct = [sum(answer.metrics[name] for answer in judged) for name in offered]
-    validated = sum(answer.metrics["samples"] for answer in judged)
+    # A node's sums count at most MAX_SAMPLES; what it judges on is a tenth of what it trains on.
+    own = [checked_count(answer, "samples", MAX_SAMPLES, least=1) for answer in judged]
+    correct = [
+        sum(checked_count(answer, name, most) for answer, most in zip(judged, own, strict=True))
+        for name in offered
+    ]
+    validated = sum(own)
     best = int(np.argmax(correct))
     finish(
         context,
@@ -170,7 +177,7 @@ def pool_sums(grid: Grid, context: Context) -> None:
             "samples": sum(owner.samples for owner in owners),
             "ridge": RIDGES[best],
             "validation_samples": validated,
-            "validation_accuracy": correct[best] / max(validated, 1),
+            "validation_accuracy": correct[best] / validated if validated else 0.0,
         },
     )
 

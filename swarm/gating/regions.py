@@ -14,6 +14,9 @@ REAL_CLUSTERS = 0.7
 FIT_ROWS = 20_000
 """Centres are sought on at most this many samples; counts and radii come from all."""
 QUANTILES = (0.5, 0.9, 0.99)
+MIN_CLASS_COUNT = 5
+"""What a node tells of its samples is a mean or a sum over at least so many: each prototype, and each class
+of a leaf. A sum over one sample would be that sample."""
 DEFAULT_PROTOTYPES = 60
 """Routed validation accuracy on digits, 3 nodes of 4 classes: .94 with 4 prototypes, .98 with 16 and .99 with
 32 to 80; larger data gain longer."""
@@ -84,7 +87,11 @@ def natural_leaves(
 
 
 def summarise_leaf(
-    features: NDArray[np.generic], *, prototypes: int = DEFAULT_PROTOTYPES, seed: int, min_count: int = 5
+    features: NDArray[np.generic],
+    *,
+    prototypes: int = DEFAULT_PROTOTYPES,
+    seed: int,
+    min_count: int = MIN_CLASS_COUNT,
 ) -> LeafSummary:
     """Return at most `prototypes` prototypes of a leaf's features [N, D] by balanced k-means.
 

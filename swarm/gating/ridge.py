@@ -32,9 +32,9 @@ UNBALANCED = 4.0
 """Owners count alike, not by their samples, where the largest has more than this many medians of them."""
 _BLOCK = 512
 _COMPACT_TOLERANCE = 1e-3
-_JITTER = 1e-8
+_JITTER, _OF_LEAST_RIDGE = 1e-8, 0.01
 """Of the largest entry, added to the diagonal before a test for positive semi-definiteness: what rounding in
-the factorisation of some thousands of features may take away, and far below any ridge."""
+the factorisation of some thousands of features may take away, and at most a hundredth of the least ridge."""
 
 
 def owner_weights(samples: Sequence[int]) -> Doubles:
@@ -219,7 +219,8 @@ def check_sums(owner: OwnerSums, class_counts: NDArray[np.integer], fixed_point:
     _refuse(subject, columns**2 > loose * diagonal[:, None] * counts, "columns larger than F'F allows")
     if gram is not None:
         gram -= (columns / counts) @ columns.T
-        gram[np.diag_indices(len(gram))] += _JITTER * float(diagonal.max())
+        least = min(RIDGES) * fixed_point**2
+        gram[np.diag_indices(len(gram))] += min(_JITTER * float(diagonal.max()), _OF_LEAST_RIDGE * least)
         _factor(gram, subject)
 
 

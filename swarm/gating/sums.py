@@ -303,6 +303,8 @@ def _orthonormal(columns: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     basis = columns.astype(np.float64)
     for _ in range(2):
+        if not basis.shape[1]:
+            break
         strengths, vectors = np.linalg.eigh(basis.T @ basis)
         kept = strengths > 1e-10 * max(float(strengths[-1]), 1e-300)
         basis = basis @ (vectors[:, kept] / np.sqrt(strengths[kept]))
@@ -331,11 +333,12 @@ def rank_for(budget_bytes: int, size: int, other_bytes: int) -> int:
         rank = WIDE + (left - WIDE * (2 * size + 4)) // (size + 4)
     rank = min(rank, size)
     if rank < 1:
+        least = other_bytes + compact_bytes(size, 1)
         raise InvalidInputError(
             "compact sums",
             found=f"a budget of {budget_bytes} bytes",
-            expected=f"at least {other_bytes + compact_bytes(size, 1)} for {size} features",
-            remedy="allow more megabytes for sums, or contribute none",
+            expected=f"at least {least} for {size} features",
+            remedy=f"--sums-mb {(least // 10_000 + 1) / 100:.2f} or more, or --sums none",
         )
     return int(rank)
 

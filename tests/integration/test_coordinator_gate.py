@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from coordinator import gate_keeper
+from coordinator.solver_process import Solver
 from swarm.digests import digest_of
 from swarm.domain.errors import (
     ConflictError,
+    DeadlineError,
     HarmfulContributionError,
     InvalidInputError,
     NotFoundError,
@@ -459,3 +461,50 @@ async def contribute_changed(node: SmallNode, **changed: Any) -> Any:
     value = replace(value, leaves=(leaf,), sums=sums, trunk=changed.get("trunk", value.trunk))
     signed = sign_statement(value, node.identity.required_signer())
     return await node.coordinator.contribute(signed, data, node.fence)
+
+
+async def test_a_candidate_that_its_incumbents_cannot_try_in_time_does_not_come(swarm: BackEnd) -> None:
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+
+    async def late(*_: Any) -> Any:
+        raise DeadlineError("trial", found="no answer in time")
+
+    ada.try_gate = bob.try_gate = late  # type: ignore[method-assign]
+    eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
+    await eve.publish(swapped())
+    error = await refusal(eve.contribute())
+    assert isinstance(error, NotReadyError) and "0 of 2 connected incumbents" in error.found
+    assert (await current(ada)).version == 2
+
+
+async def test_a_contribution_at_fault_takes_nobody_with_it(
+    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    eve, fay = await swarm.node("eve", "ab", sums="exact"), await swarm.node("fay", "ab", sums="exact")
+    await eve.publish()
+    await fay.publish()
+    solve = Solver.solve
+
+    async def without_eve(self: Solver, groups: Any, *rest: Any) -> Any:
+        if any(leaf.owner == "eve" for group in groups for leaf in group.leaves):
+            raise InvalidInputError("sums", found="F'F that is not positive definite")
+        return await solve(self, groups, *rest)
+
+    monkeypatch.setattr(Solver, "solve", without_eve)
+    judged, release = ada.try_gate, asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        await release.wait()
+        return await judged(*arguments)
+
+    ada.try_gate = slowly  # type: ignore[method-assign]
+    first = asyncio.create_task(bob.contribute())
+    await asyncio.sleep(2)
+    sent = [asyncio.create_task(node.contribute()) for node in (eve, fay)]
+    await asyncio.sleep(4)
+    release.set()
+    assert (await first).state == "activated"
+    found = await asyncio.gather(*sent, return_exceptions=True)
+    assert isinstance(found[0], InvalidInputError) and found[1].state == "activated"
+    assert {leaf.owner for leaf in (await current(ada)).leaves} == {"ada", "bob", "fay"}

@@ -37,6 +37,13 @@ async def test_an_answer_says_what_combined_it_and_the_root_among_its_sources() 
     assert "ada.e0@1 of ada, modules " in expert
 
 
+async def test_top_k_is_told_to_mean_nothing_to_the_root() -> None:
+    by_root, by_gate = [await SmallSwarm(gate(name)).ask("a") for name in ("root", "gate")]
+    hint = "the root answers: --top-k does not apply"
+    assert describe_answer(by_root, top_k=2).splitlines()[-1] == hint
+    assert hint not in describe_answer(by_root) and hint not in describe_answer(by_gate, top_k=2)
+
+
 def test_a_profile_is_one_line_that_names_who_agrees() -> None:
     text = describe_profile(PROFILE)
     assert text.startswith(

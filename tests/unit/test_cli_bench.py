@@ -11,11 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.hold_out import VALIDATION_FRACTION, hold_out
+from swarm.cli.bench import runs as bench_runs
 from swarm.cli.bench.cases import DOMAINS, SKEW, TABLES, Case, chosen_cases, reduced
 from swarm.cli.bench.images import resized
-from swarm.cli.bench.results import figures_of, is_done, read_runs, with_run, write_results
-from swarm.cli.bench.runs import figure_rows, settings_of
+from swarm.cli.bench.results import (
+    figures_of,
+    is_done,
+    missing_figures,
+    read_runs,
+    with_run,
+    write_results,
+)
+from swarm.cli.bench.runs import BenchRequest, figure_rows, run_bench, settings_of
 from swarm.cli.bench.tables import render_tables, write_tables
+from swarm.cli.output import plain
 from swarm.cli.up.deal import Deal
 from swarm.domain.errors import InvalidInputError, NotFoundError, UsageError
 
@@ -148,6 +157,15 @@ def test_missing_data_are_named_with_where_they_come_from(tmp_path: Path) -> Non
         assert "--data-dir" in caught.value.remedy and "http" in caught.value.expected
 
 
+def test_a_case_asks_for_the_collections_that_it_deals_from(folder: Path, tmp_path: Path) -> None:
+    for case in (*SKEW, *DOMAINS):
+        here = tmp_path / case.name
+        here.mkdir()
+        for name in case.collections:
+            (here / name).symlink_to(folder / name)
+        assert case.deal(here, 0).nodes
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 50))
 def test_resizing_matches_bilinear_interpolation(old: int, new: int, seed: int) -> None:
@@ -184,6 +202,61 @@ def test_a_figure_is_the_mean_over_seeds_with_its_spread() -> None:
     assert figures["mnist_classes2_sent_mb_per_node"] == 2.0
     assert "mnist_classes2_corrected" not in figures, "a row that one seed lacks is no mean"
     assert not any("alone:" in name for name in figures)
+
+
+def test_a_figure_that_a_finished_run_lacks_is_named_with_its_row() -> None:
+    runs = [a_run("mnist_classes2", 0, 0.9), a_run("mnist_classes2", 1, 0.8, corrected=0.85)]
+    missing = missing_figures(runs, figure_rows("skew"))
+    assert missing["mnist_classes2_corrected"] == "no row corrected under seed 0"
+    assert missing["mnist_classes2_fedavg"] == "no row fedavg under seed 0, 1"
+    assert "mnist_classes2_swarm" not in missing
+    assert not any(name.startswith("fashion") for name in missing), "what was not run lacks nothing"
+
+
+def request_for(folder: Path, data_dir: Path) -> BenchRequest:
+    return BenchRequest(
+        table="skew",
+        data_dir=data_dir,
+        seeds=(0,),
+        only=("mnist_classes2", "fashion_classes2"),
+        out=folder / "skew.json",
+        doc=folder / "tables.md",
+        quick=True,
+        fresh=False,
+        full=False,
+    )
+
+
+def test_nothing_runs_where_the_data_of_one_case_are_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(folder / "mnist")
+    monkeypatch.setattr(bench_runs, "_run", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(NotFoundError, match="fashion-mnist"):
+        run_bench(request_for(tmp_path, tmp_path / "data"), as_json=True)
+    assert capsys.readouterr().out == "" and not (tmp_path / "tables.md").exists()
+
+
+def test_stdout_gets_one_object_or_leaves_it_to_the_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(case: Case, seed: int, settings: Any, *_: object) -> dict[str, Any]:
+        if case.name == failing:
+            raise InvalidInputError("this run")
+        return {**a_run(case.name, seed, 0.9), "settings": plain(bench_runs.asdict(settings))}
+
+    monkeypatch.setattr(bench_runs, "_run", run)
+    failing = "fashion_classes2"
+    with pytest.raises(InvalidInputError):
+        run_bench(request_for(tmp_path, folder), as_json=True)
+    assert capsys.readouterr().out == "" and (tmp_path / "tables.md").exists()
+    failing = ""
+    run_bench(request_for(tmp_path, folder), as_json=True)
+    told = capsys.readouterr()
+    assert json.loads(told.out)["schema"] == "swarm.bench-table/1"
+    assert "figure mnist_classes2_fedavg is missing: no row fedavg under seed 0" in told.err
+    run_bench(request_for(tmp_path, tmp_path / "gone"), as_json=False)  # all of it is kept
 
 
 def test_where_conventions_conflict_the_swarm_is_asked_by_examples() -> None:
@@ -230,6 +303,18 @@ def test_the_tables_for_people_hold_every_case_and_the_curve() -> None:
     assert "0.900 ± 0.000" in shown and "root (seed 1)" in shown
     assert "FedAvg, 2 rounds: Fashion, 2 classes a node" in shown
     assert "asks by its own labelled examples" in shown
+
+
+def test_each_deal_has_its_curve_once() -> None:
+    names = ("fashion_classes2", "fashion_dirichlet01", "fashion_classes2_2mb", "fashion_classes2_exact")
+    runs = [a_run(name, 0, 0.9) for name in names]
+    result = {"figures": figures_of(runs, figure_rows("skew")), "runs": runs, "machine": "m", "commit": "c"}
+    shown = render_tables({"skew": result})
+    curves = [line.split(" | ")[0] for line in shown.splitlines() if line.startswith("| FedAvg, 2 rounds")]
+    assert curves == [
+        f"| FedAvg, 2 rounds: {case_named(name).title}"
+        for name in ("fashion_classes2", "fashion_dirichlet01")
+    ]
 
 
 def test_a_quick_try_has_its_own_settings() -> None:

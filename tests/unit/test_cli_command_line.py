@@ -65,6 +65,12 @@ def test_every_command_explains_itself() -> None:
         assert all(child.help for child in group.commands.values() if not isinstance(child, Group))
 
 
+def test_help_describes_the_argument_and_has_no_backslash() -> None:
+    said = " ".join(swarm("train", "--help").stdout.split())
+    assert "DATA digits, an IDX folder, a file.npz, or package.module:dataset. [required]" in said
+    assert "\\" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -77,6 +83,13 @@ def test_every_command_explains_itself() -> None:
         (("init", "Not A Name", "--data", "digits"), 2, "lowercase"),
         (("up", "--data", "no-such-file.npz"), 2, "no such file"),
         (("up", "--partition", "classes:1"), 2, "classes:3"),
+        (("up", "--data", "mnist"), 2, "--data-dir DIR"),
+        (("up", "--net", "mpl:128x2"), 2, "error: --net"),
+        (("up", "--net", "mlp:wide"), 2, "mlp:WIDTHxDEPTH"),
+        (("up", "--net", "no_such_module:net"), 2, "no module no_such_module"),
+        (("up", "--net", "cnn", "--trunk", "randconv"), 2, "randconv-sqrt:K"),
+        (("train", "digits", "--refine", "--sums", "auto"), 2, "--refine together with --sums"),
+        (("federate", "kmeans", "--out", "no-such-folder/found.npz"), 2, "mkdir -p no-such-folder"),
         (("up", "--partition", "thirds"), 2, "dirichlet"),
         (("token", "create", "--lifetime", "soon"), 2, "45s, 10m"),
     ],

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.cli.up.command import example_text
 from swarm.cli.up.compared_nets import Net, NetTask, main, read_answers, write_task
 from swarm.cli.up.comparisons import Averaged, equal_steps
 from swarm.cli.up.deal import Deal, deal, large_enough
-from swarm.cli.up.newcomer import borrow_note
+from swarm.cli.up.newcomer import borrow_note, lost_note
 from swarm.cli.up.report import Cost, correct, in_order, lost_beyond_error, mean_row, render, row
 from swarm.cli.up.stage import newest_contribution_mb, trunk_for
 from swarm.data.dataset import Dataset
+from swarm.domain.inference import Answer
 
 
 def test_an_answer_is_right_when_its_most_probable_class_name_is_the_truth() -> None:
@@ -137,6 +139,24 @@ def test_what_was_borrowed_is_told_with_how_much_it_helped() -> None:
     note = borrow_note(said, {"borrow_flops": 1e6, "train_flops": 1e9})
     assert "borrows from ben.e1" in note and "borrow flops 1e+06" in note and "train" not in note
     assert borrow_note("nothing of the kind", {}) == "borrowed nothing"
+
+
+def test_lost_answers_are_told_by_how_many_are_the_new_class_now() -> None:
+    before, now = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    said = lost_note(before, now, ["9", "3", "9", "9"], "9")
+    assert said == "; 1 of the 2 lost answers is now class 9, which the swarm did not know before"
+    assert "; 2 of the 2 lost answers are now" in lost_note(before, now, ["9", "9", "1", "1"], "9")
+
+
+def test_an_explained_answer_has_no_row_number_and_says_where_it_is_wrong() -> None:
+    answer = Answer(
+        class_names=("cat", "dog"),
+        probabilities=np.array([[0.9, 0.1], [0.2, 0.8]], dtype=np.float32),
+        gate_version=1,
+        degraded=(False, False),
+    )
+    assert example_text("dog", answer, 1) == "a query of class dog, explained:\n  dog 0.800, cat 0.200"
+    assert example_text("dog", answer, 0).startswith("a query of class dog (answered wrongly), explained:")
 
 
 def test_the_curve_of_federated_averaging_has_a_point_for_each_round(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_sound_contribution_passes_every_check() -> None:
         (replace(contribution()[0], epoch=0), InvalidInputError, "epoch 0"),
         (leaf_changed(class_counts={"beech": 2}), InvalidInputError, "stay at home"),
         (leaf_changed(class_counts={"beech": 25, "élm": 0}), InvalidInputError, "class counts"),
+        (leaf_changed(class_counts={"beech": 16, "élm": 4}), InvalidInputError, "class élm of leaf ada.l1"),
         (leaf_changed(class_counts={" beech": 25}), InvalidInputError, "class names"),
         (leaf_changed(class_counts={"beech": 10**12}), InvalidInputError, "class counts"),
         (leaf_changed(radii=contribution()[0].leaves[0].prototypes), ShapeMismatchError, "radii"),

@@ -248,6 +248,20 @@ def test_harm_is_a_loss_beyond_chance_and_beyond_what_others_may_cost(
     assert is_harmed(samples, gained, lost, taken) is harmed
 
 
+def test_a_large_loss_is_harm_however_many_samples_differ() -> None:
+    assert is_harmed(4096, 10, 1500, 0) and not is_harmed(4096, 1500, 1510, 0)
+
+
+def test_one_judge_does_not_choose_for_all_whatever_it_says_of_its_samples() -> None:
+    tried = options("root", "gate 2")
+    honest = {NodeId(f"n{row}"): trial((90, 80), on_root=((0, 0), (2, 12))) for row in range(9)}
+    loud = replace(trial((0, 4096), on_root=((0, 0), (4096, 0))), samples=4096)
+    verdict = judge_trials({**honest, ADA: loud}, frozenset(), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "gate top-2"  # four honest judges' worth of samples is still a lot
+    assert verdict.reason.startswith("serves gate top-2: 1120 of 1300 right")
+    assert judge_ridge({**honest, ADA: replace(loud, correct=(0, 90))}, (1.0, 2.0), 9.0) == 1.0
+
+
 def test_trials_that_cannot_be_true_are_recognised() -> None:
     one = options("root")
     assert is_sound(trial((1,), nll=(1.0,)), one)
@@ -262,6 +276,9 @@ def test_trials_that_cannot_be_true_are_recognised() -> None:
         replace(trial((1,)), incumbent_correct=101),
         replace(trial((1,)), flops=-1),
         replace(trial((1,)), samples=0),
+        replace(trial((1,)), samples=4097),
+        trial((1,), (0,), (51,)),  # more lost than the present gate had right
+        trial((1,), (51,)),
     ):
         assert not is_sound(broken, one)
 

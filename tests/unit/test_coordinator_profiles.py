@@ -71,6 +71,19 @@ class InProcess:
         return found
 
 
+class OfTwoClasses(InProcess):
+    """Alone, and among themselves, owners know the first two classes only."""
+
+    async def solve(
+        self, groups: Sequence[Group], class_names: Sequence[str], ridges: Sequence[float], trunk: Any
+    ) -> list[Solution]:
+        found = await super().solve(groups, class_names, ridges, trunk)
+        for solution in found:
+            assert solution.weights is not None
+            solution.weights[:, 2:, :] = 0
+        return found
+
+
 def everyone(*, without: str = "", version: int = 7) -> ActiveGate:
     """The small gate, its owners all with all classes and with sums."""
     active = gate(version=version)
@@ -149,6 +162,47 @@ async def test_owners_whose_contributions_are_kept_aside_answer_those_who_agree_
     with pytest.raises(NotFoundError, match="bob"):
         await gone.ask("a", profile=swapped.id)
     assert (await gone.router.make_profile(examples("bacd"), 20)).id != swapped.id
+
+
+async def test_examples_that_do_not_tell_owners_apart_bring_nobody_in_who_is_kept_aside(
+    tmp_path: Path,
+) -> None:
+    # Bob swaps a and b; the examples are of c and d only, on which he agrees with everybody.
+    small = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path, aside=("bob",)))
+    shown = examples("abcd")
+    kept = [row for row, label in enumerate(shown.labels) if label in "cd"]
+    given = Examples(inputs=shown.inputs[kept], labels=tuple(shown.labels[row] for row in kept))
+    profile = await small.router.make_profile(given, 20)
+    assert BOB not in profile.owners
+    assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
+
+
+async def test_what_all_owners_say_together_is_taken_where_it_gets_more_examples_right(
+    tmp_path: Path,
+) -> None:
+    active = everyone()
+    assert active.analytic is not None
+    # Alone each owner's solution is swapped for one of them or the other: nobody agrees as well as all do.
+    small = SmallSwarm(active, profiles=profiles(tmp_path, OfTwoClasses()))
+    profile = await small.router.make_profile(examples("abcd"), 20)
+    assert profile.owners == (ADA, BOB, DAN, EVE) and profile.accuracy == profile.accuracy_all == 1.0
+    assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
+
+
+async def test_a_profile_ends_when_an_owner_replaces_its_sums(tmp_path: Path) -> None:
+    small = swarm(tmp_path)
+    profile = await small.router.make_profile(examples("bacd"), 20)
+    assert profile.owners == (BOB,)
+    value = small.active.value
+    anew = tuple(
+        digest_of(b"bob, epoch 2") if digest == digest_of(b"bob") else digest
+        for digest in value.contributions
+    )
+    small.active = replace(
+        small.active, statement=replace(small.active.statement, value=replace(value, contributions=anew))
+    )
+    with pytest.raises(NotFoundError, match=r"bob, who withdrew or replaced them"):
+        await small.ask("a", profile=profile.id)
 
 
 async def test_the_same_examples_are_solved_once_and_their_profile_survives_a_restart(tmp_path: Path) -> None:
@@ -281,7 +335,12 @@ def test_a_profile_is_read_as_it_was_kept(tmp_path: Path) -> None:
     )
     root = np.arange(8, dtype=np.float32).reshape(4, 2)
     ProfileFiles(tmp_path).put(
-        profile, root, class_names=("a", "b"), class_temperature=0.1, trunk=digest_of(b"t")
+        profile,
+        root,
+        contributions=(digest_of(b"ada"),),
+        class_names=("a", "b"),
+        class_temperature=0.1,
+        trunk=digest_of(b"t"),
     )
     known = ProfileFiles(tmp_path).get(profile.id)
     assert known is not None and known.facts.profile == profile

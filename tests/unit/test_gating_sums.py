@@ -149,3 +149,8 @@ def test_compact_sums_of_nothing_are_refused() -> None:
     for samples, rank in ((q, 0), (q[:0], 2)):
         with pytest.raises(InvalidInputError, match="compact sums"):
             compact_sums(samples, rank)
+
+
+def test_samples_that_are_all_alike_have_no_direction_but_their_mean() -> None:
+    sums = compact_sums(np.full((3, 2), 32, dtype=np.int16), 2)
+    assert np.abs(whole(sums) - 3 * 32**2).max() <= 1

@@ -173,3 +173,79 @@ def test_a_leaf_that_has_no_sums_stays_at_home_when_the_others_give_theirs(tmp_p
     (given,) = result.contribution.leaves
     assert (given.leaf, result.idle_leaves) == ("rose.l2", ("rose.l1",))
     assert "not contributed" in result.notes[0]
+
+
+def scarce_npz(path: Path, counts: dict[int, int]) -> str:
+    """Write samples of which just so many of each class are trained on, and some are held out."""
+    rng = np.random.default_rng(5)
+    labels = np.repeat(list(counts), 150)
+    images = (rng.integers(0, 12, (len(labels), 8, 8)) + labels[:, None, None] % 3).astype(np.uint8)
+    training, held_out = hold_out(images, labels, VALIDATION_FRACTION)
+    rows = [held_out, *(training[labels[training] == name][:count] for name, count in counts.items())]
+    kept = np.sort(np.concatenate(rows))
+    np.savez(path, x=images[kept], y=labels[kept])
+    return str(path)
+
+
+@pytest.mark.parametrize("sums", ["exact", "compact"])
+def test_a_class_of_one_sample_stays_at_home_and_is_learned_all_the_same(tmp_path: Path, sums: str) -> None:
+    data = scarce_npz(tmp_path / "own.npz", {0: 80, 1: 90, 7: 1})
+    result = run(tmp_path / "job", TrainOrder(data=data, steps=1, sums=sums))  # type: ignore[arg-type]
+    _, arrays = contributed(tmp_path / "job")
+    draft = result.contribution
+    assert draft is not None and draft.sums is not None
+    assert dict(draft.leaves[0].class_counts) == {"0": 80, "1": 90}
+    assert draft.sums.samples == arrays["rose.l1/prototype_counts"].sum() == 170
+    assert result.notes == ("rose.l1: class 7 is not contributed: 1 samples, at least 5 are needed",)
+    assert result.leaves[0].class_names == ("0", "1", "7")
+    assert dict(result.leaves[0].class_counts) == {"0": 80, "1": 90, "7": 1}
+    listed = {one.what: one.detail for one in result.listings}
+    assert listed["rose.l1 class counts"] == "0 80, 1 90"
+    q, labels = training_q(tmp_path / "job")
+    columns = arrays["rose.l1/columns"]
+    np.testing.assert_array_equal(columns, target_columns(q[labels < 2], labels[labels < 2], 2))
+    assert not any((q == column).all(axis=1).any() for column in columns.T)
+    if sums == "exact":
+        np.testing.assert_array_equal(arrays["gram"], pack_triangle(exact_gram(q[labels < 2])))
+    check_sums(owner_sums(tmp_path / "job", "rose"), counts(result), 32.0)
+
+
+@pytest.mark.parametrize("sums", ["exact", "none"])
+def test_without_new_data_a_leaf_is_given_again_without_its_class_of_one_sample(
+    tmp_path: Path, sums: str
+) -> None:
+    cache = BlobFiles(tmp_path / "cache")
+    data = scarce_npz(tmp_path / "own.npz", {0: 80, 1: 90, 7: 1})
+    run(tmp_path / "first", TrainOrder(data=data, steps=1, sums=sums))  # type: ignore[arg-type]
+    (first,) = continued(tmp_path / "first", cache)
+    elsewhere = TrainOrder(data=own_npz(tmp_path / "far.npz", 8), steps=1, sums=sums)  # type: ignore[arg-type]
+    run(tmp_path / "seen", elsewhere)
+    other = replace(continued(tmp_path / "seen", cache)[0], leaf=LeafId("rose.l2"))
+    result = run(tmp_path / "again", elsewhere, existing=(first, other), first_free_leaf=3)
+    assert result.contribution is not None
+    assert [one.leaf for one in result.contribution.leaves] == ["rose.l1", "rose.l2"]
+    assert dict(result.contribution.leaves[0].class_counts) == {"0": 80, "1": 90}
+    assert any("rose.l1: class 7 is not contributed" in note for note in result.notes)
+    if sums == "exact":
+        check_sums(owner_sums(tmp_path / "again", "rose"), counts(result), 32.0)
+    # Sums and prototypes that an older version made over all samples are not given again.
+    older = replace(first, class_counts={"0": 80, "1": 89, "7": 1})
+    result = run(tmp_path / "older", elsewhere, existing=(older, other), first_free_leaf=3)
+    assert result.contribution is not None
+    assert [one.leaf for one in result.contribution.leaves] == ["rose.l2"]
+    assert "rose.l1 is not contributed: its prototypes are of other samples too" in result.notes[1]
+
+
+def test_a_leaf_of_rare_classes_alone_is_not_contributed_but_can_be_continued(tmp_path: Path) -> None:
+    specification = make_specification(BlobFiles(tmp_path / "cache"), class_names=("0",))
+    order = TrainOrder(data=scarce_npz(tmp_path / "own.npz", dict.fromkeys(range(12), 4)), steps=1)
+    result = run(tmp_path / "job", order, specification=specification)
+    assert result.contribution is None and result.samples == 48
+    assert result.notes[0] == "rose.l1: class 0 is not contributed: 4 samples, at least 5 are needed"
+    assert result.notes[10:] == (
+        "rose.l1: 2 more classes are not contributed: fewer than 5 samples each",
+        "rose.l1 is not contributed: 0 samples, at least 20 are needed",
+    )
+    existing = continued(tmp_path / "job", BlobFiles(tmp_path / "cache"))
+    again = run(tmp_path / "again", order, specification=specification, existing=existing)
+    assert (again.contribution, again.leaves[0].parent_version) == (None, 1)

@@ -15,13 +15,13 @@ from node.expert_service import ExpertService, SpecificationFile
 from node.expert_store import ExpertStore
 from node.gate_evaluation import GateEvaluator
 from node.outbound import OutboundLog
-from node.own_validation import MOST_SAMPLES, OwnValidation
+from node.own_validation import OwnValidation
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, NotFoundError, TrunkMismatchError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, owner_of
-from swarm.domain.inference import ExpertForm, ExpertRequest, ExpertTask
+from swarm.domain.inference import MAX_TRIAL_SAMPLES, ExpertForm, ExpertRequest, ExpertTask
 from swarm.domain.manifests import (
     Correction,
     Cost,
@@ -313,11 +313,11 @@ async def test_without_samples_nothing_is_fetched_and_another_trunk_is_refused(g
 
 
 def test_a_great_many_samples_are_thinned_out_evenly(garden: Garden) -> None:
-    images, labels = digits_like(MOST_SAMPLES + 1000, 4)
+    images, labels = digits_like(MAX_TRIAL_SAMPLES + 1000, 4)
     save_validation(garden.home, images, labels)
-    assert garden.validation.refresh() == MOST_SAMPLES == len(garden.validation.inputs)
+    assert garden.validation.refresh() == MAX_TRIAL_SAMPLES == len(garden.validation.inputs)
     counts = [garden.validation.labels.count(name) for name in NAMES]
-    assert max(counts) - min(counts) < MOST_SAMPLES / 100
+    assert max(counts) - min(counts) < MAX_TRIAL_SAMPLES / 100
 
 
 @pytest.mark.parametrize("form", ["probabilities", "corrections"])

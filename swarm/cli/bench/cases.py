@@ -28,6 +28,7 @@ FIGURES: Mapping[str, str] = {
     "pooled": "pooled_total_budget",
 }
 """Which row a figure `<case>_<name>` is of."""
+DOMAIN_COLLECTIONS = ("mnist", "fashion-mnist", "usps.npz", "omniglot_small.npz")
 DOMAIN_OWNERS = (3, 3, 2, 2)
 DOMAIN_SAMPLES = 6000
 FEW_TRAINING, FEW_VALIDATION = 20, 10
@@ -40,11 +41,12 @@ Dealing = Callable[[Path, int], Deal]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row of a table. `sums` and `sums_mb` are `swarm train`'s."""
+    """One row of a table, dealt from `collections`. `sums` and `sums_mb` are `swarm train`'s."""
 
     name: str
     title: str
     deal: Dealing
+    collections: tuple[str, ...]
     net: str = "mlp:128x2"
     steps: int = 1000
     sums: str = "auto"
@@ -201,7 +203,9 @@ def _fashion(
     name: str, title: str, scheme: str = "classes:2", sums: str = "auto", sums_mb: float = 4.0
 ) -> Case:
     dealing = partial(deal_partition, "fashion-mnist", scheme)
-    return Case(name=name, title=title, deal=dealing, sums=sums, sums_mb=sums_mb)
+    return Case(
+        name=name, title=title, deal=dealing, collections=("fashion-mnist",), sums=sums, sums_mb=sums_mb
+    )
 
 
 SKEW = (
@@ -209,6 +213,7 @@ SKEW = (
         name="mnist_classes2",
         title="MNIST, 2 classes a node",
         deal=partial(deal_partition, "mnist", "classes:2"),
+        collections=("mnist",),
     ),
     _fashion("fashion_classes2", "Fashion, 2 classes a node"),
     _fashion("fashion_dirichlet01", "Fashion, Dirichlet 0.1", "dirichlet:0.1"),
@@ -220,6 +225,7 @@ DOMAINS = (
         name="cifar_classes2",
         title="CIFAR subset, 2 classes a node, small CNN",
         deal=deal_cifar,
+        collections=("cifar10_jpeg_subset.npz",),
         net="cnn:16x32",
         steps=400,
     ),
@@ -227,19 +233,28 @@ DOMAINS = (
         name="domains_shared",
         title="Four domains, shared class names",
         deal=partial(deal_domains, True),
+        collections=DOMAIN_COLLECTIONS,
         steps=500,
     ),
     Case(
         name="domains_distinct",
         title="Four domains, distinct class names",
         deal=partial(deal_domains, False),
+        collections=DOMAIN_COLLECTIONS,
         steps=500,
     ),
-    Case(name="fewshot20", title="Fashion, 20 samples a node", deal=deal_few, steps=300),
+    Case(
+        name="fewshot20",
+        title="Fashion, 20 samples a node",
+        deal=deal_few,
+        collections=("fashion-mnist",),
+        steps=300,
+    ),
     Case(
         name="conflict",
         title="Fashion, two label conventions",
         deal=deal_conflict,
+        collections=("fashion-mnist",),
         steps=500,
         figures={**FIGURES, "swarm": "asker", "without_examples": "swarm"},
     ),

@@ -38,7 +38,7 @@ class Collection:
 @cache
 def idx_collection(folder: Path, name: str) -> Collection:
     """Return `folder/name`, a folder of IDX files; NotFoundError says what is missing, and where from."""
-    where = _there(folder, name)
+    where = found_at(folder, name)
     images, labels, _ = read_idx_folder(where, "train")
     test_images, test_labels, _ = read_idx_folder(where, "test")
     return Collection(
@@ -53,7 +53,7 @@ def idx_collection(folder: Path, name: str) -> Collection:
 @cache
 def npz_collection(folder: Path, name: str, labels: str = "y") -> Collection:
     """Return `folder/name`, an archive; its labels are the arrays `<labels>_train` and `<labels>_test`."""
-    path = _there(folder, name)
+    path = found_at(folder, name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = [archive[key] for key in ("x_train", f"{labels}_train", "x_test", f"{labels}_test")]
@@ -79,7 +79,8 @@ def grey_28(collection: Collection) -> Collection:
     )
 
 
-def _there(folder: Path, name: str) -> Path:
+def found_at(folder: Path, name: str) -> Path:
+    """Return where a collection lies; NotFoundError says what is missing, and where it comes from."""
     path = folder / name
     if not path.exists():
         raise NotFoundError(

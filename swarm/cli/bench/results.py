@@ -56,7 +56,7 @@ def figures_of(runs: Sequence[Run], rows_of: Mapping[str, Mapping[str, str]]) ->
 
     rows_of: for each case which row a figure is of. `<case>_mb_per_node` is the mean contribution of a node
     in 10^6 bytes, `<case>_sent_mb_per_node` all bytes between machines by node. A figure whose row is missing
-    in a run is left out.
+    in a run is left out: `missing_figures` names it.
     """
     figures: dict[str, float] = {}
     for case, rows in rows_of.items():
@@ -81,6 +81,20 @@ def figures_of(runs: Sequence[Run], rows_of: Mapping[str, Mapping[str, str]]) ->
     if bad:
         raise InvalidInputError(f"figure {bad[0]}", found=str(figures[bad[0]]), expected="a finite number")
     return figures
+
+
+def missing_figures(runs: Sequence[Run], rows_of: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return by name the figures that finished runs lack, and of each the row and the seeds without it."""
+    missing: dict[str, str] = {}
+    for case, rows in rows_of.items():
+        own = [
+            (int(run["seed"]), {row["name"] for row in run["rows"]}) for run in runs if run["case"] == case
+        ]
+        for figure, row in rows.items():
+            seeds = [str(seed) for seed, names in own if row not in names]
+            if seeds:
+                missing[f"{case}_{figure}"] = f"no row {row} under seed {', '.join(seeds)}"
+    return missing
 
 
 def write_results(path: Path, runs: Sequence[Run], rows_of: Mapping[str, Mapping[str, str]]) -> None:

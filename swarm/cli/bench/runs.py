@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from swarm.cli.bench.cases import TABLES, Case, chosen_cases, reduced
+from swarm.cli.bench.collections import found_at
 from swarm.cli.bench.results import (
     Run,
     commit,
     figures_of,
     is_done,
     machine,
+    missing_figures,
     read_runs,
     with_run,
     write_results,
@@ -49,13 +51,21 @@ class BenchRequest:
 
 
 def run_bench(request: BenchRequest, *, as_json: bool) -> None:
-    """Run what the results do not have yet; raise the first failure when everything else is through."""
+    """Run what the results do not have yet; raise the first failure when everything else is through.
+
+    NotFoundError before anything runs where the data of a case that has to run are not there.
+    """
     tell, failed = teller(), list[SwarmError]()
     runs = read_runs(request.out)
-    for case in chosen_cases(request.table, request.only):
+    cases = chosen_cases(request.table, request.only)
+    for case in cases:
+        if not all(_is_kept(runs, case, seed, request) for seed in request.seeds):
+            for name in case.collections:
+                found_at(request.data_dir, name)
+    for case in cases:
         for seed in request.seeds:
             settings = settings_of(case, seed, quick=request.quick, full=request.full)
-            if not request.fresh and is_done(runs, case.name, seed, plain(asdict(settings))):
+            if _is_kept(runs, case, seed, request):
                 tell(f"{case.name}, seed {seed}: in {request.out} already")
                 continue
             tell(f"{case.name}, seed {seed}: {case.title}")
@@ -67,14 +77,22 @@ def run_bench(request: BenchRequest, *, as_json: bool) -> None:
                 continue
             runs = with_run(read_runs(request.out), new)
             write_results(request.out, runs, figure_rows(request.table))
-    if request.doc is not None:
+    if request.doc is not None and runs:
         write_tables({request.table: request.out}, request.out.parent, request.doc)
         tell(f"{request.doc} is written")
     figures = figures_of(runs, figure_rows(request.table))
-    text = "\n".join(f"{name} {value:.4f}" for name, value in figures.items())
-    emit("bench", {"table": request.table, "figures": figures}, as_json=as_json, text=text)
+    for name, reason in missing_figures(runs, figure_rows(request.table)).items():
+        progress(f"figure {name} is missing: {reason}")
+    if not (failed and as_json):  # the error is the one object then
+        text = "\n".join(f"{name} {value:.4f}" for name, value in figures.items())
+        emit("bench-table", {"table": request.table, "figures": figures}, as_json=as_json, text=text)
     if failed:
         raise failed[0]
+
+
+def _is_kept(runs: list[Run], case: Case, seed: int, request: BenchRequest) -> bool:
+    settings = settings_of(case, seed, quick=request.quick, full=request.full)
+    return not request.fresh and is_done(runs, case.name, seed, plain(asdict(settings)))
 
 
 def figure_rows(table: str) -> dict[str, dict[str, str]]:

@@ -23,7 +23,9 @@ def up(
     partition: Annotated[
         str, typer.Option(help="Who gets what: iid, classes:N, or dirichlet:A.")
     ] = "classes:4",
-    net: Annotated[str, typer.Option(help="The experts' net.")] = "mlp:128x2",
+    net: Annotated[
+        str, typer.Option(help="mlp:128x2, cnn, linear, or package.module:factory.")
+    ] = "mlp:128x2",
     trunk: Annotated[
         str, typer.Option(help="The trunk; auto: 64 random filters, 400 for images from 16x16.")
     ] = "auto",

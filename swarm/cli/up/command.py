@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swarm.cli.asking import describe_answer
+from swarm.cli.asking import describe_row
 from swarm.cli.options import resolved_source
 from swarm.cli.output import emit, let_nothing_interrupt, progress, run_async
 from swarm.cli.processes import recorded_processes, remove_tree
 from swarm.cli.up.comparisons import ALL
 from swarm.cli.up.deal import Deal, deal
 from swarm.cli.up.report import render
-from swarm.cli.up.stage import Plan, Stage
+from swarm.cli.up.stage import Plan, Stage, trunk_for
 from swarm.cli.up.story import Outcome, Story
 from swarm.cli.up.supervisor import Supervisor, free_ports
-from swarm.domain.errors import ConflictError, UsageError
+from swarm.domain.errors import ConflictError, NotFoundError, UsageError
 from swarm.domain.inference import Answer
 
 
@@ -55,14 +55,8 @@ class Request:
 def run_up(request: Request, *, as_json: bool) -> None:
     """Run the story and print its report; nothing stays behind unless `keep` asked for it."""
     tell = teller()
-    dealt = deal(
-        resolved_source(request.data),
-        request.partition,
-        request.nodes,
-        request.settings.seed,
-        request.settings.import_paths,
-        newcomer=request.newcomer,
-    )
+    dealt = _deal(request)
+    check_buildable(dealt, request.settings)
     root = claim_folder(request.home, keep=request.keep)
     finished = False
     try:
@@ -72,11 +66,54 @@ def run_up(request: Request, *, as_json: bool) -> None:
         if not (request.keep and finished) and (request.home is None or not request.keep):
             let_nothing_interrupt()
             remove_tree(root)
-    text = "\n".join([*map(_example, outcome.examples), "", render(outcome.rows)])
+    text = "\n".join([*(example_text(*example) for example in outcome.examples), "", render(outcome.rows)])
     emit("report", facts_of(outcome), as_json=as_json, text=text)
     tell("done")
     if request.keep:
         progress(how_to_use(root, dealt))
+
+
+def _deal(request: Request) -> Deal:
+    source = resolved_source(request.data)
+    try:
+        return deal(
+            source,
+            request.partition,
+            request.nodes,
+            request.settings.seed,
+            request.settings.import_paths,
+            newcomer=request.newcomer,
+        )
+    except NotFoundError as error:
+        if error.subject != f"data {source}" or Path(source).name != source:
+            raise
+        remedy = "--data-dir DIR, the folder that holds it"
+        raise NotFoundError(
+            error.subject, found=error.found, expected=error.expected, remedy=remedy
+        ) from None
+
+
+def check_buildable(dealt: Deal, settings: Settings) -> None:
+    """Raise before a swarm is founded what building its net or its trunk would raise later."""
+    from swarm.data.user_code import is_reference
+    from swarm.experts.factories import is_built_in
+    from swarm.experts.nets import build_net, net_reference
+    from swarm.experts.trunk import make_trunk
+
+    if not is_built_in(settings.net) and not is_reference(settings.net):
+        expected = "mlp:128x2, cnn, linear, or package.module:factory"
+        raise UsageError("--net", found=settings.net, expected=expected)
+    for data in [*dealt.nodes.values()][:1]:
+        shape, paths = data.input_shape, settings.import_paths
+        build_net(net_reference(settings.net, shape, len(dealt.class_names), paths), paths)
+        make_trunk(
+            trunk_for(settings.trunk, shape),
+            shape,
+            scale=data.scale,
+            offset=data.offset,
+            seed=settings.seed,
+            import_paths=paths,
+        )
 
 
 def teller() -> Callable[[str], None]:
@@ -150,16 +187,12 @@ def claim_folder(home: Path | None, *, keep: bool) -> Path:
     return root
 
 
-def _example(example: tuple[str, Answer, int]) -> str:
-    truth, answer, index = example
-    one = dataclasses.replace(
-        answer,
-        probabilities=answer.probabilities[index : index + 1],
-        degraded=answer.degraded[index : index + 1],
-        sources=answer.sources[index : index + 1],
-    )
-    lines = describe_answer(one).splitlines()[:-1]
-    return "\n".join([f"a query of class {truth}, explained:", *lines])
+def example_text(truth: str, answer: Answer, index: int) -> str:
+    """Return one row of an explained answer for people, and whether it is right."""
+    right = answer.class_names[int(answer.probabilities[index].argmax())] == truth
+    wrong = "" if right else " (answered wrongly)"
+    first, *sources = describe_row(answer, index)
+    return "\n".join([f"a query of class {truth}{wrong}, explained:", f"  {first}", *sources])
 
 
 def how_to_use(root: Path, dealt: Deal) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from swarm.cli.up.asked import Spent
@@ -42,12 +42,15 @@ class Newcomer:
             found = f"answered {waited:.1f} s" if waited < WITHIN_SECONDS else "NOT answered in time"
             note = f"class {new_class}, {found} after {name}'s training; {borrowed}"
             rows.append((await self._row("joined_new_class", self._deal.new_queries, sent, note))[0])
-        last, now = await self._row("joined_old_classes", self._deal.old_queries, sent, "")
+        last, now, given = await self._row("joined_old_classes", self._deal.old_queries, sent, "")
         verdict = "worse than before by more than" if lost_beyond_error(before, now) else "within"
         note = f"was {before.mean():.3f} before {name} joined: {verdict} one standard error"
+        if lost_beyond_error(before, now):
+            note += lost_note(before, now, given, new_class)
         return [*rows, replace(last, note=note)]
 
-    async def _row(self, label: str, queries: Dataset, sent: int, note: str) -> tuple[Row, Scores]:
+    async def _row(self, label: str, queries: Dataset, sent: int, note: str) -> tuple[Row, Scores, list[str]]:
+        """Return a row, the queries' scores and the class that each got."""
         answer = await ask(self._client, queries.inputs)
         scores = correct(answer.probabilities, answer.class_names, truths(queries))
         cost = Cost(
@@ -56,7 +59,8 @@ class Newcomer:
             bytes_sent=sent,
             sync_rounds=self._before.sync_rounds,
         )
-        return row(label, scores, cost, note), scores
+        given = [answer.class_names[index] for index in answer.probabilities.argmax(axis=1)]
+        return row(label, scores, cost, note), scores, given
 
     async def _until_answered(self) -> float:
         """Return the seconds until the new class is first answered, at most the time allowed."""
@@ -71,6 +75,14 @@ class Newcomer:
                 return loop.time() - start
             await asyncio.sleep(0.2)
         return WITHIN_SECONDS
+
+
+def lost_note(before: Scores, now: Scores, given: Sequence[str], new_class: str) -> str:
+    """Return how many of the answers that were right before are now the new class."""
+    lost = [name for name, was, is_now in zip(given, before, now, strict=True) if was > is_now]
+    taken = lost.count(new_class)
+    of_them = f"{taken} of the {len(lost)} lost answers {'is' if taken == 1 else 'are'} now class {new_class}"
+    return f"; {of_them}, which the swarm did not know before"
 
 
 def borrow_note(said: str, figures: Mapping[str, float]) -> str:
