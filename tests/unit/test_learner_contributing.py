@@ -92,7 +92,7 @@ def test_compact_sums_keep_the_whole_contribution_within_the_budget(tmp_path: Pa
 
 
 def test_a_budget_that_nothing_fits_into_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="megabytes"):
+    with pytest.raises(InvalidInputError, match="--sums-mb"):
         run(tmp_path / "job", TrainOrder(data="digits", steps=1, sums_mb=0.001))
 
 

@@ -100,7 +100,7 @@ def test_the_budget_decides_the_form() -> None:
     assert exact_bytes(size) > 8e5 and 1 <= rank < size
     assert compact_bytes(size, rank) + 100_000 <= 800_000 < compact_bytes(size, rank + 2) + 105_000
     assert chosen_rank("compact", 4.0, size, 100_000) == size
-    with pytest.raises(InvalidInputError, match="megabytes"):
+    with pytest.raises(InvalidInputError, match="--sums-mb"):
         chosen_rank("compact", 0.01, size, 100_000)
     for nonsense in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InvalidInputError, match="megabytes"):
