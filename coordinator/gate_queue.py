@@ -60,6 +60,9 @@ class ContributionQueue:
     async def outcome_of(self, pending: Pending) -> ContributionOutcome:
         """Queue a contribution and return what became of it; raises what it was refused for."""
         for older in [each for each in self._waiting if each.owner == pending.owner]:
+            if older.statement.digest == pending.statement.digest:  # sent again, as after a lost connection
+                pending.arrived.discard()
+                return await asyncio.shield(older.result)
             self._waiting.remove(older)
             older.arrived.discard()
             older.fail(_superseded(older, pending))

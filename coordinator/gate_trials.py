@@ -9,7 +9,7 @@ import structlog
 from coordinator.live_nodes import LiveNode, LiveNodes
 from coordinator.trials import Verdict, is_sound
 from swarm.domain.combination import TrialOption
-from swarm.domain.errors import NotReadyError, SwarmError
+from swarm.domain.errors import DeadlineError, NotReadyError, SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 
@@ -51,9 +51,10 @@ class TrialRound:
     ) -> Heard:
         """Return the sound answers to one round of options.
 
-        Raises NotReadyError where nobody answered at all, or fewer than half of the incumbents that are
-        connected: a gate that those whom it concerns could not try does not come.
+        Raises NotReadyError where nobody answered at all, or more than half of the incumbents that are
+        connected did not in time: a gate that those whom it concerns had no time to try does not come.
         """
+        late: set[NodeId] = set()
 
         async def ask(node: LiveNode) -> GateTrial | None:
             try:
@@ -61,6 +62,8 @@ class TrialRound:
                     candidate, incumbent, options, specification, self._timeout_s
                 )
             except SwarmError as error:
+                if isinstance(error, DeadlineError):
+                    late.add(node.link.node)
                 log.warning("gate.not_judged", node=node.link.node, reason=str(error))
                 return None
             if trial.samples and not is_sound(trial, options):
@@ -81,11 +84,11 @@ class TrialRound:
                 remedy="see which nodes are connected: swarm status; then try again",
             )
         connected = incumbents & {node.link.node for node in nodes}
-        judged = len(connected & heard.keys())
-        if 2 * judged < len(connected):
+        slow = len(late & incumbents)
+        if 2 * slow > len(connected):
             raise NotReadyError(
                 "candidate gate",
-                found=f"{judged} of {len(connected)} connected incumbents that judged it",
+                found=f"{slow} of {len(connected)} connected incumbents too slow to judge it",
                 expected=f"at least half within {self._timeout_s:g} s",
                 remedy="try again when they are less busy; an expert that is slow to ask delays everybody",
             )
