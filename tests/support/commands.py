@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,10 @@ from typing import IO, Any
 import psutil
 
 MARK = "SWARM_TEST_MARK"
+
+TAKES_CTRL_C = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+"""As in a terminal: below a shell's `&`, where these tests may run, Ctrl-C would be ignored. Not done in a
+`preexec_fn`: that forks a process in which other tests have gRPC running, and aborts now and then."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,12 @@ class Shell:
         self, *arguments: str, stderr: IO[str] | int = subprocess.PIPE, **more: str
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "swarm.cli", *arguments],
+            [sys.executable, "-ISc", TAKES_CTRL_C, sys.executable, "-m", "swarm.cli", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
             env=self.environment(**more),
             start_new_session=True,
-            preexec_fn=_takes_ctrl_c,
         )
 
     def swarm(self, *arguments: str, timeout_s: float = 200, **more: str) -> subprocess.CompletedProcess[str]:
@@ -97,11 +99,6 @@ class Shell:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-
-
-def _takes_ctrl_c() -> None:
-    """As in a terminal: below a shell's `&`, where these tests may run, it would be ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
