@@ -119,14 +119,9 @@ class GateKeeper:
 
     def notice_head(self, expert: ExpertId) -> None:
         """Fit the gate anew, soon, where a leaf's expert has a correction that no trial knew yet."""
-        head, active = self._parts.heads.get(expert), self.active
-        if head is None or head.manifest.correction is None or active is None or active.analytic is None:
+        if expert not in self._untried_corrections():
             return
-        is_leaf = any(leaf.expert == expert and leaf.has_columns for leaf in active.value.leaves)
-        if not is_leaf or self._parts.maker.judged.get(expert) == head.digest:
-            return
-        if self._fit_soon is not None:
-            self._fit_soon.cancel()
+        self._forget_timer()
         self._fit_soon = asyncio.get_running_loop().call_later(QUIET_S, self._fit_corrections)
 
     async def synchronise(self) -> None:
@@ -136,8 +131,7 @@ class GateKeeper:
 
     async def stop(self) -> None:
         """End changes that are under way, as a crash would: their callers try again."""
-        if self._fit_soon is not None:
-            self._fit_soon.cancel()
+        self._forget_timer()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, self._parts.intake.stop(), return_exceptions=True)
@@ -146,6 +140,8 @@ class GateKeeper:
 
     async def _fit(self) -> ContributionOutcome:
         self._publication.required()
+        await self._parts.heads.refresh()
+        self._forget_timer()  # this trial knows what it waits for
         reason = "fitted anew"
         outcome = await self._parts.maker.judge_and_activate(
             await self._records.present(), self._parts.specifications.current, reason
@@ -185,9 +181,35 @@ class GateKeeper:
             await self._records.present(), like, f"{gone} withdrawn"
         )
 
+    def _untried_corrections(self) -> set[ExpertId]:
+        """Return the experts of leaves with columns that have a correction which no trial knew."""
+        active, parts = self.active, self._parts
+        if active is None or active.analytic is None:
+            return set()
+        heads = {
+            leaf.expert: parts.heads.get(leaf.expert) for leaf in active.value.leaves if leaf.has_columns
+        }
+        return {
+            expert
+            for expert, head in heads.items()
+            if head is not None
+            and head.manifest.correction is not None
+            and parts.maker.judged.get(expert) != head.digest
+        }
+
+    def _forget_timer(self) -> None:
+        if self._fit_soon is not None:
+            self._fit_soon.cancel()
+        self._fit_soon = None
+
     def _fit_corrections(self) -> None:
         self._fit_soon = None
-        self._begin(self.fit(""), "fit the gate to new corrections")
+        self._begin(self._change("", self._fit_to_corrections), "fit the gate to new corrections")
+
+    async def _fit_to_corrections(self) -> ContributionOutcome:
+        if not self._untried_corrections():  # a change that was under way has tried them
+            return self._records.unchanged("no new corrections")
+        return await self._fit()
 
     async def _change(
         self, name: str, work: Callable[[], Coroutine[Any, Any, ContributionOutcome]]

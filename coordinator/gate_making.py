@@ -16,6 +16,7 @@ from coordinator.gate_trials import Heard, TrialRound
 from coordinator.heads import Heads
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
+from coordinator.solver_jobs import Group, Solution
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.trials import Defaults, Verdict, defaults_for, judge_ridge, judge_trials, still_sensible
@@ -23,7 +24,7 @@ from swarm.domain.combination import TrialOption
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Contribution, GateStatement
 from swarm.domain.membership import ContributionOutcome
-from swarm.domain.specification import Specification
+from swarm.domain.specification import Specification, TrunkReference
 from swarm.gating.combinations import option_grid, ridge_options
 from swarm.gating.ridge import RIDGES
 from swarm.trust.statements import Statement
@@ -31,6 +32,16 @@ from swarm.trust.statements import Statement
 DEFAULT_RIDGE = 300.0
 """The middle of the grid, where nobody has validation data."""
 NO_EVIDENCE: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Equations:
+    """What a solution follows from, all of it: contributions are named by their digests."""
+
+    group: Group
+    class_names: tuple[str, ...]
+    ridges: tuple[float, ...]
+    trunk: TrunkReference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +66,7 @@ class GateMaker:
         self._parts, self._publication = parts, parts.publication
         self.judged: dict[ExpertId, Digest] = {}
         """The heads with corrections that the last trial knew."""
+        self._last_solved: tuple[_Equations, Solution] | None = None
 
     async def judge_and_activate(
         self,
@@ -122,16 +134,24 @@ class GateMaker:
     ) -> Candidate:
         manifests, value = self._parts.heads.manifests(), specification.value
         group = plan_group(contributions, manifests)
-        solution = None
-        if group.leaves:
-            found = await self._parts.solver.solve([group], value.class_names, ridges, value.trunk)
-            solution = found[0]
+        equations = _Equations(
+            group=group, class_names=value.class_names, ridges=tuple(ridges), trunk=value.trunk
+        )
         return Candidate(
             group=group,
-            ridges=tuple(ridges),
-            solution=solution,
+            ridges=equations.ridges,
+            solution=await self._solution(equations) if group.leaves else None,
             has_corrections=can_correct(group.leaves, manifests),
         )
+
+    async def _solution(self, asked: "_Equations") -> Solution:
+        """Return the solution; the last one again where nothing but the experts has changed since."""
+        if self._last_solved is None or self._last_solved[0] != asked:
+            found = await self._parts.solver.solve(
+                [asked.group], asked.class_names, asked.ridges, asked.trunk
+            )
+            self._last_solved = asked, found[0]
+        return self._last_solved[1]
 
     async def _defaults(self, candidate: Candidate) -> Defaults:
         _, temperature = await asyncio.to_thread(candidate.prototype_temperatures)

@@ -234,10 +234,16 @@ class Stage:
         """Return the FLOPs spent so far on the gates that became active: solving and judging them."""
         envelope = await client.specification()
         trunk = self.founder.identity().keyring().open(envelope, Specification).value.trunk
-        return sum(
-            float(gate.evidence.get("flops", 0.0)) + solving_flops(gate, trunk.sum_size)
-            for gate in await self.gates(client)
-        )
+        gates = await self.gates(client)
+        spent = sum(float(gate.evidence.get("flops", 0.0)) for gate in gates)
+        for last, gate in zip([None, *gates[:-1]], gates, strict=True):
+            # A gate of the same sums as the one before it is tried anew, not solved.
+            if last is None or (last.contributions, last.class_names) != (
+                gate.contributions,
+                gate.class_names,
+            ):
+                spent += solving_flops(gate, trunk.sum_size)
+        return spent
 
     def expert_flops(self, name: str) -> float:
         """Return what a node spent on training its experts: without features, clusters and sums."""

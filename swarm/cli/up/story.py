@@ -94,13 +94,13 @@ class Story:
             await run_all(self._stage.train(name) for name in names)
         with self._timed("gate"):
             gate = await gate_of_owners(self._stage, client, names)
-        for name in names:
-            self._outcome.contribution_mb[name] = await self._stage.contribution_mb(name)
+        sizes = await asyncio.gather(*(self._stage.contribution_mb(name) for name in names))
+        self._outcome.contribution_mb = dict(zip(names, sizes, strict=True))
         learned = refined = await self._spent(client, rounds=1)
         if self._stage.plan.refine and has_combination(gate, "root"):
             with self._timed("refine"):
                 await run_all(self._stage.refine(name) for name in names)
-                gate = await gate_with_corrections(self._stage, client, gate.version)
+                gate = await gate_with_corrections(self._stage, client)
             refined = await self._spent(client, rounds=2)
         served = gate.combinations[gate.served]
         self._outcome.gate = {

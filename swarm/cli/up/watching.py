@@ -9,7 +9,6 @@ from swarm.domain.manifests import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 NO_NEWS_SECONDS = 240.0
-BY_ITSELF_SECONDS = 5.0
 
 
 async def gate_of_owners(stage: Stage, client: CoordinatorClient, names: Sequence[str]) -> GateStatement:
@@ -33,25 +32,18 @@ async def gate_of_owners(stage: Stage, client: CoordinatorClient, names: Sequenc
     return found
 
 
-async def gate_with_corrections(stage: Stage, client: CoordinatorClient, before: int) -> GateStatement:
-    """Return a gate newer than `before` that can answer with corrections, else the newest there is.
+async def gate_with_corrections(stage: Stage, client: CoordinatorClient) -> GateStatement:
+    """Return a gate that was tried with all corrections published so far, else the newest there is.
 
-    A coordinator that does not fit by itself soon after the refinement is asked to.
+    A coordinator fits by itself a while after the last of them; asked to, it need not wait for more.
     """
-
-    def corrected(gate: GateStatement) -> bool:
-        return gate.version > before and has_combination(gate, "corrected")
-
-    found = await newest_gate(stage, client, corrected, BY_ITSELF_SECONDS)
-    if corrected(found):
-        return found
     try:
         outcome = await client.fit(timeout_s=2 * NO_NEWS_SECONDS)
         stage.tell(f"gate fitted anew after the refinement: {outcome.state} {outcome.reason}")
     except SwarmError as error:
         stage.tell(f"gate not fitted anew after the refinement: {error.found}")
-    found = await newest_gate(stage, client, corrected, BY_ITSELF_SECONDS)
-    if not corrected(found):
+    found = await stage.gate(client)
+    if not has_combination(found, "corrected"):
         stage.tell(f"gate {found.version} has no corrections; its answers go without them")
     return found
 
