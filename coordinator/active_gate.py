@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from coordinator.envelope_files import EnvelopeFiles
-from swarm.domain.errors import NotFoundError
+from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import TrunkReference
@@ -14,6 +16,8 @@ from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +57,7 @@ class GateFiles:
     ) -> None:
         self._envelopes, self.blobs, self._keyring, self._trunk = envelopes, blobs, keyring, trunk
         self._first: dict[Digest, int] = {}
-        self._looked_at = 0
+        self._looked_at = self._unreadable = 0
 
     def newest(self) -> int:
         """Return the newest version, 0 before the first."""
@@ -84,13 +88,22 @@ class GateFiles:
         return self._keyring.open(envelope, GateStatement)
 
     def first_with(self, contribution: Digest) -> int:
-        """Return the first version that a contribution is in, 0 if there is none."""
+        """Return the first version that a contribution is in, 0 if there is none.
+
+        A version that can not be read may have it, so it counts for every contribution.
+        """
         for version in range(self._looked_at + 1, self.newest() + 1):
-            if self._envelopes.get(version):
-                for digest in self.statement(version).value.contributions:
-                    self._first.setdefault(digest, version)
+            envelope = self._envelopes.get(version)
+            try:
+                listed = self.open(envelope).value.contributions if envelope else ()
+            except SwarmError as error:
+                log.error("gate.damaged", version=version, reason=str(error))
+                self._unreadable = self._unreadable or version
+                listed = ()
+            for digest in listed:
+                self._first.setdefault(digest, version)
             self._looked_at = version
-        return self._first.get(contribution, 0)
+        return self._first.get(contribution, self._unreadable)
 
     def load(self, statement: Statement[GateStatement]) -> ActiveGate:
         """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""

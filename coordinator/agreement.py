@@ -7,7 +7,7 @@ over all is taken if it gets more of the examples right.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,10 @@ def root_columns(
     return root.astype(np.float32)
 
 
-def correct_examples(root: NDArray[np.floating], q: NDArray[np.int16], labels: NDArray[np.int64]) -> int:
-    """Return how many examples q [N, M] the root [M, C] classifies as their labels int64 [N] say."""
-    scores = q.astype(np.float32) @ root.astype(np.float32)
-    return int((scores.argmax(axis=1) == labels).sum())
+def correct_examples(
+    roots: Sequence[NDArray[np.floating]], q: NDArray[np.int16], labels: NDArray[np.int64]
+) -> list[int]:
+    """Return how many examples q [N, M] each root [M, C] classifies as their labels int64 [N] say."""
+    points = q.astype(np.float32)
+    scores = (points @ root.astype(np.float32) for root in roots)
+    return [int((each.argmax(axis=1) == labels).sum()) for each in scores]

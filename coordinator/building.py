@@ -157,6 +157,7 @@ async def build(
         ),
         signer=signer,
         clock=clock,
+        announce=lambda envelope: live.announce(gate=envelope),
     )
     await publication.load()
     contributions = await asyncio.to_thread(ContributionFiles, folder.contributions)

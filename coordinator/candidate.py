@@ -117,7 +117,9 @@ class Signable:
 
 def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement, dict[Digest, bytes]]:
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
-    arrays: Arrays = candidate.arrays(says.ridge) | (candidate.roots() if says.is_trial else {})
+    arrays: Arrays = candidate.arrays(says.ridge)
+    if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
+        arrays = {name: array for name, array in arrays.items() if name != WEIGHTS} | candidate.roots()
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(
         swarm=says.specification.swarm,

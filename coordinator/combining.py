@@ -59,12 +59,14 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reading:
-    """What the gate says of B rows: leaf weights [B, L], class scores float32 [B, C] where the way uses sums.
+    """What the gate says of B rows: leaf weights [B, L]; where the way uses sums, the scores of targets
+    [B, T] and of classes [B, C].
 
     `features` float32 [B, D] are None where nobody needed them; `flops` are the gate's, per query.
     """
 
     weights: NDArray[np.floating]
+    scores: Floats | None = None
     class_scores: Floats | None = None
     features: Floats | None = None
     flops: int = 0
@@ -145,6 +147,7 @@ def read_gate(way: Way, active: ActiveGate, features: Floats) -> Reading:
     )
     return Reading(
         weights=weights,
+        scores=scores,
         class_scores=analytic.class_scores(scores),
         features=features,
         flops=analytic.flops_per_query,
@@ -252,7 +255,7 @@ def root_owners(active: ActiveGate, reading: Reading, probabilities: Floats) -> 
     """Return on whose sums the root's score for each row's answer rests; nothing where the gate has none."""
     if active.analytic is None or reading.features is None:
         return [()] * len(probabilities)
-    scores = active.analytic.scores(reading.features)
+    scores = active.analytic.scores(reading.features) if reading.scores is None else reading.scores
     shares = active.analytic.leaf_shares(scores, probabilities.argmax(axis=1))
     by_owner: dict[NodeId, NDArray[np.floating]] = {}
     for row, leaf in enumerate(active.value.leaves):

@@ -97,12 +97,10 @@ class ContributionIntake:
         """Judge one candidate with all of batch; return what is to be judged alone."""
         try:
             found: ContributionOutcome | SwarmError = await self._outcome_together(batch)
-        except (NotReadyError, UnreachableError) as error:
-            found = error
         except SwarmError as error:
             found = error
-            if not is_last:  # one of them is at fault, and each alone says which
-                return batch
+            if not is_last and not isinstance(error, NotReadyError | UnreachableError):
+                return batch  # one of them is at fault, and each alone says which
         if isinstance(found, ContributionOutcome) and found.state == "refused":
             if not is_last:
                 return batch
@@ -116,10 +114,10 @@ class ContributionIntake:
         digest = pending.statement.digest
         try:
             harms = isinstance(found, ContributionOutcome) and found.state == "refused"
-            if not (harms and await self._aside.put(pending.statement)):
-                await self._forget_unless_used(digest)
             if digest in self._records.digests:
                 await self._aside.drop(pending.owner, keep=digest)
+            elif not (harms and await self._aside.put(pending.statement)):
+                await self._forget_unless_used(digest)
             if isinstance(found, ContributionOutcome):
                 await self._records.remember(pending.name, found)
                 pending.finish(found)

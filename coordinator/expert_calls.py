@@ -88,13 +88,10 @@ class ExpertCalls:
                 "experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error)
             )
             return {}
-        by_manifest = {answer.manifest: answer for answer in answers}
         found = {}
-        for leaf, head in heads.items():
-            answer = by_manifest.get(head.digest)
+        for (leaf, head), answer in zip(heads.items(), answers, strict=True):
             try:
-                if answer is not None:
-                    found[leaf] = believed(answer, head, len(wanted[leaf]), node, form)
+                found[leaf] = believed(answer, head, len(wanted[leaf]), node, form)
             except VerificationError as error:
                 log.error("expert.answer_refused", node=node, reason=str(error))
         return found

@@ -50,7 +50,7 @@ class Follower:
                 self.in_step.clear()
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            except SwarmError as error:
+            except (SwarmError, OSError) as error:  # a full disk is not the end
                 log.error("store.not_in_step", reason=str(error))
                 self.in_step.clear()
                 await asyncio.sleep(LONGEST_PAUSE_S)

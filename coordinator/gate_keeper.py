@@ -20,12 +20,14 @@ from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.heads import Heads
 from coordinator.specifications import Specifications
-from swarm.domain.errors import HarmfulContributionError
+from swarm.domain.errors import HarmfulContributionError, NotReadyError, UnreachableError
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller, ContributionOutcome
 
 QUIET_S = 2.0
 """New corrections are tried together once none came for so long."""
+AGAIN_S = 60.0
+"""Where nobody could try them, they are tried again after so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,8 @@ class GateKeeper:
                 f"contribution of {caller.id}",
                 found=outcome.reason,
                 expected="no incumbent to lose more than chance explains and a fair share costs",
-                remedy="train longer or on cleaner labels, then contribute again; meanwhile the sums are kept"
-                " aside for askers whose examples agree with them",
+                remedy="train longer or on cleaner labels, then contribute again; its sums, if any, are"
+                " kept aside meanwhile for askers whose examples agree with them",
             )
         return outcome
 
@@ -100,7 +102,7 @@ class GateKeeper:
         return self._publication.files.statement(outcome.gate_version).envelope
 
     async def fit(self, key: str) -> ContributionOutcome:
-        """Recompute the gate from its contributions and choose ridge and combinations anew."""
+        """Choose ridge and combinations anew, with all corrections that there are."""
         return await self._change(f"fit:{key}" if key else "", self._fit)
 
     async def withdraw_owner(self, owner: NodeId, reason: str) -> int:
@@ -209,7 +211,11 @@ class GateKeeper:
     async def _fit_to_corrections(self) -> ContributionOutcome:
         if not self._untried_corrections():  # a change that was under way has tried them
             return self._records.unchanged("no new corrections")
-        return await self._fit()
+        try:
+            return await self._fit()
+        except (NotReadyError, UnreachableError):
+            self._fit_soon = asyncio.get_running_loop().call_later(AGAIN_S, self._fit_corrections)
+            raise
 
     async def _change(
         self, name: str, work: Callable[[], Coroutine[Any, Any, ContributionOutcome]]

@@ -87,12 +87,12 @@ class GateMaker:
             )
         heads = self._parts.heads
         known = {leaf.expert: heads.get(leaf.expert) for leaf in candidate.leaves}
+        verdict = await self._try(candidate, specification, reason)
         self.judged = {
             expert: head.digest
             for expert, head in known.items()
             if head is not None and head.manifest.correction is not None
         }
-        verdict = await self._try(candidate, specification, reason)
         if verdict.harmed:
             harm = "; ".join(map(str, verdict.harmed))
             return ContributionOutcome(state="refused", gate_version=self._publication.version, reason=harm)
@@ -176,7 +176,9 @@ class GateMaker:
         options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
         says = self._says(specification, defaults, ridge, reason)
         heard = await self._ask(candidate, says, specification, options)
-        verdict = judge_trials(heard.trials, self._incumbents(), options, defaults, ridge)
+        verdict = await asyncio.to_thread(
+            judge_trials, heard.trials, self._incumbents(), options, defaults, ridge
+        )
         return heard.covering(verdict)
 
     async def _ask(
@@ -231,14 +233,14 @@ class GateMaker:
         parts = self._parts
         envelope = await self._publication.sign(candidate, says, may_publish_later=not says.evidence)
         is_new_specification = await parts.specifications.accept(specification)
-        active = await self._publication.activate(envelope)
         if is_new_specification:
             parts.live.announce(specification=specification.envelope)
+        active = await self._publication.activate(envelope)
+        if is_new_specification:
             names = ", ".join(specification.value.class_names)
             await parts.journal.record(
                 "specification.changed", version=specification.value.version, class_names=names[:1000]
             )
-        parts.live.announce(gate=envelope)
         await parts.journal.record(
             "gate.activated",
             gate_version=active.version,

@@ -38,9 +38,11 @@ class GatePublication:
         files: GateFiles,
         signer: Signer,
         clock: Callable[[], float],
+        announce: Callable[[bytes], None],
     ) -> None:
+        """`announce` tells the nodes of a version that counts now; it must not block."""
         self._store, self._registry, self.files = store, registry, files
-        self._signer, self._clock = signer, clock
+        self._signer, self._clock, self._announce = signer, clock, announce
         self.active: ActiveGate | None = None
 
     @property
@@ -131,4 +133,5 @@ class GatePublication:
         loaded = await asyncio.to_thread(self.files.load, statement)
         await asyncio.to_thread(self.files.put, statement.value.version, envelope)
         self.active = loaded
+        self._announce(envelope)
         return loaded

@@ -56,7 +56,7 @@ class Heads:
 
     def manifests(self) -> dict[ExpertId, Manifest]:
         """Return the newest manifests by expert."""
-        return {expert: head.manifest for expert, head in self._known.items()}
+        return {expert: head.manifest for expert, head in dict(self._known).items()}  # called by threads, too
 
     async def refresh(self) -> None:
         """Compare everything with the store."""
@@ -75,9 +75,12 @@ class Heads:
 
     async def committed(self, expert: ExpertId) -> KnownHead | None:
         """Return the head that the registry accepted, None where its owner only said that there is one."""
-        known = await self.refresh_expert(expert)
         head = await self._store.head(expert)
-        return known if known is not None and head is not None and head.manifest == known.digest else None
+        if head is None:
+            return None
+        await self._fetch(expert, head.manifest)
+        known = self.get(expert)
+        return known if known is not None and known.digest == head.manifest else None
 
     async def on_event(self, event: Event) -> None:
         """Follow an event that names an expert."""

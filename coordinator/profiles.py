@@ -133,7 +133,8 @@ class Profiles:
             )
         if not self._holds(known, active):
             self._files.remove(id)
-            left = [owner for owner, digest in known.facts.given() if digest not in self._held(active)]
+            held = self._held(active)
+            left = [owner for owner, digest in known.facts.given() if digest not in held]
             raise NotFoundError(
                 subject,
                 found=f"sums of {', '.join(left[:5])}, who withdrew or replaced them",
@@ -198,11 +199,12 @@ class Profiles:
             ]
 
         alone = dict(zip(owners, await roots([[owner] for owner in owners]), strict=True))
-        correct = {owner: correct_examples(root, q, labels) for owner, root in alone.items()}
+        scored = await asyncio.to_thread(correct_examples, [*alone.values()], q, labels)
+        correct = dict(zip(alone, scored, strict=True))
         agreeing = agreeing_owners(correct, len(labels), beside)
         root = alone[agreeing[0]] if len(agreeing) == 1 else (await roots([agreeing]))[0]
         of_all = root_columns(analytic.weights, analytic.class_rows, len(gate.class_names))
-        right, right_by_all = (correct_examples(each, q, labels) for each in (root, of_all))
+        right, right_by_all = await asyncio.to_thread(correct_examples, (root, of_all), q, labels)
         if right_by_all > right:
             agreeing, root, right = in_gate, of_all, right_by_all
         profile = Profile(

@@ -89,14 +89,11 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
         len(column) != len(options) for column in (trial.nll_sum, *counts)
     ):
         return False
-    numbers = [count for column in counts for count in column]
-    numbers += [trial.incumbent_correct, trial.experts_missing, trial.flops]
-    bounded = [*numbers[:-2]]
+    bounded = [trial.incumbent_correct, *(count for column in counts for count in column)]
     return (
-        1 <= trial.samples <= MAX_TRIAL_SAMPLES
-        and all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
+        all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
         and all(0 <= count <= trial.samples for count in bounded)
-        and min(numbers) >= 0
+        and min(trial.experts_missing, trial.flops) >= 0
         and max(trial.lost, default=0) <= trial.incumbent_correct
         and max(trial.gained, default=0) <= trial.samples - trial.incumbent_correct
     )
@@ -278,9 +275,14 @@ class _Judged:
 
 
 def _best(trials: Trials, raw: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
-    ordered = sorted(rows, key=lambda row: _rank(trials, row))
-    judged = [_Judged(row=row, harmed=_harmed(raw, incumbents, row)) for row in ordered]
-    return next((each for each in judged if not each.harmed), judged[0])
+    best: _Judged | None = None
+    for row in sorted(rows, key=lambda row: _rank(trials, row)):
+        judged = _Judged(row=row, harmed=_harmed(raw, incumbents, row))
+        if not judged.harmed:
+            return judged
+        best = best or judged
+    assert best is not None, "every kind has an option"
+    return best
 
 
 def _served(

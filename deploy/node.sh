@@ -9,7 +9,10 @@ swarm node --import-path /opt/examples &
 agent=$!
 trap 'kill -TERM "$agent" 2>/dev/null; wait "$agent"; exit $?' TERM INT
 if [ ! -e "$SWARM_HOME/state/trained" ]; then
-  until swarm health node >/dev/null 2>&1; do sleep 1; done
+  until swarm health node >/dev/null 2>&1; do
+    kill -0 "$agent" || exit 1
+    sleep 1
+  done
   swarm train "$SWARM_DATA" --import-path /opt/examples && touch "$SWARM_HOME/state/trained"
 fi
 wait "$agent"

@@ -102,7 +102,7 @@ async def serve(config: NodeConfig) -> None:
             lending=Lending(
                 identity.id,
                 VerifiedRegistry(registry, coordinator, identity.keyring(), cache),
-                connected=lambda: fence.value > 0,
+                settled=lambda: fence.value > 0 or bool(courier.offline),
             ),
         )
         configuration = home.run / "experts.json"

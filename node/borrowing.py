@@ -51,26 +51,10 @@ def interleaved(rankings: Sequence[Sequence[ExpertId]]) -> tuple[ExpertId, ...]:
 def _nearest(
     bench: Bench, shards: Sequence[Shard], regions: NDArray[np.float32]
 ) -> tuple[tuple[ExpertId, ...], int]:
+    job, read = bench.job, bench.read_from.open_verified
     new = [shard for shard in shards if shard.existing is None]
-    found = [_ranking(bench, regions[shard.rows]) for shard in new]
+    found = [nearest_experts(regions[shard.rows], job.lenders, read, seed=job.order.seed) for shard in new]
     return interleaved([ranking for ranking, _ in found])[:MOST_WANTED], sum(flops for _, flops in found)
-
-
-def _ranking(bench: Bench, regions: NDArray[np.float32]) -> tuple[list[ExpertId], int]:
-    """Return up to MOST_WANTED experts by nearness to one shard's features [n, R], and the FLOPs: the nearest
-    few, the nearest few of the others, and so on."""
-    found: list[ExpertId] = []
-    lenders, flops = list(bench.job.lenders), 0
-    while lenders and len(found) < MOST_WANTED:
-        nearest, cost = nearest_experts(
-            regions, lenders, bench.read_from.open_verified, seed=bench.job.order.seed
-        )
-        flops += cost
-        if not nearest:
-            break
-        found += nearest
-        lenders = [lender for lender in lenders if lender.expert not in nearest]
-    return found[:MOST_WANTED], flops
 
 
 def _awaited(folder: Path) -> Loans | None:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,9 +48,7 @@ class Child:
         self._process, self._name, self._log = process, name, log
 
     @classmethod
-    async def start(
-        cls, module: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
-    ) -> Self:
+    async def start(cls, module: str, arguments: Sequence[str], *, log: Path) -> Self:
         """Start `python -m module arguments...`; its standard error is appended to log."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as errors:
@@ -62,7 +60,6 @@ class Child:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **(environment or {})},
                 limit=_LINE_LIMIT,
             )
         _log.info("child.started", module=module, pid=process.pid)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.jobs import Lender
-from node.loans import MOST_LOANS, Loan
+from node.loans import MOST_WANTED, Loan
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import ROOT_EXPERT, ExpertId
 from swarm.domain.manifests import NetReference
@@ -39,7 +39,7 @@ class Start:
 def nearest_experts(
     regions: NDArray[np.float32], lenders: Sequence[Lender], read: ReadBlob, *, seed: int
 ) -> tuple[tuple[ExpertId, ...], int]:
-    """Return the lenders' experts, nearest first, at most MOST_LOANS, and the FLOPs of finding them.
+    """Return the lenders' experts, nearest first, at most MOST_WANTED, and the FLOPs of finding them.
 
     regions [N, R] are the samples' features in region columns. A lender's distance is the mean over the
     samples of the squared distance to its nearest prototype.
@@ -56,7 +56,7 @@ def nearest_experts(
         nearness[lender.expert] = min(mean, nearness.get(lender.expert, np.inf))
         flops += 2 * len(points) * prototypes.size
     ordered = sorted(nearness, key=lambda expert: (nearness[expert], expert))
-    return tuple(ordered[:MOST_LOANS]), flops
+    return tuple(ordered[:MOST_WANTED]), flops
 
 
 def choose_start(
@@ -104,9 +104,13 @@ def choose_start(
         message = f"starts from random weights (nearest neighbours: {table})"
         return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     loan = by_name[best.name]
-    own = net_reference(loan.net.factory, reference.input_shape, len(class_names), import_paths)
-    net = build_net(own, import_paths)
-    warm_start(net, loan.modules, read, loan.class_names, class_names)
+    try:
+        own = net_reference(loan.net.factory, reference.input_shape, len(class_names), import_paths)
+        net = build_net(own, import_paths)
+        warm_start(net, loan.modules, read, loan.class_names, class_names)
+    except SwarmError as error:
+        message = f"starts from random weights: {best.name} cannot have {len(class_names)} classes: {error}"
+        return Start(net=fresh, reference=reference, metrics=metrics, flops=flops, message=message)
     trial = head_start(net, fresh, training, validation, seed=seed)
     flops += trial.flops
     metrics |= {

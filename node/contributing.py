@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.array_files import save_arrays, write_blob
-from node.jobs import CONTRIBUTION_FILE, ContributionDraft, LearningJob, number_of
+from node.jobs import CONTRIBUTION_FILE, ContributionDraft, LearningJob
 from node.shards import Shard, read_summary, summary_arrays, told_counts
 from node.sums import PADDING_BYTES, GramSums, LeafSums, chosen_rank, joined, summed
-from swarm.domain.ids import LeafId, expert_of
+from swarm.domain.ids import LeafId, expert_of, number_of
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import FeatureSums, LeafContribution
 from swarm.gating.regions import MIN_CLASS_COUNT
@@ -50,8 +50,9 @@ def give(job: LearningJob, folder: Path, shards: Sequence[Shard], q: NDArray[np.
 
     q int16 [N, M] are all training samples in fixed point, None where no sums are wanted. A leaf's classes of
     fewer than MIN_CLASS_COUNT samples stay at home, and so do leaves that are then below the specification's
-    minimum count; above its limit the oldest ids go first. A leaf without new data is given as it was; if its
-    sums or its summary are not those of its classes, it is left out. Notes say what stays at home.
+    minimum count; above its limit those without new data go first, of them the newest ids. A leaf without new
+    data is given as it was; if its sums or its summary are not those of its classes, it is left out. Notes
+    say what stays at home.
     """
     for shard in shards:
         save_arrays(folder / summary_file(shard), summary_arrays(shard.summary))
@@ -138,8 +139,11 @@ def _chosen(
         else:
             minimum = specification.min_leaf_count
             notes.append(f"{one.leaf} is not contributed: {counted} samples, at least {minimum} are needed")
-    chosen = large[: specification.max_leaves_per_owner]
-    return sorted(chosen, key=lambda one: number_of(one.leaf)), tuple(notes)
+    most = specification.max_leaves_per_owner
+    notes += [
+        f"{one.leaf} is not contributed: a node may have {most} leaves in the gate" for one in large[most:]
+    ]
+    return sorted(large[:most], key=lambda one: number_of(one.leaf)), tuple(notes)
 
 
 def _too_few(leaf: LeafId, class_counts: Mapping[str, int]) -> Iterator[str]:

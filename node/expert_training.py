@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from node.jobs import number_of
 from node.preparing import Bench
-from swarm.domain.ids import LeafId
+from swarm.domain.ids import LeafId, number_of
 from swarm.domain.manifests import Cost
 from swarm.experts.samples import Samples, derived_seed
 from swarm.experts.training import TrainProgress, TrainResult, TrainSettings, train_expert

@@ -15,6 +15,7 @@ from swarm.exits import leave_process
 from swarm.federation.frames import frame, problem_of, read_frame
 
 _APP_RAISED = 2
+"""Flower's code for an app that had no answer."""
 
 
 def main() -> int:

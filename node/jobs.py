@@ -23,8 +23,8 @@ from typing import ClassVar, Self
 from pydantic import TypeAdapter, ValidationError
 
 from swarm.domain.agent import TrainOrder
-from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, error_classes
-from swarm.domain.ids import ExpertId, LeafId, NodeId
+from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.ids import ExpertId, LeafId, NodeId, number_of
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import (
     Correction,
@@ -218,51 +218,3 @@ class LearningResult(JobRecord):
         costs = [leaf.cost for leaf in self.leaves] + [leaf.correction.cost for leaf in self.refined]
         trained = sum(cost.train_flops for cost in costs)
         return trained + self.features_flops + self.clustering_flops + self.sums_flops
-
-
-def number_of(leaf: LeafId) -> int:
-    """Return a leaf's number: 2 of `rose.l2`."""
-    return int(leaf.rpartition(".l")[2])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """An error on its way from the training process to the agent."""
-
-    code: str
-    subject: str
-    found: str = ""
-    expected: str = ""
-    remedy: str = ""
-
-    @classmethod
-    def of(cls, error: SwarmError) -> Self:
-        return cls(
-            code=error.code,
-            subject=error.subject,
-            found=error.found,
-            expected=error.expected,
-            remedy=error.remedy,
-        )
-
-    def as_error(self) -> SwarmError:
-        """Return the domain error that this problem says."""
-        cls = error_classes().get(self.code, SwarmError)
-        return cls(self.subject, found=self.found, expected=self.expected, remedy=self.remedy)
-
-
-__all__ = [
-    "BLOBS_FOLDER",
-    "CONTRIBUTION_FILE",
-    "DEFAULT_NET",
-    "VALIDATION_FILE",
-    "ContributionDraft",
-    "ExistingLeaf",
-    "JobRecord",
-    "LearnedLeaf",
-    "LearningJob",
-    "LearningResult",
-    "Problem",
-    "RefinedLeaf",
-    "number_of",
-]

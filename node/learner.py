@@ -18,8 +18,9 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from node.children import die_with_parent
-from node.jobs import RESULT_FILE, LearningJob, LearningResult, Problem
+from node.jobs import RESULT_FILE, LearningJob, LearningResult
 from swarm.domain.errors import ExhaustedError, SwarmError, UsageError
+from swarm.domain.problems import Problem
 
 PROBLEM_EXIT = 2
 _said: TextIO = sys.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from node.durable import link_durably, write_durably, write_json
 from swarm.domain.errors import VerificationError
-from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of
+from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.trust.statements import Statement, read_statement
@@ -42,7 +42,7 @@ class OwnLeaf:
 
     @property
     def number(self) -> int:
-        return int(self.leaf.rpartition(".l")[2])
+        return number_of(self.leaf)
 
 
 class LeafBook:

@@ -74,15 +74,16 @@ class Lending:
     """The agent's side: asks the registry for what this node may hold and can build."""
 
     def __init__(
-        self, node: NodeId, registry: VerifiedRegistry, connected: Callable[[], bool] = lambda: True
+        self, node: NodeId, registry: VerifiedRegistry, settled: Callable[[], bool] = lambda: True
     ) -> None:
-        self._node, self._registry, self._connected = node, registry, connected
+        self._node, self._registry, self._settled = node, registry, settled
 
-    async def until_connected(self) -> None:
-        """Wait a little for the coordinator: who has just joined does not know the gate yet."""
+    async def until_settled(self) -> None:
+        """Wait a little for the coordinator, or until it is known to be away: who has just joined does not
+        know the gate yet."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CONNECTION_TIMEOUT_S):
-                while not self._connected():  # noqa: ASYNC110 - a flag of the agent's, not an event
+                while not self._settled():  # noqa: ASYNC110 - a flag of the agent's, not an event
                     await asyncio.sleep(0.05)
 
     async def lenders(self, gate: GateStatement | None) -> tuple[Lender, ...]:

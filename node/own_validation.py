@@ -17,7 +17,6 @@ from swarm.experts.inputs import best_device
 from swarm.experts.trunk import Trunk
 from swarm.modules.blobs import BlobFiles
 
-"""Trials look at no more samples, evenly spaced: they must end in time, and the features fit into memory."""
 VALUES_BYTES = 64 << 20
 Floats = NDArray[np.float32]
 

@@ -33,10 +33,9 @@ class Renewals:
         coordinator: CoordinatorClient,
         *,
         now: Callable[[], datetime] = utc_now,
-        on_renewed: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._coordinator = identity.folder, coordinator
-        self._now, self._on_renewed = now, on_renewed
+        self._now = now
 
     async def run(self) -> None:
         """Check now and every minute until cancelled; what fails is tried again."""
@@ -59,7 +58,6 @@ class Renewals:
             return False
         renewed = replace_certificate(self._folder, pem)
         _log.info("certificate.renewed", until=certificate_not_after(renewed.certificate_pem).isoformat())
-        self._on_renewed()
         return True
 
 

@@ -15,8 +15,8 @@ import structlog
 
 from node.children import Child
 from node.delivery import Courier
-from node.durable import write_json
-from node.jobs import ExistingLeaf, LearningJob, LearningResult, Lender, Problem
+from node.durable import link_durably, write_json
+from node.jobs import VALIDATION_FILE, ExistingLeaf, LearningJob, LearningResult, Lender
 from node.leaves import LeafBook
 from node.loans import Lending, Loans, Wanted
 from node.order_run import OrderRun, done_step
@@ -27,6 +27,7 @@ from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, SwarmError
 from swarm.domain.manifests import GateStatement
+from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.identity import Identity
@@ -207,7 +208,7 @@ class Trainer:
         if not order.borrow or order.refine or order.dry_run or self._lending is None:
             return ()
         if self._knowledge.gate is None:
-            await self._lending.until_connected()
+            await self._lending.until_settled()
         return await self._lending.lenders(self._knowledge.gate)
 
     async def _lend(self, order: TrainOrder, folder: Path) -> None:
@@ -282,10 +283,8 @@ class Trainer:
         learned = BlobFiles(folder / "blobs")
         for digest in learned.digests():
             self._cache.put(learned.open_verified(digest))
-        if (folder / "validation.npz").exists():
-            beside = self._home.state / ".validation.npz.tmp"
-            shutil.copyfile(folder / "validation.npz", beside)
-            beside.rename(self._home.state / "validation.npz")
+        if (folder / VALIDATION_FILE).exists():
+            link_durably(folder / VALIDATION_FILE, self._home.state / VALIDATION_FILE)
 
     async def _follow_deliveries(self, run: OrderRun, result: LearningResult, intents: list[Intent]) -> None:
         figures: dict[str, float] = {"gate_version": self._knowledge.gate_version, "activated": 0.0}
@@ -299,7 +298,8 @@ class Trainer:
             if delivery is None:
                 message = f"{len(self._outbox)} deliveries wait in the outbox: {self._courier.trouble}"
                 break
-            if isinstance(delivery.error, HarmfulContributionError):
+            has_sums = result.contribution is not None and result.contribution.sums is not None
+            if isinstance(delivery.error, HarmfulContributionError) and has_sums:
                 message += f"; contribution kept aside, no gate has it: {delivery.error.found}"
                 continue
             if delivery.error is not None:
@@ -310,7 +310,8 @@ class Trainer:
                 message += f"; contribution {delivery.state}"
                 message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"
         if intents and intents[-1].kind == "publish" and not run.order.refine:
-            message += "; nothing contributed: no leaf reaches the swarm's minimum count"
+            why = result.notes[-1] if result.notes else "no leaf has samples enough"
+            message += f"; nothing contributed: {why}"
         await run.add(done_step(result, message, {**figures, "outbox": float(len(self._outbox))}))
 
     def _forget_old_jobs(self) -> None:

@@ -9,7 +9,6 @@ import platformdirs
 COORDINATOR_JOIN_PORT = 7070
 COORDINATOR_PORT = 7071
 REGISTRY_PORT = 7072
-NODE_PORT = 7073
 
 
 def default_home() -> Path:

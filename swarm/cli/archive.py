@@ -9,6 +9,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from swarm.config import SwarmHome
@@ -37,7 +38,8 @@ def write_archive(
                 _add(archive, _ABOUT, json.dumps(about).encode())
                 _add(archive, _REDIS, "\n".join(lines).encode())
                 for path in _files(home, with_blobs=with_blobs):
-                    archive.add(path, arcname=path.relative_to(home.root).as_posix(), recursive=False)
+                    with suppress(FileNotFoundError):  # superseded since it was listed
+                        archive.add(path, arcname=path.relative_to(home.root).as_posix(), recursive=False)
             raw.flush()
             os.fsync(raw.fileno())
         draft.replace(file)
@@ -83,13 +85,15 @@ def _check_whole(file: Path) -> None:
 
 
 def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
-    found: list[Path] = []
+    """Return the files to keep: none that is being written, and none of a solution under way."""
+    found = [path for part in _PARTS if (path := home.root / part).is_file()]
+    skipped = {home.coordinator / "solver", home.registry / "blobs" / "incoming"}
+    skipped |= set() if with_blobs else {home.registry / "blobs"}
     for part in _PARTS:
-        path = home.root / part
-        found += [path] if path.is_file() else [each for each in sorted(path.rglob("*")) if each.is_file()]
-    skipped = [home.coordinator / "solver"]  # what a solution under way works with
-    skipped += [] if with_blobs else [home.registry / "blobs"]
-    return [path for path in found if not any(path.is_relative_to(folder) for folder in skipped)]
+        for folder, folders, names in os.walk(home.root / part):
+            folders[:] = [name for name in folders if Path(folder, name) not in skipped]
+            found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

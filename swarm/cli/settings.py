@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     coordinator_port: int = Field(default=COORDINATOR_PORT, ge=0, le=65535)
     registry_port: int = Field(default=REGISTRY_PORT, ge=0, le=65535)
     redis_url: str = ""
-    """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: `swarm registry` runs one of its own."""
+    """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: that of `swarm redis` in this home."""
     advertise: str = ""
     """The host that other machines reach this one by; empty: the host that they joined through."""
     gate_top_k: int = Field(default=2, ge=1, le=64)

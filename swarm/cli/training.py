@@ -104,13 +104,19 @@ def train(
 def _check_refines_alone(context: typer.Context) -> None:
     from swarm.domain.errors import UsageError
 
-    flags = {"net": "--net", "sums": "--sums", "sums_mb": "--sums-mb", "no_borrow": "--no-borrow"}
+    flags = {
+        "net": "--net",
+        "sums": "--sums",
+        "sums_mb": "--sums-mb",
+        "no_borrow": "--no-borrow",
+        "share": "--share",
+    }
     given = [flag for name, flag in flags.items() if _is_given(context, name)]
     if given:
         raise UsageError(
             "command line",
             found=f"--refine together with {', '.join(given)}",
-            expected="--refine without them: a correction is of the expert's own net, and its sums stay",
+            expected="--refine without them: a correction is of the expert's own net, and all else stays",
             remedy=f"train anew with {', '.join(given)} first, then swarm train DATA --refine",
         )
 

@@ -43,6 +43,11 @@ def leaf_of(owner: NodeId, number: int) -> LeafId:
     return LeafId(f"{owner}.l{number}")
 
 
+def number_of(leaf: LeafId) -> int:
+    """Return a leaf's number: 2 of `rose.l2`."""
+    return int(_member(leaf, "l")[2])
+
+
 def expert_of(leaf: LeafId) -> ExpertId:
     """Return the id of the expert that serves a leaf: `<owner>.e<number>`."""
     owner, _, number = _member(leaf, "l")

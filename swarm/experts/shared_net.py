@@ -4,7 +4,7 @@ The net is rebuilt from its reference on either side, so nothing but numbers tra
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,7 @@ class SharedNet:
         self, arrays: Mapping[str, NDArray[Any]], samples: Samples, settings: TrainSettings
     ) -> "Turn":
         """Train the weights by Adam for a number of steps, without early stopping; a fresh optimiser."""
-        whole = TrainSettings(
-            steps=settings.steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
-            seed=settings.seed,
-            patience=_NO_PATIENCE,
-            evaluate_every=settings.steps,
-        )
+        whole = replace(settings, budget_s=0.0, patience=_NO_PATIENCE, evaluate_every=settings.steps)
         losses: list[float] = []
         result = train_expert(
             self._loaded(arrays),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.ids import Digest
 from swarm.experts.checkpoints import Checkpoint, read_checkpoint, run_fingerprint, write_checkpoint
 from swarm.experts.flops import forward_flops, training_flops
 from swarm.experts.inputs import best_device
@@ -128,7 +129,7 @@ def train_expert(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = _Run(net, train, validation, settings, device=device, clock=clock)
         if checkpoint:
-            run.resume(checkpoint, on_progress)
+            run.resume(checkpoint, validation, on_progress)
         run.train(checkpoint, on_progress)
         accuracy, nll = run.scores(Feed(validation, device, EVALUATION_BATCH, 0))
     return TrainResult(
@@ -160,13 +161,7 @@ class _Run:
         device: torch.device,
         clock: Callable[[], float],
     ) -> None:
-        description = f"{net!r} {settings!r} {train.scale} {train.offset}"
-        arrays = {
-            f"{part}/{name}": array
-            for part, samples in (("train", train), ("validation", validation))
-            for name, array in samples.arrays().items()
-        }
-        self.state = Checkpoint(fingerprint=run_fingerprint(description, arrays, state_tensors(net)))
+        self.state = Checkpoint(fingerprint=Digest(""))
         self.net, self.settings, self.device, self.clock = net.to(device), settings, device, clock
         self.feed = Feed(train, device, settings.batch, settings.seed)
         watched = validation.few(settings.evaluation_rows, settings.seed)
@@ -180,9 +175,18 @@ class _Run:
     def elapsed_s(self) -> float:
         return self.elapsed_before_s + self.clock() - self.started
 
-    def resume(self, path: Path, on_progress: Callable[[TrainProgress], None]) -> None:
-        """Continue from path if it holds a checkpoint of this run."""
-        found = read_checkpoint(path, self.state.fingerprint)
+    def resume(self, path: Path, validation: Samples, on_progress: Callable[[TrainProgress], None]) -> None:
+        """Continue from path if it holds a checkpoint of this run, which has not begun yet."""
+        train = self.feed.samples
+        description = f"{self.net!r} {self.settings!r} {train.scale} {train.offset}"
+        arrays = {
+            f"{part}/{name}": array
+            for part, samples in (("train", train), ("validation", validation))
+            for name, array in samples.arrays().items()
+        }
+        fingerprint = run_fingerprint(description, arrays, state_tensors(self.net))
+        self.state = Checkpoint(fingerprint=fingerprint)
+        found = read_checkpoint(path, fingerprint)
         if found is None:
             return
         self.state, tensors = found

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import struct
+from dataclasses import asdict, fields
 from typing import IO, Any
 
-from swarm.domain.errors import InvalidInputError, SwarmError, error_classes
+from swarm.domain.errors import InvalidInputError, SwarmError
 from swarm.domain.federation import MAX_MESSAGE_BYTES
+from swarm.domain.problems import Problem
 
 MAX_HEADER_BYTES = 1 << 20
-MAX_PAYLOAD_BYTES = MAX_MESSAGE_BYTES
 _LENGTHS = struct.Struct(">II")
 
 Frame = tuple[dict[str, Any], bytes]
@@ -45,17 +46,15 @@ async def receive_frame(source: asyncio.StreamReader) -> Frame | None:
 
 def problem_of(error: SwarmError) -> dict[str, str]:
     """Return an error as a frame's `problem`."""
-    parts = {name: str(getattr(error, name)) for name in ("code", "subject", "found", "expected", "remedy")}
-    return {name: text[:2000] for name, text in parts.items()}
+    return {name: str(text)[:2000] for name, text in asdict(Problem.of(error)).items()}
 
 
 def error_of(problem: Any) -> SwarmError:
     """Return the error that a frame's `problem` describes."""
     if not isinstance(problem, dict):
         return SwarmError("federated child", found="a problem that it does not describe")
-    words = {name: str(problem.get(name, "")) for name in ("found", "expected", "remedy")}
-    kind = error_classes().get(str(problem.get("code")), SwarmError)
-    return kind(str(problem.get("subject", "federated child")), **words)
+    known = {each.name: str(problem.get(each.name, "")) for each in fields(Problem)}
+    return Problem(**known | {"subject": known["subject"] or "federated child"}).as_error()
 
 
 def _checked(lengths: bytes) -> tuple[int, int]:
@@ -65,11 +64,11 @@ def _checked(lengths: bytes) -> tuple[int, int]:
 
 
 def _check(text_size: int, payload_size: int) -> None:
-    if text_size > MAX_HEADER_BYTES or payload_size > MAX_PAYLOAD_BYTES:
+    if text_size > MAX_HEADER_BYTES or payload_size > MAX_MESSAGE_BYTES:
         raise InvalidInputError(
             "frame",
             found=f"{text_size} + {payload_size} bytes",
-            expected=f"at most {MAX_HEADER_BYTES} + {MAX_PAYLOAD_BYTES}",
+            expected=f"at most {MAX_HEADER_BYTES} + {MAX_MESSAGE_BYTES}",
         )
 
 

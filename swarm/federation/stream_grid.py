@@ -19,8 +19,7 @@ from swarm.federation.messages import decode_message, encode_message
 from swarm.federation.progress import say
 
 NODE_UNAVAILABLE = 5
-CLIENT_APP_RAISED = 2
-"""Flower's codes: the node could not be asked; its app had no answer."""
+"""Flower's code for a node that could not be asked."""
 _STEP_S = 1.0
 
 

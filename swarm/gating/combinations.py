@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from swarm.domain.combination import USES_SUMS, Combination, CombinationName, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate, linear_scores
+from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
 from swarm.gating.combine import PROBABILITY_FLOOR, answer_of, mix
 from swarm.gating.distances import Floats
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.regions import region_columns
 from swarm.gating.routing import RoutePlan, plan_route
+from swarm.gating.sums import quantised
 
 __all__ = [
     "Evaluation",
@@ -169,6 +170,7 @@ def evaluate_options(
         )
     truth, points = np.asarray(labels, dtype=np.int64), np.asarray(features)
     width = classes or _classes_named(gate, roots or {}, [truth, *(each.class_rows for each in speakers)])
+    tried = _class_scores(options, roots or {}, points, gate.fixed_point if gate is not None else fixed_point)
     scores = gate.scores(points) if gate is not None else None
     base = gate.class_scores(scores).astype(np.float64) if gate is not None and scores is not None else None
     before = None if incumbent_correct is None else np.asarray(incumbent_correct, dtype=bool)
@@ -184,8 +186,7 @@ def evaluate_options(
         for place in places:
             option, own, reference = options[place], base, on_root
             if option.weights != WEIGHTS:
-                point = gate.fixed_point if gate is not None else fixed_point
-                own, reference = _tried_root(option, roots or {}, points, point), None
+                own, reference = tried[option.weights], None
             answer = answer_of(option.combination, own, *spoken)
             figures[:, place] = _figures(answer, truth, before, incumbent_classes, reference)
     whole = figures[1:].astype(np.int64)
@@ -245,22 +246,30 @@ def _spoken(
     return total, share
 
 
-def _tried_root(
-    option: TrialOption,
+def _class_scores(
+    options: Sequence[TrialOption],
     roots: Mapping[str, NDArray[np.generic]],
     features: NDArray[np.generic],
     fixed_point: float,
-) -> NDArray[np.float64]:
-    """Return the class scores [N, C] of one of the root arrays under trial."""
-    weights = roots.get(option.weights)
-    if option.combination.name != "root" or weights is None:
-        raise InvalidInputError(
-            f"trial of {option.combination.label}",
-            found=f"weights {option.weights[:40]!r}",
-            expected="root with one of the candidate's root arrays",
-        )
-    has_constant = len(weights) == features.shape[1]
-    return linear_scores(features, weights, fixed_point, has_constant).astype(np.float64)
+) -> dict[str, NDArray[np.float64]]:
+    """Return the class scores [N, C] of each root array under trial; features come to fixed point once."""
+    found: dict[str, NDArray[np.float64]] = {}
+    points: dict[bool, Floats] = {}
+    for option in options:
+        if option.weights == WEIGHTS or option.weights in found:
+            continue
+        weights = roots.get(option.weights)
+        if option.combination.name != "root" or weights is None:
+            raise InvalidInputError(
+                f"trial of {option.combination.label}",
+                found=f"weights {option.weights[:40]!r}",
+                expected="root with one of the candidate's root arrays",
+            )
+        has_constant = len(weights) == features.shape[1]
+        if has_constant not in points:
+            points[has_constant] = quantised(features, fixed_point, has_constant).astype(np.float32)
+        found[option.weights] = (points[has_constant] @ weights.astype(np.float32)).astype(np.float64)
+    return found
 
 
 def _figures(

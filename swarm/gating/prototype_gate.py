@@ -121,14 +121,14 @@ class PrototypeGate:
         That is a typical squared distance of a sample to its own prototype. Where radii are 0: the median
         squared distance from a prototype to the nearest other one, else 1.
         """
-        distances = squared_distances(self._wide, self._wide, self._norms)
-        np.fill_diagonal(distances, np.inf)
         tiny = 1e-12 * max(float(self._norms.max()), 1e-300)
-        for candidates in (np.square(self.radii[:, 0].astype(np.float64)), distances.min(axis=1)):
-            positive = candidates[np.isfinite(candidates) & (candidates > tiny)]
-            if len(positive):
-                return float(np.median(positive))
-        return 1.0
+        typical = np.square(self.radii[:, 0].astype(np.float64))
+        if not (typical > tiny).any():
+            distances = squared_distances(self._wide, self._wide, self._norms)
+            np.fill_diagonal(distances, np.inf)
+            typical = distances.min(axis=1)
+        positive = typical[np.isfinite(typical) & (typical > tiny)]
+        return float(np.median(positive)) if len(positive) else 1.0
 
     def with_temperature(self, temperature: float) -> "PrototypeGate":
         """Return the same gate at another temperature."""

@@ -162,9 +162,6 @@ class MemoryStore:
     async def gate(self, version: int = 0) -> bytes | None:
         return self._numbered("gate", version)
 
-    async def gates(self) -> list[bytes]:
-        return [text.encode() for text in self._table("gate").values()]
-
     async def add_token(
         self,
         token_id: str,

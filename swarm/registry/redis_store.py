@@ -177,11 +177,6 @@ class RedisStore:
     async def gate(self, version: int = 0) -> bytes | None:
         return await self._numbered("gate", version)
 
-    async def gates(self) -> list[bytes]:
-        newest = int(await self._get("gate", "newest") or 0)
-        rows = await self._get_all("gate", [str(version) for version in range(1, newest + 1)])
-        return [row for row in rows if row is not None]
-
     async def add_token(
         self,
         token_id: str,

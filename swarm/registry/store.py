@@ -125,9 +125,6 @@ class MetadataStore(Protocol):
     async def gate(self, version: int = 0) -> bytes | None:
         """Return a gate, the newest for 0."""
 
-    async def gates(self) -> list[bytes]:
-        """Return all gates, oldest first."""
-
     # Tokens
 
     async def add_token(

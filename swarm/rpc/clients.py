@@ -184,7 +184,7 @@ class CoordinatorClient:
         reply = await self.connection.unary(m.HISTORY, gate_pb2.GateHistoryRequest(), timeout_s)
         return [signed.envelope for signed in reply.gates], reply.current
 
-    async def rollback(self, version: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+    async def rollback(self, version: int, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S) -> bytes:
         """Make a new gate version with an old one's content; return its statement (operator)."""
         request = gate_pb2.RollbackRequest(version=version, idempotency_key=key or _new_key())
         return (await self.connection.unary(m.ROLLBACK, request, timeout_s)).envelope

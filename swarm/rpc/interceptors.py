@@ -10,6 +10,7 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from swarm.rpc.convert import problem_to_pb
 
 PROBLEM_KEY: Final = "swarm-problem-bin"
 RECHECK_S: Final = 1.0
+HEARD_OUT_S: Final = 60.0
 _MAX_TEXT: Final = 1_000
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +54,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             behaviour=getattr(handler, kind),
             read=handler.request_deserializer,
             streams_in=handler.request_streaming,
+            uploads=handler.request_streaming and not handler.response_streaming,
             streaming=handler.request_streaming or handler.response_streaming,
             gatekeeper=self._gatekeeper,
             recheck_s=self._recheck_s,
@@ -67,6 +70,7 @@ class _Guarded:
     behaviour: Behaviour
     read: Callable[[bytes], Any] | None
     streams_in: bool
+    uploads: bool
     streaming: bool
     gatekeeper: Gatekeeper
     recheck_s: float
@@ -84,6 +88,8 @@ class _Guarded:
             reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
             _log.info("rpc.refused", method=self.path, caller=who, code=error.code, reason=str(error))
+            if self.uploads:
+                await _heard_out(request)
             await _refuse(context, error)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
@@ -159,6 +165,15 @@ async def _run(behaviour: Behaviour, request: Any, context: Context) -> Any:
         if close is not None:
             await close()
     return None
+
+
+async def _heard_out(messages: AsyncIterable[bytes]) -> None:
+    """Take in the rest of a refused upload and drop it, for a while: a caller that is still sending when its
+    call ends does not hear why (gRPC says "internal error")."""
+    with suppress(Exception):
+        async with asyncio.timeout(HEARD_OUT_S):
+            async for _ in messages:
+                pass
 
 
 async def _refuse(context: Context, error: SwarmError) -> None:

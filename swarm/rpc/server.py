@@ -108,10 +108,6 @@ class RpcServer:
         # A call that ended with an error is kept alive by its traceback; at exit gRPC waits 2 s for such.
         gc.collect()
 
-    async def wait(self) -> None:
-        """Return when the server has stopped."""
-        await self._server.wait_for_termination()
-
 
 def create_server(
     identity_folder: Path,

@@ -9,8 +9,6 @@ from typing import NamedTuple
 from swarm.domain import errors
 from swarm.domain.errors import SwarmError
 
-EXIT_OK = 0
-
 
 class Status(NamedTuple):
     """How one class of error looks from outside. `grpc` is the name of a `grpc.StatusCode`."""

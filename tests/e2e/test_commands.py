@@ -1,7 +1,7 @@
-"""Commands typed as a newcomer would: one running swarm, good and bad input, from either kind of home."""
+"""Commands typed as a newcomer would: one running swarm, good and bad input, either kind of home, a guide."""
 
+import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 from swarm.cli.up.supervisor import free_ports
 from tests.support.commands import Shell, shell
 
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OWN_NET = """
 import torch
 
@@ -29,7 +31,8 @@ class Lab:
     """A founder's services and two nodes' homes; everything is typed, nothing is called."""
 
     def __init__(self, sh: Shell, root: Path) -> None:
-        self.sh, self.root, self.services = sh, root, []
+        self.sh, self.root = sh, root
+        self.services: list[tuple[subprocess.Popen[str], Path]] = []
         self.ports = dict(
             zip(
                 ("SWARM_JOIN_PORT", "SWARM_COORDINATOR_PORT", "SWARM_REGISTRY_PORT"),
@@ -62,23 +65,26 @@ class Lab:
     def join_line(self, *flags: str) -> str:
         return str(self.sh.json("token", "create", *flags, **self.home("founder"))["join_line"])
 
-    def serve(self, name: str) -> "subprocess.Popen[str]":
-        log = (self.root / f"{name}.log").open("w")
-        self.services.append(self.sh.start(name, stderr=log, **self.home("founder")))
-        return self.services[-1]
+    def serve(self, *names: str) -> None:
+        """Start services, then wait until they are ready."""
+        for name in names:
+            path = self.root / f"{name}.log"
+            with path.open("w") as log:
+                self.services.append((self.sh.start(name, stderr=log, **self.home("founder")), path))
+        deadline = time.monotonic() + 30
+        for process, path in self.services:
+            while f"{path.stem}.ready" not in path.read_text():
+                assert process.poll() is None and time.monotonic() < deadline, path.read_text()
+                time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, shell(Path(folder) / "t") as sh:
-        made = Lab(sh, Path(folder))
+    with shell() as sh:
+        made = Lab(sh, sh.scratch.parent)
         made.said("init", "lab", "--data", "digits", "--trunk", "randconv-sqrt:8")
-        for name, marker in (("redis", "redis.ready"), ("registry", "ready"), ("coordinator", "ready")):
-            made.serve(name)
-            deadline = time.monotonic() + 30
-            while marker not in (made.root / f"{name}.log").read_text():
-                assert made.services[-1].poll() is None and time.monotonic() < deadline
-                time.sleep(0.05)
+        made.serve("redis")
+        made.serve("registry", "coordinator")
         (made.root / "garden.py").write_text(OWN_NET)
         line, paths = made.join_line("--uses", "2"), ["--import-path", str(made.root)]
         for name, classes in (("ada", (0, 1, 2)), ("ben", (3, 4, 5))):
@@ -196,3 +202,31 @@ def test_a_dry_run_lists_what_then_leaves(lab: Lab) -> None:
     promised = sum(i["size_bytes"] for i in listed if "weights" in i["what"] or "manifest" in i["what"])
     assert promised > 0
     assert {item["recipient"] for item in listed} == {item["recipient"] for item in sent}
+
+
+@pytest.mark.slow
+def test_the_guide_to_an_own_net_and_data_works_word_by_word() -> None:
+    text = (ROOT / "docs" / "guides" / "own-net-and-data.md").read_text()
+    blocks = BLOCK.findall(text)
+    assert len(blocks) >= 5
+    with shell() as sh:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
+            cwd=ROOT,
+            env=sh.environment(),
+            capture_output=True,
+            text=True,
+            timeout=220,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = done.stdout
+        for promised in ("swarm join swm1.", "raw data never leave", "contribution activated"):
+            assert promised in said or promised in done.stderr
+        accuracy = re.search(r"test accuracy ([0-9.]+)", said)
+        assert accuracy is not None and float(accuracy[1]) > 0.9
+        for fault, owner in (("imbalance", "north"), ("loose", "south"), ("worn", "south")):
+            source = r" +[0-9.]+  coordinator\.e0@\d+ of coordinator: (\w+) "
+            answer = re.search(rf"^\d: {fault} .*\n{source}", said, re.MULTILINE)
+            assert answer is not None and answer[1] == owner, said
+        assert sh.wait_for_nothing() == []

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,22 +46,11 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[Kept]:
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder, shell(Path(folder) / "t") as sh:
-        root = Path(folder) / "kept"
+    with shell() as sh:
+        root = sh.scratch.with_name("kept")
         done = sh.swarm(
-            *(
-                "up",
-                "--keep",
-                "--home",
-                str(root),
-                "--nodes",
-                "2",
-                "--partition",
-                "classes:5",
-                "--steps",
-                "300",
-                "--no-baselines",
-            )
+            *("up", "--keep", "--home", str(root), "--nodes", "2", "--partition", "classes:5"),
+            *("--steps", "300", "--no-baselines", "--no-refine"),
         )
         assert done.returncode == 0, done.stderr
         assert f"swarm down --home {root}" in done.stderr

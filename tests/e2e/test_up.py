@@ -1,10 +1,8 @@
-"""`swarm up`, as a newcomer runs it: the whole story, its report, and nothing left behind."""
+"""`swarm up`, as a newcomer runs it: the whole story, its report, nothing left behind, nothing taken over."""
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,16 +32,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def short_tmp() -> Iterator[Path]:
-    """A temporary folder of a short name: unix sockets lie below it."""
-    with tempfile.TemporaryDirectory(prefix="e2e-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
-def finished(short_tmp: Path) -> Iterator[tuple[Shell, dict[str, Any], str]]:
+def finished() -> Iterator[tuple[Shell, dict[str, Any], str]]:
     """One run of `swarm up --json`: its shell, its report, and its progress."""
-    with shell(short_tmp / "up") as sh:
+    with shell() as sh:
         done = sh.swarm("up", "--json", "--fedavg-rounds=5", timeout_s=550)
         assert done.returncode == 0, done.stderr
         yield sh, json.loads(done.stdout), done.stderr
@@ -148,3 +139,13 @@ def test_progress_is_shown_and_nothing_stays_behind(finished: tuple[Shell, dict[
     assert "Traceback" not in progress
     assert sh.wait_for_nothing() == []
     assert [path.name for path in sh.scratch.iterdir()] == []
+
+
+def test_a_folder_that_holds_something_is_not_taken_over() -> None:
+    with shell() as sh:
+        folder = sh.scratch.with_name("taken")
+        folder.mkdir()
+        (folder / "something").write_text("mine")
+        done = sh.swarm("up", "--keep", "--home", str(folder))
+        assert done.returncode == 6 and "expected: an empty folder" in done.stderr
+        assert (folder / "something").read_text() == "mine"

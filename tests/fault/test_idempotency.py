@@ -18,7 +18,7 @@ from swarm.rpc import methods as m
 from swarm.trust.proofs import renewal_request
 from swarm.trust.statements import read_statement, sign_statement
 from swarm.trust.tokens import JoinToken
-from tests.support.coordinator import BackEnd, SmallNode, back_end
+from tests.support.coordinator import BackEnd, SmallNode, back_end, until_heard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Act = Callable[[], Awaitable[Any]]
@@ -227,9 +227,10 @@ async def test_a_node_that_connects_again_changes_its_lease_alone(swarm: BackEnd
     await eve.publish()
     await eve.disconnect()
     before = await settled(swarm)
-    for _ in range(2):
+    for number in (1, 2):
+        eve.activity = f"connected {number} times"
         await swarm.connect(eve)
-        await asyncio.sleep(0.5)  # two heartbeats
+        await until_heard(eve)
         await eve.disconnect()
     found = changes(before, await settled(swarm))
     assert {name.split()[-1].split(":")[0] for name in found} <= {"fence", "lease", "leased", "events"}

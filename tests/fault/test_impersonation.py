@@ -6,7 +6,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +22,6 @@ from swarm.domain.errors import (
     InvalidInputError,
     NotAuthorisedError,
     NotFoundError,
-    SwarmError,
     UnauthenticatedError,
     UnreachableError,
     VerificationError,
@@ -43,8 +41,7 @@ from swarm.trust.proofs import join_proof
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from swarm.trust.tokens import secret_hash
-from tests.support.coordinator import BackEnd, back_end
-from tests.support.whole_swarm import whole_swarm
+from tests.support.coordinator import BackEnd, back_end, held_judging, refusal, result_or_refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -53,12 +50,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def swarm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[BackEnd]:
     async with back_end(tmp_path_factory.mktemp("swarm")) as running:
         yield running
-
-
-async def refusal(work: Any) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
 
 
 def join(swarm: BackEnd, body: dict[str, Any]) -> Any:
@@ -205,13 +196,18 @@ async def test_a_revoked_node_is_out_at_once_even_while_it_holds_up_the_gate(swa
     await ada.train()
     await eve.train()
     manifest = await ada.registry.manifest(expert=eve.expert)
+    asked, _ = held_judging(eve)
+    judge, judged = ada.try_gate, asyncio.Event()
 
-    async def hang(*_: Any) -> Any:
-        await asyncio.sleep(60)
+    async def noted(*arguments: Any) -> Any:
+        trial = await judge(*arguments)
+        judged.set()
+        return trial
 
-    eve.try_gate = hang  # type: ignore[method-assign]
+    ada.try_gate = noted  # type: ignore[method-assign]
     held = asyncio.create_task(ada.contribute())
-    await asyncio.sleep(0.3)
+    await asyncio.gather(asked.wait(), judged.wait())
+    assert not held.done()
     began = time.monotonic()
     revoking = asyncio.create_task((await swarm.operator()).revoke_node(NodeId("eve"), "stolen"))
     async with asyncio.timeout(5):
@@ -224,7 +220,7 @@ async def test_a_revoked_node_is_out_at_once_even_while_it_holds_up_the_gate(swa
     ):  # fmt: skip
         assert isinstance(await refusal(work), UnauthenticatedError)
     async with asyncio.timeout(5):
-        while not isinstance(await _outcome(eve.registry.heads()), UnauthenticatedError):
+        while not isinstance(await result_or_refusal(eve.registry.heads()), UnauthenticatedError):
             await asyncio.sleep(0.05)
     for work in (eve.registry.manifest(expert=ada.expert), eve.registry.publish_blob(*_blob(b"more"))):
         assert isinstance(await refusal(work), UnauthenticatedError)
@@ -314,28 +310,6 @@ async def test_garbage_on_every_port_stops_nothing(swarm: BackEnd) -> None:
     await swarm.join("after-the-storm")
 
 
-async def test_a_storm_of_strangers_ends_no_service(tmp_path: Path) -> None:
-    """Every connection once freed the TLS context that another's handshake was about to use: a crash."""
-
-    def stranger(port: int) -> None:
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            try:
-                with socket.create_connection(("127.0.0.1", port), 5) as plain:
-                    plain.sendall(b"\x16\x03\x01\xff\xff")
-            except OSError:
-                pass
-
-    def storm() -> dict[str, int | None]:
-        with whole_swarm(tmp_path) as running, ThreadPoolExecutor(8) as strangers:
-            operator = Identity.load(running.home.operator / "identity")
-            ports = [int(address.rsplit(":")[-1]) for address in (operator.coordinator, operator.registry)]
-            list(strangers.map(stranger, ports * 4))
-            return {name: process.poll() for name, process in running.processes.items()}
-
-    assert await asyncio.to_thread(storm) == {"registry": None, "coordinator": None}
-
-
 async def test_lying_tensors_malformed_and_enormous_messages_are_refused_and_the_servers_go_on(
     swarm: BackEnd,
 ) -> None:
@@ -405,13 +379,6 @@ async def _code(call: Any) -> str:
     except grpc.aio.AioRpcError as error:
         return str(error.code().name)
     return "OK"
-
-
-async def _outcome(work: Any) -> object:
-    try:
-        return await work
-    except SwarmError as error:
-        return error
 
 
 def _blob(data: bytes) -> tuple[Any, bytes]:

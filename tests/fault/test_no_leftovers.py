@@ -6,19 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import psutil
 import pytest
 
+from swarm.cli.up.supervisor import free_ports
 from tests.support.commands import Running, Shell, shell
-from tests.support.whole_swarm import free_ports
 
 UP = (
     *("up", "--nodes", "2", "--partition", "classes:5", "--steps", "200"),
-    *("--no-baselines", "--fedavg-rounds", "0", "--no-refine"),
+    *("--fedavg-rounds", "0", "--no-refine"),
 )
 
 
@@ -28,12 +27,27 @@ def group(pid: int) -> None:
 
 
 def twice(first: signal.Signals, second: signal.Signals) -> Callable[[int], None]:
+    """One signal, and another once the first has ended some of what the command started."""
+
     def send(pid: int) -> None:
+        deadline = time.monotonic() + 10
+        while not (started := psutil.Process(pid).children(recursive=True)):
+            assert time.monotonic() < deadline, "nothing was started"
+            time.sleep(0.01)
         os.kill(pid, first)
-        time.sleep(0.3)
+        while all(map(lives, started)):
+            assert time.monotonic() < deadline, "nothing was ended"
+            time.sleep(0.01)
         os.kill(pid, second)
 
     return send
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def once(number: signal.Signals) -> Callable[[int], None]:
@@ -42,7 +56,7 @@ def once(number: signal.Signals) -> Callable[[int], None]:
 
 @pytest.fixture
 def sh() -> Iterator[Shell]:
-    with tempfile.TemporaryDirectory(prefix="left-") as folder, shell(Path(folder) / "t") as found:
+    with shell() as found:
         yield found
 
 
@@ -69,9 +83,14 @@ def test_an_early_ctrl_c_is_quiet(sh: Shell, after_s: float) -> None:
         pytest.param("founding a swarm", twice(signal.SIGTERM, signal.SIGTERM), id="founding-term-twice"),
         pytest.param("run as processes", once(signal.SIGHUP), id="services-closed-terminal"),
         pytest.param("private samples", twice(signal.SIGINT, signal.SIGTERM), id="joining-ctrl-c-then-term"),
+        pytest.param("clusters", once(signal.SIGINT), id="learning-ctrl-c"),
+        pytest.param("publish", once(signal.SIGINT), id="publishing-ctrl-c"),
+        pytest.param("routing held-out", once(signal.SIGINT), id="reporting-ctrl-c"),
     ],
 )
-def test_an_end_at_any_moment_leaves_nothing(sh: Shell, moment: str, send: Callable[[int], None]) -> None:
+def test_an_end_at_any_moment_leaves_no_process_and_no_file(
+    sh: Shell, moment: str, send: Callable[[int], None]
+) -> None:
     with sh.until(moment, *UP) as running:
         send(running.process.pid)
         code, said = running.end()

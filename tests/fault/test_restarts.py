@@ -91,13 +91,15 @@ async def test_predictions_go_on_without_redis_and_what_was_published_meanwhile_
 ) -> None:
     before, gates = await swarm.settled(), await gate_versions(swarm)
     (version,) = await versions(swarm, "rose")
+    log = swarm.homes["rose"].run / "agent.log"
+    waited = log.read_text().count("outbox.waiting")
     swarm.kill_redis()
     assert same_answers(await swarm.ask(), before)
     learning = asyncio.create_task(swarm.train("rose", (0, 1), seed=1))
     await until(lambda: len(swarm.outbox("rose")) == 2, 60)
+    await until(lambda: log.read_text().count("outbox.waiting") > waited, 60)
     for _ in range(3):
         assert same_answers(await swarm.ask(), before)
-        await asyncio.sleep(1)
     assert len(swarm.outbox("rose")) == 2, "nothing was acknowledged"
     assert await swarm.alive("rose") and await swarm.alive("tulip")
     assert (await swarm.status()).redis != "ok"

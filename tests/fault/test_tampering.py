@@ -40,7 +40,7 @@ from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import pack_module, pack_single
 from swarm.trust.statements import read_statement, sign_statement
-from tests.support.coordinator import BackEnd, SmallNode, back_end
+from tests.support.coordinator import BackEnd, SmallNode, back_end, refusal, result_or_refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,12 +70,6 @@ async def redis(swarm: BackEnd) -> AsyncIterator[Redis]:
     client = Redis.from_url(swarm.redis_url)
     yield client
     await client.aclose()
-
-
-async def refusal(work: Any) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
 
 
 @contextmanager
@@ -203,7 +197,7 @@ async def test_a_damaged_contribution_puts_off_no_revocation(swarm: BackEnd, ada
     eve = await swarm.node("eve", "ab")
     (path, *_) = sorted((swarm.home.coordinator / "contributions").glob("*.json"))
     with flipped(path, 10):
-        await _outcome((await swarm.operator()).revoke_node(NodeId("eve"), "stolen"))
+        await result_or_refusal((await swarm.operator()).revoke_node(NodeId("eve"), "stolen"))
         assert "revoked" in (await refusal(eve.coordinator.status())).found
     await (await swarm.operator()).revoke_node(NodeId("eve"), "stolen")
     await eve.disconnect()
@@ -401,10 +395,3 @@ def _with_flip(whole: bytes, place: int) -> bytes:
 def _reader(node: SmallNode) -> Any:
     """The node's view of the registry, with nothing remembered."""
     return type(node.verified)(node.registry, node.coordinator, node.keyring, node.verified.cache)
-
-
-async def _outcome(work: Any) -> object:
-    try:
-        return await work
-    except SwarmError as error:
-        return error

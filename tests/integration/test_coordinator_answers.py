@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from swarm.domain.errors import (
     InvalidInputError,
@@ -19,10 +20,13 @@ from swarm.domain.errors import (
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import MAX_QUERY_ROWS, Examples, Query
 from tests.support.commands import Shell
-from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end, samples
+from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end, refusal, samples, until_heard
+
+Two = tuple[SmallNode, SmallNode]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def swarm(tmp_path: Path) -> AsyncIterator[BackEnd]:
     async with back_end(tmp_path) as running:
         yield running
@@ -34,23 +38,39 @@ async def trained(swarm: BackEnd, name: str, classes: str, **options: Any) -> Sm
     return node
 
 
-async def refusal(work: Any) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
+async def with_sums(swarm: BackEnd, **options: Any) -> Two:
+    """Two nodes whose sums are in the gate, one exact, one compact."""
+    ada = await trained(swarm, "ada", "ab", sums="exact", **options)
+    return ada, await trained(swarm, "bob", "cd", sums="compact", **options)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
+    """ada of a and b, bob of c and d, in a gate of prototypes: for tests that only ask."""
+    async with back_end(tmp_path_factory.mktemp("two")) as running:
+        yield await trained(running, "ada", "ab"), await trained(running, "bob", "cd")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def corrected(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
+    """ada and bob in a gate with sums and corrections: for tests that only ask."""
+    async with back_end(tmp_path_factory.mktemp("corrected")) as running:
+        yield await with_sums(running, corrects=True)
 
 
 def best(answer: Any) -> list[str]:
     return [answer.class_names[i] for i in answer.probabilities.argmax(axis=1)]
 
 
-async def until_served(swarm: BackEnd, node: SmallNode) -> None:
-    """Wait until the node's next heartbeats have said what it serves."""
-    await asyncio.sleep(0.8)
+async def also_serves(node: SmallNode, other: SmallNode) -> None:
+    """Let a node serve another's expert, and wait until the coordinator knows."""
+    node.served.append(other.served[0])
+    node.activity = "serving"
+    await until_heard(node)
 
 
-async def test_an_answer_names_who_gave_it_and_what_it_cost(swarm: BackEnd) -> None:
-    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+async def test_an_answer_names_who_gave_it_and_what_it_cost(two: Two) -> None:
+    ada, bob = two
     answer = await ada.ask("a", "d", "b", top_k=1)
     assert best(answer) == ["a", "d", "b"]
     assert [row[0].owner for row in answer.sources] == ["ada", "bob", "ada"]
@@ -61,10 +81,8 @@ async def test_an_answer_names_who_gave_it_and_what_it_cost(swarm: BackEnd) -> N
     assert answer.flops_per_query > 100
 
 
-async def test_top_k_beyond_the_experts_is_clipped_and_owners_and_uniform_are_respected(
-    swarm: BackEnd,
-) -> None:
-    ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+async def test_top_k_beyond_the_experts_is_clipped_and_owners_and_uniform_are_respected(two: Two) -> None:
+    ada, _ = two
     answer = await ada.ask("a", top_k=50)
     assert len(answer.sources[0]) == 2
     assert abs(sum(source.weight for source in answer.sources[0]) - 1) < 1e-6
@@ -73,11 +91,10 @@ async def test_top_k_beyond_the_experts_is_clipped_and_owners_and_uniform_are_re
     uniform = await ada.ask("a", uniform=True)
     assert [source.weight for source in uniform.sources[0]] == [0.5, 0.5]
     assert isinstance(await refusal(ada.ask("a", owners=(NodeId("nobody"),))), NotFoundError)
-    del bob
 
 
-async def test_bad_queries_are_refused_by_name_and_the_coordinator_goes_on(swarm: BackEnd) -> None:
-    ada = await trained(swarm, "ada", "ab")
+async def test_bad_queries_are_refused_by_name_and_the_coordinator_goes_on(two: Two) -> None:
+    ada, _ = two
     good = samples("a", 2, 1)
     nan = good.copy()
     nan[1, 2] = np.nan
@@ -94,8 +111,8 @@ async def test_bad_queries_are_refused_by_name_and_the_coordinator_goes_on(swarm
     assert best(await ada.ask("b")) == ["b"]
 
 
-async def test_a_full_batch_is_answered_in_one_go(swarm: BackEnd) -> None:
-    ada, _ = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
+async def test_a_full_batch_is_answered_in_one_go(two: Two) -> None:
+    ada, _ = two
     inputs = np.concatenate([samples(name, MAX_QUERY_ROWS // 4, 3) for name in "abcd"])
     answer = await ada.coordinator.predict(Query(inputs=inputs, top_k=1))
     expected = [name for name in "abcd" for _ in range(MAX_QUERY_ROWS // 4)]
@@ -104,8 +121,7 @@ async def test_a_full_batch_is_answered_in_one_go(swarm: BackEnd) -> None:
 
 async def test_another_holder_answers_for_an_owner_that_is_gone_without_degrading(swarm: BackEnd) -> None:
     ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
-    ada.served.append(bob.served[0])
-    await until_served(swarm, ada)
+    await also_serves(ada, bob)
     await bob.disconnect()
     answer = await ada.ask("c", top_k=1)
     assert best(answer) == ["c"] and answer.degraded == (False,)
@@ -114,8 +130,7 @@ async def test_another_holder_answers_for_an_owner_that_is_gone_without_degradin
 
 async def test_a_serve_only_expert_is_asked_of_its_owner_alone(swarm: BackEnd) -> None:
     ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd", share="serve-only")
-    ada.served.append(bob.served[0])
-    await until_served(swarm, ada)
+    await also_serves(ada, bob)
     assert (await ada.ask("c", top_k=1)).sources[0][0].served_by == "bob"
     await bob.disconnect()
     answer = await ada.ask("c", top_k=1)
@@ -196,12 +211,6 @@ async def test_without_redis_answers_go_on_also_after_a_restart_and_publishing_w
     assert (await ada.coordinator.status()).redis == "ok"
 
 
-async def with_sums(swarm: BackEnd, **options: Any) -> tuple[SmallNode, SmallNode]:
-    """Two nodes whose sums are in the gate, one exact, one compact."""
-    ada = await trained(swarm, "ada", "ab", sums="exact", **options)
-    return ada, await trained(swarm, "bob", "cd", sums="compact", **options)
-
-
 async def test_a_gate_with_sums_answers_by_its_root_whoever_is_away(swarm: BackEnd) -> None:
     ada, bob = await with_sums(swarm)
     answer = await ada.ask("a", "b", "c", "d")
@@ -213,8 +222,8 @@ async def test_a_gate_with_sums_answers_by_its_root_whoever_is_away(swarm: BackE
     assert away.degraded == (False,) * 4
 
 
-async def test_every_combination_can_be_asked_for_by_name(swarm: BackEnd) -> None:
-    ada, _ = await with_sums(swarm, corrects=True)
+async def test_every_combination_can_be_asked_for_by_name(corrected: Two) -> None:
+    ada, _ = corrected
     for name in ("prototypes", "root", "gate", "poe", "corrected"):
         answer = await ada.ask("a", "c", combination=name)
         assert (best(answer), answer.degraded) == (["a", "c"], (False, False))
@@ -234,8 +243,8 @@ async def test_where_no_expert_is_left_the_root_answers_degraded_and_says_so(swa
     assert answer.missing_experts == (ada.expert, bob.expert)
 
 
-async def test_an_owner_asked_alone_answers_with_its_own_experts(swarm: BackEnd) -> None:
-    ada, _ = await with_sums(swarm)
+async def test_an_owner_asked_alone_answers_with_its_own_experts(corrected: Two) -> None:
+    ada, _ = corrected
     alone = await ada.ask("a", "c", owners=(NodeId("ada"),))
     assert {source.owner for row in alone.sources for source in row} == {"ada"}
     assert alone.combination.startswith("gate") and best(alone)[0] == "a"
@@ -272,8 +281,8 @@ async def test_an_asker_is_answered_by_those_who_agree_with_its_examples_also_af
     np.testing.assert_array_equal(again.probabilities, answer.probabilities)
 
 
-async def test_bad_examples_and_unknown_profiles_are_refused_by_name(swarm: BackEnd) -> None:
-    ada, _ = await with_sums(swarm)
+async def test_bad_examples_and_unknown_profiles_are_refused_by_name(corrected: Two) -> None:
+    ada, _ = corrected
     good = samples("a", 2, 1)
     cases = [
         (Examples(inputs=good, labels=("a", "fern")), "labels of the examples", "fern"),

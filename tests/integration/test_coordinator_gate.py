@@ -32,19 +32,22 @@ from swarm.experts.expert import LoadedExpert
 from swarm.gating.ridge import RIDGES
 from swarm.modules.packing import pack_single, unpack
 from swarm.trust.statements import read_statement, sign_statement
-from tests.support.coordinator import BackEnd, SmallNode, back_end, samples
+from tests.support.coordinator import (
+    BackEnd,
+    SmallNode,
+    back_end,
+    held_judging,
+    queued_owners,
+    refusal,
+    samples,
+)
+from tests.support.rpc import eventually
 
 
 @pytest.fixture
 async def swarm(tmp_path: Path) -> AsyncIterator[BackEnd]:
     async with back_end(tmp_path) as running:
         yield running
-
-
-async def refusal(work: Any) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
 
 
 async def current(node: SmallNode) -> GateStatement:
@@ -297,25 +300,20 @@ async def test_contributions_that_come_while_another_is_judged_are_judged_togeth
     assert gate.version < len(nodes)
 
 
-async def test_where_they_harm_somebody_together_each_is_judged_alone(swarm: BackEnd) -> None:
+async def test_where_they_harm_somebody_together_each_is_judged_alone(
+    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (ada,) = await with_sums(swarm, ada="ab")
     bob = await swarm.node("bob", "cd", sums="exact")
     # Eve has ada's samples, many of them, by each other's names.
     eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
     await bob.publish()
     await eve.publish(swapped())
-    release = asyncio.Event()
-    judged = ada.try_gate
-
-    async def slowly(*arguments: Any) -> Any:
-        await release.wait()
-        return await judged(*arguments)
-
-    ada.try_gate = slowly  # type: ignore[method-assign]
+    queued, (asked, release) = queued_owners(monkeypatch), held_judging(ada)
     first = asyncio.create_task(ada.contribute())
-    await asyncio.sleep(4)
+    await asked.wait()
     sent = [asyncio.create_task(bob.contribute()), asyncio.create_task(eve.contribute())]
-    await asyncio.sleep(6)
+    await eventually(lambda: {"bob", "eve"} <= set(queued), 20)
     release.set()
     assert (await first).state == "activated"
     found = await asyncio.gather(*sent, return_exceptions=True)
@@ -346,6 +344,36 @@ async def test_new_corrections_are_tried_together_soon_after_they_come(
     assert {"corrected top-1", "corrected top-2"} <= {each.label for each in gate.combinations}
     await asyncio.sleep(1.5)
     assert (await current(ada)).version == gate.version
+
+
+async def test_corrections_that_nobody_could_try_are_tried_again(
+    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_keeper, "QUIET_S", 0.2)
+    monkeypatch.setattr(gate_keeper, "AGAIN_S", 0.2)
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    before, asked = await current(ada), list[str]()
+    judged = ada.try_gate, bob.try_gate
+
+    async def late(*_: Any) -> Any:
+        asked.append("late")
+        raise DeadlineError("trial", found="no answer in time")
+
+    ada.try_gate = bob.try_gate = late  # type: ignore[method-assign]
+    ada.corrects = True
+    await ada.publish()
+
+    async def tried_in_vain() -> bool:
+        return len(asked) >= 2
+
+    await until(tried_in_vain)
+    assert (await current(ada)).version == before.version
+    ada.try_gate, bob.try_gate = judged  # type: ignore[method-assign]
+
+    async def fitted() -> bool:
+        return "corrected" in {each.name for each in (await current(ada)).combinations}
+
+    await until(fitted)
 
 
 async def test_the_root_is_a_signed_expert_that_everybody_may_fetch(swarm: BackEnd) -> None:
@@ -492,17 +520,11 @@ async def test_a_contribution_at_fault_takes_nobody_with_it(
         return await solve(self, groups, *rest)
 
     monkeypatch.setattr(Solver, "solve", without_eve)
-    judged, release = ada.try_gate, asyncio.Event()
-
-    async def slowly(*arguments: Any) -> Any:
-        await release.wait()
-        return await judged(*arguments)
-
-    ada.try_gate = slowly  # type: ignore[method-assign]
+    queued, (asked, release) = queued_owners(monkeypatch), held_judging(ada)
     first = asyncio.create_task(bob.contribute())
-    await asyncio.sleep(2)
+    await asked.wait()
     sent = [asyncio.create_task(node.contribute()) for node in (eve, fay)]
-    await asyncio.sleep(4)
+    await eventually(lambda: {"eve", "fay"} <= set(queued), 20)
     release.set()
     assert (await first).state == "activated"
     found = await asyncio.gather(*sent, return_exceptions=True)

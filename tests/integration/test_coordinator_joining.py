@@ -38,7 +38,7 @@ from swarm.trust.proofs import renewal_request
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement
 from swarm.trust.tokens import new_join_token, parse_join_line
-from tests.support.coordinator import CLASSES, BackEnd, back_end, start_coordinator
+from tests.support.coordinator import CLASSES, BackEnd, back_end, refusal, start_coordinator
 
 
 @pytest.fixture
@@ -49,12 +49,6 @@ async def swarm(tmp_path: Path) -> AsyncIterator[BackEnd]:
 
 def trusted(swarm: BackEnd) -> JoinPort:
     return swarm.door(swarm.ca_pem)
-
-
-async def refusal(work: Any) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
 
 
 def exchange(swarm: BackEnd, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str]]:

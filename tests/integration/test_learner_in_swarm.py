@@ -10,25 +10,15 @@ from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import ExpertId
 from swarm.domain.manifests import Manifest
-from swarm.rpc.clients import AgentClient
 from swarm.trust.statements import read_statement
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import WholeSwarm, agent_of, whole_swarm
+from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
 
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
     with whole_swarm(tmp_path_factory.mktemp("learning")) as running:
         yield running
-
-
-async def carried_out(client: AgentClient, order: TrainOrder) -> TrainStep:
-    """Carry out an order and return its last step."""
-    last = None
-    async for step in client.train(order):
-        last = step
-    assert last is not None and last.stage == "done"
-    return last
 
 
 async def test_an_expert_is_refined_once_the_gate_has_sums(swarm: WholeSwarm, tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -16,11 +15,12 @@ from node.outbox import Outbox
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError
-from swarm.rpc.channel import open_local
 from swarm.rpc.clients import AgentClient
 from tests.support.node_homes import member_home, start_agent, write_digits
+from tests.support.whole_swarm import agent_of
 
 Agents = Callable[[NodeHome], "subprocess.Popen[bytes]"]
+Running = tuple[NodeHome, "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -34,19 +34,22 @@ def agents() -> Iterator[Agents]:
 
     yield start
     for agent in started:
-        if agent.poll() is None:
-            agent.kill()
-        agent.wait()
+        end(agent)
 
 
-@asynccontextmanager
-async def client_of(home: NodeHome) -> AsyncIterator[AgentClient]:
-    deadline = time.monotonic() + 30
-    while (socket := agent_socket(home)) is None:
-        assert time.monotonic() < deadline, (home.run / "agent.log").read_text()
-        await asyncio.sleep(0.05)
-    async with open_local(socket) as connection:
-        yield AgentClient(connection)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An agent for tests that leave it as it was."""
+    home, _ = member_home(tmp_path_factory.mktemp("running"))
+    agent = start_agent(home)
+    yield home, agent
+    end(agent)
+
+
+def end(agent: "subprocess.Popen[bytes]") -> None:
+    if agent.poll() is None:
+        agent.kill()
+    agent.wait()
 
 
 async def expert_server_pid(client: AgentClient) -> int:
@@ -69,24 +72,23 @@ async def test_killing_the_agent_leaves_no_child_and_the_next_agent_starts(
 ) -> None:
     home, _ = member_home(tmp_path)
     agent = agents(home)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         child = await expert_server_pid(client)
         sockets = agent_socket(home)
     agent.kill()
     agent.wait()
     await until_gone(child)
     agents(home)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         assert (await client.state()).node == "rose"
     assert sockets is not None and not sockets.parent.exists()
 
 
 async def test_a_second_agent_in_one_home_is_refused_and_names_the_first(
-    tmp_path: Path, agents: Agents
+    running: Running, agents: Agents
 ) -> None:
-    home, _ = member_home(tmp_path)
-    first = agents(home)
-    async with client_of(home):
+    home, first = running
+    async with agent_of(home):
         second = agents(home)
         assert second.wait(30) == 1
     assert f"process {first.pid}" in (home.run / "agent.log").read_text()
@@ -95,7 +97,7 @@ async def test_a_second_agent_in_one_home_is_refused_and_names_the_first(
 async def test_an_agent_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path, agents: Agents) -> None:
     home, _ = member_home(tmp_path)
     agent = agents(home)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         child = await expert_server_pid(client)
         socket = agent_socket(home)
     agent.send_signal(signal.SIGTERM)
@@ -105,10 +107,9 @@ async def test_an_agent_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path
     assert not (home.run / "agent.json").exists()
 
 
-async def test_a_crashed_expert_server_is_started_again(tmp_path: Path, agents: Agents) -> None:
-    home, _ = member_home(tmp_path)
-    agents(home)
-    async with client_of(home) as client:
+async def test_a_crashed_expert_server_is_started_again(running: Running) -> None:
+    home, _ = running
+    async with agent_of(home) as client:
         first = await expert_server_pid(client)
         psutil.Process(first).kill()
         for _ in range(200):
@@ -127,7 +128,7 @@ async def test_training_ends_with_everything_in_the_outbox_also_over_a_kill(
     )
     agent = agents(home)
     steps: list[TrainStep] = []
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         with pytest.raises(SwarmError):
             async for step in client.train(order):
                 steps.append(step)
@@ -137,7 +138,7 @@ async def test_training_ends_with_everything_in_the_outbox_also_over_a_kill(
     before = Outbox(home.outbox).pending()
     assert [intent.kind for intent in before] == ["publish"] * (len(before) - 1) + ["contribute"]
     agents(home)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         state = await client.state()
         assert (state.outbox, state.connected, state.experts) == (len(before), False, ())
         assert await client.outbound() == []
@@ -149,7 +150,7 @@ async def test_a_killed_agent_takes_its_training_up_again(tmp_path: Path, agents
         data=str(write_digits(tmp_path / "d.npz")), net="mlp:16x1", steps=400, idempotency_key="once"
     )
     agent = agents(home)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         with pytest.raises(SwarmError):
             async for step in client.train(order):
                 if step.stage == "train":
@@ -163,21 +164,19 @@ async def test_a_killed_agent_takes_its_training_up_again(tmp_path: Path, agents
     raise AssertionError((home.run / "agent.log").read_text())
 
 
-async def test_a_dry_run_lists_what_would_leave_and_keeps_nothing(tmp_path: Path, agents: Agents) -> None:
-    home, _ = member_home(tmp_path)
-    agents(home)
+async def test_a_dry_run_lists_what_would_leave_and_keeps_nothing(running: Running, tmp_path: Path) -> None:
+    home, _ = running
     order = TrainOrder(data=str(write_digits(tmp_path / "d.npz")), net="mlp:16x1", dry_run=True)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         steps = [step async for step in client.train(order)]
     assert {listing.recipient for listing in steps[-1].listings} >= {"registry", "coordinator"}
     assert not Outbox(home.outbox).pending() and not list((home.state / "jobs").iterdir())
 
 
-async def test_bad_data_are_refused_by_name_and_the_agent_goes_on(tmp_path: Path, agents: Agents) -> None:
-    home, _ = member_home(tmp_path)
-    agents(home)
+async def test_bad_data_are_refused_by_name_and_the_agent_goes_on(running: Running, tmp_path: Path) -> None:
+    home, _ = running
     one_class = write_digits(tmp_path / "one.npz", classes=1)
-    async with client_of(home) as client:
+    async with agent_of(home) as client:
         with pytest.raises(InvalidInputError, match="one class"):
             async for _ in client.train(TrainOrder(data=str(one_class))):
                 pass
@@ -185,19 +184,18 @@ async def test_bad_data_are_refused_by_name_and_the_agent_goes_on(tmp_path: Path
 
 
 async def test_who_goes_away_ends_the_learning_and_a_second_order_meanwhile_is_refused(
-    tmp_path: Path, agents: Agents
+    running: Running, tmp_path: Path
 ) -> None:
-    home, _ = member_home(tmp_path)
-    agents(home)
+    home, _ = running
     order = TrainOrder(data=str(write_digits(tmp_path / "d.npz")), net="mlp:16x1", steps=100_000)
-    async with client_of(home) as client:
-        running = client.train(order)
-        first = await anext(aiter(running))
+    async with agent_of(home) as client:
+        learning = client.train(order)
+        first = await anext(aiter(learning))
         assert first.stage
         with pytest.raises(ConflictError, match="not done yet"):
             async for _ in client.train(order):
                 pass
-        await running.aclose()  # type: ignore[attr-defined]
+        await learning.aclose()  # type: ignore[attr-defined]
         for _ in range(200):
             if (await client.state()).activity == "idle":
                 break

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from node.outbox import Outbox
+from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome
-from swarm.domain.agent import TrainOrder, TrainStep
+from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import (
     InvalidInputError,
     NotAuthorisedError,
@@ -31,7 +32,7 @@ from swarm.trust.identity import Identity, replace_certificate
 from swarm.trust.statements import read_statement
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import WholeSwarm, agent_of, free_ports, until, whole_swarm
+from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until, whole_swarm
 
 IMAGES, LABELS = digits_like(40, 4, seed=77)
 
@@ -45,15 +46,6 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
 def order(folder: Path, only: tuple[int, ...], seed: int = 0) -> TrainOrder:
     data = write_digits(folder / f"{only}-{seed}.npz", count=400, seed=seed, only=only)
     return TrainOrder(data=str(data), net="mlp:16x1", steps=150, seed=seed)
-
-
-async def trained(client: AgentClient, what: TrainOrder) -> TrainStep:
-    """Train and return the last step."""
-    last = None
-    async for step in client.train(what):
-        last = step
-    assert last is not None and last.stage == "done"
-    return last
 
 
 async def connected(client: AgentClient) -> bool:
@@ -75,7 +67,7 @@ async def test_what_a_node_learns_is_published_contributed_listed_and_served(
     home = swarm.joined("rose")
     swarm.agent(home)
     async with agent_of(home) as client:
-        done = await trained(client, order(tmp_path, (0, 1)))
+        done = await carried_out(client, order(tmp_path, (0, 1)))
         assert done.figures["activated"] == 1.0 and done.figures["outbox"] == 0.0
         assert done.figures["train_flops"] > 0 and done.figures["gate_version"] == 1
         state = await client.state()
@@ -95,7 +87,7 @@ async def test_a_second_owner_is_judged_on_the_first_ones_data_and_both_are_rout
     home = swarm.joined("tulip")
     swarm.agent(home)
     async with agent_of(home) as client:
-        done = await trained(client, order(tmp_path, (2, 3)))
+        done = await carried_out(client, order(tmp_path, (2, 3)))
         assert done.figures["activated"] == 1.0
     async with agent_of(NodeHome(swarm.folder / "rose")) as first:
         sums = [item for item in await first.outbound() if item.what == "trial sums"]
@@ -147,7 +139,7 @@ async def test_the_same_data_again_make_the_next_version_of_the_same_leaf(
 ) -> None:
     async with agent_of(NodeHome(swarm.folder / "tulip")) as client:
         before = (await client.state()).experts
-        await trained(client, order(tmp_path, (2, 3), seed=1))
+        await carried_out(client, order(tmp_path, (2, 3), seed=1))
         after = (await client.state()).experts
     assert {name.partition("@")[0] for name in before} <= {name.partition("@")[0] for name in after}
     assert any(name.endswith("@2") for name in after)
@@ -209,7 +201,7 @@ async def test_an_advertised_listener_answers_coordinator_and_nodes_and_refuses_
     home = swarm.joined("iris", advertise=address)
     swarm.agent(home)
     async with agent_of(home) as client:
-        await trained(client, order(tmp_path, (0, 3)))
+        await carried_out(client, order(tmp_path, (0, 3)))
         (head,) = (await client.state()).experts
     async with swarm.registry() as registry:
         manifest = read_statement(await registry.manifest(expert=head.partition("@")[0]), Manifest)
@@ -247,7 +239,9 @@ async def test_a_node_that_leaves_is_out_of_the_gate_and_its_agent_ends(swarm: W
     assert await asyncio.to_thread(agent.wait, 20) == 0
     _, answer = await ask(swarm, (0, 1))
     assert "tulip" not in {source.owner for row in answer.sources for source in row}
+    log = home.run / "agent.log"
+    before = len(log.read_text())
     swarm.agent(home)
     async with agent_of(home) as client:
-        await asyncio.sleep(1.0)
+        await until(lambda: "revoked" in log.read_text()[before:])
         assert not await connected(client)

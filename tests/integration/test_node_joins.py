@@ -2,13 +2,16 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from node.enrol import join
+from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome
 from swarm.domain.errors import (
     ConflictError,
@@ -19,7 +22,7 @@ from swarm.domain.errors import (
 )
 from swarm.trust.identity import Identity
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import WholeSwarm, free_ports, whole_swarm
+from tests.support.whole_swarm import WholeSwarm, whole_swarm
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +112,23 @@ def test_something_else_that_listens_there_is_named(swarm: WholeSwarm, tmp_path:
         with pytest.raises(UnreachableError, match=str(port)):
             join(f"{token}@127.0.0.1:{port}", NodeHome(tmp_path / "n"), name="n")
         thread.join()
+
+
+def test_a_storm_of_strangers_ends_no_service(swarm: WholeSwarm) -> None:
+    """Every connection once freed the TLS context that another's handshake was about to use: a crash."""
+
+    def stranger(port: int) -> None:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            try:
+                with socket.create_connection(("127.0.0.1", port), 5) as plain:
+                    plain.sendall(b"\x16\x03\x01\xff\xff")
+            except OSError:
+                pass
+
+    operator = Identity.load(swarm.home.operator / "identity")
+    ports = [int(address.rsplit(":")[-1]) for address in (operator.coordinator, operator.registry)]
+    with ThreadPoolExecutor(8) as strangers:
+        list(strangers.map(stranger, ports * 4))
+    running = {name: process.poll() for name, process in swarm.processes.items()}
+    assert running == {"registry": None, "coordinator": None}

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from node.federated_samples import SOURCE, load
 from node.jobs import LearningJob
+from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
 from swarm.domain.ids import NodeId
@@ -27,7 +28,6 @@ from swarm.modules.blobs import BlobFiles
 from tests.support.federation import local_run
 from tests.support.learning import make_specification
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import free_ports
 
 BIN = Path(sys.executable).parent
 BUNDLE = Path(__file__).parent / "app"

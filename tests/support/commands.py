@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,9 +17,13 @@ import psutil
 
 MARK = "SWARM_TEST_MARK"
 
-TAKES_CTRL_C = "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-"""As in a terminal: below a shell's `&`, where these tests may run, Ctrl-C would be ignored. Not done in a
-`preexec_fn`: that forks a process in which other tests have gRPC running, and aborts now and then."""
+TAKES_SIGNALS = (
+    "import os, signal, sys; [signal.signal(each, signal.SIG_DFL) for each in (1, 2)];"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""As in a terminal: below a shell's `&` or `nohup`, where these tests may run, Ctrl-C or a hang-up would be
+ignored. Not done in a `preexec_fn`: that forks a process in which other tests have gRPC running, and aborts
+now and then."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Shell:
         self, *arguments: str, stderr: IO[str] | int = subprocess.PIPE, **more: str
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-ISc", TAKES_CTRL_C, sys.executable, "-m", "swarm.cli", *arguments],
+            [sys.executable, "-ISc", TAKES_SIGNALS, sys.executable, "-m", "swarm.cli", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -115,11 +120,15 @@ class Running:
 
 
 @contextmanager
-def shell(scratch: Path) -> Iterator[Shell]:
-    """Give a shell and, whatever happened, leave none of its processes behind."""
-    made = Shell(scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        yield made
-    finally:
-        made.kill_all()
+def shell() -> Iterator[Shell]:
+    """Give a shell and, whatever happened, leave none of its processes and files behind.
+
+    Its folders have short names, as unix sockets lie below them; beside `scratch` is room for more.
+    """
+    with tempfile.TemporaryDirectory(prefix="sh-") as folder:
+        made = Shell(Path(folder) / "t")
+        made.scratch.mkdir()
+        try:
+            yield made
+        finally:
+            made.kill_all()

@@ -6,7 +6,7 @@ A node's expert knows the means of its classes and answers by the nearest: real 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from coordinator.addresses import Endpoints
 from coordinator.app import serve
 from coordinator.config import CoordinatorConfig
 from coordinator.founding import found_swarm
+from coordinator.gate_queue import ContributionQueue, Pending
 from node.gate_trial import TrialGate, Voice, judge
 from node.join_port import JoinPort
 from swarm.config import SwarmHome
@@ -77,6 +79,20 @@ def samples(name: str, count: int, seed: int) -> Floats:
     centre["abcdef".index(name)] = 5.0
     noise = np.random.default_rng(seed).normal(scale=0.5, size=(count, SIZE))
     return (centre + noise).astype(np.float32)
+
+
+async def refusal(work: Awaitable[object]) -> SwarmError:
+    """Return the error that refuses the work; it has to be refused."""
+    with pytest.raises(SwarmError) as caught:
+        await work
+    return caught.value
+
+
+async def result_or_refusal(work: Awaitable[object]) -> object:
+    try:
+        return await work
+    except SwarmError as error:
+        return error
 
 
 @dataclass
@@ -206,6 +222,7 @@ class SmallNode:
     version: int = 0
     epoch: int = 0
     fails_to_judge: SwarmError | None = None
+    activity: str = "idle"
 
     @property
     def id(self) -> NodeId:
@@ -472,7 +489,7 @@ class SmallNode:
         return Heartbeat(
             fence=fence,
             socket_bytes=SocketBytes(),
-            activity="idle",
+            activity=self.activity,
             served=tuple(self.served),
             gate_version=0,
         )
@@ -482,6 +499,39 @@ class SmallNode:
 
     def _signed(self, value: object) -> bytes:
         return sign_statement(value, self.identity.required_signer())
+
+
+def held_judging(judge: SmallNode) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let a node's judging wait. The first event says that it was asked, the second lets it go on."""
+    asked, release, try_gate = asyncio.Event(), asyncio.Event(), judge.try_gate
+
+    async def held(*arguments: Any) -> GateTrial:
+        asked.set()
+        await release.wait()
+        return await try_gate(*arguments)
+
+    judge.try_gate = held  # type: ignore[method-assign]
+    return asked, release
+
+
+async def until_heard(node: SmallNode) -> None:
+    """Wait until the coordinator heard a heartbeat with the node's activity, and all that it says besides."""
+    async with asyncio.timeout(10):
+        while node.activity not in [view.activity for view in (await node.coordinator.status()).nodes]:
+            await asyncio.sleep(0.02)
+
+
+def queued_owners(monkeypatch: pytest.MonkeyPatch) -> list[NodeId]:
+    """Return the owners of the contributions that come to the coordinator's queue from now on."""
+    owners: list[NodeId] = []
+    outcome_of = ContributionQueue.outcome_of
+
+    async def noted(self: ContributionQueue, pending: Pending) -> ContributionOutcome:
+        owners.append(pending.owner)
+        return await outcome_of(self, pending)
+
+    monkeypatch.setattr(ContributionQueue, "outcome_of", noted)
+    return owners
 
 
 def _centre(name: str) -> Floats:

@@ -19,7 +19,7 @@ from swarm.domain.inference import Answer, Query
 from swarm.domain.membership import SwarmStatus
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import Process, WholeSwarm, agent_of, until, whole_swarm
+from tests.support.whole_swarm import Process, WholeSwarm, agent_of, carried_out, until, whole_swarm
 
 IMAGES, LABELS = digits_like(40, 4, seed=77)
 OWNED = {"rose": (0, 1), "tulip": (2, 3)}
@@ -61,12 +61,8 @@ class Garden:
 
     async def train(self, name: str, only: tuple[int, ...], seed: int = 0) -> TrainStep:
         """Train and return the last step."""
-        last = None
         async with agent_of(self.homes[name]) as client:
-            async for step in client.train(self.order(name, only, seed)):
-                last = step
-        assert last is not None and last.stage == "done"
-        return last
+            return await carried_out(client, self.order(name, only, seed))
 
     async def state(self, name: str) -> AgentState:
         async with agent_of(self.homes[name]) as client:

@@ -1,7 +1,6 @@
 """A whole swarm in real processes: Redis, registry, coordinator, and as many nodes as a test wants."""
 
 import asyncio
-import contextlib
 import signal
 import socket
 import subprocess
@@ -15,7 +14,9 @@ from pathlib import Path
 from coordinator.founding import found_swarm
 from node.control import agent_socket
 from node.enrol import join
+from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome, SwarmHome
+from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.ids import NodeId
 from swarm.registry.redis_server import RedisServer
 from swarm.rpc.channel import open_channel, open_local
@@ -26,21 +27,16 @@ from tests.support.node_homes import ENVIRONMENT, start_agent
 Process = subprocess.Popen[bytes]
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
 class WholeSwarm:
     """The services of one swarm, each started, stopped and killed by name."""
 
     def __init__(self, folder: Path, class_names: Sequence[str] = tuple("0123")) -> None:
         self.folder, self.home = folder, SwarmHome(folder / "founder")
-        self._join, self._port, self._registry = free_ports(3)
+        join, port, registry = free_ports(3)
+        self._ports = {
+            "registry": {"--port": registry},
+            "coordinator": {"--join-port": join, "--port": port},
+        }
         self.line = found_swarm(
             self.home,
             swarm="garden",
@@ -50,9 +46,9 @@ class WholeSwarm:
             offset=0.0,
             class_names=class_names,
             trunk="randconv-sqrt:8",
-            join_port=self._join,
-            port=self._port,
-            registry_port=self._registry,
+            join_port=join,
+            port=port,
+            registry_port=registry,
             token_uses=20,
             now=datetime.now(UTC),
         )
@@ -63,16 +59,13 @@ class WholeSwarm:
     def start(self) -> None:
         """Start Redis, registry and coordinator, and wait until they answer."""
         asyncio.run(self.redis.start())
-        self.start_registry()
-        self.start_coordinator()
+        self._start("registry", "coordinator")
 
     def start_registry(self) -> None:
-        self._service("registry", ["--port", str(self._registry)], [self._registry])
+        self._start("registry")
 
     def start_coordinator(self) -> None:
-        ports = [self._join, self._port]
-        flags = ["--join-port", str(self._join), "--port", str(self._port)]
-        self._service("coordinator", flags, ports)
+        self._start("coordinator")
 
     def kill(self, name: str) -> None:
         """Kill a service as a power cut would."""
@@ -126,22 +119,30 @@ class WholeSwarm:
     def _said_ready(self, name: str) -> int:
         return self.log(name).count(f"{name}.ready")
 
-    def _service(self, name: str, flags: list[str], ports: list[int]) -> None:
-        path = self.folder / f"{name}.log"
-        before = self._said_ready(name) if path.exists() else 0
-        with path.open("ab") as log:
-            command = [sys.executable, "-m", "swarm.cli", name, "--home", str(self.home.root)]
-            command += ["--redis-url", self.redis.url, *flags]
-            self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT
-            )
-        for port in ports:
-            deadline = time.monotonic() + 60
+    def _start(self, *names: str) -> None:
+        """Start services, then wait until they answer."""
+        before = {name: self._launch(name) for name in names}
+        deadline = time.monotonic() + 60
+        for name in names:
             # Ports listen a moment before their servers answer.
-            while not _listens(port) or self._said_ready(name) == before:
+            while self._said_ready(name) == before[name] or not all(
+                map(_listens, self._ports[name].values())
+            ):
                 assert self.processes[name].poll() is None, self.log(name)
                 assert time.monotonic() < deadline, self.log(name)
                 time.sleep(0.05)
+
+    def _launch(self, name: str) -> int:
+        """Start a service's process; return how often its log said before that it was ready."""
+        flags = [str(word) for flag in self._ports[name].items() for word in flag]
+        command = [sys.executable, "-m", "swarm.cli", name, "--home", str(self.home.root)]
+        command += ["--redis-url", self.redis.url, *flags]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            before = self._said_ready(name)
+            self.processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT
+            )
+        return before
 
 
 @contextmanager
@@ -164,6 +165,15 @@ async def agent_of(home: NodeHome, within_s: float = 30.0) -> AsyncIterator[Agen
         await asyncio.sleep(0.05)
     async with open_local(path) as connection:
         yield AgentClient(connection)
+
+
+async def carried_out(client: AgentClient, order: TrainOrder) -> TrainStep:
+    """Let a node carry out an order; return the last step."""
+    last = None
+    async for step in client.train(order):
+        last = step
+    assert last is not None and last.stage == "done"
+    return last
 
 
 async def until(happened: Callable[[], object], within_s: float = 30.0) -> None:

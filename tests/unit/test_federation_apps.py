@@ -147,18 +147,8 @@ def test_the_root_can_be_judged_again_by_the_nodes(swarm: tuple[Specification, N
 
 def test_a_node_without_samples_is_left_out_and_the_run_goes_on(swarm: tuple[Specification, Nodes]) -> None:
     specification, nodes = swarm
-
-    class WithoutSamples(LocalWire):
-        def send(self, message: str, node: str, data: bytes, timeout_s: float) -> None:
-            super().send(message, node, data, timeout_s)
-
-        def nodes(self) -> list[str]:
-            return [*self.samples]
-
-    wire = WithoutSamples(sums.client_app, nodes)
+    wire = LocalWire(sums.client_app, {**nodes, "rose": _bare(nodes["rose"])})
     grid = StreamGrid(wire, "run", 60.0)
-    few = {name: each for name, each in nodes.items() if name != "rose"}
-    wire.samples = {**few, "rose": _bare(nodes["rose"])}
     _, figures = run_app(sums.server_app, grid, specification, "sums")
     assert figures["nodes"] == 2
     assert "rose" in grid.traffic.lost

@@ -32,6 +32,7 @@ from swarm.federation.rounds import RunLimits, ask_nodes
 from swarm.federation.stream_grid import Arrived, StreamGrid, node_number
 from swarm.federation.task_identity import take_task_identity
 from tests.support.federation import LocalWire, run_app, three_nodes
+from tests.support.rpc import eventually
 
 app = ClientApp()
 NAMES = ("aster", "rose", "tulip")
@@ -174,7 +175,7 @@ def test_sums_that_claim_too_much_are_refused_by_the_nodes_name(nodes: dict[str,
 class FakeChild:
     """A child that answers with the message's bytes, doubled, and counts."""
 
-    started = 0
+    started = ended = 0
     answered = 0
     hold: asyncio.Event | None = None
 
@@ -198,12 +199,13 @@ class FakeChild:
 
     async def stop(self, grace_s: float = 2.0) -> int:
         self.running = False
+        type(self).ended += 1
         return 0
 
 
 @pytest.fixture
 def clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FederatedClients:
-    FakeChild.started = FakeChild.answered = 0
+    FakeChild.started = FakeChild.ended = FakeChild.answered = 0
     FakeChild.hold = None
     monkeypatch.setattr(node_side, "FrameChild", FakeChild)
     log = OutboundLog(tmp_path / "outbound.jsonl")
@@ -273,7 +275,7 @@ async def test_a_run_ends_when_it_is_said_when_another_begins_and_when_nothing_c
     await clients.deliver(part(run="r2"))
     await clients.deliver(part(run="r3"))
     assert FakeChild.started == 3
-    await asyncio.sleep(0.5)
+    await eventually(lambda: FakeChild.ended == 3)
     await clients.deliver(part(run="r3", message="m2"))
     assert FakeChild.started == 4
 

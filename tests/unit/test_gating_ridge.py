@@ -20,7 +20,6 @@ from swarm.gating.sums import (
 )
 
 FIXED_POINT, SIZE, CLASSES = 32.0, 11, 3
-CONSTANT = 32
 
 
 def samples(owner: int, count: int = 60, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:

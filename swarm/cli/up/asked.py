@@ -39,9 +39,14 @@ class Asker:
         self._learned, self._refined = learned, refined
 
     async def alone(self) -> list[Row]:
-        """Return a row for every node's own experts, and their mean."""
+        """Return a row for every node's own experts, and their mean; who is not in the gate is left out."""
         queries, scores, costs, rows = self._deal.old_queries.inputs, [], [], []
+        inside = {leaf.owner for leaf in self._gate.leaves}
+        outside = [name for name in self._deal.nodes if name not in inside]
         for name in self._deal.nodes:
+            if name in outside:
+                self._tell(f"no row alone:{name}: {name} is not in gate {self._gate.version}")
+                continue
             flops = await self._stage.own_flops(self._client, name)
             how = How(owners=(NodeId(name),))
             if flops is not None:
@@ -54,7 +59,8 @@ class Asker:
             spent = self._stage.expert_flops(name)
             costs.append(Cost(train_flops=spent, inference_flops=flops or answer.flops_per_query))
             rows.append(row(f"alone:{name}", scores[-1], costs[-1]))
-        return [*rows, mean_row("alone_mean", scores, costs)]
+        note = f"without {', '.join(outside)}: not in the gate" if outside else ""
+        return [*rows, mean_row("alone_mean", scores, costs, note)]
 
     async def ensemble(self) -> Row:
         """Return the row of all experts with equal weight, which needs no gate."""

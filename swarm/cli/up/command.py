@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from swarm.cli.up.story import Outcome, Story
 from swarm.cli.up.supervisor import Supervisor, free_ports
 from swarm.domain.errors import ConflictError, NotFoundError, UsageError
 from swarm.domain.inference import Answer
+
+BUILT_FROM_ANYTHING = re.compile(r"mlp:[1-9]\d{0,3}x[1-9] (auto|randconv-sqrt:[1-9]\d{0,2})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,12 @@ def _deal(request: Request) -> Deal:
 
 
 def check_buildable(dealt: Deal, settings: Settings) -> None:
-    """Raise before a swarm is founded what building its net or its trunk would raise later."""
+    """Raise before a swarm is founded what building its net or its trunk would raise later.
+
+    What can be built from any data needs no trial, and torch need not be loaded for it.
+    """
+    if BUILT_FROM_ANYTHING.fullmatch(f"{settings.net} {settings.trunk}"):
+        return
     from swarm.data.user_code import is_reference
     from swarm.experts.factories import is_built_in
     from swarm.experts.nets import build_net, net_reference

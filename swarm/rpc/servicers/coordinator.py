@@ -1,9 +1,8 @@
 """The coordinator's services: membership, gate, inference."""
 
-import contextlib
 from collections.abc import AsyncIterator
 
-from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
+from swarm.domain.errors import ExhaustedError, InvalidInputError
 from swarm.domain.ids import node_id
 from swarm.rpc import convert
 from swarm.rpc import methods as m
@@ -103,13 +102,9 @@ class _Gate:
             raise InvalidInputError("contribution", found="no header", expected="the header first")
         header = first.header
         key = convert.idempotency_key(header.idempotency_key)
-        data = _data_of(chunks)
-        try:
-            outcome = await self._port.contribute(current_caller(), header.envelope, data, header.fence, key)
-        except SwarmError:
-            # A caller that is still sending when the call ends does not hear why: gRPC says "internal error".
-            await _heard_out(data)
-            raise
+        outcome = await self._port.contribute(
+            current_caller(), header.envelope, _data_of(chunks), header.fence, key
+        )
         return convert.outcome_to_pb(outcome)
 
     async def gate(self, request: gate_pb2.GetGateRequest, context: Context) -> types_pb2.Signed:
@@ -145,13 +140,6 @@ class _Inference:
         convert.idempotency_key(request.idempotency_key)
         examples = convert.examples_from_pb(request)
         return convert.profile_to_pb(await self._port.make_profile(examples, _time_left(context)))
-
-
-async def _heard_out(data: AsyncIterator[bytes]) -> None:
-    """Take in the rest of a refused upload and drop it."""
-    with contextlib.suppress(SwarmError):
-        async for _ in data:
-            pass
 
 
 async def _data_of(chunks: AsyncIterator[gate_pb2.ContributeChunk]) -> AsyncIterator[bytes]:

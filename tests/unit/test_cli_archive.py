@@ -1,0 +1,50 @@
+"""What a backup takes along while the swarm goes on working."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from swarm.cli import archive
+from swarm.config import SwarmHome
+from swarm.domain.ids import SwarmId
+
+KEPT = ("ca/ca.pem", "coordinator/gates/1.json", "registry/blobs/ab/abcd", "operator/identity.json")
+LEFT_OUT = (
+    "coordinator/solver/job-1/weights.npy",
+    "registry/blobs/incoming/half",
+    "coordinator/gates/.2.json",
+)
+
+
+def backup(home: Path, *, with_blobs: bool = True) -> set[str]:
+    file = home.parent / "swarm.tar.gz"
+    archive.write_archive(file, SwarmHome(home), SwarmId("lab"), [], with_blobs=with_blobs)
+    with tarfile.open(file) as stored:
+        return set(stored.getnames()) - {"backup.json", "redis.jsonl"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in (*KEPT, *LEFT_OUT):
+        path = tmp_path / "home" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content")
+    return tmp_path / "home"
+
+
+def test_what_is_being_written_stays_out(home: Path) -> None:
+    assert backup(home) == set(KEPT)
+    assert backup(home, with_blobs=False) == {name for name in KEPT if "blobs" not in name}
+
+
+def test_a_file_that_goes_while_the_backup_is_made_is_no_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = archive._files
+
+    def with_one_that_goes(*arguments: SwarmHome, **options: bool) -> list[Path]:
+        return [home / "coordinator" / "contributions" / "gone.bin", *listed(*arguments, **options)]
+
+    monkeypatch.setattr(archive, "_files", with_one_that_goes)
+    assert backup(home) == set(KEPT)
