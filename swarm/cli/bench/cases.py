@@ -231,17 +231,17 @@ DOMAINS = (
     ),
     Case(
         name="domains_shared",
-        title="Four domains, shared class names",
+        title="Four domains, shared class names, small CNN",
         deal=partial(deal_domains, True),
         collections=DOMAIN_COLLECTIONS,
-        steps=500,
+        net="cnn:16x32",
     ),
     Case(
         name="domains_distinct",
-        title="Four domains, distinct class names",
+        title="Four domains, distinct class names, small CNN",
         deal=partial(deal_domains, False),
         collections=DOMAIN_COLLECTIONS,
-        steps=500,
+        net="cnn:16x32",
     ),
     Case(
         name="fewshot20",
