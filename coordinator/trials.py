@@ -1,11 +1,11 @@
 """What the nodes' own validation data say about a candidate gate: how it answers, and whether it may come.
 
 Nobody degrades the others: a candidate is refused where every option would harm an incumbent on its own
-validation data (docs/adr/0009). Among the classes that the present gate knows, harm is a net loss beyond
-chance and above a small share of the incumbent's samples, which is what a fair prior costs. A class that is
-new to the swarm may take from it what similar classes take from each other, but not as much as another name
-for its own class would. Of what harms nobody the root is served, unless another combination beats it by more
-than one standard error (docs/adr/0008).
+validation data (docs/adr/0010). Among its own classes, harm is a net loss beyond chance and above a small
+share of the incumbent's samples, which is what a fair prior costs. Classes of others may take from it what
+similar classes take from each other, but not as much as another name for its own class would; those that are
+new to the swarm a little more. Of what harms nobody the root is served, unless another combination beats it
+by more than one standard error (docs/adr/0008).
 """
 
 import math
@@ -20,10 +20,14 @@ from swarm.domain.inference import MAX_TRIAL_SAMPLES, GateTrial
 CHANCE = Fraction(1, 20)
 """An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
 TOLERATED = 0.05
-"""Nor does a net loss of at most this share of its samples: classes that others bring more samples of gain
-weight, and those next to them lose a little, however honest everybody is."""
+"""Nor does a net loss of at most this share of its samples among its own classes: one that others bring more
+samples of gains weight, and those next to it lose a little, however honest everybody is."""
+MOST_CEDED = 1 / 5
+"""What it may lose to all classes that the swarm has. Two names for one class would share it evenly: an owner
+of two, one of which is called by another's name, would lose a quarter."""
 MOST_TAKEN = 1 / 3
-"""What new classes may take of an incumbent's samples. Two names for one class would share it evenly."""
+"""What classes that are new to the swarm may take of an incumbent's samples: the first ones that look like
+its own cost it more than later ones."""
 LOUDEST = 4
 """A judge counts for no more samples than so many of the median judge's."""
 BEYOND_ROOT = 1.0
@@ -34,21 +38,13 @@ Trials = Mapping[NodeId, GateTrial]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harm:
-    """An incumbent that would lose: of `samples`, the candidate alone gets `gained`, the present gate `lost`,
-    and `taken` go to classes that are new to the swarm."""
+    """An incumbent that would lose, and in words how."""
 
     node: NodeId
-    samples: int
-    gained: int
-    lost: int
-    taken: int
+    words: str
 
     def __str__(self) -> str:
-        if self.lost - self.gained > TOLERATED * self.samples:
-            words = f"would lose {self.lost} and gain {self.gained}"
-        else:
-            words = f"would lose to classes new to the swarm {self.taken}"
-        return f"{self.node} {words} of {self.samples} validation samples"
+        return f"{self.node} would lose {self.words}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +79,7 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
     what the present gate has right and wrong there."""
     counts = (
         *(trial.correct, trial.gained, trial.lost, trial.taken),
+        *(trial.gained_among_own, trial.lost_among_own),
         *(trial.gained_on_root, trial.lost_on_root),
     )
     if not 1 <= trial.samples <= MAX_TRIAL_SAMPLES or any(
@@ -95,7 +92,8 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
         and all(0 <= count <= trial.samples for count in bounded)
         and min(trial.experts_missing, trial.flops) >= 0
         and max(trial.lost, default=0) <= trial.incumbent_correct
-        and max(trial.gained, default=0) <= trial.samples - trial.incumbent_correct
+        and max((*trial.gained, *trial.gained_among_own), default=0)
+        <= trial.samples - trial.incumbent_correct
     )
 
 
@@ -112,10 +110,22 @@ def is_beyond_chance(gained: int, lost: int) -> bool:
     return bool(as_bad * CHANCE.denominator < CHANCE.numerator * 2**differing)
 
 
-def is_harmed(samples: int, gained: int, lost: int, taken: int) -> bool:
-    """Return whether an incumbent would lose more than may be asked of it."""
-    loses = lost - gained > TOLERATED * samples and is_beyond_chance(gained, lost)
-    return loses or taken > MOST_TAKEN * samples
+def harm(trial: GateTrial, row: int) -> str:
+    """Return what an incumbent would lose by an option beyond what may be asked of it; empty: nothing."""
+    among_own = trial.gained_among_own[row], trial.lost_among_own[row]
+    among_known = trial.gained[row], trial.lost[row]
+    of = f"of {trial.samples} validation samples"
+    if _loses(trial.samples, *among_own, TOLERATED):
+        return f"{among_own[1]} and gain {among_own[0]} {of} among its own classes"
+    if _loses(trial.samples, *among_known, MOST_CEDED):
+        return f"{among_known[1]} and gain {among_known[0]} {of} among the swarm's classes"
+    if trial.taken[row] > MOST_TAKEN * trial.samples:
+        return f"{trial.taken[row]} {of} to classes new to the swarm"
+    return ""
+
+
+def _loses(samples: int, gained: int, lost: int, tolerated: float) -> bool:
+    return lost - gained > tolerated * samples and is_beyond_chance(gained, lost)
 
 
 def defaults_for(
@@ -191,6 +201,8 @@ def _scaled(trial: GateTrial, factor: float) -> GateTrial:
         correct=fewer(trial.correct),
         gained=fewer(trial.gained),
         lost=fewer(trial.lost),
+        gained_among_own=fewer(trial.gained_among_own),
+        lost_among_own=fewer(trial.lost_among_own),
         taken=fewer(trial.taken),
         gained_on_root=fewer(trial.gained_on_root),
         lost_on_root=fewer(trial.lost_on_root),
@@ -343,22 +355,19 @@ def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
 
 
 def _harmed(trials: Trials, incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
-    found = [
-        Harm(
-            node=node,
-            samples=trial.samples,
-            gained=trial.gained[row],
-            lost=trial.lost[row],
-            taken=trial.taken[row],
+    found = {node: harm(trial, row) for node, trial in sorted(trials.items()) if node in incumbents}
+    return tuple(Harm(node=node, words=words) for node, words in found.items() if words)
+
+
+def _worst(raw: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:
+    shares = [
+        (
+            (trial.lost_among_own[row] - trial.gained_among_own[row]) / trial.samples,
+            (trial.lost[row] - trial.gained[row]) / trial.samples,
+            trial.taken[row] / trial.samples,
         )
-        for node, trial in sorted(trials.items())
+        for node, trial in raw.items()
         if node in incumbents
     ]
-    return tuple(harm for harm in found if is_harmed(harm.samples, harm.gained, harm.lost, harm.taken))
-
-
-def _worst(trials: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:
-    judges = [trial for node, trial in trials.items() if node in incumbents]
-    losses = [(trial.lost[row] - trial.gained[row]) / trial.samples for trial in judges]
-    taken = [trial.taken[row] / trial.samples for trial in judges]
-    return {"largest_loss": max([0.0, *losses]), "largest_taken": max([0.0, *taken])}
+    loss, ceded, taken = map(max, zip((0.0, 0.0, 0.0), *shares, strict=True))
+    return {"largest_loss": loss, "largest_ceded": ceded, "largest_taken": taken}

@@ -17,7 +17,15 @@ from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import GateLeaf, GateStatement
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
-from swarm.gating.combinations import ROOT, Speaker, evaluate_options, expert_weights, may_speak, mix
+from swarm.gating.combinations import (
+    ROOT,
+    Incumbent,
+    Speaker,
+    evaluate_options,
+    expert_weights,
+    may_speak,
+    mix,
+)
 from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate
 from swarm.gating.routing import RoutePlan, plan_route
 
@@ -153,13 +161,9 @@ def judge(
     it serves; without one its count is 0 and nothing is gained, lost or taken. An expert without a voice, or
     whose voice lacks a form, is missing: uniform over its classes, or no correction.
     """
-    before = known = None
+    before = None
     if incumbent is not None:
-        present, served = incumbent
-        truth = _rows_of(present.class_names, labels)
-        before = answers(present, served, features, voices).argmax(axis=1) == truth
-        held = {name for leaf in present.leaves for name in leaf.class_names}
-        known = np.array([name in held for name in candidate.class_names], dtype=bool)
+        before = _incumbent(labels, features, candidate.class_names, *incumbent, voices)
     found = evaluate_options(
         options,
         labels=_rows_of(candidate.class_names, labels),
@@ -168,8 +172,7 @@ def judge(
         features=features,
         speakers=[_speaker(candidate, leaf, voices) for leaf in candidate.leaves],
         identities=candidate.experts,
-        incumbent_correct=before,
-        incumbent_classes=known,
+        incumbent=before,
         roots=candidate.roots,
         classes=len(candidate.class_names),
     )
@@ -179,10 +182,12 @@ def judge(
         correct=tuple(found.correct.tolist()),
         gained=tuple(found.gained.tolist()),
         lost=tuple(found.lost.tolist()),
+        gained_among_own=tuple(found.gained_among_own.tolist()),
+        lost_among_own=tuple(found.lost_among_own.tolist()),
         taken=tuple(found.taken.tolist()),
         gained_on_root=tuple(found.gained_on_root.tolist()),
         lost_on_root=tuple(found.lost_on_root.tolist()),
-        incumbent_correct=0 if before is None else int(before.sum()),
+        incumbent_correct=0 if before is None else int(before.correct.sum()),
         experts_missing=len({candidate.leaves[row].expert for row in found.missing}),
         flops=flops,
     )
@@ -197,10 +202,37 @@ def no_samples(options: Sequence[TrialOption]) -> GateTrial:
         correct=none,
         gained=none,
         lost=none,
+        gained_among_own=none,
+        lost_among_own=none,
         taken=none,
         gained_on_root=none,
         lost_on_root=none,
     )
+
+
+def _incumbent(
+    labels: Sequence[str],
+    features: Floats,
+    class_names: tuple[str, ...],
+    present: TrialGate,
+    served: Combination,
+    voices: Mapping[ExpertId, Voice],
+) -> Incumbent:
+    """Return how the present gate does, for a candidate with class_names."""
+    answer, truth = answers(present, served, features, voices), _rows_of(present.class_names, labels)
+    held = {name for leaf in present.leaves for name in leaf.class_names}
+    among_own = np.where(_named(present.class_names, labels), answer, -1)
+    return Incumbent(
+        correct=answer.argmax(axis=1) == truth,
+        correct_among_own=among_own.argmax(axis=1) == truth,
+        known=_named(class_names, held),
+        own=_named(class_names, labels),
+    )
+
+
+def _named(class_names: tuple[str, ...], names: Iterable[str]) -> NDArray[np.bool_]:
+    wanted = set(names)
+    return np.array([name in wanted for name in class_names], dtype=bool)
 
 
 def answers(

@@ -151,11 +151,12 @@ class GateTrial:
 
     One entry per option: summed negative log likelihood and correct answers; samples that only this option
     (`gained`), or only the present gate's served combination (`lost`), gets right when the option chooses
-    among the present gate's classes; samples that a class which the present gate does not have takes from it
-    (`taken`); and gains and losses against the candidate's own root with the same weights (`gained_on_root`,
-    `lost_on_root`; 0 where it has none).
-    `incumbent_correct` is the present gate's count on the same samples. `experts_missing` counts chosen
-    experts whose modules this node may not hold; they count as uniform over their classes and add nothing.
+    among the present gate's classes; the same when both choose among the node's own classes
+    (`gained_among_own`, `lost_among_own`); samples that a class which the present gate does not have takes
+    from it (`taken`); and gains and losses against the candidate's own root with the same weights
+    (`gained_on_root`, `lost_on_root`; 0 where it has none). `incumbent_correct` is the present gate's count
+    on the same samples. `experts_missing` counts chosen experts whose modules this node may not hold; they
+    count as uniform over their classes and add nothing.
     """
 
     samples: int
@@ -163,6 +164,8 @@ class GateTrial:
     correct: tuple[int, ...]
     gained: tuple[int, ...]
     lost: tuple[int, ...]
+    gained_among_own: tuple[int, ...]
+    lost_among_own: tuple[int, ...]
     taken: tuple[int, ...]
     gained_on_root: tuple[int, ...]
     lost_on_root: tuple[int, ...]

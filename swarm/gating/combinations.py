@@ -22,6 +22,7 @@ from swarm.gating.sums import quantised
 
 __all__ = [
     "Evaluation",
+    "Incumbent",
     "Speaker",
     "evaluate_options",
     "expert_weights",
@@ -51,6 +52,20 @@ class Speaker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Incumbent:
+    """What an option is compared with on N samples: the answers of the present gate, right or wrong bool [N].
+
+    `correct` as it answers, `correct_among_own` when it chooses among the judge's own classes. `known` and
+    `own` bool [C] are, among the candidate's classes, those of the present gate and those of the judge.
+    """
+
+    correct: NDArray[np.bool_]
+    correct_among_own: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    own: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
     """One entry per option, as `swarm.domain.inference.GateTrial` has them; float64 and int64 [options].
 
@@ -61,6 +76,8 @@ class Evaluation:
     correct: NDArray[np.int64]
     gained: NDArray[np.int64]
     lost: NDArray[np.int64]
+    gained_among_own: NDArray[np.int64]
+    lost_among_own: NDArray[np.int64]
     taken: NDArray[np.int64]
     gained_on_root: NDArray[np.int64]
     lost_on_root: NDArray[np.int64]
@@ -145,8 +162,7 @@ def evaluate_options(
     features: NDArray[np.generic],
     speakers: Sequence[Speaker],
     identities: Sequence[str],
-    incumbent_correct: NDArray[np.bool_] | None = None,
-    incumbent_classes: NDArray[np.bool_] | None = None,
+    incumbent: Incumbent | None = None,
     roots: Mapping[str, NDArray[np.generic]] | None = None,
     fixed_point: float = 0.0,
     classes: int = 0,
@@ -154,10 +170,9 @@ def evaluate_options(
     """Return how each option does on N labelled samples; what it reckons is what routing would answer.
 
     labels int64 [N] are rows of the gate's classes, -1 for a class that it lacks (never correct); `classes`
-    is their number (0: the analytic gate's, else as many as are named). Against the present gate's
-    `incumbent_correct` bool [N] an option is compared as if it chose among `incumbent_classes` bool [C] alone
-    (None: all). features float32 [N, D]; speakers and
-    identities (leaves with one identity are one expert) one for each leaf. A speaker without the values that
+    is their number (0: the analytic gate's, else as many as are named). Without an `incumbent` nothing is
+    gained, lost or taken. features float32 [N, D]; speakers and identities (leaves with one identity are one
+    expert) one for each leaf. A speaker without the values that
     are needed counts as uniform over its classes, or as no correction. `roots` are the arrays `root.<i>` of
     options that name them; they need no gate, but its `fixed_point`. Raises InvalidInputError for an option
     without what it needs.
@@ -173,9 +188,8 @@ def evaluate_options(
     tried = _class_scores(options, roots or {}, points, gate.fixed_point if gate is not None else fixed_point)
     scores = gate.scores(points) if gate is not None else None
     base = gate.class_scores(scores).astype(np.float64) if gate is not None and scores is not None else None
-    before = None if incumbent_correct is None else np.asarray(incumbent_correct, dtype=bool)
     on_root = None if base is None else base.argmax(axis=1) == truth
-    figures = np.zeros((7, len(options)))
+    figures = np.zeros((9, len(options)))
     missing: set[int] = set()
     for asked, places in _grouped(options).items():
         spoken = np.zeros((len(truth), width)), np.zeros(len(truth))
@@ -188,16 +202,18 @@ def evaluate_options(
             if option.weights != WEIGHTS:
                 own, reference = tried[option.weights], None
             answer = answer_of(option.combination, own, *spoken)
-            figures[:, place] = _figures(answer, truth, before, incumbent_classes, reference)
+            figures[:, place] = _figures(answer, truth, incumbent, reference)
     whole = figures[1:].astype(np.int64)
     return Evaluation(
         nll_sum=figures[0],
         correct=whole[0],
         gained=whole[1],
         lost=whole[2],
-        taken=whole[3],
-        gained_on_root=whole[4],
-        lost_on_root=whole[5],
+        gained_among_own=whole[3],
+        lost_among_own=whole[4],
+        taken=whole[5],
+        gained_on_root=whole[6],
+        lost_on_root=whole[7],
         missing=tuple(sorted(missing)),
     )
 
@@ -275,20 +291,24 @@ def _class_scores(
 def _figures(
     answer: Floats,
     labels: NDArray[np.int64],
-    before: NDArray[np.bool_] | None,
-    known: NDArray[np.bool_] | None,
+    incumbent: Incumbent | None,
     on_root: NDArray[np.bool_] | None,
 ) -> tuple[float, ...]:
-    """Return summed negative log likelihood, correct answers, gains, losses and samples taken against what
-    was before, gains and losses against the root."""
+    """Return one option's entries, in the order of `Evaluation`'s."""
     right = answer.argmax(axis=1) == labels
     likelihood = np.where(
         labels >= 0, answer[np.arange(len(labels)), np.maximum(labels, 0)], PROBABILITY_FLOOR
     )
     nll = float(-np.log(likelihood.astype(np.float64)).sum())
-    gained = lost = taken = 0
-    if before is not None:
-        among = right if known is None else np.where(known, answer, -1).argmax(axis=1) == labels
-        gained, lost, taken = (int(each.sum()) for each in (among & ~before, before & ~among, among & ~right))
-    root = right if on_root is None else on_root
-    return nll, int(right.sum()), gained, lost, taken, int((right & ~root).sum()), int((root & ~right).sum())
+    compared = [np.zeros(len(labels), dtype=bool)] * 5
+    if incumbent is not None:
+        known = np.where(incumbent.known, answer, -1).argmax(axis=1) == labels
+        own = np.where(incumbent.own, answer, -1).argmax(axis=1) == labels
+        compared = [*_differing(known, incumbent.correct), *_differing(own, incumbent.correct_among_own)]
+        compared.append(known & ~right)
+    compared += _differing(right, right if on_root is None else on_root)
+    return nll, int(right.sum()), *(int(each.sum()) for each in compared)
+
+
+def _differing(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    return [new & ~old, old & ~new]

@@ -13,8 +13,8 @@ from coordinator.throttle import MOST_ADDRESSES, Throttle
 from coordinator.trials import (
     Verdict,
     defaults_for,
+    harm,
     is_beyond_chance,
-    is_harmed,
     is_sound,
     judge_ridge,
     judge_trials,
@@ -116,6 +116,8 @@ def trial(
         correct=correct,
         gained=gained or none,
         lost=lost or none,
+        gained_among_own=gained or none,
+        lost_among_own=lost or none,
         taken=none,
         gained_on_root=tuple(pair[0] for pair in on_root) or none,
         lost_on_root=tuple(pair[1] for pair in on_root) or none,
@@ -174,7 +176,9 @@ def test_an_option_that_harms_an_incumbent_is_passed_over_and_only_then_comes_re
     assert served(verdict)[1] == 2.0 and verdict.harmed == ()
     harmful_always = {ADA: trial((90, 80), (0, 0), (9, 9))}
     verdict = judge_trials(harmful_always, frozenset({ADA}), tried, PLAIN, 0.0)
-    assert [str(harm) for harm in verdict.harmed] == ["ada would lose 9 and gain 0 of 100 validation samples"]
+    assert [str(harm) for harm in verdict.harmed] == [
+        "ada would lose 9 and gain 0 of 100 validation samples among its own classes"
+    ]
 
 
 def test_a_kind_that_harms_somebody_is_not_served_but_may_be_asked_for() -> None:
@@ -229,27 +233,36 @@ def test_of_a_gates_combinations_those_stay_that_make_sense_for_what_is_left_of_
 
 
 @pytest.mark.parametrize(
-    ("samples", "gained", "lost", "taken", "harmed"),
+    ("samples", "own", "known", "taken", "harmed"),
     [
-        (100, 0, 5, 0, False),  # what a fair prior may cost
-        (100, 0, 6, 0, True),
-        (1000, 3, 40, 0, False),
-        (1000, 3, 60, 0, True),
-        (20, 0, 4, 0, False),  # a fifth of its samples, and still chance
-        (20, 0, 5, 0, True),
-        (100, 30, 40, 0, False),
-        (300, 0, 0, 100, False),  # classes next to each other
-        (300, 0, 0, 101, True),  # another name for the same class
+        (100, (0, 5), (0, 0), 0, ""),  # what a fair prior may cost
+        (100, (0, 6), (0, 0), 0, "6 and gain 0 of 100 validation samples among its own classes"),
+        (1000, (3, 40), (0, 0), 0, ""),
+        (1000, (3, 60), (0, 0), 0, "60 and gain 3 of 1000 validation samples among its own classes"),
+        (20, (0, 4), (0, 0), 0, ""),  # a fifth of its samples, and still chance
+        (20, (0, 5), (0, 0), 0, "5 and gain 0 of 20 validation samples among its own classes"),
+        (100, (30, 40), (0, 0), 0, ""),
+        (4096, (10, 1500), (0, 0), 0, "1500 and gain 10 of 4096 validation samples among its own classes"),
+        (4096, (1500, 1510), (0, 0), 0, ""),
+        (142, (0, 0), (1, 23), 0, ""),  # characters of two alphabets under the names of digits
+        (200, (0, 0), (0, 40), 0, ""),
+        (200, (0, 0), (0, 50), 0, "50 and gain 0 of 200 validation samples among the swarm's classes"),
+        (10, (0, 0), (0, 4), 0, ""),
+        (300, (0, 0), (0, 0), 100, ""),  # classes next to each other
+        (300, (0, 0), (0, 0), 101, "101 of 300 validation samples to classes new to the swarm"),
     ],
 )
 def test_harm_is_a_loss_beyond_chance_and_beyond_what_others_may_cost(
-    samples: int, gained: int, lost: int, taken: int, harmed: bool
+    samples: int, own: tuple[int, int], known: tuple[int, int], taken: int, harmed: str
 ) -> None:
-    assert is_harmed(samples, gained, lost, taken) is harmed
-
-
-def test_a_large_loss_is_harm_however_many_samples_differ() -> None:
-    assert is_harmed(4096, 10, 1500, 0) and not is_harmed(4096, 1500, 1510, 0)
+    found = replace(
+        trial((0,), (known[0],), (known[1],)),
+        samples=samples,
+        gained_among_own=own[:1],
+        lost_among_own=own[1:],
+        taken=(taken,),
+    )
+    assert harm(found, 0) == harmed
 
 
 def test_one_judge_does_not_choose_for_all_whatever_it_says_of_its_samples() -> None:
@@ -279,6 +292,8 @@ def test_trials_that_cannot_be_true_are_recognised() -> None:
         replace(trial((1,)), samples=4097),
         trial((1,), (0,), (51,)),  # more lost than the present gate had right
         trial((1,), (51,)),
+        replace(trial((1,)), gained_among_own=(51,)),
+        replace(trial((1,)), lost_among_own=(101,)),
     ):
         assert not is_sound(broken, one)
 
@@ -328,14 +343,16 @@ def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, beyo
 
 
 def test_what_the_worst_off_incumbent_loses_is_in_the_evidence() -> None:
-    found = replace(trial((20,), (1,), (4,)), taken=(7,))
+    found = replace(trial((20,), (1,), (7,)), lost_among_own=(4,), taken=(7,))
     verdict = judge_trials({ADA: found}, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0)
     assert verdict.harmed == ()
-    assert verdict.evidence["largest_loss"] == 0.03 and verdict.evidence["largest_taken"] == 0.07
+    assert {key: verdict.evidence[f"largest_{key}"] for key in ("loss", "ceded", "taken")} == {
+        "loss": 0.03, "ceded": 0.06, "taken": 0.07,
+    }  # fmt: skip
 
 
 def test_a_new_class_that_takes_an_incumbents_own_is_refused_by_name() -> None:
     found = replace(trial((50,)), taken=(40,))
     verdict = judge_trials({ADA: found}, frozenset({ADA}), options("prototypes 2"), PLAIN, 0.0)
-    expected = "ada would lose to classes new to the swarm 40 of 100 validation samples"
+    expected = "ada would lose 40 of 100 validation samples to classes new to the swarm"
     assert [str(harm) for harm in verdict.harmed] == [expected]

@@ -8,6 +8,7 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.combinations import (
     Evaluation,
+    Incumbent,
     Speaker,
     evaluate_options,
     expert_weights,
@@ -101,13 +102,19 @@ def test_a_trial_reckons_what_routing_answers(combination: Combination) -> None:
     answer = world.routed(combination)
     assert np.allclose(answer.sum(axis=1), 1, atol=1e-5) and answer.min() >= 0.9e-6
     before = np.arange(COUNT) % 2 == 0
-    found = world.evaluate((TrialOption(combination=combination),), incumbent_correct=before)
+    everything = np.ones(CLASSES, bool)
+    own = np.arange(CLASSES) < 2
+    incumbent = Incumbent(correct=before, correct_among_own=~before, known=everything, own=own)
+    found = world.evaluate((TrialOption(combination=combination),), incumbent=incumbent)
     right = answer.argmax(axis=1) == world.labels
     root = world.routed(Combination(name="root")).argmax(axis=1) == world.labels
     known = np.where(world.labels >= 0, answer[np.arange(COUNT), world.labels], 1e-6)
     assert found.correct[0] == right.sum()
     assert found.nll_sum[0] == pytest.approx(-np.log(known).sum(), rel=1e-5)
     assert (found.gained[0], found.lost[0]) == ((right & ~before).sum(), (before & ~right).sum())
+    among_own = answer[:, :2].argmax(axis=1) == world.labels
+    assert found.gained_among_own[0] == (among_own & before).sum() and found.taken[0] == 0
+    assert found.lost_among_own[0] == (~before & ~among_own).sum()
     assert (found.gained_on_root[0], found.lost_on_root[0]) == ((right & ~root).sum(), (root & ~right).sum())
     assert found.missing == ()
 

@@ -97,6 +97,23 @@ def test_gained_and_lost_compare_the_same_samples_with_what_the_present_gate_ser
     assert trial(EQUAL, 2).gained == trial(EQUAL, 2).lost == (0,)
 
 
+def test_what_a_class_of_others_takes_is_no_loss_among_the_nodes_own() -> None:
+    gate, present = by_priors([1.0], [OWLS]), Combination(name="prototypes")
+    newer = replace(OWLS, expert=ExpertId("owls.e2"))
+    said = {
+        OWLS.expert: voice(("cat", "owl"), [[0.9, 0.1]] * 4),
+        newer.expert: voice(("cat", "owl"), [[0.4, 0.6]] * 4),
+    }
+
+    def found(labels: list[str]) -> GateTrial:
+        candidate = by_priors([1.0], [newer])
+        return judge(labels, PLACES, candidate, prototypes(1), said, incumbent=(gate, present))
+
+    cats, both = found(["cat"] * 4), found(["cat", "cat", "cat", "owl"])
+    assert (cats.lost, cats.lost_among_own, cats.gained_among_own) == ((4,), (0,), (0,))
+    assert (both.lost, both.lost_among_own, both.gained_among_own) == ((3,), (3,), (1,))
+
+
 def test_likelihood_is_that_of_the_mixture_and_never_infinite() -> None:
     sure = leaf("sure", ("cat", "dog", "owl"))
     said = {sure.expert: voice(("cat", "dog", "owl"), [[1, 0, 0]] * 4)}
