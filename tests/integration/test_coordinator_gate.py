@@ -456,6 +456,16 @@ async def test_flipped_labels_are_refused_by_those_they_harm(swarm: BackEnd) -> 
     assert isinstance(await refusal(ada.ask("a", profile=profile.id)), NotFoundError)
 
 
+async def test_an_incumbents_class_under_anothers_name_is_refused(swarm: BackEnd) -> None:
+    """Among its own classes ada would lose nothing."""
+    ada, _ = await with_sums(swarm, ada="ab", bob="cd")
+    eve = await swarm.node("eve", "a", sums="exact", count=900, calls={"a": "c"})
+    await eve.publish({"c": samples("a", 1, 0)[0]})
+    error = await refusal(eve.contribute())
+    assert isinstance(error, HarmfulContributionError) and "among the swarm's classes" in error.found
+    assert (await current(ada)).version == 2
+
+
 async def contribute_changed(node: SmallNode, **changed: Any) -> Any:
     """Contribute with some arrays or facts changed, signed as if they were true."""
     envelope, blob = await node.contribution()

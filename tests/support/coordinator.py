@@ -232,6 +232,11 @@ class SmallNode:
     def expert(self) -> ExpertId:
         return expert_of(leaf_of(self.id, 0))
 
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Its classes by the names that it calls them."""
+        return tuple(sorted({self.calls.get(name, name) for name in self.classes}))
+
     async def __aenter__(self) -> "SmallNode":
         self._stack = contextlib.AsyncExitStack()
         port = self.back_end.endpoints.port
@@ -272,7 +277,7 @@ class SmallNode:
         """Publish the next version of the expert."""
         specification = await self._specification()
         weights = np.stack(
-            [(means or {}).get(name, samples(name, 1, 0)[0] * 0 + _centre(name)) for name in self.classes]
+            [(means or {}).get(name, samples(name, 1, 0)[0] * 0 + _centre(name)) for name in self.called]
         ).astype(np.float32)
         module, blobs = pack_module("means", {"means": weights})
         for blob, data in blobs.items():
@@ -286,10 +291,8 @@ class SmallNode:
             parent_version=self.version - 1,
             leaf=leaf_of(self.id, 0),
             owner=self.id,
-            net=NetReference(
-                factory="linear", input_shape=(SIZE,), classes=len(self.classes), code_digest=""
-            ),
-            class_names=self.classes,
+            net=NetReference(factory="linear", input_shape=(SIZE,), classes=len(self.called), code_digest=""),
+            class_names=self.called,
             modules=(module,),
             parents=(),
             trunk=specification.trunk.digest,
@@ -309,7 +312,7 @@ class SmallNode:
         specification = await self._specification()
         features = np.concatenate([samples(name, self.count, 7) for name in over or self.classes])
         summary = summarise_leaf(features, prototypes=8, seed=0)
-        known = sorted({self.calls.get(name, name) for name in self.classes})
+        known = self.called
         sums = self._sums(specification, features, known, over) if self.sums else {}
         entries, _, arrays = pack_single(
             {"prototypes": summary.prototypes, "prototype_counts": summary.counts, "radii": summary.radii}
