@@ -21,6 +21,8 @@ federate = typer.Typer(
 )
 _BESIDE = ("round_accuracies",)
 """What lies beside a net's own arrays in the file of `swarm federate average`."""
+_OF_A_ROUND = "_round_"
+"""Figures of one round of many: shown as they come, in the result for programs."""
 _MOST_ARRAY_BYTES = 32 << 20
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds at most.")]
@@ -175,7 +177,7 @@ def _line(step: "FederationStep") -> str:
     figures = "".join(
         f", {name.replace('_', ' ')} {value:.4g}"
         for name, value in sorted(step.figures.items())
-        if not name.startswith("bytes_")
+        if not name.startswith("bytes_") and _OF_A_ROUND not in name
     )
     return f"{step.fraction:4.0%} {step.stage}" + (f": {step.message}" if step.message else "") + figures
 
@@ -183,7 +185,7 @@ def _line(step: "FederationStep") -> str:
 def _described(app: str, result: "FederationStep", out: Path | None) -> str:
     figures = dict(result.figures)
     sent, received = figures.pop("bytes_sent", 0.0), figures.pop("bytes_received", 0.0)
-    rounds = [name for name in figures if "_round_" in name]
+    rounds = [name for name in figures if _OF_A_ROUND in name]
     lines = [
         f"{app}: {figures.pop('nodes', 0):.0f} nodes,"
         f" {bytes_text(sent)} to them and {bytes_text(received)} from them"
