@@ -128,7 +128,7 @@ class Asker:
         moved = after.sent + after.received - before.sent - before.received
         notes = [note, f"{moved / len(queries):,.0f} bytes a query at the coordinator"]
         if label == "swarm":
-            notes.insert(0, f"serves {answer.combination}: {self._gate.reason}")
+            notes.insert(0, served_because(answer.combination, self._gate.reason))
         scores = self._deal.scores(answer.probabilities, answer.class_names)
         made = row(label, scores, self._cost(spent, answer), "; ".join(filter(None, notes)))
         return made, scores, answer
@@ -151,3 +151,9 @@ class Asker:
             bytes_sent=spent.bytes_sent,
             sync_rounds=spent.sync_rounds,
         )
+
+
+def served_because(label: str, reason: str) -> str:
+    """Return what a gate serves and why, once: a trial's reason says both."""
+    serves = f"serves {label}"
+    return reason if serves in reason else f"{serves}: {reason}"

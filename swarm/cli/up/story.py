@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarm.cli import places
-from swarm.cli.up.asked import EXPLAINED, Asker, Spent
+from swarm.cli.up.asked import EXPLAINED, Asker, Spent, served_because
 from swarm.cli.up.comparisons import Averaged, Comparisons, average
 from swarm.cli.up.deal import truths
 from swarm.cli.up.newcomer import Newcomer
@@ -112,7 +112,7 @@ class Story:
             "combinations": list(gate.combinations),
             "evidence": dict(gate.evidence),
         }
-        self._tell(f"gate {gate.version} serves {served.label}: {gate.reason}")
+        self._tell(f"gate {gate.version}: {served_because(served.label, gate.reason)}")
         return _Learned(gate=gate, learned=learned, refined=refined)
 
     async def _spent(self, client: CoordinatorClient, rounds: int) -> Spent:
