@@ -130,9 +130,13 @@ class ContributionIntake:
         owners = {pending.owner for pending in batch}
         names = {name for pending in batch for name in pending.statement.value.class_names()}
         specification = self._specifications.next_with(tuple(sorted(names)))
-        others = [each for each in await self._records.present() if each.value.owner not in owners]
+        present = await self._records.present()
+        others = [each for each in present if each.value.owner not in owners]
         return await self._maker.judge_and_activate(
-            [*others, *(pending.statement for pending in batch)], specification, _reason(batch)
+            [*others, *(pending.statement for pending in batch)],
+            specification,
+            _reason(batch),
+            untouched=others if len(others) < len(present) else None,
         )
 
     async def _keep(self, pending: Pending) -> None:

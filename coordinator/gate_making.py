@@ -73,12 +73,17 @@ class GateMaker:
         contributions: Sequence[Statement[Contribution]],
         specification: Statement[Specification],
         reason: str,
+        *,
+        untouched: Sequence[Statement[Contribution]] | None = None,
     ) -> ContributionOutcome:
         """Solve the gate of these contributions, let the nodes try it, and activate it unless it harms.
 
+        `untouched`: where owners in the present gate have newer contributions, those of all others. What the
+        newer ones cost is measured from the gate of these alone, or one owner's small steps would add up.
         The outcome `refused` says who would lose; it is not yet recorded. Raises NotReadyError where nobody
         could try it.
         """
+        incumbent = await self._compared_with(untouched)
         candidate = await self._solved(contributions, RIDGES, specification)
         if candidate.solution is None:
             empty = await self._defaults(candidate)
@@ -87,7 +92,7 @@ class GateMaker:
             )
         heads = self._parts.heads
         known = {leaf.expert: heads.get(leaf.expert) for leaf in candidate.leaves}
-        verdict = await self._try(candidate, specification, reason)
+        verdict = await self._try(candidate, incumbent, specification, reason)
         self.judged = {
             expert: head.digest
             for expert, head in known.items()
@@ -114,17 +119,8 @@ class GateMaker:
 
         Ridge and combinations are those of the gate `like`, as far as they still make sense.
         """
-        specification = self._parts.specifications.current
-        ridge = like.ridge or DEFAULT_RIDGE
-        candidate = await self._solved(contributions, (ridge,), specification)
-        kept = still_sensible(
-            like.combinations,
-            like.served,
-            await self._defaults(candidate),
-            has_sums=candidate.has_sums,
-            has_corrections=candidate.has_corrections,
-        )
-        return await self._activate(candidate, self._says(specification, kept, ridge, reason), specification)
+        candidate, says = await self._like(like, contributions, reason)
+        return await self._activate(candidate, says, self._parts.specifications.current)
 
     async def _solved(
         self,
@@ -162,20 +158,49 @@ class GateMaker:
             top_k=self._parts.top_k,
         )
 
+    async def _like(
+        self, like: GateStatement, contributions: Sequence[Statement[Contribution]], reason: str
+    ) -> tuple[Candidate, Signable]:
+        """Return a gate of these contributions that answers as another one does, as far as it can."""
+        specification = self._parts.specifications.current
+        ridge = like.ridge or DEFAULT_RIDGE
+        candidate = await self._solved(contributions, (ridge,), specification)
+        kept = still_sensible(
+            like.combinations,
+            like.served,
+            await self._defaults(candidate),
+            has_sums=candidate.has_sums,
+            has_corrections=candidate.has_corrections,
+        )
+        return candidate, self._says(specification, kept, ridge, reason)
+
+    async def _compared_with(self, untouched: Sequence[Statement[Contribution]] | None) -> bytes:
+        """Return the signed gate that a candidate is compared with; empty: none has leaves."""
+        active = self._present()
+        if active is None or untouched is None:
+            return b"" if active is None else active.envelope
+        candidate, says = await self._like(active.value, untouched, "for comparison")
+        return await self._publication.sign(candidate, says) if candidate.leaves else b""
+
     async def _try(
-        self, candidate: Candidate, specification: Statement[Specification], reason: str
+        self, candidate: Candidate, incumbent: bytes, specification: Statement[Specification], reason: str
     ) -> Verdict:
-        """Let the nodes choose the ridge first, by the root alone, and then how to answer."""
+        """Let the nodes choose the ridge first, by the root alone, and then how to answer.
+
+        Who does not answer the first time is not waited for a second time.
+        """
         defaults = await self._defaults(candidate)
-        ridge = DEFAULT_RIDGE
+        ridge, silent = DEFAULT_RIDGE, frozenset[NodeId]()
         if candidate.has_sums:
             says = self._says(specification, defaults, ridge, reason, is_trial=True)
-            heard = await self._ask(candidate, says, specification, ridge_options(len(candidate.ridges)))
+            ridges = ridge_options(len(candidate.ridges))
+            heard = await self._ask(candidate, incumbent, says, specification, ridges)
+            silent = heard.silent
             ridge = judge_ridge(heard.trials, candidate.ridges, ridge)
         temperatures, _ = await asyncio.to_thread(candidate.prototype_temperatures)
         options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
         says = self._says(specification, defaults, ridge, reason)
-        heard = await self._ask(candidate, says, specification, options)
+        heard = await self._ask(candidate, incumbent, says, specification, options, silent)
         verdict = await asyncio.to_thread(
             judge_trials, heard.trials, self._incumbents(), options, defaults, ridge
         )
@@ -184,16 +209,18 @@ class GateMaker:
     async def _ask(
         self,
         candidate: Candidate,
+        incumbent: bytes,
         says: Signable,
         specification: Statement[Specification],
         options: Sequence[TrialOption],
+        silent: frozenset[NodeId] = frozenset(),
     ) -> Heard:
-        active = self._present()
         return await self._parts.trials.run(
             asked=candidate.owners | self._incumbents(),
             incumbents=self._incumbents(),
+            silent=silent,
             candidate=await self._publication.sign(candidate, says),
-            incumbent=b"" if active is None else active.envelope,
+            incumbent=incumbent,
             options=options,
             specification=specification.envelope,
         )

@@ -30,6 +30,8 @@ MOST_TAKEN = 1 / 3
 its own cost it more than later ones."""
 LOUDEST = 4
 """A judge counts for no more samples than so many of the median judge's."""
+WORST_NLL = 20.0
+"""No sample's negative log likelihood can be larger: every answer has a floor of about exp(-14)."""
 BEYOND_ROOT = 1.0
 """By how many standard errors of the paired difference a combination must beat the root to be served."""
 
@@ -88,12 +90,15 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
         return False
     bounded = [trial.incumbent_correct, *(count for column in counts for count in column)]
     return (
-        all(math.isfinite(nll) and nll >= 0 for nll in trial.nll_sum)
+        all(0 <= nll <= WORST_NLL * trial.samples for nll in trial.nll_sum)
         and all(0 <= count <= trial.samples for count in bounded)
         and min(trial.experts_missing, trial.flops) >= 0
-        and max(trial.lost, default=0) <= trial.incumbent_correct
-        and max((*trial.gained, *trial.gained_among_own), default=0)
-        <= trial.samples - trial.incumbent_correct
+        and all(
+            trial.lost[row] <= trial.incumbent_correct
+            and max(trial.gained[row], trial.gained_among_own[row]) <= trial.samples - trial.incumbent_correct
+            for row, option in enumerate(options)
+            if not option.against_root
+        )
     )
 
 
@@ -249,6 +254,8 @@ def judge_trials(
     raw, trials = trials, weighed(trials)  # who is harmed is seen in its own figures
     kinds: dict[tuple[str, int], list[int]] = {}
     for row, option in enumerate(options):
+        if option.against_root:
+            continue
         kinds.setdefault((option.combination.name, option.combination.top_k), []).append(row)
     judged = [_best(trials, raw, incumbents, rows) for rows in kinds.values()]
     chosen = [_label(options, each) for each in judged]
@@ -272,7 +279,7 @@ def judge_trials(
         combinations=tuple(chosen),
         served=place,
         ridge=ridge,
-        harmed=served.harmed,
+        harmed=served.harmed or _harmed_by_root(raw, incumbents, options),
         evidence=evidence,
         reason=_in_words(trials, options, served.row),
     )
@@ -357,6 +364,15 @@ def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
 def _harmed(trials: Trials, incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
     found = {node: harm(trial, row) for node, trial in sorted(trials.items()) if node in incumbents}
     return tuple(Harm(node=node, words=words) for node, words in found.items() if words)
+
+
+def _harmed_by_root(
+    raw: Trials, incumbents: frozenset[NodeId], options: Sequence[TrialOption]
+) -> tuple[Harm, ...]:
+    """Return whom the candidate's root harms, which answers where no expert can, whatever is served."""
+    rows = [row for row, option in enumerate(options) if option.against_root]
+    found = [harm for row in rows for harm in _harmed(raw, incumbents, row)]
+    return tuple(Harm(node=harm.node, words=f"{harm.words} where the root answers") for harm in found)
 
 
 def _worst(raw: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:

@@ -18,12 +18,13 @@ from node.expert_store import ExpertStore, load_expert
 from node.gate_trial import TrialGate, Voice, arrays_for, experts_wanted, judge, no_samples
 from node.own_validation import Floats, OwnValidation
 from swarm.domain.combination import Combination, TrialOption
-from swarm.domain.errors import NotFoundError, SwarmError, TrunkMismatchError, UnreachableError
+from swarm.domain.errors import NotFoundError, TrunkMismatchError, UnreachableError
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import GateStatement, Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
+from swarm.gating.combinations import FALLBACK
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
@@ -79,7 +80,10 @@ class GateEvaluator:
         present = None
         if incumbent is not None and incumbent.value.leaves:
             served = incumbent.value.combination()
-            gate_now = await self._gate(incumbent.value, [TrialOption(combination=served)], specification)
+            needed = [TrialOption(combination=served)]
+            if any(option.against_root for option in options) and incumbent.value.kind == "analytic":
+                needed.append(FALLBACK)
+            gate_now = await self._gate(incumbent.value, needed, specification)
             present = (gate_now, served)
             tried.append((gate_now, (served,)))
         voices, asked = await self._voices(tried, features, specification)
@@ -146,8 +150,8 @@ class GateEvaluator:
                 values |= said
             except UnreachableError:
                 raise
-            except SwarmError as error:
-                _log.warning("trial.expert_missing", expert=manifest.expert, because=str(error))
+            except Exception as error:  # whatever a peer's expert does, the trial goes on without it
+                _log.warning("trial.expert_missing", expert=manifest.expert, because=str(error)[:1000])
         voice = Voice(
             class_names=manifest.class_names,
             probabilities=values.get("probabilities"),

@@ -158,12 +158,17 @@ def judge(
     """Return the candidate's sums over the N samples, one entry per option.
 
     labels are class names, features float32 [N, D]. `incumbent` is the present gate with the combination that
-    it serves; without one its count is 0 and nothing is gained, lost or taken. An expert without a voice, or
+    it serves; without one its count is 0 and nothing is gained, lost or taken, nor against the root of one
+    without sums. An expert without a voice, or
     whose voice lacks a form, is missing: uniform over its classes, or no correction.
     """
-    before = None
+    before = root_before = None
     if incumbent is not None:
-        before = _incumbent(labels, features, candidate.class_names, *incumbent, voices)
+        present, served = incumbent
+        before = _incumbent(labels, features, candidate.class_names, present, served, voices)
+        if present.analytic is not None and any(option.against_root for option in options):
+            root = Combination(name="root")
+            root_before = _incumbent(labels, features, candidate.class_names, present, root, voices)
     found = evaluate_options(
         options,
         labels=_rows_of(candidate.class_names, labels),
@@ -173,6 +178,7 @@ def judge(
         speakers=[_speaker(candidate, leaf, voices) for leaf in candidate.leaves],
         identities=candidate.experts,
         incumbent=before,
+        incumbent_root=root_before,
         roots=candidate.roots,
         classes=len(candidate.class_names),
     )

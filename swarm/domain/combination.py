@@ -53,7 +53,9 @@ class Combination:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialOption:
     """One combination under trial. `weights` names the candidate's array to score with: `weights`, or
-    `root.<i>` (float [M, C], class columns only) while a ridge is being chosen."""
+    `root.<i>` (float [M, C], class columns only) while a ridge is being chosen. `against_root`: compared with
+    the present gate's root instead of what that serves."""
 
     combination: Combination
     weights: str = "weights"
+    against_root: bool = False

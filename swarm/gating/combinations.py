@@ -21,6 +21,7 @@ from swarm.gating.routing import RoutePlan, plan_route
 from swarm.gating.sums import quantised
 
 __all__ = [
+    "FALLBACK",
     "Evaluation",
     "Incumbent",
     "Speaker",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 TOP_KS = (1, 2, 4)
+FALLBACK = TrialOption(combination=Combination(name="root"), against_root=True)
+"""The root as what answers where no expert can, and what corrections start from: it may not harm either."""
 ROOT = "root."
 """Arrays `root.<i>` float [M, C] are the class columns of the i-th ridge, while a ridge is being chosen."""
 CORRECTED_CLASS_TEMPERATURE = 0.2
@@ -120,7 +123,8 @@ def option_grid(
             )
             for temperature, strength, k in product((0.05, 0.1, 0.2, 0.5), (0.25, 0.5, 1.0, 2.0), TOP_KS)
         ]
-    return tuple(TrialOption(combination=each) for each in grid)
+    options = tuple(TrialOption(combination=each) for each in grid)
+    return (*options, FALLBACK) if gate_has_sums else options
 
 
 def expert_weights(
@@ -163,6 +167,7 @@ def evaluate_options(
     speakers: Sequence[Speaker],
     identities: Sequence[str],
     incumbent: Incumbent | None = None,
+    incumbent_root: Incumbent | None = None,
     roots: Mapping[str, NDArray[np.generic]] | None = None,
     fixed_point: float = 0.0,
     classes: int = 0,
@@ -170,12 +175,12 @@ def evaluate_options(
     """Return how each option does on N labelled samples; what it reckons is what routing would answer.
 
     labels int64 [N] are rows of the gate's classes, -1 for a class that it lacks (never correct); `classes`
-    is their number (0: the analytic gate's, else as many as are named). Without an `incumbent` nothing is
-    gained, lost or taken. features float32 [N, D]; speakers and identities (leaves with one identity are one
-    expert) one for each leaf. A speaker without the values that
-    are needed counts as uniform over its classes, or as no correction. `roots` are the arrays `root.<i>` of
-    options that name them; they need no gate, but its `fixed_point`. Raises InvalidInputError for an option
-    without what it needs.
+    is their number (0: the analytic gate's, else as many as are named). Without an `incumbent`, and for
+    options against the root without an `incumbent_root`, nothing is gained, lost or taken. features float32
+    [N, D]; speakers and identities (leaves with one identity are one expert) one for each leaf. A speaker
+    without the values that are needed counts as uniform over its classes, or as no correction. `roots` are
+    the arrays `root.<i>` of options that name them; they need no gate, but its `fixed_point`. Raises
+    InvalidInputError for an option without what it needs.
     """
     if len(features) != len(labels) or len(speakers) != len(identities):
         raise ShapeMismatchError(
@@ -202,7 +207,8 @@ def evaluate_options(
             if option.weights != WEIGHTS:
                 own, reference = tried[option.weights], None
             answer = answer_of(option.combination, own, *spoken)
-            figures[:, place] = _figures(answer, truth, incumbent, reference)
+            before = incumbent_root if option.against_root else incumbent
+            figures[:, place] = _figures(answer, truth, before, reference)
     whole = figures[1:].astype(np.int64)
     return Evaluation(
         nll_sum=figures[0],

@@ -22,6 +22,7 @@ from swarm.domain.errors import (
     StaleFenceError,
     SwarmError,
     TrunkMismatchError,
+    UnreachableError,
     VerificationError,
 )
 from swarm.domain.ids import ExpertId
@@ -501,18 +502,63 @@ async def contribute_changed(node: SmallNode, **changed: Any) -> Any:
     return await node.coordinator.contribute(signed, data, node.fence)
 
 
-async def test_a_candidate_that_its_incumbents_cannot_try_in_time_does_not_come(swarm: BackEnd) -> None:
+@pytest.mark.parametrize("failure", [DeadlineError, UnreachableError, InvalidInputError])
+async def test_a_candidate_that_its_incumbents_cannot_try_does_not_come(
+    swarm: BackEnd, failure: type[SwarmError]
+) -> None:
     ada, bob = await with_sums(swarm, ada="ab", bob="cd")
-
-    async def late(*_: Any) -> Any:
-        raise DeadlineError("trial", found="no answer in time")
-
-    ada.try_gate = bob.try_gate = late  # type: ignore[method-assign]
+    ada.fails_to_judge = bob.fails_to_judge = failure("trial", found="no answer")
     eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
     await eve.publish(swapped())
     error = await refusal(eve.contribute())
-    assert isinstance(error, NotReadyError) and "2 of 2 connected incumbents too slow" in error.found
+    assert isinstance(error, NotReadyError) and "2 of 2 connected incumbents" in error.found
     assert (await current(ada)).version == 2
+
+
+async def test_a_judge_that_hangs_is_not_waited_for_long_nor_twice(
+    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.gate_trials.PATIENCE_S", 1.0)
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    asked = []
+
+    async def hanging(*_: Any) -> Any:
+        asked.append(1)
+        await asyncio.Event().wait()
+
+    ada.try_gate = hanging  # type: ignore[method-assign]
+    assert (await bob.contribute()).state == "activated"
+    gate = await current(bob)
+    assert (gate.evidence["incumbents_heard"], len(asked)) == (1, 1)
+
+
+async def test_sums_with_flipped_labels_are_refused_though_their_expert_is_honest(swarm: BackEnd) -> None:
+    """Another combination may do without the root, which still answers where no expert can."""
+    ada, _ = await with_sums(swarm, ada="ab", bob="cd")
+    eve = await swarm.node("eve", "ab", sums="exact", count=200, calls={"a": "b", "b": "a"})
+    await eve.publish()
+    error = await refusal(eve.contribute())
+    assert isinstance(error, HarmfulContributionError) and "where the root answers" in error.found
+    assert (await current(ada)).version == 2
+
+
+async def test_a_newer_contribution_is_compared_with_the_gate_without_its_owner(swarm: BackEnd) -> None:
+    """Or one owner could go far in small steps."""
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    compared: list[bytes] = []
+    judge = ada.try_gate
+
+    async def noted(candidate: bytes, incumbent: bytes, *rest: Any) -> Any:
+        compared.append(incumbent)
+        return await judge(candidate, incumbent, *rest)
+
+    ada.try_gate = noted  # type: ignore[method-assign]
+    await bob.contribute()
+    gates = [read_statement(each, GateStatement).value for each in compared]
+    assert [[leaf.owner for leaf in gate.leaves] for gate in gates] == [["ada"]] * 2
+    assert all(gate.kind == "analytic" and gate.arrays for gate in gates)
+    newest = await current(ada)
+    assert newest.version == 3 and {leaf.owner for leaf in newest.leaves} == {"ada", "bob"}
 
 
 async def test_a_contribution_at_fault_takes_nobody_with_it(

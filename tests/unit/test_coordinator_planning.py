@@ -23,6 +23,7 @@ from coordinator.trials import (
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
+from swarm.gating.combinations import FALLBACK
 from swarm.gating.routing import plan_route
 
 ADA, BOB = NodeId("ada"), NodeId("bob")
@@ -282,6 +283,7 @@ def test_trials_that_cannot_be_true_are_recognised() -> None:
         trial((1, 1)),
         trial((1,), nll=(float("nan"),)),
         trial((1,), nll=(-1.0,)),
+        trial((1,), nll=(1.7e308,)),  # a sum of these is infinite
         trial((101,)),
         trial((1,), (0,), (101,)),
         trial((1,), (-1,)),
@@ -349,6 +351,18 @@ def test_what_the_worst_off_incumbent_loses_is_in_the_evidence() -> None:
     assert {key: verdict.evidence[f"largest_{key}"] for key in ("loss", "ceded", "taken")} == {
         "loss": 0.03, "ceded": 0.06, "taken": 0.07,
     }  # fmt: skip
+
+
+def test_a_root_that_harms_refuses_a_candidate_that_serves_something_else() -> None:
+    tried = (*options("root", "gate 2"), FALLBACK)
+    found = trial((80, 90, 80), (0, 0, 0), (0, 0, 9), on_root=((0, 0), (20, 10), (0, 0)))
+    verdict = judge_trials({ADA: found}, frozenset({ADA}), tried, WITH_SUMS, 300.0)
+    assert served(verdict)[0] == "gate top-2" and len(verdict.combinations) == 2
+    expected = (
+        "ada would lose 9 and gain 0 of 100 validation samples among its own classes where the root answers"
+    )
+    assert [str(harm) for harm in verdict.harmed] == [expected]
+    assert is_sound(replace(found, lost=(0, 0, 60)), tried)  # right by the root, not by what is served
 
 
 def test_a_new_class_that_takes_an_incumbents_own_is_refused_by_name() -> None:

@@ -20,7 +20,7 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import ExpertId, LeafId, NodeId, expert_of
 from swarm.domain.inference import GateTrial
 from swarm.domain.manifests import GateLeaf
-from swarm.gating.combinations import ridge_options
+from swarm.gating.combinations import FALLBACK, ridge_options
 from tests.support import trust
 
 Floats = NDArray[np.float32]
@@ -204,6 +204,19 @@ def test_the_present_gate_is_judged_as_a_candidate_of_its_kind_would_be(served: 
     assert found.gained == found.lost == (0,)
     assert answers(gate, served, SPREAD, CORRECTIONS).sum(axis=1) == pytest.approx(1, abs=1e-5)
     assert answers(gate, served, SPREAD, {}).shape == (4, 3)
+
+
+def test_the_root_is_compared_with_the_present_root_whatever_that_gate_serves() -> None:
+    gate = analytic(with_prototypes=True)
+    turned = replace(gate.analytic, weights=-gate.analytic.weights) if gate.analytic else None
+    served, options = Combination(name="prototypes", top_k=2), [option("root"), FALLBACK]
+    worse = judge(LABELS, SPREAD, replace(gate, analytic=turned), options, SAID, incumbent=(gate, served))
+    assert worse.lost[1] == 4 and worse.gained[1] == 0
+    same = judge(LABELS, SPREAD, gate, options, SAID, incumbent=(gate, served))
+    assert same.gained[1] == same.lost[1] == same.lost_among_own[1] == same.taken[1] == 0
+    plain = replace(gate, analytic=None)
+    first = judge(LABELS, SPREAD, replace(gate, analytic=turned), options, SAID, incumbent=(plain, served))
+    assert first.lost[1] == 0
 
 
 def test_a_ridge_is_tried_with_its_class_columns_and_nothing_else() -> None:

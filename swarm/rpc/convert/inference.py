@@ -200,7 +200,11 @@ def combination_to_pb(combination: Combination) -> expert_pb2.Combination:
 
 def trial_options_to_pb(options: Sequence[TrialOption]) -> list[expert_pb2.TrialOption]:
     return [
-        expert_pb2.TrialOption(combination=combination_to_pb(option.combination), weights=option.weights)
+        expert_pb2.TrialOption(
+            combination=combination_to_pb(option.combination),
+            weights=option.weights,
+            against_root=option.against_root,
+        )
         for option in options
     ]
 
@@ -217,6 +221,7 @@ def trial_options_from_pb(messages: Iterable[expert_pb2.TrialOption]) -> tuple[T
                 class_temperature=message.combination.class_temperature,
             ),
             weights=message.weights[:40],
+            against_root=message.against_root,
         )
         for message in messages
     )

@@ -72,12 +72,14 @@ class Combination(_message.Message):
     def __init__(self, name: _Optional[str] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., strength: _Optional[float] = ..., class_temperature: _Optional[float] = ...) -> None: ...
 
 class TrialOption(_message.Message):
-    __slots__ = ("combination", "weights")
+    __slots__ = ("combination", "weights", "against_root")
     COMBINATION_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_ROOT_FIELD_NUMBER: _ClassVar[int]
     combination: Combination
     weights: str
-    def __init__(self, combination: _Optional[_Union[Combination, _Mapping[str, object]]] = ..., weights: _Optional[str] = ...) -> None: ...
+    against_root: bool
+    def __init__(self, combination: _Optional[_Union[Combination, _Mapping[str, object]]] = ..., weights: _Optional[str] = ..., against_root: _Optional[bool] = ...) -> None: ...
 
 class TryGateRequest(_message.Message):
     __slots__ = ("candidate", "incumbent", "options", "specification")
