@@ -26,6 +26,8 @@ from swarm.domain.membership import Caller, ContributionOutcome
 
 QUIET_S = 2.0
 """New corrections are tried together once none came for so long."""
+LATEST_S = 10.0
+"""However many more come, the first one waits no longer than this."""
 AGAIN_S = 60.0
 """Where nobody could try them, they are tried again after so long."""
 
@@ -56,6 +58,7 @@ class GateKeeper:
         self._changing = parts.changing
         self._running: set[asyncio.Task[Any]] = set()
         self._fit_soon: asyncio.TimerHandle | None = None
+        self._first_untried = 0.0
 
     @property
     def active(self) -> ActiveGate | None:
@@ -123,8 +126,11 @@ class GateKeeper:
         """Fit the gate anew, soon, where a leaf's expert has a correction that no trial knew yet."""
         if expert not in self._untried_corrections():
             return
+        loop = asyncio.get_running_loop()
+        first = self._first_untried or loop.time()
         self._forget_timer()
-        self._fit_soon = asyncio.get_running_loop().call_later(QUIET_S, self._fit_corrections)
+        self._first_untried = first
+        self._fit_soon = loop.call_at(min(loop.time() + QUIET_S, first + LATEST_S), self._fit_corrections)
 
     async def synchronise(self) -> None:
         """Bring store and registry up to our newest gate, or ours up to the store's."""
@@ -202,10 +208,10 @@ class GateKeeper:
     def _forget_timer(self) -> None:
         if self._fit_soon is not None:
             self._fit_soon.cancel()
-        self._fit_soon = None
+        self._fit_soon, self._first_untried = None, 0.0
 
     def _fit_corrections(self) -> None:
-        self._fit_soon = None
+        self._forget_timer()
         self._begin(self._change("", self._fit_to_corrections), "fit the gate to new corrections")
 
     async def _fit_to_corrections(self) -> ContributionOutcome:

@@ -347,6 +347,23 @@ async def test_new_corrections_are_tried_together_soon_after_they_come(
     assert (await current(ada)).version == gate.version
 
 
+async def test_a_correction_is_tried_however_many_more_come(
+    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_keeper, "QUIET_S", 60.0)
+    monkeypatch.setattr(gate_keeper, "LATEST_S", 0.5)
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    before = (await current(ada)).version
+    for node in (ada, bob):
+        node.corrects = True
+        await node.publish()
+
+    async def fitted() -> bool:
+        return (await current(ada)).version > before
+
+    await until(fitted)
+
+
 async def test_corrections_that_nobody_could_try_are_tried_again(
     swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
