@@ -1,6 +1,10 @@
 """FedAvg: one net, trained on every node for some steps, averaged by samples, over and over.
 
 The baseline of the reports, and a way to a shared trunk. Source: McMahan et al. 2017.
+
+One node cannot blow the average up: its weight is bounded, its arrays must be like the net's, its update's
+norm is clipped (`swarm.federation.updates`). That is no defence against many nodes together, against updates
+of an ordinary norm in a wrong direction (poisoned labels, backdoors), or against reading data out of updates.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,20 +22,25 @@ from swarm.experts.shared_net import SharedNet
 from swarm.experts.training import TrainSettings
 from swarm.federation.messages import array_record, named_arrays
 from swarm.federation.own_samples import OwnSamples, asked, labels_among, own_samples, words_of
+from swarm.federation.packing import Array
 from swarm.federation.progress import say, stage
 from swarm.federation.rounds import (
     MOST_NUMBER,
     MOST_SAMPLES,
+    Answer,
     RunLimits,
     check_enough,
     checked_count,
     checked_number,
+    clipped_counts,
     connected_nodes,
     finish,
-    read_numbers,
+    listed,
+    node_of,
+    read_answer,
     specification_of,
 )
-from swarm.gating.ridge import UNBALANCED
+from swarm.federation.updates import check_like, clipped_updates
 
 ROUND_ACCURACIES = "round_accuracies"
 """The result's array beside the net's own: validation accuracy after each round that was judged."""
@@ -101,11 +110,12 @@ def net_samples(samples: OwnSamples, names: tuple[str, ...], *, validation: bool
 class BoundedFedAvg(FedAvg):
     """FedAvg over every connected node; a round with too few answers ends the run. Waits are bounded.
 
-    A node weighs by the samples that it names, but by no more than `clipped_counts` leaves of them. Numbers
-    that cannot be end the run by the node's name.
+    A node weighs by the samples that it names, but by no more than `clipped_counts` leaves of them, and moves
+    the net by no more than `clipped_updates` leaves of its update. Numbers that cannot be, and arrays that
+    are not like those of `net`, end the run by the node's name.
     """
 
-    def __init__(self, grid: Grid, limits: RunLimits, rounds: int) -> None:
+    def __init__(self, grid: Grid, limits: RunLimits, rounds: int, net: Mapping[str, Array]) -> None:
         super().__init__(
             fraction_train=1.0,
             fraction_evaluate=1.0,
@@ -114,6 +124,7 @@ class BoundedFedAvg(FedAvg):
             min_available_nodes=0,
         )
         self._grid, self._limits, self._rounds = grid, limits, rounds
+        self._net, self._sent = net, net
         self.heard = 0
         self.train_flops = 0.0
 
@@ -122,6 +133,7 @@ class BoundedFedAvg(FedAvg):
     ) -> Iterable[Message]:
         stage(f"round {server_round} of {self._rounds}", (server_round - 1) / self._rounds, 1 / self._rounds)
         fixed = _fixed(connected_nodes(grid, self._limits))
+        self._sent = named_arrays(arrays)
         return super().configure_train(server_round, arrays, config, fixed)
 
     def configure_evaluate(
@@ -135,41 +147,51 @@ class BoundedFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         ordered = _in_order(replies)
         answered = [reply for reply in ordered if not reply.has_error()]
-        check_enough(
-            len(answered), [str(reply.error.reason) for reply in ordered if reply.has_error()], self._limits
-        )
+        missing = {
+            node_of(self._grid, reply): str(reply.error.reason) for reply in ordered if reply.has_error()
+        }
+        check_enough(len(answered), missing, self._limits)
         self.heard = len(answered)
-        self._check(answered, {"loss": MOST_NUMBER, "train-flops": MOST_NUMBER})
-        self.train_flops += sum(_metric(reply, "train-flops") for reply in answered)
+        answers = [read_answer(self._grid, reply) for reply in answered]
+        checked = checked_metrics(answers, {"loss": MOST_NUMBER, "train-flops": MOST_NUMBER})
+        for reply, metrics, arrays in zip(answered, checked, self._bounded(answers), strict=True):
+            reply.content = RecordDict({"arrays": array_record(arrays), "metrics": metrics})
+        self.train_flops += sum(float(cast(float, metrics["train-flops"])) for metrics in checked)
         return super().aggregate_train(server_round, ordered)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         ordered = _in_order(replies)
         answered = [reply for reply in ordered if not reply.has_error()]
-        self._check(answered, {"accuracy": 1.0, "loss": MOST_NUMBER})
+        answers = [read_answer(self._grid, reply) for reply in answered]
+        checked = checked_metrics(answers, {"accuracy": 1.0, "loss": MOST_NUMBER})
+        for reply, metrics in zip(answered, checked, strict=True):
+            reply.content = RecordDict({"metrics": metrics})
         found = super().aggregate_evaluate(server_round, ordered)
         figures = {name: float(value) for name, value in (found or {}).items() if not isinstance(value, list)}
         say(f"{len(answered)} of {len(ordered)} nodes", 1.0, figures)
         return found
 
-    def _check(self, replies: Sequence[Message], most: Mapping[str, float]) -> None:
-        """Leave only checked numbers in replies: `num-examples`, clipped, and what `most` bounds."""
-        answers = [read_numbers(self._grid, reply) for reply in replies]
-        counts = [checked_count(answer, WEIGHT, MOST_SAMPLES, least=1) for answer in answers]
-        for reply, answer, count in zip(replies, answers, clipped_counts(counts), strict=True):
-            numbers = {name: checked_number(answer, name, limit) for name, limit in most.items()}
-            for name in list(reply.content.metric_records):
-                del reply.content[name]
-            reply.content["metrics"] = MetricRecord({WEIGHT: count, **numbers})
+    def _bounded(self, answers: Sequence[Answer]) -> list[dict[str, Array]]:
+        """Return each node's arrays, checked and with its update clipped; says whose was."""
+        for answer in answers:
+            check_like(f"weights of node {answer.node}", answer.arrays, self._net)
+        arrays, touched = clipped_updates(self._sent, [answer.arrays for answer in answers])
+        names = [answer.node for answer, clipped in zip(answers, touched, strict=True) if clipped]
+        if names:
+            say(f"clipped: {listed(names)}")
+        return arrays
 
 
-def clipped_counts(counts: Sequence[int]) -> list[int]:
-    """Return the samples that each node weighs by: at most UNBALANCED times their lower median.
-
-    That caps what one node's word can do; of two nodes one alone can not set the median.
-    """
-    most = int(UNBALANCED * sorted(counts)[(len(counts) - 1) // 2]) if counts else 0
-    return [min(count, most) for count in counts]
+def checked_metrics(answers: Sequence[Answer], most: Mapping[str, float]) -> list[MetricRecord]:
+    """Return only checked numbers of each answer: `num-examples`, clipped, and what `most` bounds; raises by
+    the node's name."""
+    counts = [checked_count(answer, WEIGHT, MOST_SAMPLES, least=1) for answer in answers]
+    return [
+        MetricRecord(
+            {WEIGHT: count, **{name: checked_number(answer, name, limit) for name, limit in most.items()}}
+        )
+        for answer, count in zip(answers, clipped_counts(counts), strict=True)
+    ]
 
 
 @server_app.main()
@@ -188,10 +210,11 @@ def average(grid: Grid, context: Context) -> None:
         "seed": seed,
         "classes": list(names),
     }
-    strategy = BoundedFedAvg(grid, limits, rounds)
+    initial = net.initial(seed)
+    strategy = BoundedFedAvg(grid, limits, rounds, initial)
     result = strategy.start(
         grid=grid,
-        initial_arrays=array_record(net.initial(seed)),
+        initial_arrays=array_record(initial),
         num_rounds=rounds,
         timeout=limits.timeout_s,
         train_config=ConfigRecord(config),
@@ -236,7 +259,3 @@ def _arrays(message: Message) -> dict[str, Any]:
 
 def _in_order(replies: Iterable[Message]) -> list[Message]:
     return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
-
-
-def _metric(reply: Message, name: str) -> float:
-    return float(cast(float, reply.content.metric_records["metrics"][name]))

@@ -6,18 +6,22 @@ trunk's features in fixed point and the specification's classes.
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from swarm.domain.errors import InvalidInputError
+from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.specification import Specification
+from swarm.experts.shared_net import SharedNet
 from swarm.federation.averaging import net_samples, shared_net
 from swarm.federation.messages import named_arrays
 from swarm.federation.own_samples import asked, introduced, own_samples, words_of
-from swarm.federation.packing import unpack_named
-from swarm.federation.progress import stage
+from swarm.federation.packing import Array, unpack_named
+from swarm.federation.progress import say, stage
 from swarm.federation.rounds import (
     MOST_SAMPLES,
     Answer,
@@ -26,9 +30,13 @@ from swarm.federation.rounds import (
     checked_count,
     checked_number,
     finish,
+    most_samples,
+    node_weights,
     specification_of,
+    told_clipped,
 )
 from swarm.federation.sums import ridge_scores
+from swarm.federation.updates import check_like
 
 RIDGE_ROOT = "ridge-root"
 client_app = ClientApp()
@@ -55,23 +63,54 @@ def score(message: Message, context: Context) -> Message:
 
 @server_app.main()
 def evaluate_arrays(grid: Grid, context: Context) -> None:
-    """Send the weights to every node once; sum what comes back."""
+    """Send the weights to every node once; sum what comes back, of a node at most `most_samples`' worth."""
     limits, specification = RunLimits.of(context), specification_of(context)
     try:
         data = base64.b64decode(str(context.run_config.get("arrays", "")), validate=True)
     except binascii.Error as error:
         raise InvalidInputError("option arrays", found="no base64", expected="packed arrays") from error
     arrays = unpack_named(data, "option arrays")
+    check_weights(arrays, str(context.run_config["net"]), specification)
     stage("evaluation", 0.0, 1.0)
     question = {"net": str(context.run_config["net"]), "classes": list(specification.class_names)}
     answers = ask_nodes(grid, limits, "query.score", arrays, question)
     weights = tuple(arrays) if question["net"] == RIDGE_ROOT else ()
-    totals: dict[str, float] = {}
-    for answer in answers:
-        for name, value in checked_scores(answer, weights).items():
-            totals[name] = totals.get(name, 0.0) + value
-    accuracy = totals["correct"] / totals["samples"] if totals else 0.0
+    scores = [checked_scores(answer, weights) for answer in answers]
+    samples = [int(each["samples"]) for each in scores]
+    shares = node_weights(samples, most_samples(samples))
+    say(told_clipped(answers, shares), 1.0)
+    totals = {
+        name: sum(share * each[name] for each, share in zip(scores, shares, strict=True))
+        for name in scores[0]
+    }
+    accuracy = totals["correct"] / totals["samples"]
     finish(context, {}, {**totals, "nodes": len(answers), "validation_accuracy": accuracy})
+
+
+def check_weights(arrays: Mapping[str, Array], net: str, specification: Specification) -> None:
+    """Raise ShapeMismatchError, with what to do, unless arrays are those of the net, or of ridge roots.
+
+    A net of somebody's own that cannot be built here is left to the nodes that have it.
+    """
+    classes = len(specification.class_names)
+    if net == RIDGE_ROOT:
+        shape = (specification.trunk.sum_size, classes)
+        like = np.broadcast_to(np.zeros(()), shape)
+        remedy = "give a file of this swarm's own: swarm federate sums --out FILE"
+        check_like(
+            "weights to be judged",
+            arrays,
+            dict.fromkeys(arrays, like) or {"root": like},
+            remedy=remedy,
+            dtypes=False,
+        )
+        return
+    try:
+        own = SharedNet(factory=net, input_shape=specification.input_shape, classes=classes).initial(0)
+    except NotFoundError:
+        return
+    remedy = "name the net that the file is of: --net NAME"
+    check_like(f"weights for net {net}", arrays, own, remedy=remedy, dtypes=False)
 
 
 def checked_scores(answer: Answer, weights: tuple[str, ...]) -> dict[str, float]:

@@ -5,7 +5,13 @@ Each node gives the centroids of its own k-means with their counts as candidates
 cluster with fewer samples at a node than the specification's minimum count is not sent. A centre that nobody
 is nearest to moves to the candidate farthest from all centres. Source: Lloyd 1982; Arthur and Vassilvitskii
 2007.
+
+Features count within what the trunk's fixed point holds, as in sums. So what a node says has bounds: at most
+k candidates, centroids and means within that range, and it counts by at most UNBALANCED lower medians of the
+nodes' samples. Within these bounds its word is taken.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -14,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.domain.specification import Specification, TrunkReference
 from swarm.federation.messages import array_record, named_arrays
 from swarm.federation.own_samples import OwnSamples, asked, introduced, own_features, own_samples
 from swarm.federation.progress import say, stage
@@ -22,14 +29,19 @@ from swarm.federation.rounds import (
     RunLimits,
     ask_nodes,
     check_counts,
+    check_within,
     checked_array,
     checked_number,
     finish,
+    most_samples,
+    node_weights,
     specification_of,
+    told_clipped,
 )
 from swarm.gating.distances import squared_distances
 from swarm.gating.kmeans import lloyd_kmeans
 from swarm.gating.regions import region_columns
+from swarm.gating.sums import MAX_INT16
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -40,6 +52,9 @@ Counts = NDArray[np.int64]
 _TOLERANCE = 1e-4
 _SEEDING_ROUNDS = 25
 _STARTS = 8
+_ROWS = 4096
+_ROUNDING = 1.0 + 1e-5
+"""Means and sums of numbers within a bound may be beyond it by so much."""
 
 
 @client_app.query("candidates")
@@ -112,7 +127,12 @@ def cluster_sums(
     return sums, counts, inertia
 
 
-def seed_centres(candidates: Floats, counts: Counts, k: int, seed: int) -> Floats:
+def largest_feature(trunk: TrunkReference) -> float:
+    """Return the largest feature that the trunk's fixed point holds; regions are sought within +- that."""
+    return MAX_INT16 / trunk.fixed_point
+
+
+def seed_centres(candidates: Floats, counts: Counts | Doubles, k: int, seed: int) -> Floats:
     """Return k centres float32 [k, R] from candidates [m, R] that stand for counts [m] samples.
 
     Weighted k-means++ and weighted Lloyd, from _STARTS starts; the one of least weighted inertia. With
@@ -130,7 +150,7 @@ def seed_centres(candidates: Floats, counts: Counts, k: int, seed: int) -> Float
     for _ in range(_STARTS):
         centres = points[_weighted_seeds(points, weights, k, rng)]
         for _ in range(_SEEDING_ROUNDS):
-            nearest = squared_distances(points, centres).argmin(axis=1)
+            nearest, _ = _nearest(points, centres)
             moved = centres.copy()
             for cluster in np.unique(nearest):
                 rows = nearest == cluster
@@ -138,13 +158,13 @@ def seed_centres(candidates: Floats, counts: Counts, k: int, seed: int) -> Float
             if np.allclose(moved, centres):
                 break
             centres = moved
-        inertia = float((squared_distances(points, centres).min(axis=1) * weights).sum())
+        inertia = float((_nearest(points, centres)[1] * weights).sum())
         if inertia < best_inertia:
             best, best_inertia = centres, inertia
     return best.astype(np.float32)
 
 
-def next_centres(centres: Floats, sums: Doubles, counts: Counts, candidates: Floats) -> Floats:
+def next_centres(centres: Floats, sums: Doubles, counts: Counts | Doubles, candidates: Floats) -> Floats:
     """Return the means of what was summed [k, R]; an empty cluster's centre moves to the candidate that is
     farthest from all centres (ties: the lower row), each candidate once."""
     moved = centres.astype(np.float64)
@@ -154,7 +174,7 @@ def next_centres(centres: Floats, sums: Doubles, counts: Counts, candidates: Flo
         others = moved[filled]
         if not len(others):
             break
-        distance = squared_distances(candidates.astype(np.float64), others).min(axis=1)
+        _, distance = _nearest(candidates.astype(np.float64), others)
         moved[cluster] = candidates[int(distance.argmax())]
         filled = filled.copy()
         filled[cluster] = True
@@ -168,32 +188,22 @@ def find_regions(grid: Grid, context: Context) -> None:
     settings = context.run_config
     k, rounds, seed = int(settings["k"]), int(settings["rounds"]), int(settings["seed"])
     columns = region_columns(specification.trunk.feature_size)
-    size = len(columns)
     stage("candidates", 0.0, 0.2)
     offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed})
-    candidates = np.concatenate([checked_array(each, "centroids", "float32", (-1, size)) for each in offered])
-    stands_for = np.concatenate(
-        [_counts_of_candidates(each, specification.min_leaf_count) for each in offered]
-    )
+    candidates, stands_for, most = pooled_candidates(offered, k, specification)
     centres = seed_centres(candidates, stands_for, k, seed)
-    counts = np.zeros(k, dtype=np.int64)
+    counts = np.zeros(k)
     inertia, reseeded, done = 0.0, 0, 0
     for number in range(1, rounds + 1):
         stage(f"round {number} of {rounds}", 0.2 + 0.8 * (number - 1) / rounds, 0.8 / rounds)
         answers = ask_nodes(grid, limits, "query.cluster_sums", {"centres": centres}, {})
-        sums, counts = np.zeros((k, size)), np.zeros(k, dtype=np.int64)
-        for answer in answers:
-            own = checked_array(answer, "counts", "int64", (k,))
-            check_counts(answer, "counts", own, specification.min_leaf_count, or_none=True)
-            counts += own
-            sums += checked_array(answer, "sums", "float64", (k, size))
-        inertia = sum(checked_number(answer, "inertia") for answer in answers)
+        sums, counts, inertia, told = pooled_sums(answers, k, most, specification)
         moved = next_centres(centres, sums, counts, candidates)
         empty, done = int((counts == 0).sum()), number
         reseeded += empty
         shift = float(np.square(moved.astype(np.float64) - centres).sum())
         spread = float(np.square(moved.astype(np.float64) - moved.mean(axis=0)).sum())
-        say(f"{len(answers)} nodes", 1.0, {"inertia": inertia, "empty": empty})
+        say(told, 1.0, {"inertia": inertia, "empty": empty})
         last = number == rounds or (not empty and shift <= _TOLERANCE**2 * max(spread, 1e-30))
         if last and not empty:
             # Sums and counts are about these centres; what they would move by is below the tolerance.
@@ -202,33 +212,97 @@ def find_regions(grid: Grid, context: Context) -> None:
             centres = moved
         if last:
             break
+    # A clipped node's share of a sample is a sample all the same: a cluster that has one is not empty.
+    whole = np.ceil(counts).astype(np.int64)
     finish(
         context,
-        {"centres": centres, "counts": counts, "columns": columns},
+        {"centres": centres, "counts": whole, "columns": columns},
         {
             "nodes": len(offered),
             "rounds": done,
             "inertia": inertia,
-            "samples": int(counts.sum()),
-            "empty_clusters": int((counts == 0).sum()),
+            "samples": int(whole.sum()),
+            "empty_clusters": int((whole == 0).sum()),
             "reseeded": reseeded,
         },
     )
 
 
-def _counts_of_candidates(answer: Answer, minimum: int) -> Counts:
-    """Return how many samples each of an answer's centroids stands for; raises by the node's name."""
-    counts: Counts = checked_array(answer, "counts", "int64", (len(answer.arrays["centroids"]),))
-    if not len(counts):
-        raise InvalidInputError(f"centroids of node {answer.node}", found="none", expected="one or more")
-    check_counts(answer, "counts", counts, minimum)
-    return counts
+def pooled_candidates(
+    answers: Sequence[Answer], k: int, specification: Specification
+) -> tuple[Floats, Doubles, int]:
+    """Return all centroids float32 [m, R], how many samples each stands for, float64 [m], and how many a
+    node counts by at most in this run.
+
+    Raises InvalidInputError by the name of a node that gives none, more than k, or what cannot be.
+    """
+    found = [_checked_candidates(answer, k, specification) for answer in answers]
+    samples = [int(counts.sum()) for _, counts in found]
+    most = most_samples(samples)
+    weights = node_weights(samples, most)
+    stands_for = [counts * weight for (_, counts), weight in zip(found, weights, strict=True)]
+    say(told_clipped(answers, weights), 1.0)
+    return np.concatenate([centroids for centroids, _ in found]), np.concatenate(stands_for), most
+
+
+def _checked_candidates(answer: Answer, k: int, specification: Specification) -> tuple[Floats, Counts]:
+    size = len(region_columns(specification.trunk.feature_size))
+    centroids: Floats = checked_array(answer, "centroids", "float32", (-1, size))
+    if not 1 <= len(centroids) <= k:
+        raise InvalidInputError(
+            f"centroids of node {answer.node}", found=f"{len(centroids)}", expected=f"1 to {k}, as asked"
+        )
+    check_within(answer, "centroids", centroids, largest_feature(specification.trunk) * _ROUNDING)
+    counts: Counts = checked_array(answer, "counts", "int64", (len(centroids),))
+    check_counts(answer, "counts", counts, specification.min_leaf_count)
+    return centroids, counts
+
+
+def pooled_sums(
+    answers: Sequence[Answer], k: int, most: int, specification: Specification
+) -> tuple[Doubles, Doubles, float, str]:
+    """Return sums float64 [k, R], counts float64 [k] and inertia of all nodes, and who answered.
+
+    A node with more than `most` samples counts as if it had those: taken from the candidates, since later
+    answers leave out small clusters. InvalidInputError by the name of a node whose numbers cannot be.
+    """
+    found = [_checked_sums(answer, k, specification) for answer in answers]
+    weights = node_weights([int(own.sum()) for _, own, _ in found], most)
+    sums, counts, inertia = np.zeros(found[0][0].shape), np.zeros(k), 0.0
+    for (own_sums, own_counts, own_inertia), weight in zip(found, weights, strict=True):
+        sums += weight * own_sums
+        counts += weight * own_counts
+        inertia += weight * own_inertia
+    return sums, counts, inertia, told_clipped(answers, weights)
+
+
+def _checked_sums(answer: Answer, k: int, specification: Specification) -> tuple[Doubles, Counts, float]:
+    largest = largest_feature(specification.trunk) * _ROUNDING
+    size = len(region_columns(specification.trunk.feature_size))
+    counts: Counts = checked_array(answer, "counts", "int64", (k,))
+    check_counts(answer, "counts", counts, specification.min_leaf_count, or_none=True)
+    sums: Doubles = checked_array(answer, "sums", "float64", (k, size))
+    check_within(answer, "sums", sums, largest * counts[:, None].astype(np.float64))
+    # Centres that noise seeded lie a little outside, hence not twice the largest feature but thrice.
+    farthest = size * (3 * largest) ** 2
+    return sums, counts, checked_number(answer, "inertia", farthest * float(counts.sum()))
 
 
 def _region_features(samples: OwnSamples) -> Floats:
     columns = region_columns(samples.specification.trunk.feature_size)
+    largest = largest_feature(samples.specification.trunk)
     found: Floats = np.ascontiguousarray(own_features(samples)[:, columns])
-    return found
+    return np.clip(found, -largest, largest, out=found)
+
+
+def _nearest(points: Doubles, centres: Doubles) -> tuple[Counts, Doubles]:
+    """Return each point's nearest centre int64 [m] and its squared distance [m]; never [m, k] at once."""
+    rows, distances = np.empty(len(points), dtype=np.int64), np.empty(len(points))
+    for start in range(0, len(points), _ROWS):
+        part = squared_distances(points[start : start + _ROWS], centres)
+        rows[start : start + _ROWS] = part.argmin(axis=1)
+        distances[start : start + _ROWS] = part.min(axis=1)
+    return rows, distances
 
 
 def _weighted_seeds(points: Doubles, weights: Doubles, k: int, rng: np.random.Generator) -> list[int]:

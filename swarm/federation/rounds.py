@@ -1,7 +1,7 @@
 """What the server sides of all apps share: a question to every node, the answers in order, and the result."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Protocol, cast, runtime_checkable
@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from swarm.domain.errors import InvalidInputError, NotReadyError
@@ -16,6 +17,7 @@ from swarm.domain.specification import Specification
 from swarm.federation.messages import array_record, named_arrays
 from swarm.federation.packing import Array
 from swarm.federation.progress import say
+from swarm.gating.ridge import UNBALANCED
 
 RESULT, FIGURES = "result", "figures"
 MOST_SAMPLES = 10**9
@@ -108,48 +110,89 @@ def ask_nodes(
     return answers
 
 
-def check_enough(heard: int, missing: Iterable[str], limits: RunLimits) -> None:
-    """Raise NotReadyError, with the reasons, where fewer than min_nodes answered."""
+def check_enough(heard: int, missing: Mapping[str, str], limits: RunLimits) -> None:
+    """Raise NotReadyError where fewer than min_nodes answered, with each reason by node in `missing` once."""
     if heard < limits.min_nodes:
-        reasons = "; ".join(missing)
+        nodes: dict[str, list[str]] = {}
+        for node, reason in sorted(missing.items()):
+            nodes.setdefault(reason.removeprefix(f"{node}: "), []).append(node)
+        reasons = "; ".join(f"{listed(names)}: {reason}" for reason, names in nodes.items())
+        connected = "see which nodes are connected and have trained: swarm status"
         raise NotReadyError(
             "federated round",
             found=f"{heard} answers" + (f" ({reasons[:1000]})" if reasons else ""),
             expected=f"at least {limits.min_nodes}",
-            remedy="see which nodes are connected and have trained: swarm status",
+            remedy=f"mend what they name, or {connected}" if missing else connected,
         )
 
 
-def read_answers(grid: Grid, replies: Iterable[Message]) -> tuple[list[Answer], list[str]]:
-    """Return the answers by the nodes' names, and why others did not answer."""
-    answers, missing = [], []
+def read_answers(grid: Grid, replies: Iterable[Message]) -> tuple[list[Answer], dict[str, str]]:
+    """Return the answers by the nodes' names, and why others did not answer, by theirs."""
+    answers, missing = [], {}
     for reply in replies:
-        number = reply.metadata.src_node_id
         if reply.has_error():
-            missing.append(f"{_name(grid, number, {})}: {reply.error.reason}")
-            continue
-        numbers = read_numbers(grid, reply)
-        arrays = {
-            name: array
-            for record in reply.content.array_records.values()
-            for name, array in named_arrays(record).items()
-        }
-        answers.append(replace(numbers, arrays=arrays))
+            missing[node_of(grid, reply)] = str(reply.error.reason)
+        else:
+            answers.append(read_answer(grid, reply))
     names = [answer.node for answer in answers]
     if len(set(names)) != len(names):
         raise InvalidInputError("federated round", found="one node's name twice", expected="one answer each")
-    return sorted(answers, key=lambda answer: answer.node), sorted(missing)
+    return sorted(answers, key=lambda answer: answer.node), missing
 
 
-def read_numbers(grid: Grid, reply: Message) -> Answer:
-    """Return a reply that is no error as an answer without its arrays."""
-    config = _merged(reply.content.config_records.values())
+def read_answer(grid: Grid, reply: Message) -> Answer:
+    """Return a reply that is no error as an answer; InvalidInputError, naming the node, for arrays that are
+    none."""
+    node = node_of(grid, reply)
+    arrays: dict[str, Array] = {}
+    for record in reply.content.array_records.values():
+        try:
+            arrays |= named_arrays(record)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"reply of node {node}", found="arrays that cannot be read", expected="numpy arrays"
+            ) from error
     return Answer(
-        node=_name(grid, reply.metadata.src_node_id, config),
-        arrays={},
+        node=node,
+        arrays=arrays,
         metrics=cast(Mapping[str, float], _merged(reply.content.metric_records.values())),
-        config=config,
+        config=_merged(reply.content.config_records.values()),
     )
+
+
+def node_of(grid: Grid, reply: Message) -> str:
+    """Return the name of the node that a reply is from."""
+    number = reply.metadata.src_node_id
+    if isinstance(grid, NamedNodes):
+        return grid.node_name(number)
+    config = {} if reply.has_error() else _merged(reply.content.config_records.values())
+    return str(config.get("node", ""))[:64] or f"node-{number}"
+
+
+def most_samples(counts: Sequence[int]) -> int:
+    """Return how many samples a node counts by at most: UNBALANCED times the lower median of the nodes'.
+
+    That caps what one node's word can do; of two nodes one alone can not set the median. The same rule as
+    for owners' sums (`swarm.gating.ridge.owner_weights`).
+    """
+    return int(UNBALANCED * sorted(counts)[(len(counts) - 1) // 2]) if counts else 0
+
+
+def clipped_counts(counts: Sequence[int]) -> list[int]:
+    """Return the samples that each node weighs by: those that it names, at most `most_samples` of all."""
+    most = most_samples(counts)
+    return [min(count, most) for count in counts]
+
+
+def node_weights(counts: Sequence[int], most: int) -> list[float]:
+    """Return what each node's sums over its samples are multiplied by: 1, less where they are over most."""
+    return [min(1.0, most / count) if count else 1.0 for count in counts]
+
+
+def told_clipped(answers: Sequence[Answer], weights: Sequence[float]) -> str:
+    """Return "7 nodes", and who of them counts for less than it says."""
+    less = [answer.node for answer, weight in zip(answers, weights, strict=True) if weight < 1]
+    return f"{len(answers)} nodes" + (f"; clipped: {listed(less)}" if less else "")
 
 
 def finish(context: Context, arrays: Mapping[str, Array], figures: Mapping[str, float]) -> None:
@@ -164,8 +207,15 @@ def finish(context: Context, arrays: Mapping[str, Array], figures: Mapping[str, 
     say("done", done=1.0, figures=figures)
 
 
+def listed(nodes: Sequence[str]) -> str:
+    """Return at most five names, and how many more there are."""
+    more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
+    return ", ".join(nodes[:5]) + more
+
+
 def checked_array(answer: Answer, name: str, dtype: str, shape: tuple[int, ...]) -> Array:
-    """Return an answer's array; InvalidInputError naming the node unless dtype and shape are right.
+    """Return an answer's array; InvalidInputError naming the node unless dtype and shape are right and its
+    numbers finite.
 
     -1 in shape stands for any size.
     """
@@ -182,7 +232,22 @@ def checked_array(answer: Answer, name: str, dtype: str, shape: tuple[int, ...])
             found="none" if array is None else f"{array.dtype} {list(array.shape)}",
             expected=f"{dtype} {list(shape)}",
         )
+    if array.dtype.kind == "f":
+        check_within(answer, name, array, np.inf)
     return array
+
+
+def check_within(answer: Answer, name: str, values: Array, most: NDArray[np.float64] | float) -> None:
+    """Raise InvalidInputError, naming the node, unless values are finite and within +-most, which may be an
+    array that broadcasts to theirs."""
+    wrong = ~(np.isfinite(values) & (np.abs(values) <= most))
+    if wrong.any():
+        limit = float(np.broadcast_to(most, values.shape)[wrong][0])
+        raise InvalidInputError(
+            f"{name} of node {answer.node}",
+            found=f"{float(values[wrong][0]):g}",
+            expected="finite numbers" if limit == np.inf else f"numbers within +-{limit:g}",
+        )
 
 
 def checked_count(answer: Answer, name: str, most: int, *, least: int = 0) -> int:
@@ -222,12 +287,6 @@ def _refused(answer: Answer, name: str, found: Any, expected: str) -> InvalidInp
         found="none" if found is None else repr(found)[:80],
         expected=expected,
     )
-
-
-def _name(grid: Grid, number: int, config: Mapping[str, Any]) -> str:
-    if isinstance(grid, NamedNodes):
-        return grid.node_name(number)
-    return str(config.get("node", ""))[:64] or f"node-{number}"
 
 
 def _merged(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

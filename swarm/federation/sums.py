@@ -8,7 +8,8 @@ The app runs on any Flower grid: `serverapp = "swarm.federation.sums:server_app"
 `clientapp = "swarm.federation.sums:client_app"`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -29,7 +30,7 @@ from swarm.federation.own_samples import (
     words_of,
 )
 from swarm.federation.packing import Array
-from swarm.federation.progress import stage
+from swarm.federation.progress import say, stage
 from swarm.federation.rounds import (
     Answer,
     RunLimits,
@@ -37,7 +38,10 @@ from swarm.federation.rounds import (
     checked_array,
     checked_count,
     finish,
+    most_samples,
+    node_weights,
     specification_of,
+    told_clipped,
 )
 from swarm.gating.ridge import RIDGES, OwnerSums, check_sums, solve
 from swarm.gating.sums import (
@@ -137,13 +141,15 @@ def pool_sums(grid: Grid, context: Context) -> None:
     form = str(context.run_config.get("form", "exact"))
     question = {"form": form, "rank": int(context.run_config.get("rank", 150))}
     answers = ask_nodes(grid, limits, "query.sums", {}, question)
-    names = _class_names(specification, answers)
-    owners = [_owner_sums(answer, specification) for answer in answers]
+    names = specification.class_names
+    classes = [_own_classes(answer, specification) for answer in answers]
+    owners = [
+        _owner_sums(answer, own, question, specification)
+        for answer, own in zip(answers, classes, strict=True)
+    ]
     stage("solve", 0.6, 0.2)
     solved = solve(owners, RIDGES, specification.trunk.fixed_point)
-    class_rows = np.array(
-        [names.index(name) for answer in answers for name in answer.config["classes"]], dtype=np.int64
-    )
+    class_rows = np.array([names.index(name) for own in classes for name in own], dtype=np.int64)
     root = np.zeros((len(RIDGES), solved.shape[1], len(names)))
     for row in range(len(class_rows)):
         root[:, :, class_rows[row]] += solved[:, :, row]
@@ -152,11 +158,13 @@ def pool_sums(grid: Grid, context: Context) -> None:
     judged = ask_nodes(grid, limits, "query.score_ridges", offered, {"classes": list(names)})
     # A node's sums count at most MAX_SAMPLES; what it judges on is a tenth of what it trains on.
     own = [checked_count(answer, "samples", MAX_SAMPLES, least=1) for answer in judged]
+    weights = node_weights(own, most_samples(own))
+    said = list(zip(judged, own, weights, strict=True))
     correct = [
-        sum(checked_count(answer, name, most) for answer, most in zip(judged, own, strict=True))
-        for name in offered
+        sum(weight * checked_count(answer, name, most) for answer, most, weight in said) for name in offered
     ]
-    validated = sum(own)
+    validated = sum(weight * count for _, count, weight in said)
+    say(told_clipped(judged, weights), 1.0)
     best = int(np.argmax(correct))
     finish(
         context,
@@ -177,13 +185,15 @@ def pool_sums(grid: Grid, context: Context) -> None:
             "samples": sum(owner.samples for owner in owners),
             "ridge": RIDGES[best],
             "validation_samples": validated,
-            "validation_accuracy": correct[best] / validated if validated else 0.0,
+            "validation_accuracy": correct[best] / validated,
         },
     )
 
 
-def _owner_sums(answer: Answer, specification: Specification) -> OwnerSums:
-    """Return an answer as checked sums; raises by the node's name."""
+def _owner_sums(
+    answer: Answer, classes: Sequence[str], question: Mapping[str, Any], specification: Specification
+) -> OwnerSums:
+    """Return an answer as checked sums in the form that was asked for; raises by the node's name."""
     trunk, size = specification.trunk, specification.trunk.sum_size
     if answer.config.get("trunk") != trunk.digest:
         raise InvalidInputError(
@@ -191,14 +201,17 @@ def _owner_sums(answer: Answer, specification: Specification) -> OwnerSums:
             found=f"features of trunk {str(answer.config.get('trunk'))[:12]}",
             expected=f"trunk {trunk.digest[:12]}",
         )
-    classes = words_of(answer.config, "classes")
     counts = checked_array(answer, "counts", "int64", (len(classes),))
     compact, exact = None, None
-    if "factors" in answer.arrays:
+    if question["form"] == "compact":
         factors = {"factors": checked_array(answer, "factors", "int16", (size, -1))}
         if "minor_factors" in answer.arrays:
             factors["minor_factors"] = checked_array(answer, "minor_factors", "int8", (size, -1))
         rank = sum(each.shape[1] for each in factors.values())
+        if rank > question["rank"]:
+            raise InvalidInputError(
+                f"factors of node {answer.node}", found=f"{rank}", expected=f"at most {question['rank']}"
+            )
         scales = checked_array(answer, "factor_scales", "float32", (rank,))
         diagonal = checked_array(answer, "diagonal", "float32", (size,))
         compact = CompactSums.from_arrays({**factors, "factor_scales": scales, "diagonal": diagonal})
@@ -216,17 +229,20 @@ def _owner_sums(answer: Answer, specification: Specification) -> OwnerSums:
     return owner
 
 
-def _class_names(specification: Specification, answers: Sequence[Answer]) -> tuple[str, ...]:
-    """Return the global class names; InvalidInputError for a node's class that is not among them."""
-    for answer in answers:
-        unknown = set(words_of(answer.config, "classes")) - set(specification.class_names)
-        if unknown:
-            raise InvalidInputError(
-                f"sums of node {answer.node}",
-                found=f"class {sorted(unknown)[0][:80]!r}",
-                expected=f"classes of specification {specification.version}",
-            )
-    return specification.class_names
+def _own_classes(answer: Answer, specification: Specification) -> tuple[str, ...]:
+    """Return the classes that an answer has sums of; InvalidInputError, naming the node, unless they are
+    distinct ones of the specification."""
+    subject, found = f"classes of node {answer.node}", answer.config.get("classes")
+    if not isinstance(found, list) or not found or len(set(map(str, found))) != len(found):
+        raise InvalidInputError(subject, found=repr(found)[:80], expected="a list of distinct words")
+    unknown = [name for name in found if name not in specification.class_names]
+    if unknown:
+        raise InvalidInputError(
+            subject,
+            found=f"class {unknown[0]!r}"[:90],
+            expected=f"classes of specification {specification.version}",
+        )
+    return tuple(found)
 
 
 def _as_bytes(names: Sequence[str]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from swarm.data.dataset import Dataset, make_dataset
 from swarm.domain.errors import SwarmError
 from swarm.domain.specification import Specification
 from swarm.experts.trunk import Trunk
-from swarm.federation.messages import decode_message, encode_message, named_arrays
+from swarm.federation.messages import array_record, decode_message, encode_message, named_arrays
 from swarm.federation.options import parse_options
 from swarm.federation.own_samples import OwnSamples
 from swarm.federation.rounds import FIGURES, RESULT
@@ -134,6 +135,36 @@ def local_run(
     specification = next(iter(nodes.values())).specification
     arrays, figures = run_app(apps.server_app, grid, specification, app, **options)
     return arrays, figures, grid
+
+
+def dishonest_run(
+    apps: Any,
+    nodes: Mapping[str, OwnSamples],
+    app: str,
+    change: Callable[[Message], None],
+    *,
+    turns: Sequence[int] | range = range(1, 1000),
+    **options: Any,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Run an app over nodes of this process, where rose's answers in these turns are changed on their way."""
+    wire = LocalWire(apps.client_app, nodes)
+
+    def answers(reply: Arrived, turn: int) -> Sequence[Arrived]:
+        message = decode_message(reply.data, "reply")
+        if reply.node == "rose" and turn in turns and not message.has_error():
+            change(message)
+        return [replace(reply, data=encode_message(message))]
+
+    wire.answers = answers
+    grid = StreamGrid(wire, "run", float(options.get("timeout_s", 60.0)))
+    return run_app(apps.server_app, grid, nodes["rose"].specification, app, **options)
+
+
+def change_arrays(message: Message, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Change a reply's arrays by name."""
+    arrays = {name: array.copy() for name, array in named_arrays(message.content["arrays"]).items()}
+    change(arrays)
+    message.content["arrays"] = array_record(arrays)
 
 
 def pooled(nodes: Iterable[OwnSamples]) -> tuple[np.ndarray, np.ndarray]:

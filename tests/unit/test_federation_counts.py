@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +11,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from swarm.domain.errors import InvalidInputError
 from swarm.federation import averaging, evaluation, kmeans, sums
-from swarm.federation.averaging import BoundedFedAvg, clipped_counts
+from swarm.federation.averaging import BoundedFedAvg
 from swarm.federation.messages import array_record, decode_message, encode_message, named_arrays
 from swarm.federation.own_samples import OwnSamples
 from swarm.federation.packing import pack_named
@@ -23,9 +22,10 @@ from swarm.federation.rounds import (
     check_counts,
     checked_count,
     checked_number,
+    clipped_counts,
 )
-from swarm.federation.stream_grid import Arrived, StreamGrid, node_number
-from tests.support.federation import LocalWire, run_app, three_nodes
+from swarm.federation.stream_grid import StreamGrid, node_number
+from tests.support.federation import LocalWire, dishonest_run, three_nodes
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -72,22 +72,13 @@ def run(
     nodes: dict[str, OwnSamples], apps: ModuleType, app: str, change: Change, *, turn: int, **options: Any
 ) -> dict[str, float]:
     """Run an app where rose's turn-th answer has other numbers; return the result's figures."""
-    wire = LocalWire(apps.client_app, nodes)
 
-    def changed(reply: Arrived, number: int) -> list[Arrived]:
-        if reply.node != "rose" or number != turn:
-            return [reply]
-        message = decode_message(reply.data, "reply")
+    def changed(message: Message) -> None:
         metrics: dict[str, Any] = dict(message.content.metric_records["metrics"])
         change(metrics)
         message.content["metrics"] = MetricRecord(metrics)
-        return [replace(reply, data=encode_message(message))]
 
-    wire.answers = changed
-    _, figures = run_app(
-        apps.server_app, StreamGrid(wire, "run", 30.0), nodes["rose"].specification, app, **options
-    )
-    return figures
+    return dishonest_run(apps, nodes, app, changed, turns=(turn,), **options)[1]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +163,9 @@ def _strategy() -> tuple[BoundedFedAvg, Callable[..., Message]]:
     names = ("aster", "rose", "tulip")
     grid = StreamGrid(LocalWire(averaging.client_app, dict.fromkeys(names)), "run", 1.0)  # type: ignore[arg-type]
     grid.get_node_ids()
-    strategy = BoundedFedAvg(grid, RunLimits(min_nodes=1, timeout_s=1.0, patience_s=0.0), 1)
+    # From 3.0 all three move by as much, so that weights alone make the average.
+    sent = {"w": np.array([3.0])}
+    strategy = BoundedFedAvg(grid, RunLimits(min_nodes=1, timeout_s=1.0, patience_s=0.0), 1, sent)
 
     def reply(node: str, weight: float, **metrics: Any) -> Message:
         request = grid.create_message(RecordDict(), "train", node_number(node), "")
