@@ -15,7 +15,12 @@ from swarm.domain.errors import (
 from swarm.domain.ids import Digest, ExpertId, expert_of, owner_of
 from swarm.domain.manifests import Contribution, FeatureSums, LeafContribution, Manifest
 from swarm.domain.membership import Caller
-from swarm.domain.specification import Specification, TrunkReference, check_class_names
+from swarm.domain.specification import (
+    MAX_EXPERT_FLOPS,
+    Specification,
+    TrunkReference,
+    check_class_names,
+)
 from swarm.domain.tensors import TensorEntry
 from swarm.gating.regions import MIN_CLASS_COUNT, region_columns
 from swarm.gating.sums import MAX_SAMPLES, triangle_length
@@ -51,6 +56,7 @@ def check_statement(contribution: Contribution, specification: Specification, ca
         raise InvalidInputError(subject, found="a leaf twice", expected="distinct leaves")
     for leaf in contribution.leaves:
         _check_leaf(leaf, contribution, specification)
+    specification.check_owners_classes(contribution.class_names(), f"class names of {subject}")
     _check_sums(contribution, specification.trunk)
     _, size = arrays_blob(contribution)
     if size > MAX_CONTRIBUTION_BYTES:
@@ -211,6 +217,19 @@ def check_experts(contribution: Contribution, heads: Mapping[ExpertId, Manifest]
                 found=f"samples of {', '.join(unknown[:5])}",
                 expected=f"classes that {leaf.expert}@{manifest.version} knows",
             )
+        _check_cost(manifest)
+
+
+def _check_cost(manifest: Manifest) -> None:
+    costs = [manifest.cost] + ([manifest.correction.cost] if manifest.correction is not None else [])
+    flops = max(cost.inference_flops for cost in costs)
+    if flops > MAX_EXPERT_FLOPS:
+        raise InvalidInputError(
+            f"expert {manifest.expert}@{manifest.version}",
+            found=f"{flops:.3g} FLOPs per query",
+            expected=f"at most {MAX_EXPERT_FLOPS:.3g}",
+            remedy="train a smaller net: every judge asks it about all of its validation samples",
+        )
 
 
 def check_epoch(contribution: Contribution, last_epoch: int) -> None:

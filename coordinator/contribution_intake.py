@@ -128,13 +128,12 @@ class ContributionIntake:
 
     async def _outcome_together(self, batch: Sequence[Pending]) -> ContributionOutcome:
         owners = {pending.owner for pending in batch}
-        names = {name for pending in batch for name in pending.statement.value.class_names()}
-        specification = self._specifications.next_with(tuple(sorted(names)))
         present = await self._records.present()
         others = [each for each in present if each.value.owner not in owners]
+        together = [*others, *(pending.statement for pending in batch)]
         return await self._maker.judge_and_activate(
-            [*others, *(pending.statement for pending in batch)],
-            specification,
+            together,
+            self._specifications.serving(each.value for each in together),
             _reason(batch),
             untouched=others if len(others) < len(present) else None,
         )

@@ -16,7 +16,7 @@ from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT,
 from swarm.domain.errors import ConflictError
 from swarm.domain.ids import Digest, swarm_id
 from swarm.domain.manifests import Role
-from swarm.domain.specification import Specification
+from swarm.domain.specification import MAX_NEW_CLASSES_PER_OWNER, Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity, create_service_identity
@@ -48,6 +48,7 @@ def found_swarm(
     min_leaf_count: int = 20,
     max_leaves_per_owner: int = 8,
     max_prototypes_per_leaf: int = 60,
+    max_new_classes_per_owner: int = MAX_NEW_CLASSES_PER_OWNER,
     host: str = "",
     registry_host: str = "",
     join_port: int = COORDINATOR_JOIN_PORT,
@@ -100,6 +101,7 @@ def found_swarm(
         min_leaf_count=min_leaf_count,
         max_leaves_per_owner=max_leaves_per_owner,
         max_prototypes_per_leaf=max_prototypes_per_leaf,
+        max_new_classes_per_owner=max_new_classes_per_owner,
     )
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = SwarmHome(Path(tempfile.mkdtemp(prefix=".founding-", dir=home.root)))

@@ -151,9 +151,9 @@ class GateKeeper:
         await self._parts.heads.refresh()
         self._forget_timer()  # this trial knows what it waits for
         reason = "fitted anew"
-        outcome = await self._parts.maker.judge_and_activate(
-            await self._records.present(), self._parts.specifications.current, reason
-        )
+        present = await self._records.present()
+        specification = self._parts.specifications.serving(each.value for each in present)
+        outcome = await self._parts.maker.judge_and_activate(present, specification, reason)
         if outcome.state == "refused":
             await self._records.record_refusal(outcome, reason)
         return outcome

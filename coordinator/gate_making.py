@@ -119,8 +119,9 @@ class GateMaker:
 
         Ridge and combinations are those of the gate `like`, as far as they still make sense.
         """
-        candidate, says = await self._like(like, contributions, reason)
-        return await self._activate(candidate, says, self._parts.specifications.current)
+        specification = self._parts.specifications.serving(each.value for each in contributions)
+        candidate, says = await self._like(like, contributions, specification, reason)
+        return await self._activate(candidate, says, specification)
 
     async def _solved(
         self,
@@ -159,10 +160,13 @@ class GateMaker:
         )
 
     async def _like(
-        self, like: GateStatement, contributions: Sequence[Statement[Contribution]], reason: str
+        self,
+        like: GateStatement,
+        contributions: Sequence[Statement[Contribution]],
+        specification: Statement[Specification],
+        reason: str,
     ) -> tuple[Candidate, Signable]:
         """Return a gate of these contributions that answers as another one does, as far as it can."""
-        specification = self._parts.specifications.current
         ridge = like.ridge or DEFAULT_RIDGE
         candidate = await self._solved(contributions, (ridge,), specification)
         kept = still_sensible(
@@ -179,7 +183,8 @@ class GateMaker:
         active = self._present()
         if active is None or untouched is None:
             return b"" if active is None else active.envelope
-        candidate, says = await self._like(active.value, untouched, "for comparison")
+        specification = self._parts.specifications.current
+        candidate, says = await self._like(active.value, untouched, specification, "for comparison")
         return await self._publication.sign(candidate, says) if candidate.leaves else b""
 
     async def _try(

@@ -1,9 +1,9 @@
-"""Askers' profiles as files: the ones used last stay, the others make room."""
+"""Askers' profiles as files: the ones used last stay; who has the most makes room for others."""
 
 import io
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFacts:
     """What a profile's root is, besides its numbers: the contributions that it was solved from, classes,
-    trunk, temperature, the digest of its bytes."""
+    trunk, temperature, the digest of its bytes. `asker` made it; empty in files from before this was kept."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -39,6 +39,7 @@ class ProfileFacts:
     class_temperature: float
     trunk: Digest
     root: Digest
+    asker: str = ""
 
     def given(self) -> tuple[tuple[NodeId, Digest], ...]:
         """Return the owners, each with the contribution that the root was solved from."""
@@ -47,7 +48,8 @@ class ProfileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KnownProfile:
-    """A profile ready for use: root float32 [M, C] takes features in fixed point."""
+    """A profile ready for use: root float32 [M, K] takes features in fixed point, K being the classes that
+    its owners know (`facts.class_names`)."""
 
     facts: ProfileFacts
     root: NDArray[np.float32]
@@ -68,6 +70,7 @@ class ProfileFiles:
         for root in folder.glob("*.npy"):
             if not root.with_suffix(".json").exists():
                 root.unlink(missing_ok=True)
+        self._askers = {id: self._asker_of(id) for id in self._oldest_first()}
 
     def get(self, id: str) -> KnownProfile | None:
         """Return a profile, from now on the one used last; None where there is none or it was damaged."""
@@ -88,12 +91,13 @@ class ProfileFiles:
         profile: Profile,
         root: NDArray[np.float32],
         *,
+        asker: NodeId,
         contributions: tuple[Digest, ...],
         class_names: tuple[str, ...],
         class_temperature: float,
         trunk: Digest,
     ) -> KnownProfile:
-        """Keep a profile; where there are too many, those go that were not used for longest."""
+        """Keep a profile; beyond `most` the asker with the most loses the one used longest ago."""
         buffer = io.BytesIO()
         np.save(buffer, root, allow_pickle=False)
         facts = ProfileFacts(
@@ -103,23 +107,34 @@ class ProfileFiles:
             class_temperature=class_temperature,
             trunk=trunk,
             root=digest_of(buffer.getvalue()),
+            asker=asker,
         )
         known = KnownProfile(facts=facts, root=root)
         with self._lock:
             write_file(self._root(profile.id), buffer.getvalue(), 0o600)
             write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)
             self._keep(profile.id, known)
-            for id in self._oldest_first()[: -self._most]:
-                self.remove(id)
+            self._askers[profile.id] = asker
+            self._make_room()
         return known
 
     def remove(self, id: str) -> None:
         """Forget a profile; again is harmless."""
         with self._lock:
             self._loaded.pop(id, None)
+            self._askers.pop(id, None)
             self._facts(id).unlink(missing_ok=True)
             self._root(id).unlink(missing_ok=True)
             sync_folder(self._folder)
+
+    def _make_room(self) -> None:
+        kept = self._oldest_first()
+        while len(kept) > self._most:
+            counts = Counter(self._askers.get(id, "") for id in kept)
+            most = max(counts.values())
+            oldest = next(id for id in kept if counts[self._askers.get(id, "")] == most)
+            kept.remove(oldest)
+            self.remove(oldest)
 
     def _keep(self, id: str, known: KnownProfile) -> None:
         self._loaded[id] = known
@@ -140,6 +155,12 @@ class ProfileFiles:
             log.error("profile.damaged", profile=id, reason="other bytes than were written")
             return None
         return KnownProfile(facts=facts, root=np.load(io.BytesIO(data), allow_pickle=False))
+
+    def _asker_of(self, id: str) -> str:
+        try:
+            return TypeAdapter(ProfileFacts).validate_json(self._facts(id).read_bytes()).asker
+        except (FileNotFoundError, ValidationError):
+            return ""
 
     def _oldest_first(self) -> list[str]:
         ages = []

@@ -1,8 +1,8 @@
 """Askers' profiles: the root over the owners whose sums agree with an asker's labelled examples.
 
-Owners whose contributions are kept aside (`coordinator.aside`) take part. Only the root's columns and a few
-facts are kept, never the examples. A profile outlives its gate, and ends with its trunk or with any of its
-owners: what was withdrawn answers nobody.
+Owners whose contributions are kept aside (`coordinator.aside`) take part; who answers is chosen in
+`coordinator.profile_choice`. Only the root's columns and a few facts are kept, never the examples. A profile
+outlives its gate, and ends with its trunk or with any of its owners: what was withdrawn answers nobody.
 """
 
 import asyncio
@@ -15,11 +15,13 @@ import structlog
 from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
-from coordinator.agreement import agreeing_owners, correct_examples, root_columns
+from coordinator.agreement import ClassRoot, class_root
 from coordinator.aside import AsideContributions
 from coordinator.combining import root_combination
 from coordinator.contributions import ContributionFiles
+from coordinator.profile_choice import choose
 from coordinator.profile_files import KnownProfile, ProfileFiles
+from coordinator.profile_turns import Turns
 from coordinator.solver_jobs import Group, Solution
 from swarm.digests import blake3
 from swarm.domain.combination import Combination
@@ -27,10 +29,12 @@ from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, Tru
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.manifests import GateLeaf
+from swarm.domain.membership import Caller
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import linear_scores, target_rows
 from swarm.gating.combinations import mix
 from swarm.gating.sums import quantised
+from swarm.rpc.callers import current_caller
 
 LABEL = "asker"
 REMEDY = "make it again from your examples: swarm predict INPUT --examples FILE.npz"
@@ -51,7 +55,7 @@ class GateSolver(Protocol):
 
 
 class Profiles:
-    """Makes profiles, one at a time, and answers by them."""
+    """Makes profiles, one at a time and callers in turn, and answers by them."""
 
     def __init__(
         self,
@@ -61,10 +65,12 @@ class Profiles:
         aside: AsideContributions,
         solver: GateSolver,
         trunk: Callable[[], TrunkReference],
+        caller: Callable[[], Caller] = current_caller,
     ) -> None:
+        """`caller` says who makes the call that the present task serves."""
         self._files, self._contributions, self._aside = files, contributions, aside
-        self._solver, self._trunk = solver, trunk
-        self._making = asyncio.Lock()
+        self._solver, self._trunk, self._caller = solver, trunk, caller
+        self._turns = Turns()
 
     async def make(
         self,
@@ -77,7 +83,8 @@ class Profiles:
         """Return the profile of checked examples: features float32 [N, D], labels int64 [N].
 
         The same examples under the same gate are solved once. Raises NotReadyError where the gate has no
-        sums, DeadlineError beyond timeout_s, and what solving raises.
+        sums, ExhaustedError where too many requests of this caller wait, DeadlineError beyond timeout_s, and
+        what solving raises.
         """
         if active.analytic is None:
             raise NotReadyError(
@@ -87,13 +94,16 @@ class Profiles:
                 remedy="on a node: swarm train DATA",
             )
         id = await asyncio.to_thread(profile_id, active, examples, self._beside(active))
-        began = time.monotonic()
+        began, asker = time.monotonic(), self._caller().id
+        known = await asyncio.to_thread(self._known, id, active)
+        if known is not None:
+            return known
         try:
-            async with asyncio.timeout(timeout_s), self._making:
-                known = await asyncio.to_thread(self._files.get, id)
-                if known is not None and self._holds(known, active):
-                    return known.facts.profile
-                made = await self._solved(id, active, features, labels)
+            async with asyncio.timeout(timeout_s), self._turns.of(asker):
+                known = await asyncio.to_thread(self._known, id, active)  # made while this one waited
+                if known is not None:
+                    return known
+                made = await self._solved(id, asker, active, features, labels)
         except TimeoutError as error:
             raise DeadlineError(
                 f"profile of {len(labels)} examples",
@@ -175,22 +185,19 @@ class Profiles:
     async def _solved(
         self,
         id: Digest,
+        asker: NodeId,
         active: ActiveGate,
         features: NDArray[np.float32],
         labels: NDArray[np.int64],
     ) -> Profile:
         gate, trunk = active.value, self._trunk()
-        analytic = active.analytic
-        assert analytic is not None, "checked before"
         beside = self._aside.beside(gate)
-        in_gate = tuple(sorted({leaf.owner for leaf in gate.leaves if leaf.has_columns}))
         given = await asyncio.to_thread(self._by_owner, gate.contributions)
         given |= {owner: digest for owner, (digest, _) in beside.items()}
         leaves = [*gate.leaves, *(leaf for _, own in beside.values() for leaf in own)]
-        owners = sorted({*in_gate, *beside})
         q = await asyncio.to_thread(quantised, features, trunk.fixed_point, trunk.has_constant)
 
-        async def roots(groups: Sequence[Sequence[NodeId]]) -> list[NDArray[np.float32]]:
+        async def roots(groups: Sequence[Sequence[NodeId]]) -> list[ClassRoot]:
             jobs = [_group(names, given, leaves) for names in groups]
             solved = await self._solver.solve(jobs, gate.class_names, (gate.ridge,), trunk)
             return [
@@ -198,33 +205,30 @@ class Profiles:
                 for job, solution in zip(jobs, solved, strict=True)
             ]
 
-        alone = dict(zip(owners, await roots([[owner] for owner in owners]), strict=True))
-        scored = await asyncio.to_thread(correct_examples, [*alone.values()], q, labels)
-        correct = dict(zip(alone, scored, strict=True))
-        agreeing = agreeing_owners(correct, len(labels), beside)
-        root = alone[agreeing[0]] if len(agreeing) == 1 else (await roots([agreeing]))[0]
-        of_all = root_columns(analytic.weights, analytic.class_rows, len(gate.class_names))
-        right, right_by_all = await asyncio.to_thread(correct_examples, (root, of_all), q, labels)
-        if right_by_all > right:
-            agreeing, root, right = in_gate, of_all, right_by_all
+        chosen = await choose(active, [*beside], roots, q, labels)
         profile = Profile(
             id=id,
-            owners=agreeing,
+            owners=chosen.owners,
             examples=len(labels),
-            accuracy=right / len(labels),
-            accuracy_all=right_by_all / len(labels),
+            accuracy=float(chosen.right.mean()),
+            accuracy_all=float(chosen.right_by_all.mean()),
             gate_version=active.version,
         )
         await asyncio.to_thread(
             self._files.put,
             profile,
-            root,
-            contributions=tuple(given[owner] for owner in agreeing),
-            class_names=gate.class_names,
+            chosen.root.columns,
+            asker=asker,
+            contributions=tuple(given[owner] for owner in chosen.owners),
+            class_names=tuple(gate.class_names[row] for row in chosen.root.classes),
             class_temperature=root_combination(gate).class_temperature,
             trunk=gate.trunk,
         )
         return profile
+
+    def _known(self, id: Digest, active: ActiveGate) -> Profile | None:
+        known = self._files.get(id)
+        return known.facts.profile if known is not None and self._holds(known, active) else None
 
     def _held(self, active: ActiveGate) -> set[Digest]:
         return {*active.value.contributions, *self._beside(active)}
@@ -258,7 +262,7 @@ def _group(owners: Sequence[NodeId], given: dict[NodeId, Digest], leaves: Sequen
     )
 
 
-def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> NDArray[np.float32]:
+def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassRoot:
     assert solution.weights is not None, "only owners with sums are solved"
     _, class_rows = target_rows(group.leaves, class_names)
-    return root_columns(solution.weights[0], class_rows, len(class_names))
+    return class_root(solution.weights[0], class_rows, len(class_names))

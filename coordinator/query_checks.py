@@ -1,5 +1,7 @@
 """Whether a query or an asker's examples fit the specification; refusals name the field."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,8 +9,11 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.inference import MAX_EXAMPLES, MAX_QUERY_ROWS, Examples, Query
 from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
+from swarm.rpc.options import MAX_MESSAGE_BYTES
 
 _NAMED = 20
+_FRAMING_BYTES = 4
+"""What the wire adds to each class name, at most; and to each row, its flag included."""
 
 
 def check_query(query: Query, specification: Specification) -> None:
@@ -19,6 +24,25 @@ def check_query(query: Query, specification: Specification) -> None:
     check_inputs(query.inputs, specification, MAX_QUERY_ROWS)
     if query.top_k < 0:
         raise InvalidInputError("top_k", found=str(query.top_k), expected="0 (the gate's own) or more")
+
+
+def check_answer_size(rows: int, class_names: Sequence[str]) -> None:
+    """Raise InvalidInputError unless probabilities [rows, C] over class_names fit into one message."""
+    fit = rows_that_fit(class_names)
+    if rows > fit:
+        raise InvalidInputError(
+            "inputs",
+            found=f"{rows} rows, each answered over {len(class_names)} classes",
+            expected=f"at most {fit} rows, so that the answer fits into {MAX_MESSAGE_BYTES >> 20} MiB",
+            remedy="send them in several queries",
+        )
+
+
+def rows_that_fit(class_names: Sequence[str]) -> int:
+    """Return how many rows a query may have, 1 to MAX_QUERY_ROWS, by the size of its answer."""
+    names = sum(len(name.encode()) + _FRAMING_BYTES for name in class_names)
+    row = np.dtype(np.float32).itemsize * len(class_names) + _FRAMING_BYTES
+    return min(MAX_QUERY_ROWS, max(1, (MAX_MESSAGE_BYTES - names) // row))
 
 
 def check_profiled(query: Query) -> None:

@@ -31,7 +31,7 @@ from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
 from coordinator.heads import Heads, KnownHead
 from coordinator.profiles import Profiles
-from coordinator.query_checks import check_examples, check_profiled, check_query
+from coordinator.query_checks import check_answer_size, check_examples, check_profiled, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
@@ -60,7 +60,7 @@ class Router:
         self._profiles = profiles
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
-        """Return the swarm's answer to a query of 1 to MAX_QUERY_ROWS rows.
+        """Return the swarm's answer to a query of 1 to MAX_QUERY_ROWS rows, fewer where classes are many.
 
         Raises InvalidInputError or ShapeMismatchError for what can never be answered, NotFoundError for a
         combination, owner or profile that is not there, NotReadyError while there is no gate or nobody to
@@ -71,6 +71,7 @@ class Router:
         active = self._gate()
         if query.profile:
             return await self._by_profile(query, active)
+        check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
         leaves = [self._heads.get(leaf.expert) for leaf in active.value.leaves]
         allowed = _allowed(query.owners, way, active, leaves)
@@ -120,6 +121,7 @@ class Router:
     async def _by_profile(self, query: Query, active: ActiveGate) -> Answer:
         check_profiled(query)
         known = await asyncio.to_thread(self._profiles.get, query.profile, active)
+        check_answer_size(len(query.inputs), known.facts.class_names)
         features = await self._features.features(query.inputs)
         return await asyncio.to_thread(
             self._profiles.answer, known, query, features, self._features.flops_per_query

@@ -1,11 +1,13 @@
 """The specification's versions: signed by the coordinator, kept in its folder and in the store."""
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError
+from swarm.domain.manifests import Contribution
 from swarm.domain.specification import Specification
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
@@ -16,7 +18,12 @@ log = structlog.get_logger()
 
 
 class Specifications:
-    """`current` is the newest accepted version. New class names make a next version; nothing else does."""
+    """`current` is the newest accepted version. Classes that come or go make a next one; nothing else does.
+
+    Where contributions leave the gate, classes that nobody has samples of any more leave the specification
+    (`serving`): names that were brought once would cost every answer for ever. Each gate lists its own class
+    names, so older gates, experts and profiles mean what they meant.
+    """
 
     def __init__(self, keyring: Keyring, signer: Signer, store: MetadataStore, files: EnvelopeFiles) -> None:
         self._keyring, self._signer, self._store, self._files = keyring, signer, store, files
@@ -43,13 +50,23 @@ class Specifications:
             )
         return found
 
-    def next_with(self, class_names: tuple[str, ...]) -> Statement[Specification]:
-        """Return the specification that knows class_names: the current one, or its next version, signed.
+    def next_with(self, class_names: Iterable[str]) -> Statement[Specification]:
+        """Return the specification that knows one owner's class_names, too: the current one or a next one.
 
-        The next version counts only once `accept` has stored it. Raises InvalidInputError where new classes
-        are not accepted.
+        A next version is signed, and counts only once `accept` has stored it. Raises InvalidInputError where
+        the swarm does not accept them.
         """
-        wanted = self.current.value.with_classes(class_names)
+        return self._signed(self.current.value.with_classes(class_names))
+
+    def serving(self, contributions: Iterable[Contribution]) -> Statement[Specification]:
+        """Return the specification of a gate with all of these contributions, as `next_with` does.
+
+        It has the founder's classes and those with samples, no others.
+        """
+        names = {name for each in contributions for name in each.class_names()}
+        return self._signed(self.current.value.of_classes(names))
+
+    def _signed(self, wanted: Specification) -> Statement[Specification]:
         if wanted is self.current.value:
             return self.current
         return read_statement(sign_statement(wanted, self._signer), Specification)

@@ -3,12 +3,16 @@
 import fcntl
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -20,6 +24,9 @@ from swarm.trust.identity import Identity
 _RUN_FILE = "agent.json"
 _LOCK_FILE = "agent.lock"
 _LOG_FILE = "agent.log"
+_SOCKETS = re.compile(r"swarm-[a-z0-9_]{8}")
+"""Names of sockets' folders, as tempfile makes them; other folders of a swarm have a further hyphen."""
+_CONTROL, _EXPERTS = "agent.sock", "experts.sock"
 
 
 class AgentSeat:
@@ -30,14 +37,17 @@ class AgentSeat:
 
     def __init__(self, home: NodeHome, lock: IO[bytes], sockets: Path) -> None:
         self._home, self._lock, self.sockets = home, lock, sockets
+        self._sockets_lock = os.open(sockets, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # where folders cannot be locked, a sweep cannot either, and removes nothing
+            fcntl.flock(self._sockets_lock, fcntl.LOCK_EX)
 
     @property
     def control_socket(self) -> Path:
-        return self.sockets / "agent.sock"
+        return self.sockets / _CONTROL
 
     @property
     def expert_socket(self) -> Path:
-        return self.sockets / "experts.sock"
+        return self.sockets / _EXPERTS
 
     @classmethod
     def take(cls, home: NodeHome) -> Self:
@@ -51,9 +61,9 @@ class AgentSeat:
                 f"home {home.root}",
                 found=f"an agent that runs already (process {found.get('pid', 'unknown')})",
                 expected="one agent for each home",
-                remedy="use that one, stop it with `swarm down`, or choose another --home",
+                remedy=f"use that one, or stop it: swarm down {_home_flag(home)}",
             )
-        _remove_sockets(_read_run_file(home))
+        sweep_sockets(Path(tempfile.gettempdir()))
         return cls(home, lock, Path(tempfile.mkdtemp(prefix="swarm-")))
 
     def announce(self, now: float) -> None:
@@ -65,6 +75,7 @@ class AgentSeat:
         """Give the seat back; nothing stays behind."""
         (self._home.run / _RUN_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.sockets, ignore_errors=True)
+        os.close(self._sockets_lock)
         self._lock.close()
 
 
@@ -115,7 +126,7 @@ def ensure_agent(home: NodeHome, timeout_s: float = 60.0) -> Path:
             f"agent of {home.root}",
             found=f"it ended with status {agent.returncode}: {last_line(log)}",
             expected="a running agent",
-            remedy=f"read {log}, or run it in the foreground: swarm node --home {home.root}",
+            remedy=f"read {log}, or run it in the foreground: swarm node {_home_flag(home)}",
         )
     raise DeadlineError(
         f"agent of {home.root}", found=f"no answer within {timeout_s:g} s", remedy=f"read {log}"
@@ -163,8 +174,44 @@ def _read_run_file(home: NodeHome) -> dict[str, str]:
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _remove_sockets(left_behind: dict[str, str]) -> None:
-    """Remove the socket folder of an agent that was killed."""
-    folder = Path(left_behind.get("socket", "")).parent
-    if folder.name.startswith("swarm-") and folder.parent == Path(tempfile.gettempdir()):
-        shutil.rmtree(folder, ignore_errors=True)
+def _home_flag(home: NodeHome) -> str:
+    return f"--home {shlex.quote(str(home.root))}"
+
+
+def sweep_sockets(among: Path) -> None:
+    """Remove the sockets' folders that this user's agents left there when they were killed.
+
+    Only what is certain to be one: by its name, its owner and what is in it, locked by nobody, with a control
+    socket that refuses calls. A starting agent has locked its folder before there is a socket to refuse.
+    """
+    for folder in among.glob("swarm-*"):
+        if _SOCKETS.fullmatch(folder.name):
+            with suppress(OSError):  # somebody else's, in use, or gone meanwhile
+                _remove_if_left(folder)
+
+
+def _remove_if_left(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        names = set(os.listdir(handle))
+        ours = os.fstat(handle).st_uid == os.getuid() and names <= {_CONTROL, _EXPERTS}
+        if ours and _CONTROL in names and _refuses(folder / _CONTROL):
+            for name in names:
+                os.unlink(name, dir_fd=handle)
+            folder.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _refuses(path: Path) -> bool:
+    """Say whether path is a socket at which nobody listens any more."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False

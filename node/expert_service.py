@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from node.expert_store import ExpertStore
 from node.gate_evaluation import GateEvaluator
+from node.listings import sent_trial_listing
 from node.outbound import OutboundLog
 from swarm.config import NodeHome
 from swarm.domain.combination import TrialOption
@@ -30,7 +32,6 @@ from swarm.domain.inference import (
     ExpertRequest,
     ExpertTask,
     GateTrial,
-    Listing,
 )
 from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
@@ -89,16 +90,8 @@ class ExpertService:
         agreed = self._keyring.open(specification, Specification).value
         async with self._one_trial:
             trial = await self._evaluator.judge(opened, present, options, agreed)
-        line = Listing(
-            what="trial sums",
-            detail=f"candidate gate {opened.value.version} on {trial.samples} own validation samples: summed "
-            "negative log likelihood and correct counts per combination",
-            size_bytes=8 * (5 + 6 * len(trial.correct)),
-            recipient="coordinator",
-            at=self._clock(),
-            digest=opened.digest,
-        )
-        self._outbound.record([line])
+        line = sent_trial_listing(trial, opened.value.version)
+        self._outbound.record([replace(line, at=self._clock(), digest=opened.digest)])
         return trial
 
     def _answer(self, request: ExpertRequest) -> list[ExpertAnswer]:

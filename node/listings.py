@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any, get_origin
 
-from swarm.domain.inference import Listing
+from swarm.domain.inference import GateTrial, Listing
 from swarm.domain.tensors import ModuleEntry
+from swarm.gating.combinations import option_grid, ridge_options
+from swarm.gating.prototype_gate import TEMPERATURE_FACTORS
+from swarm.gating.ridge import RIDGES
+from swarm.rpc.convert import gate_trial_to_pb
 
 _MANIFEST_BYTES = 1500
 """A signed manifest without its modules' digests."""
-_TRIAL_BYTES = 8192
-"""Six sums for each combination that a candidate is tried with; what was sent is listed exactly."""
 
 
 def expert_listings(weights: str, leaf: str, modules: Sequence[ModuleEntry]) -> tuple[Listing, ...]:
@@ -33,10 +36,37 @@ def expert_listings(weights: str, leaf: str, modules: Sequence[ModuleEntry]) -> 
 
 
 def trial_listing(samples: int) -> Listing:
-    """Return what each later candidate gate makes a node send."""
+    """Return what each later candidate gate makes a node send, at most."""
+    options = [*ridge_options(len(RIDGES)), *option_grid(True, TEMPERATURE_FACTORS, True)]
+    counts: dict[str, Any] = dict.fromkeys(_columns(), (samples,) * len(options))
+    trial = GateTrial(samples=samples, **counts)
     return Listing(
         what="trial sums",
-        detail=f"for each candidate gate: loss and correct answers over {samples} own validation samples",
-        size_bytes=_TRIAL_BYTES,
+        detail=f"for each candidate gate, at most {_described(trial)}",
+        size_bytes=gate_trial_to_pb(trial).ByteSize(),
         recipient="coordinator",
     )
+
+
+def sent_trial_listing(trial: GateTrial, version: int) -> Listing:
+    """Return what a node sends of its trial of candidate gate `version`."""
+    return Listing(
+        what="trial sums",
+        detail=f"candidate gate {version}: {_described(trial)}",
+        size_bytes=gate_trial_to_pb(trial).ByteSize(),
+        recipient="coordinator",
+    )
+
+
+def _columns() -> list[str]:
+    """Return the names of a trial's lists, which have an entry for each combination."""
+    return [field.name for field in fields(GateTrial) if get_origin(field.type) is tuple]
+
+
+def _described(trial: GateTrial) -> str:
+    """Return in words everything that a trial tells: whatever is added to the message is named here too."""
+    columns = _columns()
+    single = [field.name for field in fields(trial) if field.name not in (*columns, "samples")]
+    each, once = (", ".join(names).replace("_", " ") for names in (columns, single))
+    tried, samples = len(trial.nll_sum), trial.samples
+    return f"{tried} combinations on {samples} own validation samples: {each} of each; {once}"

@@ -1,18 +1,23 @@
 """`swarm predict` and `swarm eval`: ask the swarm, and see how well it answers."""
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
-from swarm.cli.output import emit, progress, run_async, table
+from swarm.cli.output import emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from swarm.cli.places import Place
+    from swarm.data.dataset import Dataset
+    from swarm.domain.ids import NodeId
     from swarm.domain.inference import Answer, Profile
+    from swarm.domain.manifests import GateStatement
     from swarm.domain.specification import Specification
     from swarm.rpc.clients import CoordinatorClient
 
@@ -51,6 +56,8 @@ ExamplesOption = Annotated[
     ),
 ]
 BATCH = 512
+NAMED = 20
+"""How many classes are listed by name."""
 
 
 def register(app: typer.Typer) -> None:
@@ -100,9 +107,13 @@ def predict(
                 profile=profile.id if profile else "",
             )
             answer = await client.predict(query, timeout_s)
-        said = f"{describe_profile(profile)}\n" if profile else ""
-        facts = {"answer": answer} | ({"profile": profile} if profile else {})
-        emit("prediction", facts, as_json=json, text=said + describe_answer(answer, top_k))
+            gate = await open_gate(client, place) if profile else None
+        facts: dict[str, object] = {"answer": answer}
+        text = describe_answer(answer, top_k)
+        if profile and gate:
+            facts |= profile_facts(profile, answer, gate)
+            text = f"{describe_profiled(profile, answer, gate)}\n{text}"
+        emit("prediction", facts, as_json=json, text=text)
 
     run_async(work())
 
@@ -124,11 +135,10 @@ def _check_examples_alone(
 
 async def make_profile(client: "CoordinatorClient", source: str, specification: "Specification") -> "Profile":
     """Return the profile of a source's labelled samples. Raises by name what makes them no examples."""
-    from swarm.data.sources import load_training
     from swarm.domain.errors import InvalidInputError
     from swarm.domain.inference import MAX_EXAMPLES, Examples
 
-    data = load_training(resolved_source(source))
+    data = load_examples(source)
     if len(data) > MAX_EXAMPLES:
         raise InvalidInputError(
             f"examples {source}",
@@ -142,9 +152,63 @@ async def make_profile(client: "CoordinatorClient", source: str, specification: 
     return await client.make_profile(Examples(inputs=inputs, labels=labels))
 
 
-def describe_profile(profile: "Profile") -> str:
-    """Return in one line whose sums agree with the examples, and what that brings on them."""
-    agree = "agree" if len(profile.owners) > 1 else "agrees"
+def load_examples(source: str) -> "Dataset":
+    """Return a source's labelled samples; what is wrong with them is said as of examples."""
+    from swarm.data.sources import load_training
+    from swarm.domain.errors import InvalidInputError
+
+    try:
+        return load_training(resolved_source(source))
+    except InvalidInputError as error:
+        if not error.found.startswith("one class only"):
+            raise
+        # What remedies this in data to train on is no reason here.
+        raise InvalidInputError(
+            f"examples {source}",
+            found=error.found,
+            expected="examples of at least two classes",
+            remedy="add some of every class that you will ask about: one class says little about who agrees",
+        ) from error
+
+
+async def open_gate(client: "CoordinatorClient", place: "Place") -> "GateStatement":
+    """Return the current gate's statement, verified."""
+    from swarm.domain.manifests import GateStatement
+
+    return place.identity().keyring().open(await client.gate(), GateStatement).value
+
+
+def unknown_classes(answer: "Answer", gate: "GateStatement") -> tuple[str, ...]:
+    """Return the classes that owners in the gate know and a profile's answer can not name."""
+    known = {name for leaf in gate.leaves if leaf.has_columns for name in leaf.class_names}
+    return tuple(name for name in gate.class_names if name in known.difference(answer.class_names))
+
+
+def profile_facts(profile: "Profile", answer: "Answer", gate: "GateStatement") -> dict[str, object]:
+    return {"profile": profile, "unknown_classes": unknown_classes(answer, gate)}
+
+
+def describe_profiled(profile: "Profile", answer: "Answer", gate: "GateStatement") -> str:
+    """Return whose root answers and, in a second line, the gate's classes that it does not know."""
+    lines = [describe_profile(profile, {leaf.owner for leaf in gate.leaves if leaf.has_columns})]
+    unknown = unknown_classes(answer, gate)
+    if unknown:
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        listed = ", ".join(unknown[:NAMED])
+        lines.append(f"never answered, since these owners do not know them: {listed}{more}")
+    return "\n".join(map(printable, lines))
+
+
+def describe_profile(profile: "Profile", everyone: Collection["NodeId"] = ()) -> str:
+    """Return in one line whose sums agree with the examples, and what that brings on them; everyone: the
+    owners whose root answers where nobody is left out."""
+    count = len(profile.owners)
+    if count > 1 and set(profile.owners) == set(everyone):
+        return (
+            f"no owners agree with your {profile.examples} examples clearly better than all {count} together:"
+            f" {profile.accuracy:.3f} of them right (profile {profile.id[:12]})"
+        )
+    agree = "agree" if count > 1 else "agrees"
     return (
         f"{', '.join(profile.owners)} {agree} with your {profile.examples} examples: {profile.accuracy:.3f}"
         f" of them right, {profile.accuracy_all:.3f} by the sums of all owners (profile {profile.id[:12]})"
@@ -175,7 +239,15 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
             expected="finite numbers",
             remedy="remove or repair those inputs",
         )
-    converted = batch.astype(dtype)
+    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is refused below
+        converted = batch.astype(dtype)
+    if not np.isfinite(converted).all():
+        raise InvalidInputError(
+            "inputs",
+            found=f"a value of {batch.dtype} that {dtype} cannot hold",
+            expected=f"numbers up to {np.finfo(dtype).max:.3g}",
+            remedy="remove or repair those inputs",
+        )
     if dtype == np.uint8 and not np.array_equal(converted, batch):
         raise ShapeMismatchError(
             "inputs",
@@ -199,7 +271,7 @@ def describe_row(answer: "Answer", index: int) -> list[str]:
             f"     {source.weight:.3f}  {source.expert}@{source.version} of {source.owner}{by}"
             + (f", modules {' '.join(d[:8] for d in source.module_digests)}" if source.module_digests else "")
         )
-    return lines
+    return [*map(printable, lines)]
 
 
 def describe_answer(answer: "Answer", top_k: int = 0) -> str:
@@ -210,9 +282,8 @@ def describe_answer(answer: "Answer", top_k: int = 0) -> str:
         lines += [f"{index}: {first}", *others]
     missing = f"; did not answer: {', '.join(answer.missing_experts)}" if answer.missing_experts else ""
     by = f"{answer.combination}, " if answer.combination else ""
-    lines.append(
-        f"gate version {answer.gate_version}, {by}{answer.flops_per_query:.2e} FLOPs a query{missing}"
-    )
+    cost = f"{answer.flops_per_query:.2e} FLOPs a query"
+    lines.append(printable(f"gate version {answer.gate_version}, {by}{cost}{missing}"))
     return "\n".join(lines) + _root_hint(top_k, answer.combination)
 
 
@@ -267,9 +338,10 @@ def evaluate(
                 answer = await client.predict(query, timeout_s)
                 scorer.add(answer, test.labels[start : start + BATCH])
                 progress(f"{min(start + BATCH, len(test))} of {len(test)} answered")
+            gate = await open_gate(client, place) if profile else None
         score = scorer.score()
         rows = [(name, count, f"{accuracy:.3f}") for name, count, accuracy in score.by_class]
-        text = (f"{describe_profile(profile)}\n" if profile else "") + (
+        text = (
             f"test accuracy {score.accuracy:.4f} ± {score.standard_error:.4f} on {score.queries} queries,"
             f" gate version {score.gate_version}, {score.combination}, {score.degraded} degraded\n"
             + table(("class", "queries", "accuracy"), rows)
@@ -281,7 +353,9 @@ def evaluate(
         facts |= {"standard_error": score.standard_error, "nll": loss, "classes": by_class}
         facts |= {"gate_version": score.gate_version, "degraded": score.degraded}
         facts |= {"combination": score.combination, "flops_per_query": score.flops_per_query}
-        facts |= {"profile": profile} if profile else {}
+        if profile and gate:
+            facts |= profile_facts(profile, answer, gate)
+            text = f"{describe_profiled(profile, answer, gate)}\n{text}"
         emit("evaluation", facts, as_json=json, text=text)
 
     run_async(work())

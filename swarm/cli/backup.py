@@ -29,16 +29,21 @@ def backup(
     blobs: Annotated[
         bool, typer.Option("--blobs/--no-blobs", help="Also the weights; else their owners publish again.")
     ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     redis_url: RedisUrl = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Write the founder's home and Redis to one file. Losing the CA loses the swarm: keep this file safe."""
     from swarm.cli.archive import write_archive
+    from swarm.cli.destinations import check_destination, check_new
     from swarm.cli.places import Place, founder_home
     from swarm.cli.settings import load_settings
 
     founder = founder_home(home)
+    check_destination(file, "backup")
+    if not overwrite:
+        check_new(file, "backup")
     url = load_settings(founder.root, redis_url=redis_url).redis_url
     swarm = Place(founder.root, is_node=False).identity().swarm
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from swarm.cli.clock import span
+from swarm.cli.options import home_flag
 from swarm.cli.output import bytes_text
 from swarm.domain.errors import SwarmError
 
@@ -140,6 +141,7 @@ def disk_check(name: str, free_bytes: int) -> Check:
 async def examine(place: "Place") -> list[Check]:
     """Return every check that makes sense in this home, also when nothing answers."""
     from swarm.cli import places
+    from swarm.cli.standing import check_present
     from swarm.trust.identity import certificate_not_after
 
     identity = place.identity()
@@ -154,10 +156,14 @@ async def examine(place: "Place") -> list[Check]:
     ]
     if identity.role == "node":
         try:
+            check_present(place)
+        except SwarmError as error:
+            return [*checks, failed("membership", error, error.remedy)]
+        try:
             async with places.agent(place, start=False) as client:
                 checks += agent_checks(await client.state())
         except SwarmError as error:
-            checks.append(failed("agent", error, f"swarm node --home {place.root}"))
+            checks.append(failed("agent", error, f"swarm node {home_flag(place.root)}"))
     try:
         async with places.coordinator(place) as client:
             checks += coordinator_checks(await client.status(), time.time())

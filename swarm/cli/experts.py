@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, progress, run_async, table
+from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     from swarm.domain.lineage import Lineage, LineageNode
@@ -85,11 +85,14 @@ def pull(
     json: Json = False,
 ) -> None:
     """Fetch and verify an expert's modules. A node that holds them may stand in for their owner."""
+    from swarm.cli.destinations import check_destination
     from swarm.cli.places import find_place
     from swarm.cli.verified import export_safetensors, verified_registry
     from swarm.domain.errors import NotAuthorisedError
 
     place = find_place(home)
+    if output is not None:
+        check_destination(output, "--output")
 
     async def work() -> None:
         async with verified_registry(place) as registry:
@@ -211,14 +214,12 @@ def describe_manifest(manifest: "Manifest", digest: str) -> str:
     """Return a manifest for people."""
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in sorted(manifest.metrics.items()))
     rows = [(m.name, len(m.tensors), bytes_text(m.size_bytes), m.digest[:12]) for m in manifest.modules]
-    return "\n".join(
-        [
-            f"{manifest.expert}@{manifest.version}  manifest {digest[:12]}  owner {manifest.owner}"
-            f"  leaf {manifest.leaf}",
-            f"net {manifest.net.factory}, classes {', '.join(manifest.class_names)}, share {manifest.share}",
-            f"trained with {manifest.cost.train_flops:.2e} FLOPs on {manifest.cost.samples_seen} samples seen"
-            f" in {manifest.cost.duration_s:.1f} s; {manifest.cost.inference_flops:.2e} FLOPs for a query",
-            f"metrics: {metrics or 'none'}",
-            table(("module", "tensors", "size", "digest"), rows),
-        ]
+    about = (
+        f"{manifest.expert}@{manifest.version}  manifest {digest[:12]}  owner {manifest.owner}"
+        f"  leaf {manifest.leaf}",
+        f"net {manifest.net.factory}, classes {', '.join(manifest.class_names)}, share {manifest.share}",
+        f"trained with {manifest.cost.train_flops:.2e} FLOPs on {manifest.cost.samples_seen} samples seen"
+        f" in {manifest.cost.duration_s:.1f} s; {manifest.cost.inference_flops:.2e} FLOPs for a query",
+        f"metrics: {metrics or 'none'}",
     )
+    return "\n".join([*map(printable, about), table(("module", "tensors", "size", "digest"), rows)])

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, import_paths, names, resolved_source, seconds
+from swarm.cli.options import Home, ImportPath, Json, home_flag, import_paths, names, resolved_source, seconds
 from swarm.cli.output import emit, progress, run_async, table
+from swarm.domain.specification import MAX_NEW_CLASSES_PER_OWNER
 
 token = typer.Typer(help="Join tokens: make, list, revoke.", no_args_is_help=True)
 
@@ -38,6 +39,9 @@ def init(
     ] = 20,
     max_leaves: Annotated[int, typer.Option(min=1, help="Leaves per owner.")] = 8,
     max_prototypes: Annotated[int, typer.Option(min=1, help="Prototypes per leaf.")] = 60,
+    max_new_classes: Annotated[
+        int, typer.Option(min=1, help="Class names per owner besides yours.")
+    ] = MAX_NEW_CLASSES_PER_OWNER,
     host: Annotated[
         str, typer.Option(help="The name or address that other machines reach this one by.")
     ] = "",
@@ -74,6 +78,7 @@ def init(
             min_leaf_count=min_leaf_count,
             max_leaves=max_leaves,
             max_prototypes=max_prototypes,
+            max_new_classes=max_new_classes,
             host=host,
             registry_host=registry_host,
             seed=seed,
@@ -82,8 +87,8 @@ def init(
     )
     text = (
         f"swarm {name}: input {list(kind.shape)} {kind.dtype}, classes {', '.join(kind.class_names)}\n"
-        f"Losing {root / 'ca'} loses the swarm: swarm backup FILE --home {root}\n"
-        f"Start it:   swarm redis, swarm registry and swarm coordinator, each with --home {root}\n"
+        f"Losing {root / 'ca'} loses the swarm: swarm backup FILE {home_flag(root)}\n"
+        f"Start it:   swarm redis, swarm registry and swarm coordinator, each with {home_flag(root)}\n"
         f"Then on another machine:\n{line}"
     )
     facts = {"swarm": name, "home": str(root), "join_line": line.removeprefix("swarm join ")}
@@ -108,7 +113,7 @@ def create(
 
     if role not in ("node", "client", "operator"):
         raise typer.BadParameter(f"--role {role!r}: choose node, client or operator")
-    lifetime_s = seconds(lifetime)
+    lifetime_s = seconds(lifetime, "--lifetime")
 
     async def work() -> None:
         async with coordinator(find_place(home)) as client:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, Json
-from swarm.cli.output import emit, run_async, table
+from swarm.cli.output import emit, printable, run_async, table
 
 if TYPE_CHECKING:
     from swarm.domain.combination import Combination
@@ -55,7 +55,7 @@ def fit(home: Home = None, json: Json = False) -> None:
                 "gate", found=outcome.reason, expected="no incumbent worse off", remedy="swarm gate history"
             )
         text = f"{outcome.state}: gate version {outcome.gate_version} ({outcome.reason or 'recomputed'})"
-        emit("gate-fit", {"outcome": outcome}, as_json=json, text=text)
+        emit("gate-fit", {"outcome": outcome}, as_json=json, text=printable(text))
 
     run_async(work())
 
@@ -101,7 +101,7 @@ def rollback(version: Annotated[int, typer.Argument(min=1)], home: Home = None, 
             envelope = await client.rollback(version)
         statement = _opened(place.identity().keyring(), envelope)
         text = f"gate version {statement.version} is active: {statement.reason}"
-        emit("gate", {"gate": statement}, as_json=json, text=text)
+        emit("gate", {"gate": statement}, as_json=json, text=printable(text))
 
     run_async(work())
 
@@ -122,11 +122,14 @@ def describe_gate(statement: "GateStatement") -> str:
     figures = {key for each in statement.combinations for key in _figure_keys(each)}
     rest = {name: value for name, value in sorted(statement.evidence.items()) if name not in figures}
     judged = ", ".join(f"{name} {value:.4g}" for name, value in rest.items())
+    about = (
+        f"gate version {statement.version} ({statement.kind}{ridge}) serves"
+        f" {statement.combination().label}: {statement.reason}",
+        f"judged: {judged or 'nobody to judge yet'}",
+    )
     return "\n".join(
         [
-            f"gate version {statement.version} ({statement.kind}{ridge}) serves"
-            f" {statement.combination().label}: {statement.reason}",
-            f"judged: {judged or 'nobody to judge yet'}",
+            *map(printable, about),
             _combinations_table(statement),
             table(("leaf", "owner", "expert", "sums", "classes"), rows),
         ]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from swarm.cli.options import Home, Json
-from swarm.cli.output import emit, run_async
+from swarm.cli.output import emit, printable, run_async
 
 PROBE_SECONDS = 5.0
 
@@ -28,7 +28,7 @@ def health(
     if service not in probes:
         raise UsageError("service", found=service[:40], expected="registry, coordinator or node")
     said = run_async(probes[service](home_folder(home)))
-    emit("health", {"service": service, "says": said}, as_json=json, text=f"{service}: {said}")
+    emit("health", {"service": service, "says": said}, as_json=json, text=printable(f"{service}: {said}"))
 
 
 async def _registry(root: Path) -> str:

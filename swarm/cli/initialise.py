@@ -26,6 +26,7 @@ class Wanted:
     min_leaf_count: int
     max_leaves: int
     max_prototypes: int
+    max_new_classes: int
     host: str
     registry_host: str
     seed: int
@@ -64,6 +65,7 @@ def found(home: Path, settings: Settings, wanted: Wanted) -> tuple[str, InputKin
         min_leaf_count=wanted.min_leaf_count,
         max_leaves_per_owner=wanted.max_leaves,
         max_prototypes_per_leaf=wanted.max_prototypes,
+        max_new_classes_per_owner=wanted.max_new_classes,
         host=wanted.host or settings.advertise,
         registry_host=wanted.registry_host,
         join_port=settings.join_port,

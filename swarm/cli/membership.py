@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
+from swarm.cli.options import Home, ImportPath, Json, home_flag, import_paths, resolved_source
 from swarm.cli.output import emit, progress, run_async
 
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def join(
     line: Annotated[str, typer.Argument(metavar="TOKEN@HOST:PORT", help="The line that swarm init printed.")],
-    name: Annotated[str, typer.Option(help="This node's name (default: the host's).")] = "",
+    name: Annotated[str | None, typer.Option(help="This node's name (default: the host's).")] = None,
     data: Annotated[
         str, typer.Option(help="Check these data against the swarm's specification before joining.")
     ] = "",
@@ -38,10 +38,17 @@ def join(
     root = home_folder(home)
     if role not in ("node", "client", "operator"):
         raise UsageError("--role", found=role, expected="node, client or operator")
+    if name is not None and not name.strip():
+        raise UsageError(
+            "--name",
+            found="an empty name",
+            expected="lowercase letters, digits and inner hyphens, at most 40",
+            remedy="leave --name out to join under the host's name",
+        )
     identity = enrol.join(
         line,
         NodeHome(root),
-        name=name,
+        name=name or "",
         data=resolved_source(data) if data else None,
         advertise=advertise,
         import_paths=import_paths(import_path),
@@ -50,7 +57,7 @@ def join(
     )
     text = f"{identity.role} {identity.id} joined swarm {identity.swarm}; its folder is {root}"
     if role == "node":
-        text += f"\nNext: swarm train DATA --home {root}"
+        text += f"\nNext: swarm train DATA {home_flag(root)}"
     facts = {"swarm": identity.swarm, "role": identity.role, "id": identity.id, "home": str(root)}
     emit("join", {**facts, "coordinator": identity.coordinator}, as_json=json, text=text)
 
@@ -62,12 +69,14 @@ def leave(
 ) -> None:
     """Withdraw this node's experts from the gate and revoke its certificate. It cannot be undone."""
     from swarm.cli.places import agent, node_place
+    from swarm.cli.standing import note_departure
 
     place = node_place(home)
 
     async def work() -> None:
         async with agent(place) as client:
             gate_version, experts = await client.leave(reason)
+            note_departure(place)
             await client.stop()
         text = f"left; {', '.join(experts) or 'no expert'} withdrawn, gate version {gate_version}"
         emit("leave", {"gate_version": gate_version, "withdrawn": experts}, as_json=json, text=text)

@@ -1,16 +1,19 @@
 """`swarm status`, `swarm events`, `swarm doctor`: how the swarm is, what happened, what to repair."""
 
 import json as json_lines
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, plain, run_async, table
+from swarm.cli.output import bytes_text, emit, plain, printable, run_async, say, table
 
 if TYPE_CHECKING:
     from swarm.domain.agent import AgentState
     from swarm.domain.membership import Event, SwarmStatus
+
+_EVENT_ID = re.compile(r"[0-9]{1,18}(?:-[0-9]{0,18})?")
 
 
 def register(app: typer.Typer) -> None:
@@ -61,28 +64,30 @@ def describe_status(seen: "SwarmStatus") -> str:
         for node in seen.nodes
     ]
     live = sum(node.alive for node in seen.nodes)
-    lines = [
+    about = (
         f"swarm {seen.swarm}: {live} of {len(seen.nodes)} nodes live, gate version {seen.gate_version},"
         f" specification {seen.specification_version} with {len(seen.class_names)} classes"
         f" ({', '.join(seen.class_names[:20])})",
         f"redis {seen.redis} ({seen.durability}); coordinator up {span(seen.server_time - seen.started_at)},"
         f" certificate {seen.certificate_days:.1f} days",
-        table(("node", "state", "activity", "experts", "seen", "sent", "reached by"), rows),
-    ]
+    )
+    header = ("node", "state", "activity", "experts", "seen", "sent", "reached by")
+    lines = [*map(printable, about), table(header, rows)]
     if seen.leaves_without_owner:
-        lines.append(f"leaves without a live owner: {', '.join(seen.leaves_without_owner)}")
+        lines.append(printable(f"leaves without a live owner: {', '.join(seen.leaves_without_owner)}"))
     return "\n".join(lines)
 
 
 def describe_agent(own: "AgentState") -> str:
     """Return a node's view of itself for people."""
     link = "connected" if own.connected else "NOT connected"
-    return (
+    lines = (
         f"node {own.node} of {own.swarm}: {link}, {own.activity or 'idle'}, gate version {own.gate_version},"
-        f" {own.outbox} in the outbox\n"
+        f" {own.outbox} in the outbox",
         f"experts {', '.join(own.experts) or 'none'}; certificate {own.certificate_days:.2f} days;"
-        f" sent {bytes_text(own.socket_bytes.sent)}; disk {bytes_text(own.disk_free_bytes)} free"
+        f" sent {bytes_text(own.socket_bytes.sent)}; disk {bytes_text(own.disk_free_bytes)} free",
     )
+    return "\n".join(map(printable, lines))
 
 
 def events(
@@ -96,10 +101,19 @@ def events(
 ) -> None:
     """Show what happened, the newest last. With --follow --json: one JSON object a line."""
     from swarm.cli.places import coordinator, find_place
+    from swarm.domain.errors import UsageError
+
+    if after and _EVENT_ID.fullmatch(after) is None:
+        raise UsageError(
+            "--after",
+            found=repr(after[:40]),
+            expected="an event's id, as 1700000000000-0",
+            remedy="swarm events --json shows the ids",
+        )
 
     def show(event: "Event") -> None:
         told = json_lines.dumps({"schema": "swarm.event/1", **plain(event_facts(event))})
-        print(told if json else describe_event(event), flush=True)
+        say(told if json else describe_event(event))
 
     async def work() -> None:
         async with coordinator(find_place(home)) as client:
@@ -128,7 +142,7 @@ def describe_event(event: "Event") -> str:
     from swarm.cli.clock import stamp
 
     facts = " ".join(f"{name}={value}" for name, value in event.fields)
-    return f"{stamp(event.at)}  {event.kind:<22} {facts}"
+    return printable(f"{stamp(event.at)}  {event.kind:<22} {facts}")
 
 
 def doctor(home: Home = None, json: Json = False) -> None:

@@ -1,6 +1,8 @@
 """Options that several commands share, spelled once."""
 
+import math
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +23,23 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(text: str) -> float:
-    """Return a duration such as `90`, `45s`, `10m`, `24h` or `7d` in seconds."""
+def seconds(text: str, flag: str) -> float:
+    """Return a duration such as `90`, `45s`, `10m`, `24h` or `7d` in seconds, above 0.
+
+    Raises UsageError, naming the flag that it was given with, for anything else.
+    """
+    from swarm.domain.errors import UsageError
+
     match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write 45s, 10m, 24h or 7d")
-    return float(match[1]) * _SECONDS[match[2]]
+    length = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 0 < length < math.inf:
+        raise UsageError(flag, found=repr(text[:40]), expected="a time above 0, as 45s, 10m, 24h or 7d")
+    return length
+
+
+def home_flag(root: Path) -> str:
+    """Return the flag that names a home, quoted as a shell takes it."""
+    return f"--home {shlex.quote(str(root))}"
 
 
 def resolved_source(data: str) -> str:

@@ -22,17 +22,43 @@ INTERRUPTED = 130
 ENDINGS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+def printable(text: str) -> str:
+    """Return one line that a terminal shows as it is: what cannot be printed is escaped, as `\\x1b` or `\\n`.
+
+    Activities, reasons and names of metrics are written by other members: control characters, line ends and
+    bidirectional overrides in them would rewrite what the terminal shows.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+    )
+
+
+def _shown(text: str) -> str:
+    """Return lines as the terminal may have them: only their own ends are left of what is not printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def emit(name: str, payload: dict[str, Any], *, as_json: bool, text: str) -> None:
     """Print a result: with as_json one object `{"schema": "swarm.<name>/1", ...}`, else the text."""
     if as_json:
         print(json.dumps({"schema": f"swarm.{name}/1", **plain(payload)}, allow_nan=False), flush=True)
     elif text:
-        print(text, flush=True)
+        say(text)
+
+
+def say(text: str) -> None:
+    """Print text on stdout; what is not printable is escaped."""
+    print(_shown(text), flush=True)
 
 
 def progress(message: str) -> None:
-    """Print one line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line of progress on stderr; what is not printable is escaped."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print lines on stderr; what is not printable in them is escaped."""
+    print(_shown(text), file=sys.stderr, flush=True)
 
 
 def plain(value: Any) -> Any:
@@ -51,8 +77,8 @@ def plain(value: Any) -> Any:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return aligned columns: numbers to the right, the rest to the left."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """Return aligned columns: numbers to the right, the rest to the left. A cell stays one printable line."""
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     numeric = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(header))]
 
@@ -82,7 +108,7 @@ def describe(error: "SwarmError") -> str:
     lines += [f"  found:    {error.found}"] if error.found else []
     lines += [f"  expected: {error.expected}"] if error.expected else []
     lines += [f"  try:      {error.remedy}"] if error.remedy else []
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def run_guarded(app: "typer.Typer", arguments: Sequence[str]) -> int:
@@ -144,7 +170,7 @@ def _unexpected(error: Exception, *, as_json: bool) -> int:
 
 
 def _report(error: "SwarmError", *, as_json: bool) -> int:
-    progress(describe(error))
+    note(describe(error))
     code = _exit_code(error)
     if as_json:
         facts = {"code": error.code, "subject": error.subject, "found": error.found}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from swarm.cli.options import home_flag
 from swarm.config import NodeHome, SwarmHome, default_home
 from swarm.domain.errors import NotFoundError, NotReadyError, SwarmError, UsageError
 from swarm.domain.ids import NodeId
@@ -132,20 +133,24 @@ async def registry(place: Place) -> "AsyncIterator[RegistryClient]":
 async def agent(place: Place, *, start: bool = True) -> "AsyncIterator[AgentClient]":
     """Open the client of the node's own agent, starting the agent where it does not run.
 
-    Without start: NotReadyError where it does not run.
+    With start: UnauthenticatedError where the node is no member any more. Without: NotReadyError where no
+    agent runs.
     """
     from node.control import agent_socket, ensure_agent
+    from swarm.cli.standing import check_standing
     from swarm.rpc.channel import open_local
     from swarm.rpc.clients import AgentClient
 
     home = NodeHome(place.root)
+    if start:
+        await check_standing(place)
     socket = await asyncio.to_thread(ensure_agent if start else agent_socket, home)
     if socket is None:
         raise NotReadyError(
             f"agent of {place.root}",
             found="none that runs",
             expected="a running agent",
-            remedy=f"swarm node --home {place.root}",
+            remedy=f"swarm node {home_flag(place.root)}",
         )
     async with open_local(socket) as connection:
         yield AgentClient(connection)

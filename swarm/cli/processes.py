@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from swarm.cli.options import home_flag
 from swarm.domain.errors import ConflictError
 
 STOP_SECONDS = 12.0
@@ -56,7 +57,7 @@ def recorded(run: Path, name: str) -> Iterator[None]:
                 f"{name} of {run.parent}",
                 found=f"process {other.pid}, which runs from this folder already",
                 expected="one for each home",
-                remedy=f"use that one, or stop it: swarm down --home {run.parent}",
+                remedy=f"use that one, or stop it: swarm down {home_flag(run.parent)}",
             )
     path = record_process(run, name, os.getpid())
     try:

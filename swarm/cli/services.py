@@ -157,8 +157,10 @@ def node(
 
     from node.config import NodeConfig
     from swarm.cli.places import node_place
+    from swarm.cli.standing import check_present
 
     place = node_place(home)
+    check_present(place)
     given: dict[str, Any] = {"advertise": advertise, "net": net, "federation": federation}
     given |= {"log_level": log_level, "log_json": log_json}
     given |= {"import_paths": import_paths(import_path) if import_path else None}

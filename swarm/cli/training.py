@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source, seconds
-from swarm.cli.output import bytes_text, emit, progress, run_async, table
+from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     from swarm.domain.agent import TrainStep
@@ -25,7 +25,7 @@ def train(
     ],
     net: Annotated[str, typer.Option(help="mlp:128x2, cnn, linear, or package.module:factory.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each expert at most.")] = 1000,
-    budget: Annotated[str, typer.Option(help="Train for this long instead of by steps: 10m.")] = "",
+    budget: Annotated[str | None, typer.Option(help="Train for this long instead of by steps: 10m.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would leave this machine, and stop there.")
     ] = False,
@@ -65,13 +65,14 @@ def train(
         raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
     if not 0 < sums_mb < float("inf"):
         raise UsageError("--sums-mb", found=str(sums_mb), expected="a number above 0")
+    budget_s = 0.0 if budget is None else seconds(budget, "--budget")
     if refine:
         _check_refines_alone(context)
     place = node_place(home)
     order = TrainOrder(
         data=resolved_source(data),
         net=net,
-        budget_s=seconds(budget) if budget else 0.0,
+        budget_s=budget_s,
         steps=steps,
         dry_run=dry_run,
         seed=seed,
@@ -97,7 +98,7 @@ def train(
 
     done = run_async(work())
     facts = {"dry_run": dry_run, "message": done.message, "figures": done.figures, "listings": done.listings}
-    text = f"{done.message}\n{listing_table(done.listings)}" if dry_run else done.message
+    text = printable(done.message) + (f"\n{listing_table(done.listings)}" if dry_run else "")
     emit("train", facts, as_json=json, text=text)
 
 
@@ -154,19 +155,15 @@ def outbound(
     json: Json = False,
 ) -> None:
     """List what left this machine: when, what, how much, to whom."""
+    from node.outbound import OutboundLog
     from swarm.cli.clock import stamp
-    from swarm.cli.places import agent, node_place
+    from swarm.cli.places import node_place
+    from swarm.config import NodeHome
 
-    place = node_place(home)
-
-    async def work() -> None:
-        async with agent(place) as client:
-            found = await client.outbound(limit)
-        rows = [
-            (stamp(item.at), item.what, item.detail, bytes_text(item.size_bytes), item.recipient)
-            for item in found
-        ]
-        text = table(("at", "what", "detail", "size", "recipient"), rows)
-        emit("outbound", {"listings": found}, as_json=json, text=text)
-
-    run_async(work())
+    found = OutboundLog(NodeHome(node_place(home).root).outbound).read(limit)
+    rows = [
+        (stamp(item.at), item.what, item.detail, bytes_text(item.size_bytes), item.recipient)
+        for item in found
+    ]
+    text = table(("at", "what", "detail", "size", "recipient"), rows)
+    emit("outbound", {"listings": found}, as_json=json, text=text)

@@ -1,6 +1,7 @@
 """The specification: what every member of a swarm agrees on, signed by the coordinator."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -10,6 +11,12 @@ from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 
 MAX_CLASS_NAME = 80
 MAX_CLASSES = 1 << 15
+MAX_NEW_CLASSES_PER_OWNER = 1000
+"""Unless the founder says otherwise: every class costs everybody a column of every answer."""
+MAX_ACTIVATION_BYTES = 256 << 20
+"""What one forward pass of an expert may hold at a time, weights aside; rows at once are chosen by it."""
+MAX_EXPERT_FLOPS = 50 * 10**9
+"""What an expert may cost per query: others ask it about thousands of samples before it answers anybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +50,12 @@ class TrunkReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Specification:
-    """Input, task, class names, trunk and limits. A new class makes a new version.
+    """Input, task, class names, trunk and limits. A class that comes or goes makes a new version.
 
-    Raw inputs have `input_shape` and `input_dtype`; a network sees float32 `raw * scale + offset`.
+    Raw inputs have `input_shape` and `input_dtype`; a network sees float32 `raw * scale + offset`. The first
+    `founding_classes` of the class names are the founder's and stay (None: all of them, nothing has changed
+    yet); others stay as long as somebody in the gate has samples of them. One owner may bring at most
+    `max_new_classes_per_owner` names that are not the founder's.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -63,6 +73,8 @@ class Specification:
     min_leaf_count: int
     max_leaves_per_owner: int
     max_prototypes_per_leaf: int
+    founding_classes: int | None = None
+    max_new_classes_per_owner: int = MAX_NEW_CLASSES_PER_OWNER
 
     def __post_init__(self) -> None:
         if not self.input_shape or len(self.input_shape) > 4 or any(s < 1 for s in self.input_shape):
@@ -72,23 +84,70 @@ class Specification:
         check_class_names(self.class_names)
         if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale == 0:
             raise InvalidInputError("preprocessing", found=f"scale {self.scale}, offset {self.offset}")
-        limits = (self.version, self.min_leaf_count, self.max_leaves_per_owner, self.max_prototypes_per_leaf)
+        limits = (
+            self.version,
+            self.min_leaf_count,
+            self.max_leaves_per_owner,
+            self.max_prototypes_per_leaf,
+            self.max_new_classes_per_owner,
+        )
         if min(limits) < 1:
             raise InvalidInputError("specification", found=f"limits {limits}", expected="at least 1 each")
-
-    def with_classes(self, names: tuple[str, ...]) -> "Specification":
-        """Return this specification, or its next version where names hold a class that it lacks."""
-        new = tuple(sorted(set(names) - set(self.class_names)))
-        if not new:
-            return self
-        if not self.accept_new_classes:
+        if self.founding_classes is not None and not 0 <= self.founding_classes <= len(self.class_names):
             raise InvalidInputError(
-                "class names",
-                found=f"unknown classes {', '.join(new[:5])}",
+                "specification",
+                found=f"{self.founding_classes} founding classes of {len(self.class_names)}",
+                expected=f"0 to {len(self.class_names)}",
+            )
+
+    @property
+    def founders_classes(self) -> tuple[str, ...]:
+        """The names that the swarm was founded with."""
+        return self.class_names[: self.founding_classes]
+
+    def with_classes(self, names: Iterable[str]) -> "Specification":
+        """Return this specification, or its next version where one owner's names hold a class that it lacks.
+
+        Raises InvalidInputError as `check_owners_classes` does.
+        """
+        wanted = tuple(names)
+        self.check_owners_classes(wanted)
+        return self.of_classes((*self.class_names, *wanted))
+
+    def of_classes(self, names: Iterable[str]) -> "Specification":
+        """Return this specification, or its next version, with the founder's classes and names, no others.
+
+        What stays keeps its order; what is new follows, sorted. Gates, experts and answers carry class names
+        of their own, so that none of them changes its meaning.
+        """
+        wanted, founders = set(names), self.founders_classes
+        kept = [name for name in self.class_names[len(founders) :] if name in wanted]
+        new = sorted(wanted.difference(founders, kept))
+        found = (*founders, *kept, *new)
+        if found == self.class_names:
+            return self
+        return replace(self, version=self.version + 1, class_names=found, founding_classes=len(founders))
+
+    def check_owners_classes(self, names: Iterable[str], subject: str = "class names") -> None:
+        """Raise InvalidInputError where one owner's names hold classes that the swarm does not accept, or too
+        many that its founder did not name."""
+        wanted = set(names)
+        unknown = sorted(wanted.difference(self.class_names))
+        if unknown and not self.accept_new_classes:
+            raise InvalidInputError(
+                subject,
+                found=f"unknown classes {', '.join(unknown[:5])}",
                 expected=f"one of {', '.join(self.class_names[:20])}",
                 remedy="rename your classes or ask the swarm's operator to accept new ones",
             )
-        return replace(self, version=self.version + 1, class_names=(*self.class_names, *new))
+        brought = sorted(wanted.difference(self.founders_classes))
+        if len(brought) > self.max_new_classes_per_owner:
+            raise InvalidInputError(
+                subject,
+                found=f"{len(brought)} that the swarm was not founded with ({', '.join(brought[:3])}, ..)",
+                expected=f"at most {self.max_new_classes_per_owner} of one owner",
+                remedy="leave classes out or merge them; a swarm's founder can name more: swarm init",
+            )
 
 
 def check_class_names(names: tuple[str, ...]) -> None:

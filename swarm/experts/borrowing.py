@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from swarm.experts.flops import forward_flops
+from swarm.experts.footprint import measured_forward, rows_at_once
 from swarm.experts.inputs import best_device
 from swarm.experts.samples import Feed, Samples
 from swarm.experts.training import TrainSettings, train_expert
@@ -108,8 +109,9 @@ def penultimate(net: nn.Module, samples: Samples) -> NDArray[np.float32]:
     net.to(device).eval()
     found = []
     try:
+        _, held = measured_forward(net, torch.zeros(1, *samples.input_shape, device=device))
         with torch.inference_mode():
-            for inputs, *_ in Feed(samples, device, _BATCH, 0):
+            for inputs, *_ in Feed(samples, device, min(_BATCH, rows_at_once(held)), 0):
                 caught.clear()
                 output = net(inputs)
                 features = caught[-1] if caught else output

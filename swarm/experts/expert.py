@@ -21,12 +21,11 @@ from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import ModuleEntry
 from swarm.experts.factories import is_built_in
+from swarm.experts.footprint import MOST_ROWS, measured_forward, rows_at_once
 from swarm.experts.inputs import as_tensor, check_inputs, preprocessed
 from swarm.experts.nets import build_net, built_in_numbers
 from swarm.experts.weights import load_net
 from swarm.modules.packing import ReadBlob, check_module
-
-ROWS_AT_ONCE = 1024
 
 
 class LoadedExpert:
@@ -47,6 +46,7 @@ class LoadedExpert:
         if correcting is not None:
             self._correcting = correcting.to(device).eval().requires_grad_(False)
         self._scale, self._offset, self._device = scale, offset, device
+        self._rows_at_once = MOST_ROWS
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class LoadedExpert:
             correcting = _loaded(manifest, manifest.correction.modules, named, read, import_paths)
         place = device or torch.device("cpu")
         expert = cls(manifest, net, correcting, specification.scale, specification.offset, place)
-        expert._check_answers()
+        expert._try_out()
         return expert
 
     def values(self, inputs: NDArray[np.generic], form: ExpertForm) -> NDArray[np.float32]:
@@ -130,8 +130,8 @@ class LoadedExpert:
         check_inputs(inputs, self.manifest.net.input_shape)
         found = np.empty((len(inputs), len(self.class_names)), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(inputs), ROWS_AT_ONCE):
-                raw = as_tensor(inputs[start : start + ROWS_AT_ONCE]).to(self._device)
+            for start in range(0, len(inputs), self._rows_at_once):
+                raw = as_tensor(inputs[start : start + self._rows_at_once]).to(self._device)
                 logits = net(preprocessed(raw, self._scale, self._offset)).float()
                 found[start : start + len(raw)] = finish(logits).cpu().numpy()
         if not np.isfinite(found).all():
@@ -158,8 +158,11 @@ class LoadedExpert:
             remedy="ask it for probabilities, or let its owner run swarm train --refine",
         )
 
-    def _check_answers(self) -> None:
+    def _try_out(self) -> None:
+        """Answer one row, and see by it how many rows fit into memory at once."""
         nothing = np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32)
+        _, held = measured_forward(self._net, as_tensor(nothing).to(self._device))
+        self._rows_at_once = rows_at_once(held)
         self.probabilities(nothing)
         if self.has_correction:
             self.corrections(nothing)

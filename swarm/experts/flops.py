@@ -50,18 +50,22 @@ def forward_flops(net: nn.Module, input_shape: Sequence[int]) -> int:
 
     net maps float32 [1, *input_shape]; it is left as it was.
     """
-    twin = copy.deepcopy(net).cpu().eval()
+    return counted_flops(copy.deepcopy(net).cpu().eval(), torch.zeros(1, *input_shape))
+
+
+def counted_flops(net: nn.Module, inputs: torch.Tensor) -> int:
+    """Return the FLOPs of net(inputs), run as it is; on the `meta` device nothing is computed."""
     counter = _Counter()
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_no_attention_fast_path())
-        for module in twin.modules():
+        for module in net.modules():
             if isinstance(module, nn.RNNBase):
                 stack.callback(module.register_forward_pre_hook(counter.pause).remove)
                 stack.callback(module.register_forward_hook(counter.count_recurrent).remove)
         stack.enter_context(counter)
-        twin(torch.zeros(1, *input_shape))
+        net(inputs)
     return counter.flops
 
 
@@ -77,6 +81,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
         self._paused = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch loads its compiler, two seconds and 80 MB, at the first operation
 
     def pause(self, module: nn.Module, inputs: Any) -> None:
         self._paused += 1

@@ -15,6 +15,7 @@ from torch import nn
 from swarm.domain.errors import InvalidInputError, VerificationError
 from swarm.domain.manifests import NetReference
 from swarm.experts.factories import import_factory, is_built_in
+from swarm.experts.footprint import check_footprint
 from swarm.experts.inputs import channels_first, is_image_shape
 from swarm.experts.ridge_root import RIDGE_ROOT, ridge_root_net
 
@@ -43,19 +44,27 @@ def net_reference(
 def build_net(reference: NetReference, import_paths: Sequence[str] = ()) -> nn.Module:
     """Return a fresh network, initialised from torch's global generator, checked by one forward pass.
 
-    Raises NotFoundError or InvalidInputError where the factory cannot be had or does not keep its promise,
-    VerificationError where it is other code than the reference was made with.
+    Raises NotFoundError or InvalidInputError where the factory cannot be had, does not keep its promise or,
+    if built in, would take more of a machine than `check_footprint` allows; VerificationError where it is
+    other code than the reference was made with.
     """
-    net = _built_in(reference) if is_built_in(reference.factory) else _users_own(reference, import_paths)
+    if is_built_in(reference.factory):
+        check_footprint(_without_memory(reference).eval(), reference.input_shape, f"net {reference.factory}")
+        net = _built_in(reference)
+    else:
+        net = _users_own(reference, import_paths)
     _check_output(net, reference)
     return net
 
 
 def built_in_numbers(reference: NetReference) -> int:
     """Return how many numbers a built-in net consists of, without memory for them."""
+    return sum(tensor.numel() for tensor in _without_memory(reference).state_dict().values())
+
+
+def _without_memory(reference: NetReference) -> nn.Module:
     with torch.device("meta"):
-        net = _built_in(reference)
-    return sum(tensor.numel() for tensor in net.state_dict().values())
+        return _built_in(reference)
 
 
 def _built_in(reference: NetReference) -> nn.Module:

@@ -179,6 +179,14 @@ def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
     assert "cleo" not in {leaf["owner"] for leaf in leaves}
     refused = kept.sh.swarm("predict", str(kept.inputs), **kept.node("cleo"))
     assert refused.returncode == 4 and "revoked" in refused.stderr
+    train = ("train", str(kept.root / "cleo" / "private.npz"))
+    told = kept.sh.swarm(*train, **kept.node("cleo"))
+    assert told.returncode == 4 and "left swarm" in told.stderr
+    (kept.root / "cleo" / "home" / "left.json").unlink()  # as where an operator revoked it
+    told = kept.sh.swarm(*train, **kept.node("cleo"))
+    assert told.returncode == 4 and "revoked" in told.stderr
+    assert not (kept.root / "cleo" / "home" / "run" / "agent.json").exists(), "an agent was started"
+    assert kept.sh.json("outbound", **kept.node("cleo"))["listings"]
 
 
 def test_an_expert_that_its_owner_withdraws_is_out_of_the_gate(kept: Kept) -> None:

@@ -25,7 +25,7 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
-from swarm.domain.ids import ExpertId
+from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import Examples
 from swarm.domain.manifests import Contribution, GateStatement, Manifest
 from swarm.domain.specification import Specification
@@ -149,6 +149,25 @@ async def test_a_new_class_makes_a_new_specification_and_is_answered(swarm: Back
     old = read_statement(await ada.coordinator.specification(1), Specification).value
     assert old.class_names == ("a", "b", "c", "d")
     assert isinstance(await refusal(ada.coordinator.specification(7)), NotFoundError)
+
+
+async def test_a_class_goes_with_the_last_owner_that_has_it(
+    swarm: BackEnd,
+) -> None:
+    ada, bob = await swarm.node("ada", "ab"), await swarm.node("bob", "be")
+    await ada.train()
+    await bob.train()
+    cleo = await swarm.node("cleo", "cd")
+    await cleo.train()
+    operator = await swarm.operator()
+    assert (await ada.ask("a")).class_names == ("a", "b", "c", "d", "e")
+    await operator.revoke_node(NodeId("bob"), "floods the swarm with class names")
+    assert (await ada.ask("a")).class_names == ("a", "b", "c", "d")
+    value = read_statement(await ada.coordinator.specification(), Specification).value
+    assert (value.version, value.class_names) == (3, ("a", "b", "c", "d"))
+    await told(ada.specifications, 2)
+    await operator.fit()
+    assert (await ada.ask("d")).class_names == ("a", "b", "c", "d")
 
 
 async def test_the_gate_without_an_owner_equals_the_gate_that_never_had_it(swarm: BackEnd) -> None:

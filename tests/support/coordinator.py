@@ -423,6 +423,8 @@ class SmallNode:
 
     async def _voice(self, expert: ExpertId, inputs: Floats) -> Voice:
         head = await self.verified.manifest(expert)
+        if head.value.share == "serve-only" and head.value.owner != self.id:
+            return Voice(class_names=head.value.class_names)
         said = {
             form: (await self._answer(expert, head.digest, inputs, form)).values
             for form in ("probabilities", "corrections")

@@ -1,6 +1,8 @@
 """What `swarm predict`, `eval` and `gate show` say, and what their flags refuse."""
 
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +11,16 @@ from typer.testing import CliRunner
 
 from swarm.cli import asking
 from swarm.cli.app import build
-from swarm.cli.asking import describe_answer, describe_profile
+from swarm.cli.asking import as_batch, describe_answer, describe_profile
 from swarm.cli.gate import describe_gate
 from swarm.cli.scoring import Scorer
 from swarm.digests import digest_of
-from swarm.domain.errors import UsageError
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError, SwarmError, UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Profile
+from swarm.modules.blobs import BlobFiles
 from tests.support.answers import SmallSwarm, gate
+from tests.support.learning import make_specification
 
 PROFILE = Profile(
     id=digest_of(b"profile"),
@@ -103,3 +107,25 @@ def test_examples_stand_alone(beside: list[str]) -> None:
     asking.register(app)
     done = CliRunner().invoke(app, ["predict", "x.npy", "--examples", "mine.npz", *beside])
     assert isinstance(done.exception, UsageError) and beside[0] in done.exception.found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "error", "said"),
+    [
+        ("uint8", 1e38, ShapeMismatchError, "no uint8"),
+        ("uint8", -1.0, ShapeMismatchError, "no uint8"),
+        ("float32", 1e300, InvalidInputError, "float32 cannot hold"),
+        ("float32", np.inf, InvalidInputError, "NaN or infinite"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_without_a_warning(
+    tmp_path: Path, dtype: str, value: float, error: type[SwarmError], said: str
+) -> None:
+    specification = make_specification(
+        BlobFiles(tmp_path), shape=(4,), trunk="identity", input_dtype=dtype, scale=1.0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(error, match=said):
+            as_batch(np.full((1, 4), value), specification)
+        assert as_batch(np.full((1, 4), 7.0), specification).dtype == dtype

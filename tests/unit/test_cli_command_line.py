@@ -92,6 +92,9 @@ def test_help_describes_the_argument_and_has_no_backslash() -> None:
         (("federate", "kmeans", "--out", "no-such-folder/found.npz"), 2, "mkdir -p no-such-folder"),
         (("up", "--partition", "thirds"), 2, "dirichlet"),
         (("token", "create", "--lifetime", "soon"), 2, "45s, 10m"),
+        (("train", "digits", "--budget", "0s"), 2, "a time above 0"),
+        (("join", "TOKEN@HOST:7070", "--name", ""), 2, "leave --name out"),
+        (("events", "--after", "nonsense"), 2, "swarm events --json"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_the_next_thing_to_try(
@@ -113,7 +116,11 @@ def test_an_error_in_json_names_its_code_and_what_to_try(tmp_path: Path) -> None
 
 
 def test_a_service_that_nobody_runs_is_unreachable_not_a_traceback(tmp_path: Path) -> None:
-    home = {"SWARM_HOME": str(tmp_path / "home"), "SWARM_COORDINATOR_PORT": "1", "SWARM_REGISTRY_PORT": "1"}
+    home = {
+        "SWARM_HOME": str(tmp_path / "my home"),
+        "SWARM_COORDINATOR_PORT": "1",
+        "SWARM_REGISTRY_PORT": "1",
+    }
     founded = swarm(
         "init", "demo", "--input-shape", "4", "--classes", "a,b", "--trunk", "identity", "--json", **home
     )
@@ -128,5 +135,10 @@ def test_a_service_that_nobody_runs_is_unreachable_not_a_traceback(tmp_path: Pat
     assert sick.returncode == 5
     assert checks["this identity's certificate"]["ok"] and not checks["coordinator"]["ok"]
     assert all(check["remedy"] for check in checks.values() if not check["ok"])
+    for file, code, said in (("no folder/b", 2, f"mkdir -p '{tmp_path}/no folder'"), ("b", 6, "--overwrite")):
+        (tmp_path / "b").write_text("an earlier one")
+        done = swarm("backup", str(tmp_path / file), **home)
+        assert done.returncode == code and said in done.stderr, done.stderr
+    assert (tmp_path / "b").read_text() == "an earlier one"
     again = swarm("init", "demo", "--input-shape", "4", "--classes", "a,b", "--trunk", "identity", **home)
     assert again.returncode == 6 and "a swarm already" in again.stderr

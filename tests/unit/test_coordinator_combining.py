@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from coordinator.active_gate import ActiveGate
+from coordinator.query_checks import rows_that_fit
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId, expert_of, leaf_of
-from swarm.domain.inference import Answer, ExpertAnswer
+from swarm.domain.inference import MAX_QUERY_ROWS, Answer, ExpertAnswer, Query
+from swarm.domain.specification import MAX_CLASSES
+from swarm.rpc.convert import answer_to_pb
+from swarm.rpc.options import MAX_MESSAGE_BYTES
 from tests.support.answers import (
     CLASSES,
     EXPERT_FLOPS,
@@ -247,3 +253,50 @@ def test_the_small_gate_is_what_it_says() -> None:
     assert analytic is not None
     np.testing.assert_allclose(analytic.class_scores(analytic.scores(inputs("abcd"))), np.eye(4), atol=1e-6)
     assert gate().value.class_names == CLASSES
+
+
+def of_many_classes(active: ActiveGate, classes: int) -> ActiveGate:
+    names = tuple(f"class {number}" for number in range(classes))
+    value = replace(active.value, class_names=names)
+    return replace(active, statement=replace(active.statement, value=value))
+
+
+@pytest.mark.parametrize("served", ["root", "gate", "prototypes"])
+async def test_an_answer_that_no_message_can_carry_is_refused_before_anything_is_computed(
+    served: str,
+) -> None:
+    swarm = SmallSwarm(of_many_classes(gate(served), 6004))
+    swarm.features.features = None  # type: ignore[assignment,method-assign]  # asking for them would fail
+    query = Query(inputs=inputs("abcd").repeat(1000, axis=0))
+    with pytest.raises(InvalidInputError) as caught:
+        await swarm.router.predict(query, 20.0)
+    said = str(caught.value)
+    assert "4000 rows, each answered over 6004 classes" in said and "several queries" in said
+    fit = rows_that_fit(swarm.active.value.class_names)
+    assert f"at most {fit} rows" in said and 2700 < fit < MAX_MESSAGE_BYTES // (4 * 6004)
+    assert not any(owner.asked for owner in swarm.owners.values())
+
+
+async def test_a_profile_answers_over_its_own_classes_and_so_many_rows_fit() -> None:
+    names = tuple(f"class {number}" for number in range(6004))
+    profiles = SimpleNamespace(get=lambda *_: SimpleNamespace(facts=SimpleNamespace(class_names=names)))
+    query = Query(inputs=inputs("abcd").repeat(1000, axis=0), profile="a" * 64)
+    with pytest.raises(InvalidInputError, match="6004 classes"):
+        await SmallSwarm(profiles=profiles).router.predict(query, 20.0)
+
+
+def test_as_many_rows_fit_as_a_message_holds() -> None:
+    assert rows_that_fit(CLASSES) == MAX_QUERY_ROWS
+    for classes in (4_000, 6_004, MAX_CLASSES):
+        names = tuple(f"{number:080}" for number in range(classes))
+        rows = rows_that_fit(names)
+        answer = Answer(
+            class_names=names,
+            probabilities=np.zeros((rows, classes), np.float32),
+            gate_version=7,
+            degraded=(False,) * rows,
+            combination="root",
+        )
+        size = answer_to_pb(answer).ByteSize()
+        assert size <= MAX_MESSAGE_BYTES + 1024
+        assert rows == MAX_QUERY_ROWS or size > 0.99 * MAX_MESSAGE_BYTES

@@ -31,7 +31,7 @@ from swarm.domain.errors import (
 from swarm.domain.ids import Digest, ExpertId, NodeId, leaf_of
 from swarm.domain.manifests import Contribution, Correction, Cost, GateStatement, Manifest
 from swarm.domain.membership import Caller
-from swarm.domain.specification import Specification
+from swarm.domain.specification import MAX_EXPERT_FLOPS, Specification
 from swarm.modules.packing import unpack
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
@@ -128,6 +128,32 @@ def test_statements_that_promise_something_else_are_refused(
     with pytest.raises(refusal) as caught:
         check_statement(value, spec(), Caller(role="node", id=NodeId("ada")))
     assert named in str(caught.value)
+
+
+def test_more_new_classes_than_one_owner_may_bring_are_refused_before_any_array_is_sent() -> None:
+    flood = leaf_changed(class_counts={f"class {number}": 5 for number in range(6000)})
+    with pytest.raises(InvalidInputError) as caught:
+        check_statement(flood, spec(), Caller(role="node", id=NodeId("ada")))
+    assert caught.value.subject == "class names of contribution of ada"
+    assert caught.value.found.startswith("6000 that the swarm was not founded with")
+    assert caught.value.expected == "at most 1000 of one owner" and caught.value.remedy
+    lenient = replace(spec(), max_new_classes_per_owner=6000)
+    check_statement(flood, lenient, Caller(role="node", id=NodeId("ada")))
+
+
+@pytest.mark.parametrize("part", ["expert", "correction"])
+def test_a_leaf_whose_expert_costs_too_much_to_ask_is_refused(part: str) -> None:
+    value, head = contribution()[0], fitting()
+    dear = replace(head.cost, inference_flops=MAX_EXPERT_FLOPS + 1)
+    if part == "expert":
+        head = replace(head, cost=dear)
+    else:
+        correction = Correction(
+            modules=(module("head"),), base=digest_of(b"gate"), class_temperature=0.2, metrics={}, cost=dear
+        )
+        head = replace(head, correction=correction)
+    with pytest.raises(InvalidInputError, match=r"ada\.e1@1: found 5e\+10 FLOPs per query"):
+        check_experts(value, {head.expert: head})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Askers' profiles: whose sums agree with the examples, what is kept of that, and when it ends."""
 
+import asyncio
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +13,15 @@ import numpy as np
 import pytest
 
 from coordinator.active_gate import ActiveGate
-from coordinator.agreement import agreeing_owners, root_columns
+from coordinator.agreement import agreeing_owners, is_clearly_better, root_columns
 from coordinator.profile_files import ProfileFiles
+from coordinator.profile_turns import MOST_WAITING
 from coordinator.profiles import Profiles
 from coordinator.query_checks import check_examples, check_profiled
 from coordinator.solver_jobs import Group, Solution
 from swarm.digests import digest_of
 from swarm.domain.errors import (
+    ExhaustedError,
     InvalidInputError,
     NotFoundError,
     NotReadyError,
@@ -26,6 +30,9 @@ from swarm.domain.errors import (
 )
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
+from swarm.domain.manifests import GateLeaf
+from swarm.domain.membership import Caller
+from swarm.gating.analytic_gate import target_rows
 from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support.answers import CLASSES, FIXED_POINT, KNOWS, SmallSwarm, best, gate, inputs, leaves, spec
@@ -41,22 +48,44 @@ def cloud(each: int, seed: int) -> tuple[Any, Any]:
     return (np.eye(4)[labels] + noise).astype(np.float32), labels
 
 
-def sums_of(owner: str) -> OwnerSums:
-    features, places = cloud(30, len(owner) + ord(owner[0]))
-    labels = np.array([CLASSES.index(CONVENTIONS[owner][place]) for place in places])
-    q = quantised(features, FIXED_POINT, False)
-    return OwnerSums(
-        owner=owner,
-        samples=len(q),
-        columns=target_columns(q, labels, 4),
-        exact=pack_triangle(exact_gram(q)),
-    )
+@dataclass(frozen=True)
+class World:
+    """What each owner calls the samples of the four classes, and of which of these it has any."""
+
+    calls: Mapping[str, str] = field(default_factory=lambda: CONVENTIONS)
+    has: Mapping[str, str] = field(default_factory=dict)
+
+    def names(self, owner: str) -> tuple[str, ...]:
+        return tuple(sorted(self.calls[owner][CLASSES.index(place)] for place in self.has.get(owner, "abcd")))
+
+    def sums(self, owner: str) -> OwnerSums:
+        features, places = cloud(30, len(owner) + ord(owner[0]))
+        kept = [CLASSES[place] in self.has.get(owner, "abcd") for place in places]
+        labels = np.array([self.names(owner).index(self.calls[owner][place]) for place in places[kept]])
+        q = quantised(features[kept], FIXED_POINT, False)
+        return OwnerSums(
+            owner=owner,
+            samples=len(q),
+            columns=target_columns(q, labels, len(self.names(owner))),
+            exact=pack_triangle(exact_gram(q)),
+        )
+
+    def leaves(self, without: str = "") -> tuple[GateLeaf, ...]:
+        return tuple(
+            replace(leaf, class_names=self.names(leaf.owner), has_columns=True)
+            for leaf in leaves()
+            if leaf.owner != without
+        )
+
+
+WORLD = World()
 
 
 class InProcess:
     """A solver without its child; it counts what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World = WORLD) -> None:
+        self.world = world
         self.groups: list[tuple[str, ...]] = []
 
     async def solve(
@@ -66,7 +95,7 @@ class InProcess:
         for group in groups:
             owners = tuple(dict.fromkeys(leaf.owner for leaf in group.leaves))
             self.groups.append(owners)
-            weights = solve([sums_of(owner) for owner in owners], ridges, trunk.fixed_point)
+            weights = solve([self.world.sums(owner) for owner in owners], ridges, trunk.fixed_point)
             found.append(Solution(prototypes={}, weights=weights.astype(np.float32), roots=None))
         return found
 
@@ -84,34 +113,44 @@ class OfTwoClasses(InProcess):
         return found
 
 
-def everyone(*, without: str = "", version: int = 7) -> ActiveGate:
-    """The small gate, its owners all with all classes and with sums."""
+def everyone(*, without: str = "", version: int = 7, world: World = WORLD) -> ActiveGate:
+    """The small gate of a world's owners, all with sums, and with their root."""
     active = gate(version=version)
-    rows = tuple(
-        replace(leaf, class_names=CLASSES, has_columns=True) for leaf in leaves() if leaf.owner != without
+    assert active.analytic is not None
+    rows = world.leaves(without)
+    leaf_rows, class_rows = target_rows(rows, CLASSES)
+    analytic = replace(
+        active.analytic,
+        weights=solve([world.sums(leaf.owner) for leaf in rows], (1.0,), FIXED_POINT)[0].astype(np.float32),
+        leaf_rows=leaf_rows,
+        class_rows=class_rows,
+        leaves=len(rows),
     )
     contributions = tuple(digest_of(leaf.owner.encode()) for leaf in rows)
     value = replace(active.value, leaves=rows, contributions=contributions)
     digest = digest_of(f"gate {version}".encode())
-    return replace(active, statement=replace(active.statement, value=value, digest=digest))
+    statement = replace(active.statement, value=value, digest=digest)
+    return replace(active, statement=statement, analytic=analytic)
 
 
-def kept_aside(*owners: str) -> Any:
+def kept_aside(*owners: str, world: World = WORLD) -> Any:
     """What is kept beside any gate: these owners' contributions."""
     rows = {
-        NodeId(leaf.owner): (
-            digest_of(leaf.owner.encode()),
-            (replace(leaf, class_names=CLASSES, has_columns=True),),
-        )
-        for leaf in leaves()
+        NodeId(leaf.owner): (digest_of(leaf.owner.encode()), (leaf,))
+        for leaf in world.leaves()
         if leaf.owner in owners
     }
     return SimpleNamespace(beside=lambda gate: rows)
 
 
+ZOE = NodeId("zoe")
+CALLER: ContextVar[NodeId] = ContextVar("caller", default=ZOE)
+
+
 def profiles(
     folder: Path, solver: InProcess | None = None, aside: tuple[str, ...] = (), **options: Any
 ) -> Profiles:
+    solver = solver or InProcess()
     owners = {digest_of(owner.encode()): owner for owner in KNOWS}
     contributions = SimpleNamespace(
         statement=lambda digest: SimpleNamespace(value=SimpleNamespace(owner=owners[digest]))
@@ -119,19 +158,22 @@ def profiles(
     return Profiles(
         files=ProfileFiles(folder, **options),
         contributions=contributions,  # type: ignore[arg-type]  # whose each is, is all that is asked
-        aside=kept_aside(*aside),
-        solver=solver or InProcess(),
+        aside=kept_aside(*aside, world=solver.world),
+        solver=solver,
         trunk=lambda: spec().trunk,
+        caller=lambda: Caller(role="client", id=CALLER.get()),
     )
 
 
-def examples(convention: str, each: int = 12) -> Examples:
+def examples(convention: str, each: int = 12, *, of: str = "abcd") -> Examples:
     given, places = cloud(each, 5)
-    return Examples(inputs=given, labels=tuple(convention[place] for place in places))
+    kept = [CLASSES[place] in of for place in places]
+    return Examples(inputs=given[kept], labels=tuple(convention[place] for place in places[kept]))
 
 
 def swarm(folder: Path, solver: InProcess | None = None, **options: Any) -> SmallSwarm:
-    return SmallSwarm(everyone(), profiles=profiles(folder, solver, **options))
+    world = solver.world if solver else WORLD
+    return SmallSwarm(everyone(world=world), profiles=profiles(folder, solver, **options))
 
 
 async def test_an_asker_is_answered_by_the_conventions_of_the_owners_who_agree(tmp_path: Path) -> None:
@@ -169,12 +211,59 @@ async def test_examples_that_do_not_tell_owners_apart_bring_nobody_in_who_is_kep
 ) -> None:
     # Bob swaps a and b; the examples are of c and d only, on which he agrees with everybody.
     small = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path, aside=("bob",)))
-    shown = examples("abcd")
-    kept = [row for row, label in enumerate(shown.labels) if label in "cd"]
-    given = Examples(inputs=shown.inputs[kept], labels=tuple(shown.labels[row] for row in kept))
-    profile = await small.router.make_profile(given, 20)
+    profile = await small.router.make_profile(examples("abcd", of="cd"), 20)
     assert BOB not in profile.owners
     assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
+
+
+PLAIN = dict.fromkeys(KNOWS, "abcd")
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(calls=PLAIN, has={"ada": "ab", "bob": "cd", "dan": "cd", "eve": "cd"}),
+        World(calls=PLAIN | {"eve": "abdc"}, has={"bob": "cd", "dan": "cd"}),
+    ],
+    ids=["the others know other classes", "one who agrees swaps what is not shown"],
+)
+async def test_nobody_is_left_out_where_those_who_agree_are_no_better_than_all(
+    tmp_path: Path, world: World
+) -> None:
+    small = swarm(tmp_path, InProcess(world))
+    profile = await small.router.make_profile(examples("abcd", 20, of="ab"), 20)
+    assert profile.owners == (ADA, BOB, DAN, EVE) and profile.accuracy == profile.accuracy_all > 0.9
+    answer = await small.ask("abcd", profile=profile.id)
+    assert (best(answer), answer.class_names) == ("abcd", CLASSES)
+
+
+@pytest.mark.parametrize(("convention", "owners"), [("abcd", (ADA, DAN)), ("bacd", (BOB, EVE))])
+async def test_few_examples_tell_two_conventions_apart_that_are_mixed_evenly(
+    tmp_path: Path, convention: str, owners: tuple[NodeId, ...]
+) -> None:
+    small = swarm(tmp_path, InProcess(World(calls=PLAIN | {"bob": "bacd", "eve": "bacd"})))
+    profile = await small.router.make_profile(examples(convention, 4), 20)
+    assert profile.owners == owners and profile.accuracy > profile.accuracy_all
+    assert best(await small.ask("abcd", profile=profile.id)) == convention
+
+
+async def test_a_profile_of_owners_who_know_fewer_classes_answers_by_those_alone(tmp_path: Path) -> None:
+    small = swarm(tmp_path, InProcess(World(calls=PLAIN | {"ada": "bacd"}, has={"ada": "ab"})))
+    profile = await small.router.make_profile(examples("bacd", of="ab"), 20)
+    assert profile.owners == (ADA,) and profile.accuracy > profile.accuracy_all
+    answer = await small.ask("ab", profile=profile.id)
+    assert (answer.class_names, best(answer)) == (("a", "b"), "ba")
+    np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+async def test_who_is_kept_aside_has_to_beat_the_root_of_all_owners_too(tmp_path: Path) -> None:
+    # Alone nobody in the gate knows half as much as bob.
+    world = World(calls=PLAIN, has={"ada": "ab", "dan": "c", "eve": "d"})
+    small = SmallSwarm(
+        everyone(without="bob", world=world), profiles=profiles(tmp_path, InProcess(world), aside=("bob",))
+    )
+    profile = await small.router.make_profile(examples("abcd"), 20)
+    assert profile.owners == (ADA, DAN, EVE) and profile.accuracy > 0.9
 
 
 async def test_what_all_owners_say_together_is_taken_where_it_gets_more_examples_right(
@@ -274,6 +363,77 @@ async def test_only_the_profiles_used_last_are_kept(tmp_path: Path) -> None:
         await small.ask("a", profile=second.id)
 
 
+async def test_who_has_the_most_profiles_makes_room_for_the_others(tmp_path: Path) -> None:
+    small = swarm(tmp_path, most=3)
+
+    async def made(caller: str, each: int, age: int) -> str:
+        CALLER.set(NodeId(caller))
+        profile = await small.router.make_profile(examples("abcd", each), 20)
+        path = tmp_path / f"{profile.id}.json"
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+        return profile.id
+
+    of_ada = await made("ada", 3, age=100)
+    of_eve = [await made("eve", each, age=50 - each) for each in (4, 5)]
+    small = swarm(tmp_path, most=3)  # whose each is, is known after a restart
+    of_eve += [await made("eve", each, age=20 - each) for each in (6, 7, 8)]
+    assert {path.stem for path in tmp_path.glob("*.json")} == {of_ada, *of_eve[-2:]}
+
+
+class Waiting(InProcess):
+    """A solver that waits for leave to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leave, self.asked = asyncio.Event(), asyncio.Event()
+
+    async def solve(
+        self, groups: Sequence[Group], class_names: Sequence[str], ridges: Sequence[float], trunk: Any
+    ) -> list[Solution]:
+        self.asked.set()
+        await self.leave.wait()
+        return await super().solve(groups, class_names, ridges, trunk)
+
+
+async def test_a_callers_flood_of_examples_is_refused_and_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    solver = Waiting()
+    small = swarm(tmp_path, solver)
+    finished: list[str] = []
+
+    async def ask(caller: str, each: int) -> None:
+        CALLER.set(NodeId(caller))
+        await small.router.make_profile(examples("abcd", each), 20)
+        finished.append(caller)
+
+    first = asyncio.create_task(ask("eve", 3))
+    await solver.asked.wait()
+    flood = [asyncio.create_task(ask("eve", 4 + number)) for number in range(12)]
+    _, pending = await asyncio.wait(flood, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
+    async with asyncio.timeout(5):
+        while len(pending) > MOST_WAITING:
+            _, pending = await asyncio.wait(pending, timeout=0.05)
+    other = asyncio.create_task(ask("ada", 30))
+    await asyncio.sleep(0.2)
+    solver.leave.set()
+    results = await asyncio.gather(first, other, *flood, return_exceptions=True)
+    refused = [result for result in results if isinstance(result, ExhaustedError)]
+    assert len(refused) == 12 - MOST_WAITING and finished[:2] == ["eve", "ada"]
+    assert "profiles of eve" in str(refused[0]) and "wait until one is answered" in refused[0].remedy
+    assert len(finished) == 2 + MOST_WAITING
+
+
+async def test_a_profile_that_is_made_waits_for_nobody(tmp_path: Path) -> None:
+    known = await swarm(tmp_path).router.make_profile(examples("bacd"), 20)
+    solver = Waiting()
+    small = swarm(tmp_path, solver)
+    slow = asyncio.create_task(small.router.make_profile(examples("abcd"), 20))
+    await solver.asked.wait()
+    assert await small.router.make_profile(examples("bacd"), 2) == known
+    solver.leave.set()
+    await slow
+
+
 async def test_a_profile_needs_sums_and_stands_alone_in_a_query(tmp_path: Path) -> None:
     small = SmallSwarm(gate("prototypes", sums=False), profiles=profiles(tmp_path))
     with pytest.raises(NotReadyError, match="sums"):
@@ -318,6 +478,18 @@ def test_owners_agree_within_two_standard_errors_of_the_best(
     assert agreeing_owners(correct, examples_) == agreeing
 
 
+@pytest.mark.parametrize(
+    ("gained", "lost", "better"),
+    [(5, 0, True), (4, 0, False), (7, 1, True), (6, 1, False), (0, 0, False), (0, 9, False)],
+)
+def test_a_solution_is_clearly_better_beyond_two_standard_errors(
+    gained: int, lost: int, better: bool
+) -> None:
+    right = np.array([True] * gained + [False] * lost + [True, False], dtype=bool)
+    other = np.array([False] * gained + [True] * lost + [True, False], dtype=bool)
+    assert is_clearly_better(right, other) is better
+
+
 def test_the_root_sums_the_targets_of_each_class() -> None:
     weights = np.array([[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(root_columns(weights, np.array([0, 2, 0]), 4), [[4, 0, 2, 0]])
@@ -337,6 +509,7 @@ def test_a_profile_is_read_as_it_was_kept(tmp_path: Path) -> None:
     ProfileFiles(tmp_path).put(
         profile,
         root,
+        asker=ADA,
         contributions=(digest_of(b"ada"),),
         class_names=("a", "b"),
         class_temperature=0.1,

@@ -8,6 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from swarm.experts import footprint
 from swarm.experts.borrowing import (
     RANDOM,
     Candidate,
@@ -83,6 +84,18 @@ def test_penultimate_features_are_what_the_last_layer_reads_and_leave_the_net_as
         logits = net(torch.from_numpy(np.asarray(digits[0].inputs)))
         again = last(torch.from_numpy(features))
     assert torch.allclose(logits, again, atol=1e-5)
+
+
+def test_a_peers_net_sees_so_many_samples_at_once_as_memory_allows(
+    digits: tuple[Samples, Samples], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = fresh(0)
+    whole = penultimate(net, digits[0])
+    monkeypatch.setattr(footprint, "MAX_ACTIVATION_BYTES", 25 * 4 * 64 * 3)
+    seen: list[int] = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    np.testing.assert_allclose(penultimate(net, digits[0]), whole, atol=1e-5)
+    assert max(seen) <= 25 * 3 / 2 and sum(seen) == 1 + len(digits[0])
 
 
 def test_a_net_without_a_linear_layer_is_judged_by_its_output(digits: tuple[Samples, Samples]) -> None:

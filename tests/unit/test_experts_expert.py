@@ -12,8 +12,9 @@ from swarm.domain.errors import InvalidInputError, NotFoundError, ShapeMismatchE
 from swarm.domain.ids import ExpertId, LeafId, NodeId
 from swarm.domain.manifests import Correction, Cost, Manifest
 from swarm.domain.specification import Specification
+from swarm.experts import footprint
 from swarm.experts.expert import LoadedExpert
-from swarm.experts.nets import build_net, net_reference
+from swarm.experts.nets import Cnn, Mlp, build_net, net_reference
 from swarm.experts.weights import pack_net
 from swarm.modules.blobs import BlobFiles
 from tests.support.learning import make_specification
@@ -179,3 +180,40 @@ def test_a_damaged_or_unfit_correction_is_refused_with_the_whole_expert(
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(VerificationError):
         LoadedExpert.load(manifest, BlobFiles(blobs.folder).open_verified, specification)
+
+
+def test_an_expert_that_wants_gigabytes_of_activations_is_refused_by_name(
+    blobs: BlobFiles, specification: Specification
+) -> None:
+    wide = replace(specification, input_shape=(28, 28))
+    modules, data = pack_net(Cnn(28, 28, 1, (65536, 1), 3))
+    for blob in data.values():
+        blobs.put(blob)
+    manifest = replace(
+        published(trained(), blobs, specification),
+        net=net_reference("cnn:65536x1", (28, 28), 3),
+        modules=modules,
+    )
+    assert sum(module.size_bytes for module in modules) < 14 << 20
+    with pytest.raises(InvalidInputError, match="288 MiB of activations for one row; expected at most 256"):
+        LoadedExpert.load(manifest, blobs.open_verified, wide)
+
+
+def test_so_many_rows_are_answered_at_once_as_memory_allows(
+    blobs: BlobFiles, specification: Specification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = published(trained(), blobs, specification)
+    rows = np.random.default_rng(0).integers(0, 17, (250, 8, 8)).astype(np.uint8)
+    whole = LoadedExpert.load(manifest, blobs.open_verified, specification).probabilities(rows)
+    monkeypatch.setattr(footprint, "MAX_ACTIVATION_BYTES", 100 * 4 * (16 + 16 + 3))
+    seen: list[int] = []
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda net, inputs: seen.append(len(inputs[0])) if isinstance(net, Mlp) else None
+    )
+    try:
+        expert = LoadedExpert.load(manifest, blobs.open_verified, specification)
+        seen.clear()
+        np.testing.assert_allclose(expert.probabilities(rows), whole, atol=1e-6)
+    finally:
+        handle.remove()
+    assert sum(seen) == 250 and len(seen) > 1 and 100 <= max(seen) <= 110

@@ -28,7 +28,16 @@ from swarm.domain.inference import (
     Source,
 )
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode
-from swarm.domain.membership import Event, Head, NodeView, RegistryHealth, SwarmStatus, TokenView, Welcome
+from swarm.domain.membership import (
+    Event,
+    Head,
+    Heartbeat,
+    NodeView,
+    RegistryHealth,
+    SwarmStatus,
+    TokenView,
+    Welcome,
+)
 from swarm.rpc import convert
 from swarm.rpc.convert.inference import MAX_OPTIONS
 from swarm.rpc.convert.tensors import WIRE_DTYPES
@@ -367,3 +376,19 @@ def test_orders_and_progress_cross_unchanged() -> None:
 def test_an_order_that_cannot_be_right_is_refused_by_its_field(order: TrainOrder, field: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^{field}: "):
         convert.train_order_from_pb(convert.train_order_to_pb(order))
+
+
+@pytest.mark.parametrize("activity", ["", "train 40%, 2 waiting to be sent", "l\u00e4uft"])
+def test_an_activity_of_one_printable_line_crosses_unchanged(activity: str) -> None:
+    beat = Heartbeat(fence=2, socket_bytes=SocketBytes(), activity=activity, served=(A,), gate_version=3)
+    assert convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat)) == beat
+
+
+@pytest.mark.parametrize(
+    "activity", ["idle\x1b[2J\x1b[31mHACKED", "idle\neve  live", "a\x00", "\u202eelti", "\x9b2J", "x" * 201]
+)
+def test_an_activity_that_would_rewrite_a_terminal_is_refused_and_not_repeated_raw(activity: str) -> None:
+    beat = Heartbeat(fence=2, socket_bytes=SocketBytes(), activity=activity, served=(), gate_version=3)
+    with pytest.raises(InvalidInputError, match=r"^activity: .*200 printable") as refused:
+        convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat))
+    assert str(refused.value).isprintable()

@@ -23,7 +23,7 @@ from swarm.cli.bench.results import (
     write_results,
 )
 from swarm.cli.bench.tables import write_tables
-from swarm.cli.output import ENDINGS, emit, plain, progress, run_async
+from swarm.cli.output import ENDINGS, emit, note, plain, progress, run_async
 from swarm.cli.processes import remove_tree
 from swarm.cli.up.command import Settings, facts_of, play, teller
 from swarm.cli.up.comparisons import ALL
@@ -126,7 +126,7 @@ def _run(
             outcome = run_async(play(dealt, settings, root, tell))
         finally:
             remove_tree(root)
-    progress(render(outcome.rows))
+    note(render(outcome.rows))
     facts: dict[str, Any] = plain(facts_of(outcome))
     return {
         "case": case.name,

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from swarm.cli.asking import describe_row
-from swarm.cli.options import resolved_source
-from swarm.cli.output import emit, let_nothing_interrupt, progress, run_async
+from swarm.cli.options import home_flag, resolved_source
+from swarm.cli.output import emit, let_nothing_interrupt, note, progress, run_async
 from swarm.cli.processes import recorded_processes, remove_tree
 from swarm.cli.up.comparisons import ALL
 from swarm.cli.up.deal import Deal, deal
@@ -73,7 +74,7 @@ def run_up(request: Request, *, as_json: bool) -> None:
     emit("report", facts_of(outcome), as_json=as_json, text=text)
     tell("done")
     if request.keep:
-        progress(how_to_use(root, dealt))
+        note(how_to_use(root, dealt))
 
 
 def _deal(request: Request) -> Deal:
@@ -188,7 +189,7 @@ def claim_folder(home: Path | None, *, keep: bool) -> Path:
             f"folder {root}",
             found=f"{', '.join(running)} running from it" if running else "files in it",
             expected="an empty folder",
-            remedy=f"swarm down --home {root}, then remove it; or choose another: --home DIR",
+            remedy=f"swarm down {home_flag(root)}, then remove it; or choose another: --home DIR",
         )
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(root, 0o700)
@@ -209,10 +210,10 @@ def how_to_use(root: Path, dealt: Deal) -> str:
     return "\n".join(
         [
             f"The swarm goes on running from {root}. As its founder:",
-            f"  export SWARM_HOME={root / 'founder'}",
+            f"  export SWARM_HOME={shlex.quote(str(root / 'founder'))}",
             "  swarm status; swarm experts; swarm gate show; swarm events; swarm doctor",
             "  swarm predict x.npy --explain; swarm eval digits; swarm token create",
-            f"As node {first}: swarm outbound --home {root / first / 'home'}",
-            f"Stop it: swarm down --home {root}",
+            f"As node {first}: swarm outbound {home_flag(root / first / 'home')}",
+            f"Stop it: swarm down {home_flag(root)}",
         ]
     )

@@ -1,5 +1,6 @@
 """Members, streams, tokens, events and the swarm's status."""
 
+from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import node_id
 from swarm.domain.membership import (
     ContributionOutcome,
@@ -20,6 +21,8 @@ from swarm.rpc.convert.scalars import (
     socket_bytes_to_pb,
 )
 from swarm.rpc.pb import gate_pb2, membership_pb2, node_stream_pb2, types_pb2
+
+_MAX_ACTIVITY = 200
 
 
 def hello_to_pb(hello: Hello) -> node_stream_pb2.Hello:
@@ -55,13 +58,22 @@ def heartbeat_to_pb(beat: Heartbeat) -> node_stream_pb2.Heartbeat:
 
 
 def heartbeat_from_pb(message: node_stream_pb2.Heartbeat) -> Heartbeat:
+    """Return the heartbeat; its activity is one short printable line, as operators' terminals show it."""
     return Heartbeat(
         fence=message.fence,
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
-        activity=message.activity,
+        activity=_activity(message.activity),
         served=digests(message.served),
         gate_version=message.gate_version,
     )
+
+
+def _activity(text: str) -> str:
+    if len(text) > _MAX_ACTIVITY or not text.isprintable():
+        raise InvalidInputError(
+            "activity", found=ascii(text[:40]), expected=f"at most {_MAX_ACTIVITY} printable characters"
+        )
+    return text
 
 
 def welcome_to_pb(welcome: Welcome) -> node_stream_pb2.Welcome:

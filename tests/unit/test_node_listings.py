@@ -1,0 +1,25 @@
+"""What a gate trial is listed with is what it tells: every field by name, and its size on the wire."""
+
+from dataclasses import fields
+
+from node.listings import sent_trial_listing, trial_listing
+from swarm.domain.inference import GateTrial
+from swarm.rpc.convert import gate_trial_to_pb
+from tests.support.rpc import trial
+
+
+def test_a_trial_that_was_sent_is_listed_with_all_its_figures_and_its_size_on_the_wire() -> None:
+    sent = trial(3)
+    line = sent_trial_listing(sent, 7)
+    assert (line.what, line.recipient) == ("trial sums", "coordinator")
+    assert line.size_bytes == len(gate_trial_to_pb(sent).SerializeToString())
+    assert f"gate 7: 3 combinations on {sent.samples} own validation samples" in line.detail
+    for name in {field.name for field in fields(GateTrial)}:
+        assert name.replace("_", " ") in line.detail
+
+
+def test_a_dry_run_lists_a_trial_that_is_no_smaller_than_those_to_come() -> None:
+    listed = trial_listing(trial(3).samples)
+    assert listed.size_bytes > sent_trial_listing(trial(60), 1).size_bytes
+    assert all(name in listed.detail for name in ("gained among own", "lost on root", "taken"))
+    assert trial_listing(4096).size_bytes > listed.size_bytes
