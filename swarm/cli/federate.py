@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarm.cli.destinations import check_destination
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, progress, run_async
+from swarm.cli.output import bytes_text, emit, printable, progress, run_async
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +123,7 @@ def _run(
     written = {name: str(value) for name, value in options.items()}
     parse_options(app, written)
     if out is not None:
-        _check_folder(out)
+        check_destination(out, "--out")
     place = find_place(home)
 
     async def work() -> "tuple[FederationStep, Specification]":
@@ -159,20 +160,6 @@ def _run(
     emit("federation", facts, as_json=as_json, text=_described(app, result, out))
 
 
-def _check_folder(out: Path) -> None:
-    import shlex
-
-    from swarm.domain.errors import NotFoundError
-
-    if not out.parent.is_dir():
-        raise NotFoundError(
-            f"--out {out}",
-            found=f"no folder {out.parent}",
-            expected="a file in a folder that exists",
-            remedy=f"mkdir -p {shlex.quote(str(out.parent))}",
-        )
-
-
 def _line(step: "FederationStep") -> str:
     figures = "".join(
         f", {name.replace('_', ' ')} {value:.4g}"
@@ -193,7 +180,7 @@ def _described(app: str, result: "FederationStep", out: Path | None) -> str:
     lines += [
         f"  {name.replace('_', ' ')}: {value:.6g}" for name, value in figures.items() if name not in rounds
     ]
-    lines += [f"  without {result.message}"] if result.message else []
+    lines += [f"  without {printable(result.message)}"] if result.message else []
     lines += [f"  written: {out}"] if out is not None else []
     return "\n".join(lines)
 
