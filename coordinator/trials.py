@@ -330,9 +330,13 @@ def _sum(trials: Trials, column: str, row: int) -> int:
 
 
 def _beyond_root(trials: Trials, row: int) -> float:
-    """Return z of the paired difference to the candidate's own root, pooled over nodes."""
-    gained, lost = _sum(trials, "gained_on_root", row), _sum(trials, "lost_on_root", row)
-    return (gained - lost) / math.sqrt(gained + lost) if gained + lost else 0.0
+    """Return z of the paired difference to the candidate's own root, pooled over nodes.
+
+    Corrected for continuity (Edwards 1948): where five samples differ, four to one is what chance does.
+    """
+    difference = _sum(trials, "gained_on_root", row) - _sum(trials, "lost_on_root", row)
+    differing = _sum(trials, "gained_on_root", row) + _sum(trials, "lost_on_root", row)
+    return math.copysign(max(0, abs(difference) - 1) / math.sqrt(max(1, differing)), difference)
 
 
 def _label(options: Sequence[TrialOption], judged: _Judged) -> Combination:

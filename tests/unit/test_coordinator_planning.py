@@ -160,14 +160,16 @@ def test_the_root_is_served_unless_another_beats_it_by_more_than_one_standard_er
     verdict = judge_trials(alone, frozenset(), tried, WITH_SUMS, 300.0)
     assert served(verdict)[0] == "corrected top-2" and verdict.ridge == 300.0
     assert verdict.reason == "serves corrected top-2: 56 of 100 right, root 50 (+9 -3)"
-    assert verdict.evidence["z_corrected_top2"] == pytest.approx(6 / 12**0.5)
+    assert verdict.evidence["z_corrected_top2"] == pytest.approx(5 / 12**0.5)
     # One more node, for which it is the other way round: the pooled difference decides.
-    both = alone | {BOB: trial((60, 62, 54, 62), on_root=((0, 0), (5, 3), (2, 8), (5, 4)))}
+    both = alone | {BOB: trial((60, 62, 54, 63), on_root=((0, 0), (5, 3), (2, 8), (6, 3)))}
     verdict = judge_trials(both, frozenset(), tried, WITH_SUMS, 300.0)
     assert served(verdict)[0] == "poe top-2"
     within_luck = {ADA: trial((50, 52, 52, 52), on_root=((0, 0), (5, 3), (5, 3), (5, 3)))}
     verdict = judge_trials(within_luck, frozenset(), tried, WITH_SUMS, 300.0)
     assert served(verdict)[0] == "root" and verdict.reason == "serves root: 50 of 100 right"
+    few_differ = {ADA: trial((50, 50, 53, 50), on_root=((0, 0), (0, 0), (4, 1), (0, 0)))}
+    assert served(judge_trials(few_differ, frozenset(), tried, WITH_SUMS, 300.0))[0] == "root"
 
 
 def test_an_option_that_harms_an_incumbent_is_passed_over_and_only_then_comes_refusal() -> None:
