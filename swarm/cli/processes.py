@@ -17,6 +17,8 @@ from swarm.cli.options import home_flag
 from swarm.domain.errors import ConflictError
 
 STOP_SECONDS = 12.0
+_NEEDED = ("coordinator", "registry", "redis")
+"""Each needs those after it; started together, their order of start says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +69,24 @@ def recorded(run: Path, name: str) -> Iterator[None]:
 
 
 def recorded_processes(run: Path) -> list[tuple[Path, ProcessRecord]]:
-    """Return the records of a run folder, last started first; unreadable files are skipped."""
+    """Return the records of a run folder in the order in which they are to stop: those that others need come
+    last, else the last started first. Unreadable files are skipped."""
     found = []
     for path in run.glob("*.process.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             found.append((path, ProcessRecord(**json.loads(path.read_text()))))
-    # The system counts starts in hundredths of a second; the time of the record settles a tie.
-    return sorted(found, key=lambda pair: (pair[1].started, pair[0].stat().st_mtime_ns), reverse=True)
+
+    def order(pair: tuple[Path, ProcessRecord]) -> tuple[int, float, int]:
+        path, record = pair
+        needed = _NEEDED.index(record.name) + 1 if record.name in _NEEDED else 0
+        # The system counts starts in hundredths of a second; the time of the record settles a tie.
+        return needed, -record.started, -path.stat().st_mtime_ns
+
+    return sorted(found, key=order)
 
 
 def stop_recorded(run: Path) -> list[str]:
-    """End every recorded process, last started first, and return their names.
+    """End every recorded process in that order, and return their names.
 
     SIGTERM lets each clean up; after `STOP_SECONDS` it and its children are killed.
     """

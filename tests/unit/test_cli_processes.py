@@ -24,6 +24,15 @@ def test_recorded_processes_are_ended_the_last_started_first(tmp_path: Path) -> 
     assert not scratch.exists() and recorded_processes(tmp_path) == []
 
 
+def test_what_others_need_is_ended_last_whatever_started_first(tmp_path: Path) -> None:
+    processes = {name: sleeper() for name in ("coordinator", "redis", "node", "registry")}
+    for name, process in processes.items():
+        record_process(tmp_path, name, process.pid)
+    assert stop_recorded(tmp_path) == ["node", "coordinator", "registry", "redis"]
+    for process in processes.values():
+        process.wait(5)
+
+
 def test_a_process_that_only_has_the_same_id_is_left_alone(tmp_path: Path) -> None:
     other = sleeper()
     try:
