@@ -6,6 +6,7 @@ dropped again, where its owner shares it. What this node may not hold, or cannot
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -18,7 +19,7 @@ from node.expert_store import ExpertStore, load_expert
 from node.gate_trial import TrialGate, Voice, arrays_for, experts_wanted, judge, no_samples
 from node.own_validation import Floats, OwnValidation
 from swarm.domain.combination import Combination, TrialOption
-from swarm.domain.errors import NotFoundError, TrunkMismatchError, UnreachableError
+from swarm.domain.errors import ExhaustedError, NotFoundError, TrunkMismatchError, UnreachableError
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import GateStatement, Manifest
@@ -33,6 +34,8 @@ T = TypeVar("T")
 Forms = frozenset[ExpertForm]
 MOST_FLOPS = (1 << 63) - 1
 """What the wire carries; peers say what their experts cost."""
+MOST_PEERS_FLOPS = 2 * 10**13
+"""What asking one peer's expert about all samples may cost, minutes on a CPU; beyond, it is missing."""
 _log = structlog.get_logger(__name__)
 
 
@@ -172,19 +175,30 @@ class GateEvaluator:
         try:
             await self._registry.blobs(head.value)
             load = partial(load_expert, head.value, self._visiting, specification, self._import_paths)
-            return await self._run(partial(self._listen, head, forms, load))
+            return await self._run(partial(self._listen, head, forms, load, MOST_PEERS_FLOPS))
         finally:
             for digest in head.value.blobs():
                 self._visiting.remove(digest)
 
     def _listen(
-        self, head: Statement[Manifest], forms: Sequence[ExpertForm], load: Callable[[], LoadedExpert]
+        self,
+        head: Statement[Manifest],
+        forms: Sequence[ExpertForm],
+        load: Callable[[], LoadedExpert],
+        most_flops: float = math.inf,
     ) -> tuple[dict[ExpertForm, Floats], int]:
         expert = load()
+        asked = sum(expert.flops_per_query(form) for form in forms)
+        if asked * len(self._validation.inputs) > most_flops:
+            raise ExhaustedError(
+                f"expert {head.value.expert}",
+                found=f"{asked:.3g} FLOPs for each of {len(self._validation.inputs)} samples",
+                expected=f"at most {most_flops:.3g} in all",
+            )
         said = {form: expert.values(self._validation.inputs, form) for form in forms}
         for form, values in said.items():
             self._validation.keep(head.digest, form, values)
-        return said, sum(expert.flops_per_query(form) for form in forms)
+        return said, asked
 
     def _forget_all_but(self, gates: Iterable[Statement[GateStatement] | None]) -> None:
         """Keep the arrays of these gates only: the candidate of today is the incumbent of tomorrow."""

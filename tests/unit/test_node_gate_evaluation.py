@@ -268,6 +268,24 @@ async def test_what_may_not_be_held_is_not_fetched_and_counts_as_missing(garden:
     assert withdrawn.experts_missing == 1 and withdrawn.correct == found.correct
 
 
+async def test_a_peers_expert_that_costs_too_much_or_breaks_is_missing_and_ends_no_trial(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY)
+    gate = garden.gate(ROSE, LILY)
+    monkeypatch.setattr("node.gate_evaluation.MOST_PEERS_FLOPS", FLOPS)
+    dear = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    monkeypatch.undo()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("node.gate_evaluation.load_expert", broken)
+    found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert dear.experts_missing == found.experts_missing == 1 and found.samples == 60
+
+
 async def test_an_expert_without_a_correction_adds_nothing_and_is_not_missing(garden: Garden) -> None:
     garden.publish(ROSE)
     garden.publish(LILY, share="serve-only")
