@@ -375,8 +375,8 @@ def _harmed_by_root(
 ) -> tuple[Harm, ...]:
     """Return whom the candidate's root harms, which answers where no expert can, whatever is served."""
     rows = [row for row, option in enumerate(options) if option.against_root]
-    found = [harm for row in rows for harm in _harmed(raw, incumbents, row)]
-    return tuple(Harm(node=harm.node, words=f"{harm.words} where the root answers") for harm in found)
+    found = [each for row in rows for each in _harmed(raw, incumbents, row)]
+    return tuple(Harm(node=each.node, words=f"{each.words} where the root answers") for each in found)
 
 
 def _worst(raw: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:

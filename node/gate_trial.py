@@ -18,6 +18,7 @@ from swarm.domain.manifests import GateLeaf, GateStatement
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
 from swarm.gating.combinations import (
+    FALLBACK,
     ROOT,
     Incumbent,
     Speaker,
@@ -159,16 +160,18 @@ def judge(
 
     labels are class names, features float32 [N, D]. `incumbent` is the present gate with the combination that
     it serves; without one its count is 0 and nothing is gained, lost or taken, nor against the root of one
-    without sums. An expert without a voice, or
-    whose voice lacks a form, is missing: uniform over its classes, or no correction.
+    without sums. An expert without a voice, or whose voice lacks a form, is missing: uniform over its
+    classes, or no correction.
     """
     before = root_before = None
     if incumbent is not None:
         present, served = incumbent
         before = _incumbent(labels, features, candidate.class_names, present, served, voices)
         if present.analytic is not None and any(option.against_root for option in options):
-            root = Combination(name="root")
-            root_before = _incumbent(labels, features, candidate.class_names, present, root, voices)
+            root_before = before
+            if served.name != "root":
+                root = FALLBACK.combination
+                root_before = _incumbent(labels, features, candidate.class_names, present, root, voices)
     found = evaluate_options(
         options,
         labels=_rows_of(candidate.class_names, labels),
