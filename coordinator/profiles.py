@@ -29,12 +29,10 @@ from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, Tru
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.manifests import GateLeaf
-from swarm.domain.membership import Caller
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import linear_scores, target_rows
 from swarm.gating.combinations import mix
 from swarm.gating.sums import quantised
-from swarm.rpc.callers import current_caller
 
 LABEL = "asker"
 REMEDY = "make it again from your examples: swarm predict INPUT --examples FILE.npz"
@@ -65,15 +63,14 @@ class Profiles:
         aside: AsideContributions,
         solver: GateSolver,
         trunk: Callable[[], TrunkReference],
-        caller: Callable[[], Caller] = current_caller,
     ) -> None:
-        """`caller` says who makes the call that the present task serves."""
         self._files, self._contributions, self._aside = files, contributions, aside
-        self._solver, self._trunk, self._caller = solver, trunk, caller
+        self._solver, self._trunk = solver, trunk
         self._turns = Turns()
 
     async def make(
         self,
+        asker: NodeId,
         active: ActiveGate,
         examples: Examples,
         features: NDArray[np.float32],
@@ -94,7 +91,7 @@ class Profiles:
                 remedy="on a node: swarm train DATA",
             )
         id = await asyncio.to_thread(profile_id, active, examples, self._beside(active))
-        began, asker = time.monotonic(), self._caller().id
+        began = time.monotonic()
         known = await asyncio.to_thread(self._known, id, active)
         if known is not None:
             return known

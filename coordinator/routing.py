@@ -35,6 +35,7 @@ from coordinator.query_checks import check_answer_size, check_examples, check_pr
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
+from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
 from swarm.gating.routing import plan_route
@@ -106,17 +107,18 @@ class Router:
 
         return await asyncio.to_thread(answered)
 
-    async def make_profile(self, examples: Examples, timeout_s: float) -> Profile:
+    async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile:
         """Return the profile of an asker's examples: the root over the owners whose sums agree with them.
 
         The same examples under the same gate give the same profile. Raises as `predict` does, NotReadyError
-        where the gate has no sums, DeadlineError beyond timeout_s.
+        where the gate has no sums, ExhaustedError where too many of the caller's wait, DeadlineError beyond
+        timeout_s.
         """
         active = self._gate()
         specification = self._specification()
         labels = await asyncio.to_thread(check_examples, examples, specification, active.value)
         features = await self._features.features(examples.inputs)
-        return await self._profiles.make(active, examples, features, labels, timeout_s)
+        return await self._profiles.make(caller.id, active, examples, features, labels, timeout_s)
 
     async def _by_profile(self, query: Query, active: ActiveGate) -> Answer:
         check_profiled(query)

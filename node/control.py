@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import shutil
 import socket
 import stat
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from node.durable import write_json
-from swarm.config import NodeHome
+from swarm.config import NodeHome, home_flag
 from swarm.domain.errors import ConflictError, DeadlineError, NotReadyError
 from swarm.trust.identity import Identity
 
@@ -61,7 +60,7 @@ class AgentSeat:
                 f"home {home.root}",
                 found=f"an agent that runs already (process {found.get('pid', 'unknown')})",
                 expected="one agent for each home",
-                remedy=f"use that one, or stop it: swarm down {_home_flag(home)}",
+                remedy=f"use that one, or stop it: swarm down {home_flag(home.root)}",
             )
         sweep_sockets(Path(tempfile.gettempdir()))
         return cls(home, lock, Path(tempfile.mkdtemp(prefix="swarm-")))
@@ -126,7 +125,7 @@ def ensure_agent(home: NodeHome, timeout_s: float = 60.0) -> Path:
             f"agent of {home.root}",
             found=f"it ended with status {agent.returncode}: {last_line(log)}",
             expected="a running agent",
-            remedy=f"read {log}, or run it in the foreground: swarm node {_home_flag(home)}",
+            remedy=f"read {log}, or run it in the foreground: swarm node {home_flag(home.root)}",
         )
     raise DeadlineError(
         f"agent of {home.root}", found=f"no answer within {timeout_s:g} s", remedy=f"read {log}"
@@ -172,10 +171,6 @@ def _read_run_file(home: NodeHome) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         return {}
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _home_flag(home: NodeHome) -> str:
-    return f"--home {shlex.quote(str(home.root))}"
 
 
 def sweep_sockets(among: Path) -> None:

@@ -1,6 +1,7 @@
 """Where things lie on disk and how a service is set. Flag > environment (`SWARM_*`) > TOML > default."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,11 @@ REGISTRY_PORT = 7072
 def default_home() -> Path:
     """Return `$SWARM_HOME`, else the user's data folder for swarm."""
     return Path(os.environ.get("SWARM_HOME") or platformdirs.user_data_dir("swarm"))
+
+
+def home_flag(root: Path) -> str:
+    """Return the flag that names a home, quoted as a shell takes it."""
+    return f"--home {shlex.quote(str(root))}"
 
 
 @dataclass(frozen=True, slots=True)

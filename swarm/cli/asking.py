@@ -157,18 +157,15 @@ def load_examples(source: str) -> "Dataset":
     from swarm.data.sources import load_training
     from swarm.domain.errors import InvalidInputError
 
-    try:
-        return load_training(resolved_source(source))
-    except InvalidInputError as error:
-        if not error.found.startswith("one class only"):
-            raise
-        # What remedies this in data to train on is no reason here.
+    data = load_training(resolved_source(source), min_classes=1)
+    if len(data.class_names) < 2:
         raise InvalidInputError(
             f"examples {source}",
-            found=error.found,
+            found=f"one class only, {data.class_names[0]!r}",
             expected="examples of at least two classes",
             remedy="add some of every class that you will ask about: one class says little about who agrees",
-        ) from error
+        )
+    return data
 
 
 async def open_gate(client: "CoordinatorClient", place: "Place") -> "GateStatement":

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from swarm.cli.clock import span
-from swarm.cli.options import home_flag
 from swarm.cli.output import bytes_text
+from swarm.config import home_flag
 from swarm.domain.errors import SwarmError
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, home_flag, import_paths, names, resolved_source, seconds
+from swarm.cli.options import Home, ImportPath, Json, import_paths, names, resolved_source, seconds
 from swarm.cli.output import emit, progress, run_async, table
+from swarm.config import home_flag
 from swarm.domain.specification import MAX_NEW_CLASSES_PER_OWNER
 
 token = typer.Typer(help="Join tokens: make, list, revoke.", no_args_is_help=True)

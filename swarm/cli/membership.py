@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, home_flag, import_paths, resolved_source
+from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
 from swarm.cli.output import emit, progress, run_async
+from swarm.config import home_flag
 
 
 def register(app: typer.Typer) -> None:

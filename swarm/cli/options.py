@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -35,11 +34,6 @@ def seconds(text: str, flag: str) -> float:
     if not 0 < length < math.inf:
         raise UsageError(flag, found=repr(text[:40]), expected="a time above 0, as 45s, 10m, 24h or 7d")
     return length
-
-
-def home_flag(root: Path) -> str:
-    """Return the flag that names a home, quoted as a shell takes it."""
-    return f"--home {shlex.quote(str(root))}"
 
 
 def resolved_source(data: str) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarm.cli.options import home_flag
-from swarm.config import NodeHome, SwarmHome, default_home
+from swarm.config import NodeHome, SwarmHome, default_home, home_flag
 from swarm.domain.errors import NotFoundError, NotReadyError, SwarmError, UsageError
 from swarm.domain.ids import NodeId
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from swarm.cli.options import home_flag
+from swarm.config import home_flag
 from swarm.domain.errors import ConflictError
 
 STOP_SECONDS = 12.0

@@ -36,13 +36,14 @@ _DIGITS_SEED = 20
 _ARRAY_FILES = (b"\x93NUMPY", b"PK\x03\x04")
 
 
-def load_training(source: str, import_paths: Sequence[str] = ()) -> Dataset:
+def load_training(source: str, import_paths: Sequence[str] = (), min_classes: int = 2) -> Dataset:
     """Return the training samples of a source. Test files are not opened.
 
     Raises NotFoundError where there is no such source, InvalidInputError (naming the source and the fault)
-    where its data cannot be learned from: no samples, one class, lengths that differ, NaN, absurd labels.
+    where its data cannot be learned from: no samples, fewer than min_classes, lengths that differ, NaN,
+    absurd labels.
     """
-    return _load(source, "train", import_paths)
+    return _load(source, "train", import_paths, min_classes)
 
 
 def load_test(source: str, import_paths: Sequence[str] = ()) -> Dataset:
@@ -51,7 +52,7 @@ def load_test(source: str, import_paths: Sequence[str] = ()) -> Dataset:
     Labels index this data set's own class_names: compare by name (`labels_among`). Raises NotFoundError where
     the source has no test samples.
     """
-    return _load(source, "test", import_paths)
+    return _load(source, "test", import_paths, 1)
 
 
 def check_has_test(source: str, import_paths: Sequence[str] = ()) -> None:
@@ -102,14 +103,13 @@ def load_inputs(path: str) -> NDArray[np.generic]:
     return array
 
 
-def _load(source: str, split: Split, import_paths: Sequence[str]) -> Dataset:
-    least = 2 if split == "train" else 1
+def _load(source: str, split: Split, import_paths: Sequence[str], min_classes: int) -> Dataset:
     if source == "digits":
         return _digits(split)
     path = Path(source).expanduser()
     if path.is_dir():
         images, labels, names = read_idx_folder(path, split)
-        return make_dataset(images, labels, names, name=source, min_classes=least)
+        return make_dataset(images, labels, names, name=source, min_classes=min_classes)
     if path.is_file():
         if path.suffix != ".npz":
             raise InvalidInputError(
@@ -123,11 +123,11 @@ def _load(source: str, split: Split, import_paths: Sequence[str]) -> Dataset:
             name=source,
             scale=_scalar(found, "scale", source),
             offset=_scalar(found, "offset", source) or 0.0,
-            min_classes=least,
+            min_classes=min_classes,
         )
     if is_reference(source):
         inputs, answers, class_names = call_dataset(source, split, import_paths)
-        return make_dataset(inputs, answers, class_names, name=source, min_classes=least)
+        return make_dataset(inputs, answers, class_names, name=source, min_classes=min_classes)
     raise NotFoundError(f"data {source}", found="no such file or folder", expected=_KINDS)
 
 

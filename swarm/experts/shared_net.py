@@ -36,7 +36,7 @@ class SharedNet:
         """Return the weights of a fresh net under a seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return {name: array.copy() for name, array in to_arrays(state_tensors(self._built())).items()}
+            return {name: array.copy() for name, array in _numbers(self._built()).items()}
 
     def trained(
         self, arrays: Mapping[str, NDArray[Any]], samples: Samples, settings: TrainSettings
@@ -51,9 +51,7 @@ class SharedNet:
             whole,
             on_progress=lambda progress: losses.append(progress.loss or 0.0),
         )
-        return Turn(
-            arrays=to_arrays(state_tensors(result.net)), loss=losses[-1], train_flops=result.train_flops
-        )
+        return Turn(arrays=_numbers(result.net), loss=losses[-1], train_flops=result.train_flops)
 
     def scored(self, arrays: Mapping[str, NDArray[Any]], samples: Samples) -> tuple[int, float]:
         """Return how many samples the weights get right, and the sum of their losses."""
@@ -86,6 +84,12 @@ class SharedNet:
             tensors[name] = tensor.to(own[name].dtype) if name in own else tensor
         load_tensors(net, tensors)
         return net
+
+
+def _numbers(net: nn.Module) -> Arrays:
+    """Return a net's tensors as arrays that can be averaged; bfloat16, which NumPy lacks, as float32."""
+    tensors = state_tensors(net).items()
+    return to_arrays({name: each.float() if each.dtype == torch.bfloat16 else each for name, each in tensors})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

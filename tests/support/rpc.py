@@ -208,7 +208,7 @@ class Inference:
             combination="root",
         )
 
-    async def make_profile(self, examples: Examples, timeout_s: float) -> Profile:
+    async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile:
         return Profile(
             id=digest_of(examples.inputs.tobytes()),
             owners=(NodeId("ada"),),

@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from swarm.cli.app import build
-from swarm.cli.options import home_flag, seconds
+from swarm.cli.options import seconds
 from swarm.cli.places import Place
 from swarm.cli.standing import check_present, check_standing, note_departure
+from swarm.config import home_flag
 from swarm.domain.errors import UnauthenticatedError, UsageError
 from tests.support.node_homes import member_home
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,8 +142,7 @@ def kept_aside(*owners: str, world: World = WORLD) -> Any:
     return SimpleNamespace(beside=lambda gate: rows)
 
 
-ZOE = NodeId("zoe")
-CALLER: ContextVar[NodeId] = ContextVar("caller", default=ZOE)
+ZOE = Caller(role="client", id=NodeId("zoe"))
 
 
 def profiles(
@@ -161,7 +159,6 @@ def profiles(
         aside=kept_aside(*aside, world=solver.world),
         solver=solver,
         trunk=lambda: spec().trunk,
-        caller=lambda: Caller(role="client", id=CALLER.get()),
     )
 
 
@@ -178,8 +175,8 @@ def swarm(folder: Path, solver: InProcess | None = None, **options: Any) -> Smal
 
 async def test_an_asker_is_answered_by_the_conventions_of_the_owners_who_agree(tmp_path: Path) -> None:
     small = swarm(tmp_path)
-    common = await small.router.make_profile(examples("abcd"), 20)
-    swapped = await small.router.make_profile(examples("bacd"), 20)
+    common = await small.router.make_profile(ZOE, examples("abcd"), 20)
+    swapped = await small.router.make_profile(ZOE, examples("bacd"), 20)
     assert (common.owners, swapped.owners) == ((ADA, DAN, EVE), (BOB,))
     assert common.accuracy > 0.9 and swapped.accuracy > 0.9 > swapped.accuracy_all
     assert (common.examples, common.gate_version) == (48, 7)
@@ -195,15 +192,15 @@ async def test_owners_whose_contributions_are_kept_aside_answer_those_who_agree_
     tmp_path: Path,
 ) -> None:
     small = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path, aside=("bob",)))
-    swapped = await small.router.make_profile(examples("bacd"), 20)
+    swapped = await small.router.make_profile(ZOE, examples("bacd"), 20)
     assert swapped.owners == (BOB,)
     assert best(await small.ask("abcd", profile=swapped.id)) == "bacd"
-    common = await small.router.make_profile(examples("abcd"), 20)
+    common = await small.router.make_profile(ZOE, examples("abcd"), 20)
     assert common.owners == (ADA, DAN, EVE)
     gone = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path))
     with pytest.raises(NotFoundError, match="bob"):
         await gone.ask("a", profile=swapped.id)
-    assert (await gone.router.make_profile(examples("bacd"), 20)).id != swapped.id
+    assert (await gone.router.make_profile(ZOE, examples("bacd"), 20)).id != swapped.id
 
 
 async def test_examples_that_do_not_tell_owners_apart_bring_nobody_in_who_is_kept_aside(
@@ -211,7 +208,7 @@ async def test_examples_that_do_not_tell_owners_apart_bring_nobody_in_who_is_kep
 ) -> None:
     # Bob swaps a and b; the examples are of c and d only, on which he agrees with everybody.
     small = SmallSwarm(everyone(without="bob"), profiles=profiles(tmp_path, aside=("bob",)))
-    profile = await small.router.make_profile(examples("abcd", of="cd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd", of="cd"), 20)
     assert BOB not in profile.owners
     assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
 
@@ -231,7 +228,7 @@ async def test_nobody_is_left_out_where_those_who_agree_are_no_better_than_all(
     tmp_path: Path, world: World
 ) -> None:
     small = swarm(tmp_path, InProcess(world))
-    profile = await small.router.make_profile(examples("abcd", 20, of="ab"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd", 20, of="ab"), 20)
     assert profile.owners == (ADA, BOB, DAN, EVE) and profile.accuracy == profile.accuracy_all > 0.9
     answer = await small.ask("abcd", profile=profile.id)
     assert (best(answer), answer.class_names) == ("abcd", CLASSES)
@@ -242,14 +239,14 @@ async def test_few_examples_tell_two_conventions_apart_that_are_mixed_evenly(
     tmp_path: Path, convention: str, owners: tuple[NodeId, ...]
 ) -> None:
     small = swarm(tmp_path, InProcess(World(calls=PLAIN | {"bob": "bacd", "eve": "bacd"})))
-    profile = await small.router.make_profile(examples(convention, 4), 20)
+    profile = await small.router.make_profile(ZOE, examples(convention, 4), 20)
     assert profile.owners == owners and profile.accuracy > profile.accuracy_all
     assert best(await small.ask("abcd", profile=profile.id)) == convention
 
 
 async def test_a_profile_of_owners_who_know_fewer_classes_answers_by_those_alone(tmp_path: Path) -> None:
     small = swarm(tmp_path, InProcess(World(calls=PLAIN | {"ada": "bacd"}, has={"ada": "ab"})))
-    profile = await small.router.make_profile(examples("bacd", of="ab"), 20)
+    profile = await small.router.make_profile(ZOE, examples("bacd", of="ab"), 20)
     assert profile.owners == (ADA,) and profile.accuracy > profile.accuracy_all
     answer = await small.ask("ab", profile=profile.id)
     assert (answer.class_names, best(answer)) == (("a", "b"), "ba")
@@ -262,7 +259,7 @@ async def test_who_is_kept_aside_has_to_beat_the_root_of_all_owners_too(tmp_path
     small = SmallSwarm(
         everyone(without="bob", world=world), profiles=profiles(tmp_path, InProcess(world), aside=("bob",))
     )
-    profile = await small.router.make_profile(examples("abcd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
     assert profile.owners == (ADA, DAN, EVE) and profile.accuracy > 0.9
 
 
@@ -273,14 +270,14 @@ async def test_what_all_owners_say_together_is_taken_where_it_gets_more_examples
     assert active.analytic is not None
     # Alone each owner's solution is swapped for one of them or the other: nobody agrees as well as all do.
     small = SmallSwarm(active, profiles=profiles(tmp_path, OfTwoClasses()))
-    profile = await small.router.make_profile(examples("abcd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
     assert profile.owners == (ADA, BOB, DAN, EVE) and profile.accuracy == profile.accuracy_all == 1.0
     assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
 
 
 async def test_a_profile_ends_when_an_owner_replaces_its_sums(tmp_path: Path) -> None:
     small = swarm(tmp_path)
-    profile = await small.router.make_profile(examples("bacd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("bacd"), 20)
     assert profile.owners == (BOB,)
     value = small.active.value
     anew = tuple(
@@ -297,11 +294,11 @@ async def test_a_profile_ends_when_an_owner_replaces_its_sums(tmp_path: Path) ->
 async def test_the_same_examples_are_solved_once_and_their_profile_survives_a_restart(tmp_path: Path) -> None:
     solver = InProcess()
     small = swarm(tmp_path, solver)
-    first = await small.router.make_profile(examples("bacd"), 20)
+    first = await small.router.make_profile(ZOE, examples("bacd"), 20)
     asked = len(solver.groups)
-    assert await small.router.make_profile(examples("bacd"), 20) == first
+    assert await small.router.make_profile(ZOE, examples("bacd"), 20) == first
     again = swarm(tmp_path, solver)
-    assert await again.router.make_profile(examples("bacd"), 20) == first
+    assert await again.router.make_profile(ZOE, examples("bacd"), 20) == first
     assert len(solver.groups) == asked == 4
     before = (await small.ask("ab", profile=first.id)).probabilities
     np.testing.assert_array_equal((await again.ask("ab", profile=first.id)).probabilities, before)
@@ -309,17 +306,17 @@ async def test_the_same_examples_are_solved_once_and_their_profile_survives_a_re
 
 async def test_a_profile_of_an_older_gate_stays_valid_and_says_so(tmp_path: Path) -> None:
     small = swarm(tmp_path)
-    profile = await small.router.make_profile(examples("abcd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
     small.active = everyone(version=8)
     assert (await small.ask("a", profile=profile.id)).gate_version == 7
-    newer = await small.router.make_profile(examples("abcd"), 20)
+    newer = await small.router.make_profile(ZOE, examples("abcd"), 20)
     assert newer.id != profile.id and newer.gate_version == 8
 
 
 async def test_a_profile_ends_when_one_of_its_owners_withdraws(tmp_path: Path) -> None:
     small = swarm(tmp_path)
-    profile = await small.router.make_profile(examples("abcd"), 20)
-    other = await small.router.make_profile(examples("bacd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
+    other = await small.router.make_profile(ZOE, examples("bacd"), 20)
     small.active = everyone(without="dan", version=8)
     with pytest.raises(NotFoundError, match=r"dan.*--examples"):
         await small.ask("a", profile=profile.id)
@@ -329,7 +326,7 @@ async def test_a_profile_ends_when_one_of_its_owners_withdraws(tmp_path: Path) -
 
 async def test_a_profile_of_another_trunk_is_refused(tmp_path: Path) -> None:
     small = swarm(tmp_path)
-    profile = await small.router.make_profile(examples("abcd"), 20)
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
     value = replace(small.active.value, trunk=digest_of(b"another"))
     small.active = replace(small.active, statement=replace(small.active.statement, value=value))
     with pytest.raises(TrunkMismatchError, match="trunk"):
@@ -342,7 +339,7 @@ async def test_an_unknown_profile_is_refused_with_what_to_do(tmp_path: Path) -> 
 
 
 async def test_a_damaged_profile_is_never_used(tmp_path: Path) -> None:
-    profile = await swarm(tmp_path).router.make_profile(examples("abcd"), 20)
+    profile = await swarm(tmp_path).router.make_profile(ZOE, examples("abcd"), 20)
     path = tmp_path / f"{profile.id}.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(NotFoundError):
@@ -351,12 +348,12 @@ async def test_a_damaged_profile_is_never_used(tmp_path: Path) -> None:
 
 async def test_only_the_profiles_used_last_are_kept(tmp_path: Path) -> None:
     small = swarm(tmp_path, most=2, in_memory=1)
-    first, second = [await small.router.make_profile(examples("abcd", each), 20) for each in (3, 4)]
+    first, second = [await small.router.make_profile(ZOE, examples("abcd", each), 20) for each in (3, 4)]
     for age, profile in ((20, first), (10, second)):
         stamp = (tmp_path / f"{profile.id}.json").stat().st_mtime - age
         os.utime(tmp_path / f"{profile.id}.json", (stamp, stamp))
     await small.ask("a", profile=first.id)
-    third = await small.router.make_profile(examples("abcd", 5), 20)
+    third = await small.router.make_profile(ZOE, examples("abcd", 5), 20)
     kept = {path.stem for path in tmp_path.glob("*.json")}
     assert kept == {first.id, third.id} == {path.stem for path in tmp_path.glob("*.npy")}
     with pytest.raises(NotFoundError):
@@ -367,8 +364,8 @@ async def test_who_has_the_most_profiles_makes_room_for_the_others(tmp_path: Pat
     small = swarm(tmp_path, most=3)
 
     async def made(caller: str, each: int, age: int) -> str:
-        CALLER.set(NodeId(caller))
-        profile = await small.router.make_profile(examples("abcd", each), 20)
+        asker = Caller(role="client", id=NodeId(caller))
+        profile = await small.router.make_profile(asker, examples("abcd", each), 20)
         path = tmp_path / f"{profile.id}.json"
         stamp = path.stat().st_mtime - age
         os.utime(path, (stamp, stamp))
@@ -402,8 +399,8 @@ async def test_a_callers_flood_of_examples_is_refused_and_keeps_nobody_else_wait
     finished: list[str] = []
 
     async def ask(caller: str, each: int) -> None:
-        CALLER.set(NodeId(caller))
-        await small.router.make_profile(examples("abcd", each), 20)
+        asker = Caller(role="client", id=NodeId(caller))
+        await small.router.make_profile(asker, examples("abcd", each), 20)
         finished.append(caller)
 
     first = asyncio.create_task(ask("eve", 3))
@@ -424,12 +421,12 @@ async def test_a_callers_flood_of_examples_is_refused_and_keeps_nobody_else_wait
 
 
 async def test_a_profile_that_is_made_waits_for_nobody(tmp_path: Path) -> None:
-    known = await swarm(tmp_path).router.make_profile(examples("bacd"), 20)
+    known = await swarm(tmp_path).router.make_profile(ZOE, examples("bacd"), 20)
     solver = Waiting()
     small = swarm(tmp_path, solver)
-    slow = asyncio.create_task(small.router.make_profile(examples("abcd"), 20))
+    slow = asyncio.create_task(small.router.make_profile(ZOE, examples("abcd"), 20))
     await solver.asked.wait()
-    assert await small.router.make_profile(examples("bacd"), 2) == known
+    assert await small.router.make_profile(ZOE, examples("bacd"), 2) == known
     solver.leave.set()
     await slow
 
@@ -437,7 +434,7 @@ async def test_a_profile_that_is_made_waits_for_nobody(tmp_path: Path) -> None:
 async def test_a_profile_needs_sums_and_stands_alone_in_a_query(tmp_path: Path) -> None:
     small = SmallSwarm(gate("prototypes", sums=False), profiles=profiles(tmp_path))
     with pytest.raises(NotReadyError, match="sums"):
-        await small.router.make_profile(examples("abcd"), 20)
+        await small.router.make_profile(ZOE, examples("abcd"), 20)
     profile = digest_of(b"p")
     for beside in ({"owners": (ADA,)}, {"combination": "gate"}, {"top_k": 2}, {"uniform": True}):
         with pytest.raises(InvalidInputError, match="a profile alone"):

@@ -1,6 +1,7 @@
 """What one node's arrays can do to a federated average: refused by its name, or clipped."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from flwr.app import ArrayRecord, Message
 
 from swarm.domain.errors import InvalidInputError, NotReadyError, ShapeMismatchError
+from swarm.experts.samples import Samples
+from swarm.experts.shared_net import SharedNet
 from swarm.federation import averaging
 from swarm.federation.own_samples import OwnSamples
 from swarm.federation.rounds import RunLimits, check_enough
@@ -160,3 +163,22 @@ def test_a_reason_that_many_nodes_give_is_told_once() -> None:
         check_enough(0, missing, RunLimits(min_nodes=2, timeout_s=1.0, patience_s=0.0))
     assert raised.value.found == "0 answers (aster, tulip: weights: wrong; rose: no answer in time)"
     assert "mend what they name" in raised.value.remedy
+
+
+def test_a_net_of_bfloat16_is_averaged_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "halved.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x.flatten(1).bfloat16()).float()\n"
+        "def factory(input_shape, classes):\n"
+        "    return Net(input_shape[0], classes).bfloat16()\n"
+    )
+    net = SharedNet(factory="halved:factory", input_shape=(4,), classes=2, import_paths=(str(tmp_path),))
+    weights = net.initial(0)
+    assert {array.dtype.name for array in weights.values()} == {"float32"}
+    assert max(float(abs(array).max()) for array in weights.values()) <= 1
+    samples = Samples(
+        inputs=np.eye(4, dtype=np.float32), labels=np.array([0, 1, 0, 1]), scale=1.0, offset=0.0
+    )
+    assert 0 <= net.scored(weights, samples)[0] <= 4

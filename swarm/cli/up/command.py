@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.cli.asking import describe_row
-from swarm.cli.options import home_flag, resolved_source
+from swarm.cli.options import resolved_source
 from swarm.cli.output import emit, let_nothing_interrupt, note, progress, run_async
 from swarm.cli.processes import recorded_processes, remove_tree
 from swarm.cli.up.comparisons import ALL
@@ -21,6 +21,7 @@ from swarm.cli.up.report import render
 from swarm.cli.up.stage import Plan, Stage, trunk_for
 from swarm.cli.up.story import Outcome, Story
 from swarm.cli.up.supervisor import Supervisor, free_ports
+from swarm.config import home_flag
 from swarm.domain.errors import ConflictError, NotFoundError, UsageError
 from swarm.domain.inference import Answer
 

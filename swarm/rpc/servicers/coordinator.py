@@ -139,7 +139,8 @@ class _Inference:
     ) -> inference_pb2.ProfileReply:
         convert.idempotency_key(request.idempotency_key)
         examples = convert.examples_from_pb(request)
-        return convert.profile_to_pb(await self._port.make_profile(examples, _time_left(context)))
+        profile = await self._port.make_profile(current_caller(), examples, _time_left(context))
+        return convert.profile_to_pb(profile)
 
 
 async def _data_of(chunks: AsyncIterator[gate_pb2.ContributeChunk]) -> AsyncIterator[bytes]:
