@@ -76,10 +76,6 @@ class Agent:
         """Carry out a training order and tell its steps."""
         return self._trainer.train(request)
 
-    async def outbound(self, limit: int) -> list[Listing]:
-        """Return what left this machine, newest last."""
-        return await asyncio.to_thread(self._outbound.read, limit)
-
     async def state(self) -> AgentState:
         """Return the agent's view of itself."""
         identity = Identity.load(self._home.identity)

@@ -205,7 +205,6 @@ TRY_GATE = Method(
 TRAIN = Method(
     "Agent", "Train", agent_pb2.TrainRequest, agent_pb2.TrainProgress, SAME_MACHINE, streams_out=True
 )
-OUTBOUND = Method("Agent", "Outbound", agent_pb2.OutboundRequest, agent_pb2.ListingReply, SAME_MACHINE)
 STATE = Method("Agent", "State", agent_pb2.AgentStateRequest, agent_pb2.AgentStateReply, SAME_MACHINE)
 AGENT_LEAVE = Method("Agent", "Leave", agent_pb2.AgentLeaveRequest, agent_pb2.AgentLeaveReply, SAME_MACHINE)
 STOP = Method("Agent", "Stop", agent_pb2.AgentStopRequest, agent_pb2.AgentStopReply, SAME_MACHINE)

@@ -7,7 +7,7 @@ from uuid import uuid4
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
 from swarm.domain.ids import ExpertId
-from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.channel import Connection
@@ -68,11 +68,6 @@ class AgentClient:
         message = convert.train_order_to_pb(keyed)
         async for step in self.connection.stream(m.TRAIN, message, idle_s=None):
             yield convert.train_step_from_pb(step)
-
-    async def outbound(self, limit: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> list[Listing]:
-        """Return what left the machine, newest last; limit 0: all of it."""
-        reply = await self.connection.unary(m.OUTBOUND, agent_pb2.OutboundRequest(limit=limit), timeout_s)
-        return [convert.listing_from_pb(listing) for listing in reply.listings]
 
     async def state(self, timeout_s: float = UNARY_TIMEOUT_S) -> AgentState:
         reply = await self.connection.unary(m.STATE, agent_pb2.AgentStateRequest(), timeout_s)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from node.outbound import OutboundLog
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import ExpertId
@@ -38,7 +39,7 @@ async def test_an_expert_is_refined_once_the_gate_has_sums(swarm: WholeSwarm, tm
         assert "1 corrections published" in refined.message
         assert refined.figures["validation_nll"] < refined.figures["root_validation_nll"]
         assert refined.figures["train_flops"] > 0
-        left = {item.what for item in await client.outbound()}
+    left = {item.what for item in OutboundLog(home.outbound).read()}
     assert {"columns", "prototypes", "sums F'F, exact", "contribution", "blob", "manifest"} <= left
     async with swarm.registry() as registry:
         head = read_statement(await registry.manifest(expert=ExpertId("rose.e1")), Manifest).value

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from node.control import agent_socket
+from node.outbound import OutboundLog
 from node.outbox import Outbox
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder, TrainStep
@@ -141,7 +142,7 @@ async def test_training_ends_with_everything_in_the_outbox_also_over_a_kill(
     async with agent_of(home) as client:
         state = await client.state()
         assert (state.outbox, state.connected, state.experts) == (len(before), False, ())
-        assert await client.outbound() == []
+    assert OutboundLog(home.outbound).read() == []
 
 
 async def test_a_killed_agent_takes_its_training_up_again(tmp_path: Path, agents: Agents) -> None:

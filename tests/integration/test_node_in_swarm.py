@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from node.outbound import OutboundLog
 from node.outbox import Outbox
 from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome
@@ -72,7 +73,7 @@ async def test_what_a_node_learns_is_published_contributed_listed_and_served(
         assert done.figures["train_flops"] > 0 and done.figures["gate_version"] == 1
         state = await client.state()
         assert state.experts and state.connected and state.socket_bytes.sent > 0
-        left = await client.outbound()
+    left = OutboundLog(home.outbound).read()
     assert {"blob", "manifest", "contribution"} <= {item.what for item in left}
     (contribution,) = (item for item in left if item.what == "contribution")
     assert contribution.recipient == "coordinator" and contribution.attributes
@@ -89,9 +90,9 @@ async def test_a_second_owner_is_judged_on_the_first_ones_data_and_both_are_rout
     async with agent_of(home) as client:
         done = await carried_out(client, order(tmp_path, (2, 3)))
         assert done.figures["activated"] == 1.0
-    async with agent_of(NodeHome(swarm.folder / "rose")) as first:
-        sums = [item for item in await first.outbound() if item.what == "trial sums"]
-        assert sums and sums[-1].recipient == "coordinator"
+    first = OutboundLog(NodeHome(swarm.folder / "rose").outbound).read()
+    sums = [item for item in first if item.what == "trial sums"]
+    assert sums and sums[-1].recipient == "coordinator"
     accuracy, answer = await ask(swarm, (0, 1, 2, 3), combination="gate")
     assert accuracy > 0.9
     assert {source.served_by for row in answer.sources for source in row} == {"rose", "tulip"}

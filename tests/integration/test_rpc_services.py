@@ -13,7 +13,7 @@ import pytest
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.errors import ExhaustedError, InvalidInputError, NotReadyError, UnauthenticatedError
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.inference import Examples, Listing, Query, SocketBytes
+from swarm.domain.inference import Examples, Query, SocketBytes
 from swarm.domain.membership import Caller, ContributionOutcome, Event
 from swarm.rpc import methods as m
 from swarm.rpc.callers import CertificateGatekeeper
@@ -84,9 +84,6 @@ class Agent:
             self.cancelled = True
             raise
         yield TrainStep(stage="done", message="", fraction=1.0, figures={"experts": 2.0})
-
-    async def outbound(self, limit: int) -> list[Listing]:
-        return [Listing(what="manifest", detail="ada.e0@1", size_bytes=10, recipient="registry")]
 
     async def state(self) -> AgentState:
         return AgentState(
@@ -255,7 +252,6 @@ async def test_the_command_trains_through_its_agent_and_giving_up_cancels(folder
             await anext(endless)
         await eventually(lambda: port.cancelled)
         assert (await client.state()).expert_server_pid == 77
-        assert [listing.what for listing in await client.outbound()] == ["manifest"]
         assert await client.leave("done") == (3, ("ada.e0",))
         await client.stop()
         assert port.stopped

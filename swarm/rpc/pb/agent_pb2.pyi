@@ -83,18 +83,6 @@ class TrainProgress(_message.Message):
     figures: _containers.ScalarMap[str, float]
     def __init__(self, stage: _Optional[str] = ..., message: _Optional[str] = ..., fraction: _Optional[float] = ..., listings: _Optional[_Iterable[_Union[Listing, _Mapping[str, object]]]] = ..., figures: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
-class OutboundRequest(_message.Message):
-    __slots__ = ("limit",)
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    limit: int
-    def __init__(self, limit: _Optional[int] = ...) -> None: ...
-
-class ListingReply(_message.Message):
-    __slots__ = ("listings",)
-    LISTINGS_FIELD_NUMBER: _ClassVar[int]
-    listings: _containers.RepeatedCompositeFieldContainer[Listing]
-    def __init__(self, listings: _Optional[_Iterable[_Union[Listing, _Mapping[str, object]]]] = ...) -> None: ...
-
 class AgentStateRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -37,10 +37,6 @@ class _Agent:
         async for step in self._port.train(order):
             yield convert.train_step_to_pb(step)
 
-    async def outbound(self, request: agent_pb2.OutboundRequest, context: Context) -> agent_pb2.ListingReply:
-        listings = await self._port.outbound(request.limit)
-        return agent_pb2.ListingReply(listings=[convert.listing_to_pb(listing) for listing in listings])
-
     async def state(self, _: agent_pb2.AgentStateRequest, context: Context) -> agent_pb2.AgentStateReply:
         return convert.agent_state_to_pb(await self._port.state())
 
@@ -66,7 +62,6 @@ def agent_service(port: AgentPort) -> Service:
     on = _Agent(port)
     behaviours: dict[m.AnyMethod, Behaviour] = {
         m.TRAIN: on.train,
-        m.OUTBOUND: on.outbound,
         m.STATE: on.state,
         m.AGENT_LEAVE: on.leave,
         m.STOP: on.stop,
