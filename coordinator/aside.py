@@ -46,6 +46,10 @@ class AsideContributions:
             if known.value.epoch < statement.value.epoch:
                 self._kept[statement.value.owner] = statement
 
+    def has(self, digest: Digest) -> bool:
+        """Return whether a contribution is kept aside."""
+        return any(each.digest == digest for each in self._kept.values())
+
     async def put(self, statement: Statement[Contribution]) -> bool:
         """Keep a stored contribution aside, in place of its owner's last one; False for one without sums,
         which no asker could agree with."""

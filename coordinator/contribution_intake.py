@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from weakref import WeakValueDictionary
 
 from coordinator.aside import AsideContributions
 from coordinator.contribution_checks import check_epoch, check_experts, check_statement
-from coordinator.contributions import ContributionFiles
+from coordinator.contributions import Arrived, ContributionFiles
 from coordinator.gate_making import GateMaker
 from coordinator.gate_queue import ContributionQueue, Pending
 from coordinator.gate_records import GateRecords
@@ -14,7 +15,7 @@ from coordinator.members import Members
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
-from swarm.domain.ids import Digest
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
 from swarm.registry.store import MetadataStore
@@ -43,6 +44,7 @@ class ContributionIntake:
         self._aside = aside
         self._solver, self._records, self._maker = solver, records, maker
         self._queue = ContributionQueue(changing, self._judge)
+        self._arriving: WeakValueDictionary[NodeId, asyncio.Lock] = WeakValueDictionary()
 
     async def take(
         self, caller: Caller, envelope: bytes, arrays: AsyncIterator[bytes], fence: int, name: str
@@ -60,13 +62,14 @@ class ContributionIntake:
         if outcome is not None:
             return outcome
         await self._check_may_enter(statement.value, fence)
-        arrived = await self._contributions.receive(statement.value, arrays)
-        try:
-            trunk = self._specifications.current.value.trunk
-            await self._solver.check(statement.digest, statement.value, arrived.path, trunk)
-        except BaseException:
-            arrived.discard()
-            raise
+        # One at a time of each owner: nobody's calls keep everybody else's from the solver.
+        lock = self._arriving.setdefault(statement.value.owner, asyncio.Lock())
+        async with lock:
+            under_way = self._queue.result_of(statement.digest)
+            if under_way is None:
+                arrived = await self._checked(statement, arrays)
+        if under_way is not None:
+            return await asyncio.shield(under_way)
         pending = Pending(statement=statement, arrived=arrived, fence=fence, name=name)
         return await self._queue.outcome_of(pending)
 
@@ -74,8 +77,22 @@ class ContributionIntake:
         """End what is under way, as a crash would."""
         await self._queue.stop()
 
+    async def _checked(self, statement: Statement[Contribution], arrays: AsyncIterator[bytes]) -> Arrived:
+        arrived = await self._contributions.receive(statement.value, arrays)
+        try:
+            trunk = self._specifications.current.value.trunk
+            await self._solver.check(statement.digest, statement.value, arrived.path, trunk)
+        except BaseException:
+            arrived.discard()
+            raise
+        return arrived
+
     async def _judge(self, batch: Sequence[Pending]) -> None:
-        """Give each its outcome: all in one candidate, and each alone where that one harms somebody."""
+        """Give each its outcome: newcomers' in one candidate, and each alone where that one harms somebody.
+
+        Newer contributions of owners in the gate are judged one at a time: each is measured against a gate
+        that has all others, so none of them may be missing there because it is new as well.
+        """
         ready = []
         for pending in batch:
             try:
@@ -89,8 +106,10 @@ class ContributionIntake:
                 ready.append(pending)
             except SwarmError as error:
                 pending.fail(error)
-        again = await self._judge_together(ready, is_last=len(ready) < 2) if ready else ()
-        for pending in again:
+        known = {each.value.owner for each in await self._records.present()}
+        new = [pending for pending in ready if pending.owner not in known]
+        again = await self._judge_together(new, is_last=len(new) < 2) if new else ()
+        for pending in [*again, *(pending for pending in ready if pending.owner in known)]:
             await self._judge_together([pending], is_last=True)
 
     async def _judge_together(self, batch: Sequence[Pending], *, is_last: bool) -> Sequence[Pending]:
@@ -145,7 +164,7 @@ class ContributionIntake:
         )
 
     async def _forget_unless_used(self, digest: Digest) -> None:
-        if not await self._records.first_with(digest):
+        if not self._aside.has(digest) and not await self._records.first_with(digest):
             await asyncio.to_thread(self._contributions.remove, digest)
 
     async def _duplicate(self, statement: Statement[Contribution]) -> ContributionOutcome | None:

@@ -7,6 +7,7 @@ files are written, so a crash at any point leaves the old gate or the new one.
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from coordinator.active_gate import ActiveGate
@@ -45,6 +46,15 @@ class _Equations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the nodes are asked about. `incumbents` may refuse it: not those whose contributions are new."""
+
+    candidate: Candidate
+    specification: Statement[Specification]
+    incumbents: frozenset[NodeId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakerParts:
     """What a gate is made with. `activated` is called after each new version; it must not block."""
 
@@ -79,11 +89,14 @@ class GateMaker:
         """Solve the gate of these contributions, let the nodes try it, and activate it unless it harms.
 
         `untouched`: where owners in the present gate have newer contributions, those of all others. What the
-        newer ones cost is measured from the gate of these alone, or one owner's small steps would add up.
+        newer ones cost is measured from the gate of these alone, or one owner's small steps would add up;
+        what they cost already, and no more of, is no reason to refuse. Those owners are no judges of harm.
         The outcome `refused` says who would lose; it is not yet recorded. Raises NotReadyError where nobody
         could try it.
         """
-        incumbent = await self._compared_with(untouched)
+        compared = await self._compared_with(untouched)
+        others = contributions if untouched is None else untouched
+        by = {each.value.owner for each in contributions} - {each.value.owner for each in others}
         candidate = await self._solved(contributions, RIDGES, specification)
         if candidate.solution is None:
             empty = await self._defaults(candidate)
@@ -92,7 +105,7 @@ class GateMaker:
             )
         heads = self._parts.heads
         known = {leaf.expert: heads.get(leaf.expert) for leaf in candidate.leaves}
-        verdict = await self._try(candidate, incumbent, specification, reason)
+        verdict = await self._try(candidate, compared, self._incumbents() - by, specification, reason)
         self.judged = {
             expert: head.digest
             for expert, head in known.items()
@@ -188,46 +201,56 @@ class GateMaker:
         return await self._publication.sign(candidate, says) if candidate.leaves else b""
 
     async def _try(
-        self, candidate: Candidate, incumbent: bytes, specification: Statement[Specification], reason: str
+        self,
+        candidate: Candidate,
+        compared: bytes,
+        incumbents: frozenset[NodeId],
+        specification: Statement[Specification],
+        reason: str,
     ) -> Verdict:
         """Let the nodes choose the ridge first, by the root alone, and then how to answer.
 
-        Who does not answer the first time is not waited for a second time.
+        Who does not answer the first time is not waited for a second time. Where incumbents would lose
+        against another gate than the present one, they are asked once more, about that one.
         """
         defaults = await self._defaults(candidate)
         ridge, silent = DEFAULT_RIDGE, frozenset[NodeId]()
+        asked = _Asked(candidate=candidate, specification=specification, incumbents=incumbents)
         if candidate.has_sums:
             says = self._says(specification, defaults, ridge, reason, is_trial=True)
             ridges = ridge_options(len(candidate.ridges))
-            heard = await self._ask(candidate, incumbent, says, specification, ridges)
+            heard = await self._ask(asked, compared, says, ridges)
             silent = heard.silent
             ridge = judge_ridge(heard.trials, candidate.ridges, ridge)
         temperatures, _ = await asyncio.to_thread(candidate.prototype_temperatures)
         options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
         says = self._says(specification, defaults, ridge, reason)
-        heard = await self._ask(candidate, incumbent, says, specification, options, silent)
-        verdict = await asyncio.to_thread(
-            judge_trials, heard.trials, self._incumbents(), options, defaults, ridge
-        )
+        heard = await self._ask(asked, compared, says, options, silent)
+        judged = partial(judge_trials, heard.trials, incumbents, options, defaults, ridge)
+        verdict = await asyncio.to_thread(judged)
+        active = self._present()
+        if verdict.harmed and active is not None and active.envelope != compared:
+            now = await self._ask(asked, active.envelope, says, options, heard.silent)
+            verdict = await asyncio.to_thread(partial(judged, by_now=now.trials))
         return heard.covering(verdict)
 
     async def _ask(
         self,
-        candidate: Candidate,
-        incumbent: bytes,
+        asked: "_Asked",
+        compared: bytes,
         says: Signable,
-        specification: Statement[Specification],
         options: Sequence[TrialOption],
         silent: frozenset[NodeId] = frozenset(),
     ) -> Heard:
+        candidate = asked.candidate
         return await self._parts.trials.run(
             asked=candidate.owners | self._incumbents(),
-            incumbents=self._incumbents(),
+            incumbents=asked.incumbents,
             silent=silent,
             candidate=await self._publication.sign(candidate, says),
-            incumbent=incumbent,
+            incumbent=compared,
             options=options,
-            specification=specification.envelope,
+            specification=asked.specification.envelope,
         )
 
     def _present(self) -> ActiveGate | None:

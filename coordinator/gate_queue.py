@@ -8,7 +8,7 @@ import structlog
 
 from coordinator.contributions import Arrived
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Contribution
 from swarm.domain.membership import ContributionOutcome
 from swarm.trust.statements import Statement
@@ -55,6 +55,7 @@ class ContributionQueue:
     def __init__(self, changing: asyncio.Lock, judge: Callable[[Sequence[Pending]], Awaitable[None]]) -> None:
         self._changing, self._judge = changing, judge
         self._waiting: list[Pending] = []
+        self._judging: list[Pending] = []
         self._working: asyncio.Task[None] | None = None
 
     async def outcome_of(self, pending: Pending) -> ContributionOutcome:
@@ -71,6 +72,11 @@ class ContributionQueue:
             self._working = asyncio.create_task(self._work(), name="judge contributions")
         return await asyncio.shield(pending.result)
 
+    def result_of(self, digest: Digest) -> "asyncio.Future[ContributionOutcome] | None":
+        """Return what becomes of a contribution that waits or is being judged now; None for any other."""
+        found = (each.result for each in (*self._judging, *self._waiting) if each.statement.digest == digest)
+        return next(found, None)
+
     async def stop(self) -> None:
         """End what is under way, as a crash would: callers try again."""
         if self._working is not None:
@@ -78,19 +84,20 @@ class ContributionQueue:
             await asyncio.gather(self._working, return_exceptions=True)
 
     async def _work(self) -> None:
-        batch: list[Pending] = []
         try:
             while self._waiting:
                 async with self._changing:
-                    batch = self._next_batch()
-                    await self._judged(batch)
-                for pending in batch:
+                    self._judging = self._next_batch()
+                    await self._judged(self._judging)
+                for pending in self._judging:
                     pending.arrived.discard()
+                self._judging = []
         finally:
-            for pending in [*batch, *self._waiting]:
+            for pending in [*self._judging, *self._waiting]:
                 pending.arrived.discard()
                 pending.fail(NotReadyError("gate", found="the coordinator stopped", remedy="try again"))
             self._waiting.clear()
+            self._judging = []
 
     async def _judged(self, batch: Sequence[Pending]) -> None:
         """Judge a batch; what goes wrong in an unforeseen way ends it, and nothing that comes after."""

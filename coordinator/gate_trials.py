@@ -121,9 +121,13 @@ class TrialRound:
             )
             if not done:
                 return
-            answered = sum(name in tasks and tasks[name] not in pending for name in incumbents)
+            answered = sum(name in tasks and _is_sound(tasks[name]) for name in incumbents)
             if limit == self._timeout_s and answered and 2 * answered >= len(incumbents):
                 limit = min(limit, max(PATIENCE_S, PATIENCE * (loop.time() - started)))
+
+
+def _is_sound(task: "asyncio.Task[GateTrial | None]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None and task.result() is not None
 
 
 def _say_not_judged(node: LiveNode, reason: str) -> None:

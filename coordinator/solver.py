@@ -66,7 +66,10 @@ def solve_group(
             found=", ".join(wanted)[:200],
             expected=f"those of the contributions, in their order: {', '.join(summaries)[:200]}",
         )
-    prototypes = build_prototype_gate(list(summaries.values()), 1.0).arrays() if summaries else {}
+    prototypes: dict[str, NDArray[np.generic]] = {}
+    if summaries:
+        owned_by = [leaf.owner for leaf in wanted.values()]
+        prototypes = build_prototype_gate(list(summaries.values()), 1.0, owned_by).arrays()
     with_columns = {leaf.owner for leaf in leaves if leaf.has_columns}
     owners = [each.sums for each in contributions if each.contribution.owner in with_columns]
     sums = [each for each in owners if each is not None]

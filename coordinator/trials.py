@@ -4,8 +4,9 @@ Nobody degrades the others: a candidate is refused where every option would harm
 validation data (docs/adr/0010). Among its own classes, harm is a net loss beyond chance and above a small
 share of the incumbent's samples, which is what a fair prior costs. Classes of others may take from it what
 similar classes take from each other, but not as much as another name for its own class would; those that are
-new to the swarm a little more. Of what harms nobody the root is served, unless another combination beats it
-by more than one standard error (docs/adr/0008).
+new to the swarm a little more. All incumbents together may lose less than one of them may (docs/adr/0011).
+Of what harms nobody the root is served, unless another combination beats it by more than one standard error
+(docs/adr/0008).
 """
 
 import math
@@ -28,8 +29,13 @@ of two, one of which is called by another's name, would lose a quarter."""
 MOST_TAKEN = 1 / 3
 """What classes that are new to the swarm may take of an incumbent's samples: the first ones that look like
 its own cost it more than later ones."""
-LOUDEST = 4
-"""A judge counts for no more samples than so many of the median judge's."""
+SIMILAR = Fraction(1, 7)
+"""The most that honest neighbours among the benchmarks' classes take from each other."""
+FOR_ALL = 0.03
+"""What all incumbents together may lose to classes that the swarm has. Where they are few it is more: what
+all lose where one of them loses MOST_CEDED, for a newcomer may look like one of them, but not like all."""
+LOUDEST, ALWAYS_HEARD = 4, 200
+"""A judge counts for no more samples than so many of the median judge's, but may count for ALWAYS_HEARD."""
 WORST_NLL = 20.0
 """No sample's negative log likelihood can be larger: every answer has a floor of about exp(-14)."""
 BEYOND_ROOT = 1.0
@@ -40,13 +46,13 @@ Trials = Mapping[NodeId, GateTrial]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Harm:
-    """An incumbent that would lose, and in words how."""
+    """Who would lose, an incumbent or all of them, and in words how."""
 
-    node: NodeId
+    who: str
     words: str
 
     def __str__(self) -> str:
-        return f"{self.node} would lose {self.words}"
+        return f"{self.who} would lose {self.words}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +130,47 @@ def harm(trial: GateTrial, row: int) -> str:
         return f"{among_own[1]} and gain {among_own[0]} {of} among its own classes"
     if _loses(trial.samples, *among_known, MOST_CEDED):
         return f"{among_known[1]} and gain {among_known[0]} {of} among the swarm's classes"
-    if trial.taken[row] > MOST_TAKEN * trial.samples:
+    if _takes(trial.samples, trial.taken[row]):
         return f"{trial.taken[row]} {of} to classes new to the swarm"
     return ""
 
 
+def is_worse(trial: GateTrial, row: int) -> bool:
+    """Return whether an incumbent loses anything at all by an option, in any of the comparisons of `harm`."""
+    net_own = trial.lost_among_own[row] - trial.gained_among_own[row]
+    return max(net_own, trial.lost[row] - trial.gained[row], trial.taken[row]) > 0
+
+
+def harm_to_all(trials: Trials, row: int) -> str:
+    """Return what incumbents would lose together beyond what may be asked of them; empty: nothing."""
+    if len(trials) < 2:
+        return ""
+    counted = weighed(trials)
+    samples = sum(trial.samples for trial in counted.values())
+    gained, lost = _sum(counted, "gained", row), _sum(counted, "lost", row)
+    if not _loses(samples, gained, lost, max(FOR_ALL, MOST_CEDED / len(trials))):
+        return ""
+    return f"{lost} and gain {gained} of {samples} validation samples among the swarm's classes"
+
+
 def _loses(samples: int, gained: int, lost: int, tolerated: float) -> bool:
     return lost - gained > tolerated * samples and is_beyond_chance(gained, lost)
+
+
+def _takes(samples: int, taken: int) -> bool:
+    """Return whether this many are more than MOST_TAKEN, and more than similar classes take by chance.
+
+    Exact one-sided binomial test against SIMILAR: of four samples, two say little.
+    """
+    if taken <= MOST_TAKEN * samples:
+        return False
+    seldom, others = SIMILAR.numerator, SIMILAR.denominator - SIMILAR.numerator
+    ways = math.comb(samples, taken) * seldom**taken * others ** (samples - taken)
+    as_many = 0
+    for count in range(taken, samples + 1):
+        as_many += ways
+        ways = ways * (samples - count) * seldom // (others * (count + 1))
+    return bool(as_many * CHANCE.denominator < CHANCE.numerator * SIMILAR.denominator**samples)
 
 
 def defaults_for(
@@ -182,14 +222,14 @@ def still_sensible(
 def weighed(trials: Trials) -> dict[NodeId, GateTrial]:
     """Return the trials with nobody's samples counting for more than LOUDEST lower medians of all.
 
-    Who chooses what is served cannot be one node alone, whatever it says of itself.
+    No number of samples that a node names lets it choose alone what is served. ALWAYS_HEARD may be more: a
+    judge with a handful of samples silences nobody.
     """
     if not trials:
         return {}
     median = sorted(trial.samples for trial in trials.values())[(len(trials) - 1) // 2]
-    return {
-        node: _scaled(trial, min(1.0, LOUDEST * median / trial.samples)) for node, trial in trials.items()
-    }
+    most = max(LOUDEST * median, ALWAYS_HEARD)
+    return {node: _scaled(trial, min(1.0, most / trial.samples)) for node, trial in trials.items()}
 
 
 def _scaled(trial: GateTrial, factor: float) -> GateTrial:
@@ -230,11 +270,14 @@ def judge_trials(
     options: Sequence[TrialOption],
     defaults: Defaults,
     ridge: float,
+    by_now: Trials | None = None,
 ) -> Verdict:
     """Return the verdict of sound trials on these options; without trials the defaults come in.
 
     Of each kind and top_k the most correct option that harms nobody is kept; where all do, the most correct
     one, which is never served. The evidence says what share of its samples the worst off incumbent loses.
+    `by_now`: where the trials compare with another gate than the present one, those that compare with that;
+    what an incumbent has lost already and loses no more of is no harm.
     """
     coverage = {
         "judges": float(len(trials)),
@@ -252,12 +295,15 @@ def judge_trials(
             reason=f"serves {defaults.combinations[defaults.served].label}: nobody had validation data",
         )
     raw, trials = trials, weighed(trials)  # who is harmed is seen in its own figures
+    harms = _Harms(
+        trials={node: raw[node] for node in sorted(raw) if node in incumbents}, by_now=by_now or {}
+    )
     kinds: dict[tuple[str, int], list[int]] = {}
     for row, option in enumerate(options):
         if option.against_root:
             continue
         kinds.setdefault((option.combination.name, option.combination.top_k), []).append(row)
-    judged = [_best(trials, raw, incumbents, rows) for rows in kinds.values()]
+    judged = [_best(trials, harms, rows) for rows in kinds.values()]
     chosen = [_label(options, each) for each in judged]
     wanted = defaults.combinations[defaults.served]
     served = _served(trials, options, judged, wanted)
@@ -271,7 +317,7 @@ def judge_trials(
             "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
             "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
             "experts_missing": float(max(t.experts_missing for t in trials.values())),
-            **_worst(raw, incumbents, served.row),
+            **_worst(harms.trials, served.row),
             "flops": float(sum(t.flops for t in trials.values())),
         }
     )
@@ -279,7 +325,7 @@ def judge_trials(
         combinations=tuple(chosen),
         served=place,
         ridge=ridge,
-        harmed=served.harmed or _harmed_by_root(raw, incumbents, options),
+        harmed=served.harmed or _harmed_by_root(harms, options),
         evidence=evidence,
         reason=_in_words(trials, options, served.row),
     )
@@ -293,10 +339,36 @@ class _Judged:
     harmed: tuple[Harm, ...]
 
 
-def _best(trials: Trials, raw: Trials, incumbents: frozenset[NodeId], rows: Sequence[int]) -> _Judged:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Harms:
+    """The incumbents' own figures; `by_now`: those that compare with the present gate, where these do not."""
+
+    trials: Trials
+    by_now: Trials
+
+    def of(self, row: int) -> tuple[Harm, ...]:
+        """Return whom an option harms, each by itself and all together."""
+        found = {node: harm(trial, row) for node, trial in self.trials.items()}
+        harmed = [
+            Harm(who=node, words=words)
+            for node, words in found.items()
+            if words and (node not in self.by_now or is_worse(self.by_now[node], row))
+        ]
+        words = harm_to_all(self.trials, row)
+        if words and not self._none_is_worse(row):
+            harmed.append(Harm(who=f"{len(self.trials)} incumbents together", words=words))
+        return tuple(harmed)
+
+    def _none_is_worse(self, row: int) -> bool:
+        return self.trials.keys() <= self.by_now.keys() and not any(
+            is_worse(self.by_now[node], row) for node in self.trials
+        )
+
+
+def _best(trials: Trials, harms: _Harms, rows: Sequence[int]) -> _Judged:
     best: _Judged | None = None
     for row in sorted(rows, key=lambda row: _rank(trials, row)):
-        judged = _Judged(row=row, harmed=_harmed(raw, incumbents, row))
+        judged = _Judged(row=row, harmed=harms.of(row))
         if not judged.harmed:
             return judged
         best = best or judged
@@ -365,29 +437,21 @@ def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
     return words
 
 
-def _harmed(trials: Trials, incumbents: frozenset[NodeId], row: int) -> tuple[Harm, ...]:
-    found = {node: harm(trial, row) for node, trial in sorted(trials.items()) if node in incumbents}
-    return tuple(Harm(node=node, words=words) for node, words in found.items() if words)
-
-
-def _harmed_by_root(
-    raw: Trials, incumbents: frozenset[NodeId], options: Sequence[TrialOption]
-) -> tuple[Harm, ...]:
+def _harmed_by_root(harms: _Harms, options: Sequence[TrialOption]) -> tuple[Harm, ...]:
     """Return whom the candidate's root harms, which answers where no expert can, whatever is served."""
     rows = [row for row, option in enumerate(options) if option.against_root]
-    found = [each for row in rows for each in _harmed(raw, incumbents, row)]
-    return tuple(Harm(node=each.node, words=f"{each.words} where the root answers") for each in found)
+    found = [each for row in rows for each in harms.of(row)]
+    return tuple(Harm(who=each.who, words=f"{each.words} where the root answers") for each in found)
 
 
-def _worst(raw: Trials, incumbents: frozenset[NodeId], row: int) -> dict[str, float]:
+def _worst(trials: Trials, row: int) -> dict[str, float]:
     shares = [
         (
             (trial.lost_among_own[row] - trial.gained_among_own[row]) / trial.samples,
             (trial.lost[row] - trial.gained[row]) / trial.samples,
             trial.taken[row] / trial.samples,
         )
-        for node, trial in raw.items()
-        if node in incumbents
+        for trial in trials.values()
     ]
     loss, ceded, taken = map(max, zip((0.0, 0.0, 0.0), *shares, strict=True))
     return {"largest_loss": loss, "largest_ceded": ceded, "largest_taken": taken}

@@ -2,13 +2,15 @@
 
 Only the arrays that the options under trial name are fetched, and only the experts that receive weight on
 some sample. Own experts come from disk; a peer's is fetched, verified, asked once about the samples and
-dropped again, where its owner shares it. What this node may not hold, or cannot build, is missing.
+dropped again, where its owner shares it. What this node may not hold, cannot build, or has no FLOPs left for
+is missing.
 """
 
 import asyncio
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -25,18 +27,32 @@ from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import GateStatement, Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
+from swarm.experts.inputs import best_device
+from swarm.experts.nets import flops_by_name
 from swarm.gating.combinations import FALLBACK
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
 T = TypeVar("T")
-Forms = frozenset[ExpertForm]
+Values = dict[ExpertForm, Floats | None]
 MOST_FLOPS = (1 << 63) - 1
 """What the wire carries; peers say what their experts cost."""
-MOST_PEERS_FLOPS = 2 * 10**13
-"""What asking one peer's expert about all samples may cost, minutes on a CPU; beyond, it is missing."""
+MOST_PEERS_FLOPS = 2 * 10**12
+"""What asking peers' experts may cost in one trial on a CPU, all together; who no longer fits is missing."""
+CUDA_SPEED = 100
+"""So many times that where they are asked on a CUDA GPU."""
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """An expert to ask about all samples, and the FLOPs that each of them takes. `is_here`: on this node."""
+
+    head: Statement[Manifest]
+    forms: tuple[ExpertForm, ...]
+    flops: int
+    is_here: bool
 
 
 class GateEvaluator:
@@ -124,81 +140,109 @@ class GateEvaluator:
             for form, experts in wanted.items():
                 for expert in experts:
                     forms.setdefault(expert, set()).add(form)
-        names = {leaf.expert: leaf.class_names for gate, _ in tried for leaf in gate.leaves}
-        voices: dict[ExpertId, Voice] = {}
-        flops = 0
+        voices = {
+            leaf.expert: Voice(class_names=leaf.class_names)
+            for gate, _ in tried
+            for leaf in gate.leaves
+            if leaf.expert in forms
+        }
+        heads: list[Statement[Manifest]] = []
         for expert in sorted(forms):
-            try:
-                head = await self._registry.manifest(expert)
-            except NotFoundError:
-                voices[expert] = Voice(class_names=names[expert])
-                continue
-            voices[expert], asked = await self._voice(head, frozenset(forms[expert]), specification)
-            flops += asked
+            with suppress(NotFoundError):
+                heads.append(await self._registry.manifest(expert))
+        values = {head.value.expert: self._known(head, forms[head.value.expert]) for head in heads}
+        flops = 0
+        for question in await self._run(partial(self._affordable, heads, values)):
+            said = await self._answers(question, specification)
+            values[question.head.value.expert] |= said
+            flops += question.flops if said else 0
+        for head in heads:
+            expert = head.value.expert
+            voices[expert] = Voice(
+                class_names=head.value.class_names,
+                probabilities=values[expert].get("probabilities"),
+                corrections=values[expert].get("corrections"),
+            )
         return voices, flops
 
-    async def _voice(
-        self, head: Statement[Manifest], forms: Forms, specification: Specification
-    ) -> tuple[Voice, int]:
-        manifest, flops = head.value, 0
-        values = {form: self._validation.values(head.digest, form) for form in forms}
-        if manifest.correction is None:
+    def _known(self, head: Statement[Manifest], forms: Iterable[ExpertForm]) -> Values:
+        """Return what an expert says in these forms, None where it has to be asked."""
+        values: Values = {form: self._validation.values(head.digest, form) for form in sorted(forms)}
+        if head.value.correction is None:
             # Not missing: this is what such an expert adds to everybody's answers.
-            shape = (len(self._validation.labels), len(manifest.class_names))
+            shape = (len(self._validation.labels), len(head.value.class_names))
             values["corrections"] = np.broadcast_to(np.float32(0), shape)
-        unknown = [form for form, known in values.items() if known is None]
-        if unknown and self._may_hold(manifest):
+        return values
+
+    def _affordable(
+        self, heads: Sequence[Statement[Manifest]], values: Mapping[ExpertId, Values]
+    ) -> list[_Question]:
+        """Return whom to ask what: the experts on this node, then the cheapest of the peers' that fit
+        together into MOST_PEERS_FLOPS, so that a dear one displaces nobody else's."""
+        here = set(self._store.served())
+        own: list[_Question] = []
+        peers: list[_Question] = []
+        for head in heads:
+            unknown = tuple(form for form, known in values[head.value.expert].items() if known is None)
+            if not unknown or not self._may_hold(head.value):
+                continue
             try:
-                said, flops = await self._ask(head, unknown, specification)
-                values |= said
-            except UnreachableError:
-                raise
-            except Exception as error:  # whatever a peer's expert does, the trial goes on without it
-                _log.warning("trial.expert_missing", expert=manifest.expert, because=str(error)[:1000])
-        voice = Voice(
-            class_names=manifest.class_names,
-            probabilities=values.get("probabilities"),
-            corrections=values.get("corrections"),
-        )
-        return voice, flops
+                flops = _flops_per_sample(head.value, unknown)
+            except Exception as error:  # whatever net a peer names
+                _missing(head, error)
+                continue
+            is_here = head.digest in here
+            question = _Question(head=head, forms=unknown, flops=flops, is_here=is_here)
+            (own if is_here else peers).append(question)
+        samples = len(self._validation.inputs)
+        left = MOST_PEERS_FLOPS * (CUDA_SPEED if best_device().type == "cuda" else 1)
+        affordable: list[_Question] = []
+        for question in sorted(peers, key=lambda each: (each.flops, each.head.value.expert)):
+            if question.flops * samples <= left:
+                left -= question.flops * samples
+                affordable.append(question)
+                continue
+            too_dear = ExhaustedError(
+                f"expert {question.head.value.expert}",
+                found=f"{question.flops:.3g} FLOPs for each of {samples} samples",
+                expected=f"at most {left:.3g} in all, what cheaper experts of peers left",
+            )
+            _missing(question.head, too_dear)
+        return own + affordable
+
+    async def _answers(self, question: _Question, specification: Specification) -> dict[ExpertForm, Floats]:
+        """Return what an expert says, nothing where it is missing."""
+        try:
+            return await self._ask(question, specification)
+        except UnreachableError:
+            raise
+        except Exception as error:  # whatever a peer's expert does, the trial goes on without it
+            _missing(question.head, error)
+            return {}
 
     def _may_hold(self, manifest: Manifest) -> bool:
         return manifest.owner == self._node or manifest.share in ("borrow", "public")
 
-    async def _ask(
-        self, head: Statement[Manifest], forms: Sequence[ExpertForm], specification: Specification
-    ) -> tuple[dict[ExpertForm, Floats], int]:
-        """Return what an expert says in these forms, which is kept, and the FLOPs per sample that it cost."""
-        if head.digest in self._store.served():
+    async def _ask(self, question: _Question, specification: Specification) -> dict[ExpertForm, Floats]:
+        head = question.head
+        if question.is_here:
             load = partial(self._store.expert, head.digest, specification)
-            return await self._run(partial(self._listen, head, forms, load))
+            return await self._run(partial(self._listen, question, load))
         try:
             await self._registry.blobs(head.value)
             load = partial(load_expert, head.value, self._visiting, specification, self._import_paths)
-            return await self._run(partial(self._listen, head, forms, load, MOST_PEERS_FLOPS))
+            return await self._run(partial(self._listen, question, load))
         finally:
             for digest in head.value.blobs():
                 self._visiting.remove(digest)
 
-    def _listen(
-        self,
-        head: Statement[Manifest],
-        forms: Sequence[ExpertForm],
-        load: Callable[[], LoadedExpert],
-        most_flops: float = math.inf,
-    ) -> tuple[dict[ExpertForm, Floats], int]:
+    def _listen(self, question: _Question, load: Callable[[], LoadedExpert]) -> dict[ExpertForm, Floats]:
+        """Return what an expert says, which is kept."""
         expert = load()
-        asked = sum(expert.flops_per_query(form) for form in forms)
-        if asked * len(self._validation.inputs) > most_flops:
-            raise ExhaustedError(
-                f"expert {head.value.expert}",
-                found=f"{asked:.3g} FLOPs for each of {len(self._validation.inputs)} samples",
-                expected=f"at most {most_flops:.3g} in all",
-            )
-        said = {form: expert.values(self._validation.inputs, form) for form in forms}
+        said = {form: expert.values(self._validation.inputs, form) for form in question.forms}
         for form, values in said.items():
-            self._validation.keep(head.digest, form, values)
-        return said, asked
+            self._validation.keep(question.head.digest, form, values)
+        return said
 
     def _forget_all_but(self, gates: Iterable[Statement[GateStatement] | None]) -> None:
         """Keep the arrays of these gates only: the candidate of today is the incumbent of tomorrow."""
@@ -209,3 +253,17 @@ class GateEvaluator:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _flops_per_sample(manifest: Manifest, forms: Iterable[ExpertForm]) -> int:
+    """Return what an expert costs in these forms: what its owner declares, but no less than what a built-in
+    net takes."""
+    takes = flops_by_name(manifest.net)
+    costs = {"probabilities": manifest.cost}
+    if manifest.correction is not None:
+        costs["corrections"] = manifest.correction.cost
+    return sum(max(takes, costs[form].inference_flops) for form in forms)
+
+
+def _missing(head: Statement[Manifest], error: Exception) -> None:
+    _log.warning("trial.expert_missing", expert=head.value.expert, because=str(error)[:1000])

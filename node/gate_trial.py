@@ -26,6 +26,7 @@ from swarm.gating.combinations import (
     expert_weights,
     may_speak,
     mix,
+    right_among,
 )
 from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate
 from swarm.gating.routing import RoutePlan, plan_route
@@ -230,10 +231,10 @@ def _incumbent(
     """Return how the present gate does, for a candidate with class_names."""
     answer, truth = answers(present, served, features, voices), _rows_of(present.class_names, labels)
     held = {name for leaf in present.leaves for name in leaf.class_names}
-    among_own = np.where(_named(present.class_names, labels), answer, -1)
+    own = _named(present.class_names, labels)
     return Incumbent(
         correct=answer.argmax(axis=1) == truth,
-        correct_among_own=among_own.argmax(axis=1) == truth,
+        correct_among_own=right_among(answer, own, truth, np.zeros(len(truth), dtype=bool)),
         known=_named(class_names, held),
         own=_named(class_names, labels),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
-from swarm.cli.output import emit, printable, progress, run_async, table
+from swarm.cli.output import advised, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,8 @@ ExamplesOption = Annotated[
     ),
 ]
 BATCH = 512
+_NAME_KNOWN_CLASSES = "rename or leave out those samples; the owners' classes: swarm gate show"
+WHO_ANSWERS = "name one who is in the gate: swarm gate show"
 NAMED = 20
 """How many classes are listed by name."""
 
@@ -106,7 +108,8 @@ def predict(
                 combination=combination,
                 profile=profile.id if profile else "",
             )
-            answer = await client.predict(query, timeout_s)
+            with advised("owner", WHO_ANSWERS):
+                answer = await client.predict(query, timeout_s)
             gate = await open_gate(client, place) if profile else None
         facts: dict[str, object] = {"answer": answer}
         text = describe_answer(answer, top_k)
@@ -130,6 +133,7 @@ def _check_examples_alone(
             "command line",
             found=f"--examples together with {', '.join(beside)}",
             expected="--examples alone: the owners who agree with them answer by their own root",
+            remedy=f"leave out {', '.join(beside)}, or --examples",
         )
 
 
@@ -149,7 +153,8 @@ async def make_profile(client: "CoordinatorClient", source: str, specification: 
     labels = tuple(data.class_names[label] for label in data.labels)
     inputs = as_batch(data.inputs, specification)
     progress(f"asking whose sums agree with {len(data)} examples")
-    return await client.make_profile(Examples(inputs=inputs, labels=labels))
+    with advised("labels of the examples", _NAME_KNOWN_CLASSES):
+        return await client.make_profile(Examples(inputs=inputs, labels=labels))
 
 
 def load_examples(source: str) -> "Dataset":
@@ -224,8 +229,22 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
     shape, dtype = specification.input_shape, np.dtype(specification.input_dtype)
     batch = inputs[None] if inputs.shape == shape else inputs
     if batch.shape[1:] != shape or batch.ndim < 2:
+        sizes = ", ".join(map(str, shape))
+        fits = inputs.size and inputs.size % math.prod(shape) == 0
         raise ShapeMismatchError(
-            "inputs", found=f"shape {list(inputs.shape)}", expected=f"[B, {', '.join(map(str, shape))}]"
+            "inputs",
+            found=f"shape {list(inputs.shape)}",
+            expected=f"[B, {sizes}]",
+            remedy=f"if the order of values is the same: inputs.reshape(-1, {sizes})"
+            if fits
+            else "crop or scale each input to that shape, as the swarm's data have it",
+        )
+    if not len(batch):
+        raise InvalidInputError(
+            "inputs",
+            found="0 rows",
+            expected="at least one",
+            remedy="give a file with inputs in it; one input alone may have no leading axis",
         )
     if batch.dtype == dtype:
         return batch
@@ -250,6 +269,8 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
             "inputs",
             found=f"{batch.dtype} values that are no {dtype}",
             expected=f"raw inputs of {dtype}, before the swarm scales them by {specification.scale:g}",
+            remedy=f"give the raw values; of inputs that were scaled so: numpy.rint((inputs -"
+            f" {specification.offset:g}) / {specification.scale:g}).astype({str(dtype)!r})",
         )
     return converted
 
@@ -332,7 +353,8 @@ def evaluate(
                     combination=combination,
                     profile=profile.id if profile else "",
                 )
-                answer = await client.predict(query, timeout_s)
+                with advised("owner", WHO_ANSWERS):
+                    answer = await client.predict(query, timeout_s)
                 scorer.add(answer, test.labels[start : start + BATCH])
                 progress(f"{min(start + BATCH, len(test))} of {len(test)} answered")
             gate = await open_gate(client, place) if profile else None

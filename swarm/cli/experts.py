@@ -136,7 +136,10 @@ def remove(
     identity = place.identity()
     if owner_of(ExpertId(expert_id)) != identity.id:
         raise NotAuthorisedError(
-            expert_id, found=f"node {identity.id}", expected=f"its owner {owner_of(ExpertId(expert_id))}"
+            expert_id,
+            found=f"node {identity.id}",
+            expected=f"its owner {owner_of(ExpertId(expert_id))}",
+            remedy="run it on the owner's machine, or with --home DIR of that node",
         )
     tombstone = Tombstone(
         swarm=identity.swarm, kind="expert", id=expert_id, reason=reason, created_at=time.time()

@@ -1,6 +1,7 @@
 """`swarm federate ...`: rounds over the connected nodes in which numbers are pooled (operator)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,8 @@ import typer
 
 from swarm.cli.destinations import check_destination
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, printable, progress, run_async
+from swarm.cli.output import advised, bytes_text, emit, printable, progress, run_async
+from swarm.cli.training import check_net
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +27,7 @@ _BESIDE = ("round_accuracies",)
 _OF_A_ROUND = "_round_"
 """Figures of one round of many: shown as they come, in the result for programs."""
 _MOST_ARRAY_BYTES = 32 << 20
+_MAKE_ONE = "make one: swarm federate average --out FILE.npz"
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds at most.")]
 Net = Annotated[str, typer.Option(help="The net to train: mlp:128x2, cnn, linear.")]
@@ -83,6 +86,7 @@ def average(
     json: Json = False,
 ) -> None:
     """Federated averaging of one net (FedAvg); the .npz holds its weights by name."""
+    check_net(net)
     options = {"net": net, "rounds": rounds, "steps": steps, "seed": seed}
     _run("average", {**options, "min-nodes": min_nodes, "timeout-s": timeout_s}, out, home, as_json=json)
 
@@ -101,12 +105,18 @@ def evaluate(
     from swarm.domain.errors import InvalidInputError
     from swarm.federation.packing import pack_named
 
-    found = _weights(arrays)
-    factory = net or ("ridge-root" if set(found) == {"root"} else "mlp:128x2")
-    packed = pack_named(found, f"arrays {arrays}")
+    if net:
+        check_net(net)
+    with advised("arrays", _MAKE_ONE):
+        found = _weights(arrays)
+        factory = net or ("ridge-root" if set(found) == {"root"} else "mlp:128x2")
+        packed = pack_named(found, f"arrays {arrays}")
     if len(packed) > _MOST_ARRAY_BYTES:
         raise InvalidInputError(
-            f"arrays {arrays}", found=f"{len(packed)} bytes", expected=f"at most {_MOST_ARRAY_BYTES}"
+            f"arrays {arrays}",
+            found=f"{len(packed)} bytes",
+            expected=f"at most {_MOST_ARRAY_BYTES}",
+            remedy="average a smaller net: swarm federate average --net mlp:128x2 --out FILE",
         )
     options = {"net": factory, "arrays": base64.b64encode(packed).decode()}
     _run("evaluate", {**options, "min-nodes": min_nodes, "timeout-s": timeout_s}, None, home, as_json=json)
@@ -121,7 +131,8 @@ def _run(
     from swarm.rpc.federation_client import FederationClient
 
     written = {name: str(value) for name, value in options.items()}
-    parse_options(app, written)
+    with advised("option", f"swarm federate {app} --help"):
+        parse_options(app, written)
     if out is not None:
         check_destination(out, "--out")
     place = find_place(home)
@@ -135,12 +146,13 @@ def _run(
             specification = place.identity().keyring().open(envelope, Specification).value
             last, told = None, ""
             order = FederationOrder(app=app, options=written)
-            async for step in FederationClient(client.connection).run_federation(order):
-                last = step
-                line = _line(step)
-                if line != told and step.stage != "done":
-                    progress(line)
-                    told = line
+            with _net_is_built_elsewhere():
+                async for step in FederationClient(client.connection).run_federation(order):
+                    last = step
+                    line = _line(step)
+                    if line != told and step.stage != "done":
+                        progress(line)
+                        told = line
         if last is None or last.stage != "done":
             raise SwarmError(f"federated {app}", found="no result", remedy="swarm doctor")
         return last, specification
@@ -158,6 +170,29 @@ def _run(
         "out": str(out.resolve()) if out is not None else "",
     }
     emit("federation", facts, as_json=as_json, text=_described(app, result, out))
+
+
+@contextmanager
+def _net_is_built_elsewhere() -> Iterator[None]:
+    """Say of a net that cannot be imported whose folders count: those of coordinator and nodes, not ours."""
+    from swarm.data.user_code import RUN_WHERE_IT_IS
+    from swarm.domain.errors import SwarmError
+
+    try:
+        yield
+    except SwarmError as error:
+        if error.remedy == RUN_WHERE_IT_IS:
+            error.remedy = (
+                "the coordinator builds the net, and every node: install its module for them, or start swarm"
+                " coordinator in the folder that holds it and train with swarm train DATA --import-path DIR"
+            )
+        elif RUN_WHERE_IT_IS in error.found:
+            error.found = error.found.replace(f"; {RUN_WHERE_IT_IS}", "")
+            error.remedy = (
+                "each node builds the net: install its module there, or name the folder that holds it when"
+                " the node trains: swarm train DATA --import-path DIR"
+            )
+        raise
 
 
 def _line(step: "FederationStep") -> str:
@@ -187,19 +222,38 @@ def _described(app: str, result: "FederationStep", out: Path | None) -> str:
 
 def _weights(path: Path) -> "dict[str, NDArray[np.generic]]":
     import zipfile
+    import zlib
 
     import numpy as np
 
     from swarm.domain.errors import InvalidInputError, NotFoundError
 
+    subject, expected = f"arrays {path}", "a .npz file of swarm federate average or swarm federate sums"
     if not path.is_file():
-        raise NotFoundError(f"arrays {path}", found="no such file", expected="a .npz of swarm federate")
+        there = "a folder" if path.is_dir() else "no such file"
+        raise NotFoundError(subject, found=there, expected=expected)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False) if zipfile.is_zipfile(path) else None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            other = "a file of another kind, or the beginning of one"
+            raise InvalidInputError(subject, found=other, expected=expected)
+        with archive:
             found = {name: archive[name] for name in archive.files if name not in _BESIDE}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInputError(f"arrays {path}", found=str(error), expected="a .npz file") from error
+    # RuntimeError: an archive with a password, or packed in a way that zipfile does not know.
+    except (ValueError, OSError, EOFError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        damage = f"an array that cannot be read: {error}"
+        raise InvalidInputError(subject, found=damage, expected=expected) from error
+    strange = [name for name, array in found.items() if not _is_numbers(array)]
+    if strange or not found:
+        what = f"{strange[0]}, which is no array of numbers" if strange else "no arrays"
+        raise InvalidInputError(subject, found=what, expected=expected)
     return {"root": found["root"]} if "root" in found and "ridges" in found else found
+
+
+def _is_numbers(array: object) -> bool:
+    import numpy as np
+
+    return isinstance(array, np.ndarray) and array.dtype.kind in "biuf"
 
 
 def _write(out: Path, arrays: "Any") -> None:

@@ -119,13 +119,10 @@ def describe_gate(statement: "GateStatement") -> str:
         for leaf in statement.leaves
     ]
     ridge = f", ridge {statement.ridge:g}" if statement.kind == "analytic" else ""
-    figures = {key for each in statement.combinations for key in _figure_keys(each)}
-    rest = {name: value for name, value in sorted(statement.evidence.items()) if name not in figures}
-    judged = ", ".join(f"{name} {value:.4g}" for name, value in rest.items())
     about = (
         f"gate version {statement.version} ({statement.kind}{ridge}) serves"
         f" {statement.combination().label}: {statement.reason}",
-        f"judged: {judged or 'nobody to judge yet'}",
+        _judged(statement),
     )
     return "\n".join(
         [
@@ -134,6 +131,21 @@ def describe_gate(statement: "GateStatement") -> str:
             table(("leaf", "owner", "expert", "sums", "classes"), rows),
         ]
     )
+
+
+def _judged(statement: "GateStatement") -> str:
+    """Return what a gate's trial covered, or why there was none.
+
+    What is taken back (a leave, a withdrawal, a rollback) and a gate without leaves come without a trial.
+    """
+    if not statement.evidence:
+        return "not judged: activated without a trial, for the reason above"
+    figures = {key for each in statement.combinations for key in _figure_keys(each)}
+    rest = {name: value for name, value in sorted(statement.evidence.items()) if name not in figures}
+    covered = ", ".join(f"{name} {value:.4g}" for name, value in rest.items())
+    if statement.evidence.get("judges") == 0:
+        return f"not judged: nobody had validation data ({covered})"
+    return f"judged: {covered}"
 
 
 def _combinations_table(statement: "GateStatement") -> str:

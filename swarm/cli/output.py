@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -111,6 +111,19 @@ def describe(error: "SwarmError") -> str:
     return "\n".join(map(printable, lines))
 
 
+@contextlib.contextmanager
+def advised(subject: str, remedy: str) -> Iterator[None]:
+    """Give errors whose subject begins so, and that come without a remedy, this one."""
+    from swarm.domain.errors import SwarmError
+
+    try:
+        yield
+    except SwarmError as error:
+        if error.subject.startswith(subject):
+            error.remedy = error.remedy or remedy
+        raise
+
+
 def run_guarded(app: "typer.Typer", arguments: Sequence[str]) -> int:
     """Run the app and return the process's exit code; print errors by the table, never a traceback.
 
@@ -147,6 +160,9 @@ def _unexpected(error: Exception, *, as_json: bool) -> int:
 
     from swarm.domain.errors import ExhaustedError, UsageError
 
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
+        note(str(error))  # its message is the help
+        return USAGE
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "swarm"
         found = UsageError("command line", found=error.format_message().rstrip("."), remedy=f"{where} --help")

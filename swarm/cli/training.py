@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source, seconds
-from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
+from swarm.cli.output import advised, bytes_text, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     from swarm.domain.agent import TrainStep
@@ -60,12 +60,30 @@ def train(
     from swarm.domain.errors import NotReadyError, UsageError
 
     if share not in ("serve-only", "borrow", "public"):
-        raise UsageError("--share", found=share, expected="serve-only, borrow or public")
+        raise UsageError(
+            "--share",
+            found=repr(share[:40]),
+            expected="serve-only, borrow or public",
+            remedy="leave --share out for borrow",
+        )
     if sums not in ("auto", "exact", "compact", "none"):
-        raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
+        raise UsageError(
+            "--sums",
+            found=repr(sums[:40]),
+            expected="auto, exact, compact or none",
+            remedy="leave --sums out for auto",
+        )
     if not 0 < sums_mb < float("inf"):
-        raise UsageError("--sums-mb", found=str(sums_mb), expected="a number above 0")
-    budget_s = 0.0 if budget is None else seconds(budget, "--budget")
+        raise UsageError(
+            "--sums-mb",
+            found=f"{sums_mb:g}",
+            expected="a number above 0",
+            remedy="leave --sums-mb out for 4, or contribute no sums: --sums none",
+        )
+    if net:
+        check_net(net)
+    with advised("--budget", "for example --budget 10m, or --steps N without it"):
+        budget_s = 0.0 if budget is None else seconds(budget, "--budget")
     if refine:
         _check_refines_alone(context)
     place = node_place(home)
@@ -100,6 +118,21 @@ def train(
     facts = {"dry_run": dry_run, "message": done.message, "figures": done.figures, "listings": done.listings}
     text = printable(done.message) + (f"\n{listing_table(done.listings)}" if dry_run else "")
     emit("train", facts, as_json=json, text=text)
+
+
+def check_net(net: str) -> None:
+    """Raise UsageError for what can be no net's name; whether it can be built is found where it is built."""
+    from swarm.data.user_code import is_reference
+    from swarm.domain.errors import UsageError
+    from swarm.experts.factories import is_built_in
+
+    if not is_built_in(net) and not is_reference(net):
+        raise UsageError(
+            "--net",
+            found=repr(net[:80]),
+            expected="mlp:128x2, cnn, linear, or package.module:factory",
+            remedy="for example --net mlp:128x2",
+        )
 
 
 def _check_refines_alone(context: typer.Context) -> None:

@@ -11,6 +11,7 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.specification import Specification, check_class_names
 
 MAX_CLASSES = 10_000
+_NUMBERS = "convert them to an array of numbers: numpy.asarray(values, dtype)"
 _FORM = "inputs [N, *shape] and labels [N]"
 
 
@@ -61,6 +62,7 @@ class Dataset:
                 f"data {self.name}",
                 found=f"no class {unknown[0]!r}",
                 expected=f"one of {_some(self.class_names)}",
+                remedy="name classes that the data have",
             )
         wanted = [self.class_names.index(each) for each in names]
         return self.subset(np.flatnonzero(np.isin(self.labels, wanted)), name)
@@ -95,14 +97,20 @@ def make_dataset(
             subject,
             found=f"{len(values)} inputs but {len(indices)} labels",
             expected="as many of one as of the other",
+            remedy="give one label for each input, in the same order",
         )
     if not len(values):
-        raise InvalidInputError(subject, found="no samples", expected="at least one")
+        raise InvalidInputError(
+            subject, found="no samples", expected="at least one", remedy="bring data with samples in them"
+        )
     try:
         check_class_names(names)
     except InvalidInputError as error:
         raise InvalidInputError(
-            f"{subject}, class names", found=error.found, expected=error.expected
+            f"{subject}, class names",
+            found=error.found,
+            expected=error.expected,
+            remedy="rename those classes",
         ) from error
     everything = Dataset(
         inputs=values,
@@ -156,10 +164,15 @@ def as_array(value: object, subject: str) -> NDArray[np.generic]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise InvalidInputError(subject, found=f"{type(value).__name__}: {error}", expected=_FORM) from error
+        raise InvalidInputError(
+            subject, found=f"{type(value).__name__}: {error}", expected=_FORM, remedy=_NUMBERS
+        ) from error
     if array.dtype.kind not in "biufU":
         raise InvalidInputError(
-            subject, found=f"an array of {array.dtype}", expected="numbers; Python objects are never loaded"
+            subject,
+            found=f"an array of {array.dtype}",
+            expected="numbers; Python objects are never loaded",
+            remedy=_NUMBERS,
         )
     return array
 
@@ -167,12 +180,15 @@ def as_array(value: object, subject: str) -> NDArray[np.generic]:
 def _as_inputs(inputs: object, subject: str) -> NDArray[np.generic]:
     array = as_array(inputs, f"{subject}, inputs")
     if array.dtype.kind not in "biuf":
-        raise InvalidInputError(f"{subject}, inputs", found=f"an array of {array.dtype}", expected="numbers")
+        raise InvalidInputError(
+            f"{subject}, inputs", found=f"an array of {array.dtype}", expected="numbers", remedy=_NUMBERS
+        )
     if not 2 <= array.ndim <= 5 or 0 in array.shape[1:]:
         raise ShapeMismatchError(
             f"{subject}, inputs",
             found=f"shape {list(array.shape)}",
             expected="[N, *shape] with 1 to 4 sizes in shape",
+            remedy="reshape them: the samples along the first axis, as inputs.reshape(N, -1)",
         )
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
@@ -197,7 +213,12 @@ def _as_labels(
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ShapeMismatchError(f"{subject}, labels", found=f"shape {list(array.shape)}", expected="[N]")
+        raise ShapeMismatchError(
+            f"{subject}, labels",
+            found=f"shape {list(array.shape)}",
+            expected="[N]",
+            remedy="give each input one label; of one-hot labels: labels.argmax(axis=1)",
+        )
     if array.dtype.kind == "U":
         return _named_labels(array, class_names, subject)
     whole = array.astype(np.int64) if array.dtype.kind != "f" else _whole(array, subject)
@@ -205,7 +226,10 @@ def _as_labels(
     bound = len(names) if class_names is not None else MAX_CLASSES
     if bound > MAX_CLASSES:
         raise InvalidInputError(
-            f"{subject}, class names", found=str(bound), expected=f"at most {MAX_CLASSES}"
+            f"{subject}, class names",
+            found=str(bound),
+            expected=f"at most {MAX_CLASSES}",
+            remedy="leave names without samples out, or merge classes",
         )
     bad = np.flatnonzero((whole < 0) | (whole >= bound))
     if len(bad):
@@ -213,6 +237,8 @@ def _as_labels(
             f"{subject}, labels",
             found=f"label {array[bad[0]]} in sample {bad[0]}",
             expected=f"0 to {bound - 1}" + (", one for each class name" if class_names is not None else ""),
+            remedy="number the classes from 0, or give their names as labels"
+            + (", or add the missing class names" if class_names is not None else ""),
         )
     if class_names is not None:
         return whole, names
@@ -228,6 +254,7 @@ def _whole(labels: NDArray[np.generic], subject: str) -> NDArray[np.int64]:
             f"{subject}, labels",
             found=f"label {values[bad[0]]} in sample {bad[0]}",
             expected="whole numbers or names: classes, not measurements",
+            remedy="number the classes from 0, or give their names as labels",
         )
     return values.astype(np.int64)
 
@@ -239,13 +266,19 @@ def _named_labels(
     names = tuple(str(value) for value in found)
     if len(names) > MAX_CLASSES:
         raise InvalidInputError(
-            f"{subject}, labels", found=f"{len(names)} names", expected=f"at most {MAX_CLASSES}"
+            f"{subject}, labels",
+            found=f"{len(names)} names",
+            expected=f"at most {MAX_CLASSES}",
+            remedy="merge classes: are these names, or texts?",
         )
     if class_names is not None:
         unknown = sorted(set(names) - set(_names(class_names, subject)))
         if unknown:
             raise InvalidInputError(
-                f"{subject}, labels", found=f"label {unknown[0]!r}", expected="one of the class names"
+                f"{subject}, labels",
+                found=f"label {unknown[0]!r}",
+                expected="one of the class names",
+                remedy="mend those labels, or add the name to the class names",
             )
     return indices.astype(np.int64), names
 
@@ -254,7 +287,10 @@ def _names(class_names: object, subject: str) -> tuple[str, ...]:
     array = as_array(class_names, f"{subject}, class names")
     if array.ndim != 1:
         raise ShapeMismatchError(
-            f"{subject}, class names", found=f"shape {list(array.shape)}", expected="[C]"
+            f"{subject}, class names",
+            found=f"shape {list(array.shape)}",
+            expected="[C]",
+            remedy="give the names as one list",
         )
     return tuple(str(value) for value in array.astype(np.str_))
 

@@ -14,6 +14,7 @@ from swarm.domain.errors import InvalidInputError, NotFoundError
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PREFIX = {"train": "train", "test": "t10k"}
 _MAX_BYTES = 1 << 34
+_AGAIN = "fetch the file again"
 _LAYOUT = "IDX as in MNIST: two zero bytes, a type, a count of sizes, the sizes, the values"
 
 
@@ -44,17 +45,19 @@ def read_idx(path: Path) -> NDArray[np.generic]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES or not 1 <= head[3] <= 5:
-                raise InvalidInputError(str(path), found=f"a file that begins {head.hex()}", expected=_LAYOUT)
+                begins = f"a file that begins {head.hex()}"
+                raise InvalidInputError(str(path), found=begins, expected=_LAYOUT, remedy=_AGAIN)
             sizes = file.read(4 * head[3])
             shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
             dtype = np.dtype(_TYPES[head[2]])
             promised = math.prod(shape) * dtype.itemsize
             if len(shape) < head[3] or promised > _MAX_BYTES:
-                raise InvalidInputError(str(path), found=f"sizes {list(shape)}", expected=_LAYOUT)
+                sizes_found = f"sizes {list(shape)}"
+                raise InvalidInputError(str(path), found=sizes_found, expected=_LAYOUT, remedy=_AGAIN)
             data = file.read(promised + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InvalidInputError(
-            str(path), found=f"damaged gzip data ({error})", expected=_LAYOUT, remedy="fetch the file again"
+            str(path), found=f"damaged gzip data ({error})", expected=_LAYOUT, remedy=_AGAIN
         ) from error
     if len(data) != promised:
         raise InvalidInputError(
@@ -73,5 +76,8 @@ def _find(folder: Path, stem: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise NotFoundError(
-        f"IDX folder {folder}", found=f"no {names[0]}[.gz]", expected="the four files of the MNIST layout"
+        f"IDX folder {folder}",
+        found=f"no {names[0]}[.gz]",
+        expected="the four files of the MNIST layout",
+        remedy="put the missing file there, or name the folder that holds all four",
     )

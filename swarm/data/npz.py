@@ -37,6 +37,7 @@ def read_npz(path: Path, split: Literal["train", "test"]) -> dict[str, NDArray[n
             str(path),
             found=f"an array that cannot be read: {error}",
             expected="plain arrays of numbers or strings",
+            remedy="write the file again, with numpy.savez and no Python objects",
         ) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError) as error:
         raise InvalidInputError(
@@ -72,7 +73,12 @@ def _arrays_of(split: Literal["train", "test"], members: set[str], path: Path) -
         )
     if missing:
         found = ", ".join(sorted(members)[:8]) or "nothing"
-        raise InvalidInputError(str(path), found=f"arrays {found}; no {missing[0]}", expected=_KEYS)
+        raise InvalidInputError(
+            str(path),
+            found=f"arrays {found}; no {missing[0]}",
+            expected=_KEYS,
+            remedy="write the file again: numpy.savez(FILE, x=inputs, y=labels)",
+        )
     return pair
 
 

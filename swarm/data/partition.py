@@ -23,9 +23,14 @@ def partition(labels: NDArray[np.int64], scheme: str, nodes: int, seed: int) -> 
     """
     kind, _, argument = scheme.partition(":")
     if nodes < 1:
-        raise UsageError("nodes", found=str(nodes), expected="at least 1")
+        raise UsageError("nodes", found=str(nodes), expected="at least 1", remedy="use --nodes 1 or more")
     if len(labels) < nodes:
-        raise UsageError(f"partition {scheme}", found=f"{len(labels)} samples for {nodes} nodes")
+        raise UsageError(
+            f"partition {scheme}",
+            found=f"{len(labels)} samples for {nodes} nodes",
+            expected="at least one for each",
+            remedy="use fewer nodes or bring more samples",
+        )
     rng = np.random.default_rng(seed)
     if scheme == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), nodes)]
@@ -33,7 +38,7 @@ def partition(labels: NDArray[np.int64], scheme: str, nodes: int, seed: int) -> 
         return _by_classes(labels, int(_number(scheme, argument, int)), nodes, rng)
     if kind == "dirichlet":
         return _by_dirichlet(labels, _number(scheme, argument, float), nodes, rng)
-    raise UsageError("partition", found=repr(scheme), expected=_KINDS)
+    raise _unknown(scheme)
 
 
 def _number(scheme: str, text: str, kind: type[float]) -> float:
@@ -42,8 +47,14 @@ def _number(scheme: str, text: str, kind: type[float]) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise UsageError("partition", found=repr(scheme), expected=_KINDS)
+        raise _unknown(scheme)
     return value
+
+
+def _unknown(scheme: str) -> UsageError:
+    return UsageError(
+        "partition", found=repr(scheme), expected=_KINDS, remedy="for example --partition classes:4"
+    )
 
 
 def _by_classes(labels: NDArray[np.int64], each: int, nodes: int, rng: np.random.Generator) -> list[Rows]:
@@ -88,5 +99,6 @@ def _by_dirichlet(
     raise UsageError(
         f"partition dirichlet:{concentration:g}",
         found=f"no draw of {_DRAWS} gave each of {nodes} nodes {enough} classes and {_LEAST_SAMPLES} samples",
+        expected="as much for each node",
         remedy="use a larger concentration or fewer nodes",
     )

@@ -32,6 +32,8 @@ __all__ = [
 
 Split = Literal["train", "test"]
 _KINDS = "digits, a folder of IDX files, a file.npz, or package.module:dataset"
+_LOOK = "check the path: it counts from the folder that the command runs in"
+_WRITE = "the inputs again: numpy.save(FILE, inputs)"
 _DIGITS_SEED = 20
 _ARRAY_FILES = (b"\x93NUMPY", b"PK\x03\x04")
 
@@ -73,7 +75,9 @@ def load_inputs(path: str) -> NDArray[np.generic]:
     file = Path(path)
     if not file.is_file():
         found = "a folder" if file.is_dir() else "no such file"
-        raise NotFoundError(f"input {path}", found=found, expected="a .npy or .npz file")
+        raise NotFoundError(
+            f"input {path}", found=found, expected="a .npy or .npz file", remedy=f"{_LOOK}, or write {_WRITE}"
+        )
     try:
         with file.open("rb") as opened:
             if not opened.peek(6).startswith(_ARRAY_FILES):
@@ -81,14 +85,17 @@ def load_inputs(path: str) -> NDArray[np.generic]:
                     f"input {path}",
                     found="a file of another kind",
                     expected="a .npy or .npz file",
-                    remedy="write it with numpy.save",
+                    remedy=f"write {_WRITE}",
                 )
             loaded = np.load(opened, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
                 names = [name for name in ("x", "x_test", *loaded.files) if name in loaded.files]
                 if not names or (names[0] not in {"x", "x_test"} and len(loaded.files) > 1):
                     raise InvalidInputError(
-                        f"input {path}", found=f"arrays {', '.join(loaded.files[:8])}", expected="one named x"
+                        f"input {path}",
+                        found=f"arrays {', '.join(loaded.files[:8]) or 'none'}",
+                        expected="one named x",
+                        remedy="write the file again: numpy.savez(FILE, x=inputs)",
                     )
                 loaded = loaded[names[0]]
     except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
@@ -96,10 +103,13 @@ def load_inputs(path: str) -> NDArray[np.generic]:
             f"input {path}",
             found=f"a file that cannot be read: {error}",
             expected="an array of numbers as .npy",
+            remedy=f"write {_WRITE}",
         ) from error
     array = as_array(loaded, f"input {path}")
     if array.dtype.kind == "U":
-        raise InvalidInputError(f"input {path}", found="an array of strings", expected="numbers")
+        raise InvalidInputError(
+            f"input {path}", found="an array of strings", expected="numbers", remedy=f"write {_WRITE}"
+        )
     return array
 
 
@@ -113,7 +123,10 @@ def _load(source: str, split: Split, import_paths: Sequence[str], min_classes: i
     if path.is_file():
         if path.suffix != ".npz":
             raise InvalidInputError(
-                f"data {source}", found=f"a {path.suffix or 'nameless'} file", expected=_KINDS
+                f"data {source}",
+                found=f"a {path.suffix or 'nameless'} file",
+                expected=_KINDS,
+                remedy="write the samples as .npz: numpy.savez(FILE, x=inputs, y=labels)",
             )
         found = read_npz(path, split)
         return make_dataset(
@@ -128,7 +141,7 @@ def _load(source: str, split: Split, import_paths: Sequence[str], min_classes: i
     if is_reference(source):
         inputs, answers, class_names = call_dataset(source, split, import_paths)
         return make_dataset(inputs, answers, class_names, name=source, min_classes=min_classes)
-    raise NotFoundError(f"data {source}", found="no such file or folder", expected=_KINDS)
+    raise NotFoundError(f"data {source}", found="no such file or folder", expected=_KINDS, remedy=_LOOK)
 
 
 def _digits(split: Split) -> Dataset:
@@ -148,6 +161,9 @@ def _scalar(found: dict[str, NDArray[np.generic]], key: str, source: str) -> flo
     value = found[key]
     if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
         raise InvalidInputError(
-            f"data {source}, {key}", found=f"{value.dtype} {list(value.shape)}", expected="a number"
+            f"data {source}, {key}",
+            found=f"{value.dtype} {list(value.shape)}",
+            expected="a number",
+            remedy=f"write the file again with one finite number as {key}, or without it",
         )
     return float(value.reshape(-1)[0])

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from swarm.domain.errors import InvalidInputError, NotFoundError
 
+RUN_WHERE_IT_IS = "run the command in the folder that holds it, or name that folder: --import-path DIR"
+"""What to do about a module that was not found; what builds a net elsewhere says more."""
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -40,10 +42,15 @@ def load_function(reference: str, import_paths: Sequence[str] = ()) -> Callable[
             f"module {module_name}",
             found=f"no module {error.name}",
             expected=f"a module under {searched} or on Python's path",
-            remedy="run the command in the folder that holds it",
+            remedy=RUN_WHERE_IT_IS,
         ) from error
     except Exception as error:
-        raise InvalidInputError(f"module {module_name}", found=f"{type(error).__name__}: {error}") from error
+        raise InvalidInputError(
+            f"module {module_name}",
+            found=f"{type(error).__name__}: {error}",
+            expected="a module that can be imported",
+            remedy=f"see where it fails: python -c 'import {module_name}'",
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         own = [name for name, value in vars(module).items() if callable(value) and name[:1] != "_"]
@@ -52,7 +59,7 @@ def load_function(reference: str, import_paths: Sequence[str] = ()) -> Callable[
             reference,
             found=f"no function {function_name} in {module.__name__}",
             expected=f"one of {', '.join(own[:12])}" if own else "a function in that module",
-            remedy=f"did you mean {module_name}:{near[0]}?" if near else "",
+            remedy=f"did you mean {module_name}:{near[0]}?" if near else "name a function of that module",
         )
     loaded: Callable[..., Any] = function
     return loaded
@@ -74,7 +81,12 @@ def call_dataset(
         with _import_paths(import_paths):
             found = function(split=split) if takes_split else function()
     except Exception as error:
-        raise InvalidInputError(f"data {reference}", found=f"{type(error).__name__}: {error}") from error
+        raise InvalidInputError(
+            f"data {reference}",
+            found=f"{type(error).__name__}: {error}",
+            expected="a function that returns its samples",
+            remedy="call it in Python and mend where it fails",
+        ) from error
     if isinstance(found, Mapping):
         inputs = found.get("inputs", found.get("x"))
         labels = found.get("labels", found.get("y"))
@@ -87,6 +99,7 @@ def call_dataset(
         found=type(found).__name__
         + (f" of {len(found)}" if isinstance(found, (tuple, list, Mapping)) else ""),
         expected="(inputs, labels), (inputs, labels, class_names) or a dict with inputs and labels",
+        remedy="let the function return one of these",
     )
 
 
@@ -97,6 +110,7 @@ def check_takes_split(reference: str, import_paths: Sequence[str] = ()) -> None:
             f"test samples of {reference}",
             found="a function without the parameter `split`",
             expected='dataset(split) with split "train" or "test"',
+            remedy="let it take `split` and return test samples for split='test'",
         )
 
 

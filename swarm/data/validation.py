@@ -15,7 +15,9 @@ def split_validation(
     to validation; a lone sample is trained on. Raises InvalidInputError where no class has two samples.
     """
     if not 0 < fraction < 1:
-        raise InvalidInputError("validation fraction", found=str(fraction), expected="between 0 and 1")
+        raise InvalidInputError(
+            "validation fraction", found=str(fraction), expected="between 0 and 1", remedy="for example 0.1"
+        )
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

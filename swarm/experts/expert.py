@@ -65,7 +65,8 @@ class LoadedExpert:
         return sum(module.size_bytes for module in (*self.manifest.modules, *corrections))
 
     def flops_per_query(self, form: ExpertForm = "probabilities") -> int:
-        """Return what one input costs in that form; InvalidInputError without a correction to ask."""
+        """Return what one input costs in that form, as the owner says; InvalidInputError without a correction
+        to ask."""
         return self._parts(form)[1].inference_flops
 
     def modules(self, form: ExpertForm = "probabilities") -> tuple[ModuleEntry, ...]:

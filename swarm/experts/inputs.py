@@ -18,6 +18,7 @@ def check_inputs(inputs: NDArray[np.generic], input_shape: Sequence[int], subjec
             subject,
             found=f"{inputs.dtype} {list(inputs.shape)}",
             expected=f"uint8 or float32 [B, {', '.join(map(str, input_shape))}]",
+            remedy="reshape the inputs, or convert them: inputs.astype(numpy.float32)",
         )
 
 

@@ -234,15 +234,30 @@ def pooled_candidates(
     """Return all centroids float32 [m, R], how many samples each stands for, float64 [m], and how many a
     node counts by at most in this run.
 
-    Raises InvalidInputError by the name of a node that gives none, more than k, or what cannot be.
+    Raises InvalidInputError by the name of a node that gives none, more than k, or what cannot be; and where
+    the samples that they name cannot fill k regions.
     """
     found = [_checked_candidates(answer, k, specification) for answer in answers]
     samples = [int(counts.sum()) for _, counts in found]
+    _check_can_fill(k, sum(samples), specification.min_leaf_count)
     most = most_samples(samples)
     weights = node_weights(samples, most)
     stands_for = [counts * weight for (_, counts), weight in zip(found, weights, strict=True)]
     say(told_clipped(answers, weights), 1.0)
     return np.concatenate([centroids for centroids, _ in found]), np.concatenate(stands_for), most
+
+
+def _check_can_fill(k: int, samples: int, minimum: int) -> None:
+    """Raise InvalidInputError for more regions than can have samples: centres of empty ones would be sent to
+    every node in every round."""
+    most = samples // minimum
+    if k > most:
+        raise InvalidInputError(
+            "regions",
+            found=f"{k} asked for, and {samples} samples in the clusters that the nodes found",
+            expected=f"at most {most}: at each node, fewer than {minimum} samples of a region are not told",
+            remedy=f"ask for fewer: swarm federate kmeans --k {most}",
+        )
 
 
 def _checked_candidates(answer: Answer, k: int, specification: Specification) -> tuple[Floats, Counts]:

@@ -31,6 +31,7 @@ __all__ = [
     "mix",
     "option_grid",
     "ridge_options",
+    "right_among",
 ]
 
 TOP_KS = (1, 2, 4)
@@ -308,12 +309,27 @@ def _figures(
     nll = float(-np.log(likelihood.astype(np.float64)).sum())
     compared = [np.zeros(len(labels), dtype=bool)] * 5
     if incumbent is not None:
-        known = np.where(incumbent.known, answer, -1).argmax(axis=1) == labels
-        own = np.where(incumbent.own, answer, -1).argmax(axis=1) == labels
+        known = right_among(answer, incumbent.known, labels, incumbent.correct)
+        own = right_among(answer, incumbent.own, labels, incumbent.correct_among_own)
         compared = [*_differing(known, incumbent.correct), *_differing(own, incumbent.correct_among_own)]
         compared.append(known & ~right)
     compared += _differing(right, right if on_root is None else on_root)
     return nll, int(right.sum()), *(int(each.sum()) for each in compared)
+
+
+def right_among(
+    answer: Floats, classes: NDArray[np.bool_], labels: NDArray[np.int64], otherwise: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return whether the likeliest of these classes [C] is right, bool [N]; labels are rows of all C.
+
+    `otherwise` [N] counts where an answer says nothing of them: all at the floor, below a class that is not
+    among them. Which of equals comes first would decide else.
+    """
+    among = np.where(classes, answer, -1)
+    likeliest = among.max(axis=1, initial=-1)
+    silent = (likeliest <= answer.min(axis=1)) & (likeliest < answer.max(axis=1))
+    found: NDArray[np.bool_] = np.where(silent, otherwise, among.argmax(axis=1) == labels) & (labels >= 0)
+    return found
 
 
 def _differing(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

@@ -5,7 +5,7 @@ distances, so they are chosen relative to the gate's own `scale`. Source: Gross,
 mixtures); c-BTM (top-k at inference).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ DEFAULT_FACTOR = 0.2
 """The temperature of a gate without validation evidence, in the same unit."""
 PROTOTYPES = "prototypes"
 INFLUENCE_CAP = 4.0
-"""A leaf's counts weigh at most as much as this many median leaves."""
+"""All counts of an owner weigh at most as much as those of this many median owners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -175,11 +175,17 @@ class PrototypeGate:
         return np.add.reduceat(shares[:, order], starts, axis=1)
 
 
-def build_prototype_gate(summaries: Sequence[LeafSummary], temperature: float | None = None) -> PrototypeGate:
+def build_prototype_gate(
+    summaries: Sequence[LeafSummary],
+    temperature: float | None = None,
+    owners: Sequence[str] | None = None,
+) -> PrototypeGate:
     """Return the gate over the leaves, in the given order; temperature None: DEFAULT_FACTOR times its scale.
 
-    A prototype's prior is log(count + 1), counts of a leaf that outweighs INFLUENCE_CAP median leaves scaled
-    down to that. Raises InvalidInputError without leaves or prototypes, ShapeMismatchError where D differs.
+    A prototype's prior is log(count + 1), counts of an owner that outweighs INFLUENCE_CAP median owners
+    scaled down to that; the median is the lower one, so that of two owners one alone can not set it.
+    `owners`: whose each leaf is; None: each leaf has one of its own. Raises InvalidInputError without leaves,
+    owners or prototypes, ShapeMismatchError where D differs.
     """
     if not summaries:
         raise InvalidInputError("gate", found="no leaves", expected="at least one contribution with a leaf")
@@ -193,12 +199,8 @@ def build_prototype_gate(summaries: Sequence[LeafSummary], temperature: float | 
                 found=f"counts {summary.counts.shape}",
                 expected=f"{expected}, none negative, at least one",
             )
-    totals = np.array([float(summary.counts.sum()) for summary in summaries])
-    cap = INFLUENCE_CAP * float(np.median(totals))
-    priors = [
-        np.log1p(summary.counts * min(1.0, cap / total if total > 0 else 1.0))
-        for summary, total in zip(summaries, totals, strict=True)
-    ]
+    scales = _owner_scales(summaries, range(len(summaries)) if owners is None else owners)
+    priors = [np.log1p(summary.counts * scale) for summary, scale in zip(summaries, scales, strict=True)]
     gate = PrototypeGate(
         prototypes=np.concatenate([summary.prototypes for summary in summaries]).astype(np.float32),
         leaf_rows=np.repeat(np.arange(len(summaries)), [len(s.prototypes) for s in summaries]).astype(
@@ -210,6 +212,19 @@ def build_prototype_gate(summaries: Sequence[LeafSummary], temperature: float | 
         temperature=1.0 if temperature is None else float(temperature),
     )
     return gate if temperature is not None else gate.with_temperature(DEFAULT_FACTOR * gate.scale)
+
+
+def _owner_scales(summaries: Sequence[LeafSummary], owners: Sequence[Hashable]) -> list[float]:
+    """Return by what each leaf's counts are multiplied: 1, or less to bring its owner down to the cap."""
+    if len(owners) != len(summaries):
+        raise InvalidInputError(
+            "owners", found=str(len(owners)), expected=f"one of each of {len(summaries)} leaves"
+        )
+    totals: dict[Hashable, int] = {}
+    for owner, summary in zip(owners, summaries, strict=True):
+        totals[owner] = totals.get(owner, 0) + int(summary.counts.sum())
+    cap = INFLUENCE_CAP * float(np.quantile(list(totals.values()), 0.5, method="lower"))
+    return [min(1.0, cap / max(totals[owner], 1)) for owner in owners]
 
 
 def temperature_grid(gate: PrototypeGate) -> tuple[float, ...]:

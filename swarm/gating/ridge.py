@@ -38,20 +38,22 @@ the factorisation of some thousands of features may take away, and at most a hun
 
 
 def owner_weights(samples: Sequence[int]) -> Doubles:
-    """Return how much each owner's sums count, float64 [owners]; the weighted samples sum to the samples.
+    """Return how much each owner's sums count, float64 [owners].
 
-    All 1, unless one owner has more than UNBALANCED times the median's samples: then 1 / samples, up to a
-    common factor. Either way nobody's weighted samples exceed UNBALANCED medians: that caps an owner's
-    influence. The median is the lower one, so that of two owners one alone can not set it.
+    All 1, unless one owner has more than UNBALANCED times the median's samples: then median / samples, so
+    that everybody counts as many as the median. Either way nobody's weighted samples exceed UNBALANCED
+    medians: that caps an owner's influence, on the solution and on how much the ridge weighs beside the
+    sums. The median is the lower one, so that of two owners one alone can not set it.
     """
     counts = np.asarray(samples, dtype=np.float64)
     if not len(counts) or counts.min() < 1:
         raise InvalidInputError(
             "samples", found=str(list(samples))[:80], expected="at least 1 from each owner"
         )
-    if counts.max() <= UNBALANCED * float(np.quantile(counts, 0.5, method="lower")):
+    median = float(np.quantile(counts, 0.5, method="lower"))
+    if counts.max() <= UNBALANCED * median:
         return np.ones(len(counts))
-    weights: Doubles = counts.sum() / (len(counts) * counts)
+    weights: Doubles = median / counts
     return weights
 
 

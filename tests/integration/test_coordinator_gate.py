@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from coordinator import gate_keeper
-from coordinator.solver_process import Solver
 from swarm.digests import digest_of
 from swarm.domain.errors import (
     ConflictError,
@@ -22,11 +21,9 @@ from swarm.domain.errors import (
     StaleFenceError,
     SwarmError,
     TrunkMismatchError,
-    UnreachableError,
     VerificationError,
 )
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.inference import Examples
 from swarm.domain.manifests import Contribution, GateStatement, Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
@@ -37,22 +34,16 @@ from tests.support.coordinator import (
     BackEnd,
     SmallNode,
     back_end,
-    held_judging,
-    queued_owners,
     refusal,
     samples,
 )
-from tests.support.rpc import eventually
+from tests.support.gates import current, with_sums
 
 
 @pytest.fixture
 async def swarm(tmp_path: Path) -> AsyncIterator[BackEnd]:
     async with back_end(tmp_path) as running:
         yield running
-
-
-async def current(node: SmallNode) -> GateStatement:
-    return read_statement(await node.coordinator.gate(), GateStatement).value
 
 
 async def told(found: list[bytes], count: int) -> None:
@@ -239,14 +230,6 @@ async def test_a_gate_that_nobody_could_try_does_not_come(swarm: BackEnd) -> Non
     assert (await ada.coordinator.contribute(envelope, arrays, ada.fence, "k")).gate_version == 1
 
 
-async def with_sums(swarm: BackEnd, form: str = "exact", **classes: str) -> list[SmallNode]:
-    """Nodes that have trained one after the other and given sums."""
-    nodes = [await swarm.node(name, known, sums=form) for name, known in classes.items()]
-    for node in nodes:
-        await node.train()
-    return nodes
-
-
 def accuracy(gate: GateStatement, label: str) -> float:
     return gate.evidence[f"accuracy_{label}"]
 
@@ -254,11 +237,6 @@ def accuracy(gate: GateStatement, label: str) -> float:
 async def no_jobs(swarm: BackEnd) -> bool:
     """Whether no child works any more (the root is published after the gate), and none left anything."""
     return not list((swarm.home.coordinator / "solver").iterdir())
-
-
-def swapped() -> dict[str, Any]:
-    """What an expert believes that was trained on a for b and b for a."""
-    return {"a": samples("b", 1, 0)[0], "b": samples("a", 1, 0)[0]}
 
 
 async def until(found: Callable[[], Awaitable[Any]], timeout_s: float = 30) -> Any:
@@ -318,30 +296,6 @@ async def test_contributions_that_come_while_another_is_judged_are_judged_togeth
     gate = await current(nodes[0])
     assert [leaf.owner for leaf in gate.leaves] == ["ada", "bob", "cyd", "dan"]
     assert gate.version < len(nodes)
-
-
-async def test_where_they_harm_somebody_together_each_is_judged_alone(
-    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (ada,) = await with_sums(swarm, ada="ab")
-    bob = await swarm.node("bob", "cd", sums="exact")
-    # Eve has ada's samples, many of them, by each other's names.
-    eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
-    await bob.publish()
-    await eve.publish(swapped())
-    queued, (asked, release) = queued_owners(monkeypatch), held_judging(ada)
-    first = asyncio.create_task(ada.contribute())
-    await asked.wait()
-    sent = [asyncio.create_task(bob.contribute()), asyncio.create_task(eve.contribute())]
-    await eventually(lambda: {"bob", "eve"} <= set(queued), 20)
-    release.set()
-    assert (await first).state == "activated"
-    found = await asyncio.gather(*sent, return_exceptions=True)
-    assert found[0].state == "activated" and isinstance(found[1], HarmfulContributionError)
-    assert {leaf.owner for leaf in (await current(ada)).leaves} == {"ada", "bob"}
-    assert len(list((swarm.home.coordinator / "contributions").glob("*.bin"))) >= 2
-    answer = await ada.ask("a", "c")
-    assert [answer.class_names[i] for i in answer.probabilities.argmax(axis=1)] == ["a", "c"]
 
 
 async def test_new_corrections_are_tried_together_soon_after_they_come(
@@ -473,36 +427,6 @@ async def test_compact_sums_with_values_that_are_not_finite_are_refused(swarm: B
     assert (await current(ada)).version == 1
 
 
-async def test_flipped_labels_are_refused_by_those_they_harm(swarm: BackEnd) -> None:
-    ada, _ = await with_sums(swarm, ada="ab", bob="cd")
-    eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
-    await eve.publish(swapped())
-    error = await refusal(eve.contribute())
-    assert isinstance(error, HarmfulContributionError) and "ada would lose" in error.found
-    assert (await current(ada)).version == 2
-    # Kept aside, one for each owner, for those who call things as eve does; gone when she goes.
-    files = swarm.home.coordinator / "contributions"
-    assert len(list(files.glob("*.bin"))) == 3
-    await refusal(eve.contribute())
-    assert len(list(files.glob("*.bin"))) == 3
-    inputs, labels = samples("a", 20, 5), ("b",) * 20
-    profile = await ada.coordinator.make_profile(Examples(inputs=inputs, labels=labels))
-    assert profile.owners == ("eve",) and profile.accuracy == 1.0 > profile.accuracy_all
-    await eve.coordinator.leave("moving on")
-    assert len(list(files.glob("*.bin"))) == 2
-    assert isinstance(await refusal(ada.ask("a", profile=profile.id)), NotFoundError)
-
-
-async def test_an_incumbents_class_under_anothers_name_is_refused(swarm: BackEnd) -> None:
-    """Among its own classes ada would lose nothing."""
-    ada, _ = await with_sums(swarm, ada="ab", bob="cd")
-    eve = await swarm.node("eve", "a", sums="exact", count=900, calls={"a": "c"})
-    await eve.publish({"c": samples("a", 1, 0)[0]})
-    error = await refusal(eve.contribute())
-    assert isinstance(error, HarmfulContributionError) and "among the swarm's classes" in error.found
-    assert (await current(ada)).version == 2
-
-
 async def contribute_changed(node: SmallNode, **changed: Any) -> Any:
     """Contribute with some arrays or facts changed, signed as if they were true."""
     envelope, blob = await node.contribution()
@@ -536,89 +460,3 @@ async def contribute_changed(node: SmallNode, **changed: Any) -> Any:
     value = replace(value, leaves=(leaf,), sums=sums, trunk=changed.get("trunk", value.trunk))
     signed = sign_statement(value, node.identity.required_signer())
     return await node.coordinator.contribute(signed, data, node.fence)
-
-
-@pytest.mark.parametrize("failure", [DeadlineError, UnreachableError, InvalidInputError])
-async def test_a_candidate_that_its_incumbents_cannot_try_does_not_come(
-    swarm: BackEnd, failure: type[SwarmError]
-) -> None:
-    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
-    ada.fails_to_judge = bob.fails_to_judge = failure("trial", found="no answer")
-    eve = await swarm.node("eve", "ab", sums="exact", count=900, calls={"a": "b", "b": "a"})
-    await eve.publish(swapped())
-    error = await refusal(eve.contribute())
-    assert isinstance(error, NotReadyError) and "2 of 2 connected incumbents" in error.found
-    assert (await current(ada)).version == 2
-
-
-async def test_a_judge_that_hangs_is_not_waited_for_long_nor_twice(
-    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("coordinator.gate_trials.PATIENCE_S", 1.0)
-    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
-    asked = []
-
-    async def hanging(*_: Any) -> Any:
-        asked.append(1)
-        await asyncio.Event().wait()
-
-    ada.try_gate = hanging  # type: ignore[method-assign]
-    assert (await bob.contribute()).state == "activated"
-    gate = await current(bob)
-    assert (gate.evidence["incumbents_heard"], len(asked)) == (1, 1)
-
-
-async def test_sums_with_flipped_labels_are_refused_though_their_expert_is_honest(swarm: BackEnd) -> None:
-    """Another combination may do without the root, which still answers where no expert can."""
-    ada, _ = await with_sums(swarm, ada="ab", bob="cd")
-    eve = await swarm.node("eve", "ab", sums="exact", count=200, calls={"a": "b", "b": "a"})
-    await eve.publish()
-    error = await refusal(eve.contribute())
-    assert isinstance(error, HarmfulContributionError) and "where the root answers" in error.found
-    assert (await current(ada)).version == 2
-
-
-async def test_a_newer_contribution_is_compared_with_the_gate_without_its_owner(swarm: BackEnd) -> None:
-    """Or one owner could go far in small steps."""
-    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
-    compared: list[bytes] = []
-    judge = ada.try_gate
-
-    async def noted(candidate: bytes, incumbent: bytes, *rest: Any) -> Any:
-        compared.append(incumbent)
-        return await judge(candidate, incumbent, *rest)
-
-    ada.try_gate = noted  # type: ignore[method-assign]
-    await bob.contribute()
-    gates = [read_statement(each, GateStatement).value for each in compared]
-    assert [[leaf.owner for leaf in gate.leaves] for gate in gates] == [["ada"]] * 2
-    assert all(gate.kind == "analytic" and gate.arrays for gate in gates)
-    newest = await current(ada)
-    assert newest.version == 3 and {leaf.owner for leaf in newest.leaves} == {"ada", "bob"}
-
-
-async def test_a_contribution_at_fault_takes_nobody_with_it(
-    swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
-    eve, fay = await swarm.node("eve", "ab", sums="exact"), await swarm.node("fay", "ab", sums="exact")
-    await eve.publish()
-    await fay.publish()
-    solve = Solver.solve
-
-    async def without_eve(self: Solver, groups: Any, *rest: Any) -> Any:
-        if any(leaf.owner == "eve" for group in groups for leaf in group.leaves):
-            raise InvalidInputError("sums", found="F'F that is not positive definite")
-        return await solve(self, groups, *rest)
-
-    monkeypatch.setattr(Solver, "solve", without_eve)
-    queued, (asked, release) = queued_owners(monkeypatch), held_judging(ada)
-    first = asyncio.create_task(bob.contribute())
-    await asked.wait()
-    sent = [asyncio.create_task(node.contribute()) for node in (eve, fay)]
-    await eventually(lambda: {"eve", "fay"} <= set(queued), 20)
-    release.set()
-    assert (await first).state == "activated"
-    found = await asyncio.gather(*sent, return_exceptions=True)
-    assert isinstance(found[0], InvalidInputError) and found[1].state == "activated"
-    assert {leaf.owner for leaf in (await current(ada)).leaves} == {"ada", "bob", "fay"}

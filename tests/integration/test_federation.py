@@ -243,6 +243,25 @@ def test_the_command_writes_the_result_and_says_what_it_covers(meadow: Meadow, t
     assert judged["figures"]["validation_accuracy"] == said["figures"]["validation_accuracy"]
 
 
+def test_a_net_that_the_coordinator_or_the_nodes_lack_is_told_to_be_built_there(
+    meadow: Meadow, tmp_path: Path
+) -> None:
+    """The module lies in the command's own folder, where it helps nobody."""
+    (tmp_path / "my_nets.py").write_text("def tiny(input_shape, classes): ...\n")
+    np.savez(tmp_path / "net.npz", head=np.zeros(3, np.float32))
+    home = ("--net", "my_nets:tiny", "--min-nodes", "3", "--home", str(meadow.swarm.home.root))
+    for arguments, there in (
+        (("average", "--rounds", "1"), "start swarm coordinator in the folder that holds it"),
+        (("evaluate", "net.npz"), "each node builds the net"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-m", "swarm.cli", "federate", *arguments, *home],
+            env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert run.returncode != 0 and "no module my_nets" in run.stderr, run.stderr
+        assert there in run.stderr and "run the command in" not in run.stderr
+
+
 async def test_an_owner_may_keep_its_node_out(meadow: Meadow, tmp_path: Path) -> None:
     name = "rose"
     meadow.agents[name].terminate()

@@ -13,9 +13,10 @@ from swarm.cli import asking
 from swarm.cli.app import build
 from swarm.cli.asking import as_batch, describe_answer, describe_profile
 from swarm.cli.gate import describe_gate
+from swarm.cli.output import advised
 from swarm.cli.scoring import Scorer
 from swarm.digests import digest_of
-from swarm.domain.errors import InvalidInputError, ShapeMismatchError, SwarmError, UsageError
+from swarm.domain.errors import InvalidInputError, NotFoundError, ShapeMismatchError, SwarmError, UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Profile
 from swarm.modules.blobs import BlobFiles
@@ -70,6 +71,17 @@ def test_a_gate_shows_every_combination_with_its_figures_and_which_is_served_and
     assert any("eve.l0" in line and " no " in line for line in lines)
 
 
+def test_a_gate_says_why_nobody_judged_it() -> None:
+    back = replace(gate("root").value, reason="rollback to gate 1")
+    lines = describe_gate(back).splitlines()
+    assert lines[0].endswith("rollback to gate 1")
+    assert lines[1] == "not judged: activated without a trial, for the reason above"
+    lonely = replace(back, evidence={"judges": 0.0, "asked": 2.0, "heard": 2.0})
+    assert describe_gate(lonely).splitlines()[1] == (
+        "not judged: nobody had validation data (asked 2, heard 2, judges 0)"
+    )
+
+
 def test_a_gate_without_sums_shows_no_ridge() -> None:
     assert "(prototypes) serves prototypes top-1" in describe_gate(gate("prototypes", sums=False).value)
 
@@ -109,6 +121,13 @@ def test_examples_stand_alone(beside: list[str]) -> None:
     assert isinstance(done.exception, UsageError) and beside[0] in done.exception.found
 
 
+async def test_an_owner_who_is_not_in_the_gate_is_refused_with_where_to_look() -> None:
+    asked = SmallSwarm(gate("gate"))
+    with pytest.raises(NotFoundError, match="owner nobody") as caught, advised("owner", asking.WHO_ANSWERS):
+        await asked.ask("a", owners=(NodeId("nobody"),))
+    assert "swarm gate show" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("dtype", "value", "error", "said"),
     [
@@ -126,6 +145,38 @@ def test_numbers_that_do_not_fit_are_refused_without_a_warning(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=said) as caught:
             as_batch(np.full((1, 4), value), specification)
+        assert caught.value.remedy
         assert as_batch(np.full((1, 4), 7.0), specification).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("shape", "found", "remedy"),
+    [
+        ((3, 6), r"shape \[3, 6\]", "crop or scale"),
+        ((3, 2, 4), r"shape \[3, 2, 4\]", "inputs.reshape(-1, 2, 2)"),
+        ((3, 4), r"shape \[3, 4\]", "inputs.reshape(-1, 2, 2)"),
+        ((0, 4), r"shape \[0, 4\]", "crop or scale"),
+        ((0, 2, 2), "0 rows", "with inputs in it"),
+    ],
+)
+def test_inputs_of_another_shape_or_none_are_refused_with_what_to_do(
+    tmp_path: Path, shape: tuple[int, ...], found: str, remedy: str
+) -> None:
+    specification = make_specification(BlobFiles(tmp_path), shape=(2, 2), trunk="identity", scale=1.0)
+    with pytest.raises(InvalidInputError, match=found) as caught:
+        as_batch(np.zeros(shape, np.uint8), specification)
+    assert remedy in caught.value.remedy
+
+
+def test_the_remedy_for_scaled_inputs_brings_the_raw_ones_back(tmp_path: Path) -> None:
+    specification = make_specification(
+        BlobFiles(tmp_path), shape=(4,), trunk="identity", input_dtype="uint8", scale=0.0625
+    )
+    raw = np.array([[0, 3, 15, 16]], np.uint8)
+    inputs = (raw * specification.scale + specification.offset).astype(np.float32)
+    with pytest.raises(ShapeMismatchError) as caught:
+        as_batch(inputs, specification)
+    _, _, code = caught.value.remedy.partition("scaled so: ")
+    assert np.array_equal(eval(code, {"numpy": np, "inputs": inputs}), raw)

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.hold_out import VALIDATION_FRACTION, hold_out
+from swarm.cli.app import build
 from swarm.cli.bench import runs as bench_runs
 from swarm.cli.bench.cases import DOMAINS, SKEW, TABLES, Case, chosen_cases, reduced
+from swarm.cli.bench.collections import npz_collection
 from swarm.cli.bench.images import resized
 from swarm.cli.bench.results import (
+    RULES,
     figures_of,
     is_done,
     missing_figures,
@@ -24,8 +29,9 @@ from swarm.cli.bench.results import (
 )
 from swarm.cli.bench.runs import BenchRequest, figure_rows, run_bench, settings_of
 from swarm.cli.bench.tables import render_tables, write_tables
-from swarm.cli.output import plain
+from swarm.cli.output import plain, run_guarded
 from swarm.cli.up.deal import Deal
+from swarm.cli.up.story import Outcome
 from swarm.domain.errors import InvalidInputError, NotFoundError, UsageError
 
 KEYS = {
@@ -183,6 +189,7 @@ def a_run(case: str, seed: int, accuracy: float, **more: float) -> dict[str, Any
     return {
         "case": case,
         "seed": seed,
+        "rules": RULES,
         "settings": {"steps": 10},
         "rows": [{"name": name, "accuracy": value, "bytes_sent": 4_000_000} for name, value in rows.items()],
         "contribution_mb": {"ada": 1.0, "ben": 3.0},
@@ -279,7 +286,153 @@ def test_a_run_that_is_kept_is_not_run_again_and_a_new_one_takes_its_place(tmp_p
     assert len(again) == 2 and figures_of(again, figure_rows("skew"))["mnist_classes2_swarm"] == 0.7
     found = json.loads(path.read_text())
     assert found["schema"] == "swarm.bench/1" and found["seeds"] == [0, 1]
-    assert {"machine", "date", "commit", "figures", "runs"} <= set(found) and "torch" in found["machine"]
+    assert {"machine", "date", "figures", "runs"} <= set(found) and "torch" in found["machine"]
+    assert "commit" not in found, "runs are of several commits"
+
+
+@pytest.mark.parametrize("rules", [None, RULES - 1, RULES + 1])
+def test_a_run_under_other_rules_is_run_again_and_stays_until_then(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: int | None
+) -> None:
+    request = replace(request_for(tmp_path, folder), only=("mnist_classes2",), seeds=(0, 1))
+    for seed in request.seeds:
+        case = case_named("mnist_classes2")
+        made_with = plain(bench_runs.asdict(settings_of(case, seed, quick=True, full=False)))
+        old = {**a_run(case.name, seed, 0.5), "settings": made_with, "rules": rules}
+        if rules is None:
+            del old["rules"]
+        write_results(request.out, with_run(read_runs(request.out), old), figure_rows("skew"))
+
+    def run(case: Case, seed: int, settings: Any, *_: object) -> dict[str, Any]:
+        if seed == 1:
+            raise InvalidInputError("this run")
+        return {**a_run(case.name, seed, 0.9), "settings": plain(bench_runs.asdict(settings))}
+
+    monkeypatch.setattr(bench_runs, "_run", run)
+    with pytest.raises(InvalidInputError, match="this run"):
+        run_bench(request, as_json=True)
+    kept = read_runs(request.out)
+    assert [(each["seed"], each["rows"][0]["accuracy"]) for each in kept] == [(0, 0.9), (1, 0.5)]
+    assert "| MNIST, 2 classes a node † | 0.700" in (tmp_path / "tables.md").read_text()
+    monkeypatch.setattr(bench_runs, "_run", lambda case, seed, *_: run(case, 0, *_) | {"seed": seed})
+    run_bench(request, as_json=True)
+    assert "†" not in (tmp_path / "tables.md").read_text()
+
+
+def test_a_new_run_counts_as_done_and_says_which_commit_it_began_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter(["as it began", "as it ended"])
+
+    async def play(*_: object) -> Outcome:
+        bench_runs.commit()
+        return Outcome()
+
+    monkeypatch.setattr(bench_runs, "commit", lambda: next(told))
+    monkeypatch.setattr(bench_runs, "play", play)
+    case, request = case_named("mnist_classes2"), request_for(tmp_path, folder)
+    made_with = settings_of(case, 0, quick=True, full=False)
+    made = bench_runs._run(case, 0, made_with, request, print)
+    assert is_done([made], case.name, 0, plain(bench_runs.asdict(made_with)))
+    assert (made["rules"], made["commit"]) == (RULES, "as it began")
+
+
+@pytest.mark.parametrize("flag", ["out", "doc"])
+@pytest.mark.parametrize("place", ["file/results.json", "folder", "file/deeper/results.json"])
+def test_a_place_that_cannot_be_written_is_noticed_before_the_first_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(bench_runs, "_run", lambda *_: pytest.fail("it ran"))
+    request = request_for(tmp_path, folder)
+    named = replace(request, **{flag: tmp_path / place})  # type: ignore[arg-type]
+    with pytest.raises((UsageError, InvalidInputError)) as caught:
+        run_bench(named, as_json=True)
+    assert str(tmp_path / place) in caught.value.subject and caught.value.remedy
+
+
+def test_the_folder_of_the_results_is_there_before_the_first_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = replace(request_for(tmp_path, folder), out=tmp_path / "new" / "skew.json", doc=None)
+
+    def run(*_: object) -> dict[str, Any]:
+        assert list(request.out.parent.iterdir()) == []
+        raise InvalidInputError("this run")
+
+    monkeypatch.setattr(bench_runs, "_run", run)
+    with pytest.raises(InvalidInputError, match="this run"):
+        run_bench(request, as_json=True)
+
+
+def test_another_tables_damaged_results_are_noticed_before_the_first_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "domains.json").write_text("{")
+    monkeypatch.setattr(bench_runs, "_run", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(InvalidInputError, match=r"domains\.json"):
+        run_bench(request_for(tmp_path, folder), as_json=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda run: {}, "case: Field required"),
+        (lambda run: "text", "dictionary"),
+        (lambda run: run | {"seed": "first"}, "seed"),
+        (lambda run: run | {"rows": [{"name": "swarm", "accuracy": 0.5}]}, "rows.0.bytes_sent"),
+        (lambda run: run | {"rows": [row for row in run["rows"] if row["name"] != "swarm"]}, "swarm"),
+        (lambda run: run | {"contribution_mb": {}}, "contribution_mb"),
+        (lambda run: run | {"gate": {}}, "gate.serves"),
+    ],
+)
+def test_a_damaged_run_is_named_by_its_place_with_what_to_do(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    path = tmp_path / "mine.json"
+    runs = [a_run("mnist_classes2", 0, 0.9), damage(a_run("mnist_classes2", 1, 0.9))]
+    path.write_text(json.dumps({"schema": "swarm.bench/1", "runs": runs}))
+    with pytest.raises(InvalidInputError) as caught:
+        read_runs(path)
+    assert caught.value.subject == f"{path}, runs[1]" and named in caught.value.found
+    assert "take this entry out" in caught.value.remedy and "--out" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["cifar10_jpeg_subset.npz", "usps.npz", "omniglot_small.npz"])
+@pytest.mark.parametrize("damage", ["npy", "beginning", "middle", "folder", "shape", "floats", "lengths"])
+def test_a_damaged_collection_is_named(folder: Path, tmp_path: Path, name: str, damage: str) -> None:
+    labels = "a" if name.startswith("omniglot") else "y"
+    path = tmp_path / name
+    whole = (folder / name).read_bytes()
+    with np.load(folder / name) as archive:
+        arrays = dict(archive)
+    if damage == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif damage == "folder":
+        path.mkdir()
+    elif damage == "beginning":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "middle":
+        path.write_bytes(whole[:500] + b"?" * 500 + whole[1000:])
+    else:
+        wrong = {
+            "shape": {"x_train": arrays["x_train"][:, :7]},
+            "floats": {"x_test": arrays["x_test"] / 255},
+            "lengths": {f"{labels}_train": arrays[f"{labels}_train"][:5]},
+        }
+        np.savez(path, **arrays | wrong[damage])
+    with pytest.raises(InvalidInputError) as caught:
+        npz_collection(tmp_path, name, labels)
+    assert str(path) in caught.value.subject and caught.value.found and caught.value.remedy
+    assert "http" in caught.value.expected
+
+
+@pytest.mark.parametrize("seeds", ["²", "٣", "-1", "0,x", "", ","])
+def test_seeds_that_are_no_numbers_are_refused(seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_guarded(build(), ["bench", "skew", "--seeds", seeds, "--data-dir", "nowhere"]) == 2
+    assert "write numbers as 0,1,2" in capsys.readouterr().err
 
 
 def test_a_file_of_another_kind_is_not_overwritten(tmp_path: Path) -> None:
@@ -303,6 +456,32 @@ def test_the_tables_for_people_hold_every_case_and_the_curve() -> None:
     assert "0.900 ± 0.000" in shown and "root (seed 1)" in shown
     assert "FedAvg, 2 rounds: Fashion, 2 classes a node" in shown
     assert "asks by its own labelled examples" in shown
+
+
+def test_each_row_says_which_commits_its_runs_are_of() -> None:
+    made = {1: "bbbbbbbbbbbb+", 0: "aaaaaaaaaaaa", 2: "aaaaaaaaaaaa"}
+    runs = [a_run("fashion_classes2", seed, 0.9) | {"commit": commit} for seed, commit in made.items()]
+    runs.append(a_run("mnist_classes2", 0, 0.9))
+    result = {"runs": runs, "machine": "m", "commit": "cccccccccccc"}
+    shown = render_tables({"skew": result})
+    assert "`swarm bench skew`: m.\n" in shown and "cccccccccccc" not in shown
+    assert "| serves | minutes a run | commits |" in shown
+    assert "| 1.0 | aaaaaaaaaaaa, bbbbbbbbbbbb+ |" in shown and "| 1.0 | unknown |" in shown
+    assert "†" not in shown
+
+
+def test_rows_with_runs_from_before_the_present_rules_are_marked_in_every_table() -> None:
+    old = a_run("fashion_classes2", 0, 0.9)
+    del old["rules"]
+    runs = [old, a_run("fashion_classes2", 1, 0.9), a_run("mnist_classes2", 0, 0.9)]
+    shown = render_tables({"skew": {"runs": runs, "machine": "m"}})
+    marked = [line for line in shown.splitlines() if "†" in line and line.startswith("|")]
+    assert [line.split(" | ")[0] for line in marked] == [
+        "| Fashion, 2 classes a node †",
+        "| Fashion, 2 classes a node †",
+        "| swarm: Fashion, 2 classes a node †",
+    ]
+    assert "† Some runs are from before the present rules; `swarm bench skew` runs them again." in shown
 
 
 def test_each_deal_has_its_curve_once() -> None:

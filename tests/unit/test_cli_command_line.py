@@ -89,6 +89,22 @@ def test_help_describes_the_argument_and_has_no_backslash() -> None:
         (("up", "--net", "no_such_module:net"), 2, "no module no_such_module"),
         (("up", "--net", "cnn", "--trunk", "randconv"), 2, "randconv-sqrt:K"),
         (("train", "digits", "--refine", "--sums", "auto"), 2, "--refine together with --sums"),
+        (("train", "digits", "--sums", "bogus"), 2, "leave --sums out for auto"),
+        (("train", "digits", "--sums-mb", "0"), 2, "--sums none"),
+        (("train", "digits", "--share", "x"), 2, "leave --share out for borrow"),
+        (("train", "digits", "--net", "bogus"), 2, "--net mlp:128x2"),
+        (("train", "digits", "--net", "mpl:128x2"), 2, "--net mlp:128x2"),
+        (("predict", "no-such-file.npy"), 2, "swarm init"),
+        (
+            ("predict", "x.npy", "--examples", "mine.npz", "--uniform"),
+            2,
+            "leave out --uniform, or --examples",
+        ),
+        (("federate", "average", "--net", "bogus"), 2, "--net mlp:128x2"),
+        (("federate", "evaluate", "."), 2, "found:    a folder"),
+        (("federate", "evaluate", "none.npz"), 2, "swarm federate average --out FILE.npz"),
+        (("federate", "kmeans", "--k", "4097"), 2, "swarm federate kmeans --help"),
+        (("federate", "sums", "--form", "exactly"), 2, "swarm federate sums --help"),
         (("federate", "kmeans", "--out", "no-such-folder/found.npz"), 2, "mkdir -p no-such-folder"),
         (("up", "--partition", "thirds"), 2, "dirichlet"),
         (("token", "create", "--lifetime", "soon"), 2, "45s, 10m"),
@@ -104,7 +120,24 @@ def test_a_wrong_command_line_is_refused_with_the_next_thing_to_try(
     assert done.returncode == code
     assert done.stderr.startswith("error: ") or "founding" in done.stderr
     assert said in done.stderr
+    if arguments[0] in ("train", "predict", "federate"):
+        assert "\n  try:      " in done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("family", ["", "gate", "token", "bench", "federate", "expert"])
+def test_a_command_without_its_subcommand_prints_its_help_as_it_is(family: str) -> None:
+    done = swarm(*family.split())
+    asked = swarm(*family.split(), "--help")
+    assert (done.returncode, asked.returncode) == (2, 0)
+    assert done.stderr == asked.stdout and done.stderr.startswith("Usage: swarm") and done.stdout == ""
+
+
+def test_a_family_with_json_and_no_subcommand_is_an_error_for_programs() -> None:
+    done = swarm("gate", "--json")
+    told = json.loads(done.stdout)
+    assert (told["schema"], told["code"], told["exit_code"]) == ("swarm.error/1", "usage", done.returncode)
+    assert told["try"] == "swarm gate --help"
 
 
 def test_an_error_in_json_names_its_code_and_what_to_try(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swarm.cli.asking import describe_profile, describe_profiled, load_examples, profile_facts
+from coordinator.query_checks import check_examples
+from swarm.cli.asking import describe_profile, describe_profiled, load_examples, make_profile, profile_facts
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import NodeId
-from swarm.domain.inference import Profile
+from swarm.domain.inference import Examples, Profile
+from swarm.modules.blobs import BlobFiles
 from tests.support.answers import SmallSwarm, gate
+from tests.support.learning import make_specification
 
 PROFILE = Profile(
     id=digest_of(b"profile"),
@@ -52,3 +55,19 @@ def test_other_faults_of_examples_keep_their_reason(tmp_path: Path) -> None:
     np.savez(path, x=np.zeros((3, 4), np.float32), y=np.array(["oak", "elm"]))
     with pytest.raises(InvalidInputError, match="3 inputs but 2 labels"):
         load_examples(str(path))
+
+
+async def test_labels_that_the_swarm_does_not_know_are_refused_with_where_its_classes_are(
+    tmp_path: Path,
+) -> None:
+    specification = make_specification(BlobFiles(tmp_path), shape=(4,), trunk="identity", scale=1.0)
+
+    class Coordinator:
+        async def make_profile(self, examples: Examples) -> None:
+            check_examples(examples, specification, gate("root").value)
+
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=np.zeros((3, 4), specification.input_dtype), y=np.array(["oak", "elm", "oak"]))
+    with pytest.raises(InvalidInputError, match=r"labels of the examples: found unknown class") as caught:
+        await make_profile(Coordinator(), str(path), specification)  # type: ignore[arg-type]
+    assert "swarm gate show" in caught.value.remedy

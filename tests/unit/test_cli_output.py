@@ -5,8 +5,8 @@ import json
 import pytest
 
 from swarm.cli.observing import describe_event, describe_status
-from swarm.cli.output import describe, emit, note, printable, progress, table
-from swarm.domain.errors import ConflictError
+from swarm.cli.output import advised, describe, emit, note, printable, progress, table
+from swarm.domain.errors import ConflictError, NotFoundError
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.membership import Event, NodeView, SwarmStatus
@@ -46,6 +46,16 @@ def test_events_and_errors_of_others_keep_to_their_lines() -> None:
     text = describe(ConflictError(FORGED, found=FORGED, expected=FORGED, remedy=FORGED))
     assert [line[:11].strip() for line in text.splitlines()] == ["error: idle", "found:", "expected:", "try:"]
     assert all(line.isprintable() for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("subject", "own", "told"),
+    [("owner nobody", "", "ask another"), ("owner nobody", "wait", "wait"), ("gate", "", "")],
+)
+def test_advice_is_for_errors_of_its_subject_that_have_none(subject: str, own: str, told: str) -> None:
+    with pytest.raises(NotFoundError) as caught, advised("owner", "ask another"):
+        raise NotFoundError(subject, found="nothing", remedy=own)
+    assert caught.value.remedy == told
 
 
 def test_whatever_is_printed_has_no_control_character_but_its_own_line_ends(

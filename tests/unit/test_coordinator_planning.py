@@ -1,6 +1,7 @@
 """The pure parts of the coordinator: answer board, trials, candidates, throttle, addresses."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -253,6 +254,10 @@ def test_of_a_gates_combinations_those_stay_that_make_sense_for_what_is_left_of_
         (10, (0, 0), (0, 4), 0, ""),
         (300, (0, 0), (0, 0), 100, ""),  # classes next to each other
         (300, (0, 0), (0, 0), 101, "101 of 300 validation samples to classes new to the swarm"),
+        (4, (0, 0), (0, 0), 2, ""),  # of so few, chance
+        (8, (0, 0), (0, 0), 3, ""),
+        (8, (0, 0), (0, 0), 4, "4 of 8 validation samples to classes new to the swarm"),
+        (4096, (0, 0), (0, 0), 1400, "1400 of 4096 validation samples to classes new to the swarm"),
     ],
 )
 def test_harm_is_a_loss_beyond_chance_and_beyond_what_others_may_cost(
@@ -276,6 +281,54 @@ def test_one_judge_does_not_choose_for_all_whatever_it_says_of_its_samples() -> 
     assert served(verdict)[0] == "gate top-2"  # four honest judges' worth of samples is still a lot
     assert verdict.reason.startswith("serves gate top-2: 1120 of 1300 right")
     assert judge_ridge({**honest, ADA: replace(loud, correct=(0, 90))}, (1.0, 2.0), 9.0) == 1.0
+
+
+def test_a_judge_with_a_handful_of_samples_does_not_silence_the_others() -> None:
+    tried = options("root", "corrected 2")
+    large = replace(trial((800, 900), on_root=((0, 0), (100, 0))), samples=1000)
+    for samples in (1, 5):
+        small = replace(trial((samples, samples)), samples=samples)
+        verdict = judge_trials({ADA: large, BOB: small}, frozenset(), tried, WITH_SUMS, 300.0)
+        assert served(verdict)[0] == "corrected top-2"
+
+
+def among_known(gained: int, lost: int) -> GateTrial:
+    """What 100 samples lose to classes of others."""
+    return replace(trial((50,)), gained=(gained,), lost=(lost,))
+
+
+@pytest.mark.parametrize(
+    ("incumbents", "lost", "harmed"),
+    [
+        (10, 2, ""),
+        (10, 4, "10 incumbents together would lose 40 and gain 0 of 1000 validation samples"),
+        (4, 4, ""),  # as if one of them lost 16
+        (4, 9, "4 incumbents together would lose 36 and gain 0 of 400 validation samples"),
+        (1, 19, ""),
+    ],
+)
+def test_what_all_lose_a_little_is_harm_too(incumbents: int, lost: int, harmed: str) -> None:
+    trials = {NodeId(f"n{row}"): among_known(0, lost) for row in range(incumbents)}
+    verdict = judge_trials(trials, frozenset(trials), options("prototypes 2"), PLAIN, 0.0)
+    expected = [f"{harmed} among the swarm's classes"] if harmed else []
+    assert [str(each) for each in verdict.harmed] == expected
+
+
+def test_one_that_looks_like_a_newcomer_may_lose_more_than_all_together() -> None:
+    trials = {NodeId(f"n{row}"): among_known(0, 19 if row == 0 else 0) for row in range(10)}
+    assert judge_trials(trials, frozenset(trials), options("prototypes 2"), PLAIN, 0.0).harmed == ()
+
+
+def test_what_an_incumbent_has_lost_already_is_no_reason_to_refuse_the_same_again() -> None:
+    tried, bad = options("prototypes 2"), {ADA: trial((50,), (0,), (40,)), BOB: among_known(0, 30)}
+    both = frozenset(bad)
+    judged = partial(judge_trials, bad, both, tried, PLAIN, 0.0)
+    assert {each.who for each in judged().harmed} == {"ada", "bob", "2 incumbents together"}
+    same = dict.fromkeys(bad, trial((50,), (3,), (3,)))
+    assert judged(by_now=same).harmed == ()
+    assert {each.who for each in judged(by_now={ADA: same[ADA]}).harmed} == {"bob", "2 incumbents together"}
+    one_more = same | {ADA: trial((50,), (0,), (1,))}
+    assert {each.who for each in judged(by_now=one_more).harmed} == {"ada", "2 incumbents together"}
 
 
 def test_trials_that_cannot_be_true_are_recognised() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coordinator import solver_process
 from coordinator.candidate import plan_group
-from coordinator.contribution_arrays import read_arrays
+from coordinator.contribution_arrays import CheckedContribution, read_arrays
 from coordinator.contributions import ContributionFiles
 from coordinator.solver import solve_group
 from coordinator.solver_jobs import CheckJob, Group, SolveJob, read_job, write_job
@@ -25,9 +25,10 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import Contribution
+from swarm.domain.manifests import Contribution, GateLeaf
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
+from swarm.gating.regions import LeafSummary
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
 from tests.support.contributions import Arrays, arrays_of, contribution_of
@@ -110,6 +111,38 @@ async def test_the_gate_without_an_owner_has_the_bits_of_the_gate_that_never_had
     store.files.remove_owner(NodeId("bob"))
     _, without = await store.solve([cyd, ada])
     assert_same(without, never)
+
+
+def test_an_owners_leaves_count_together() -> None:
+    ada, bob = checked("ada", LABELS, 1), checked("bob", 2 * LABELS, 4)
+    leaves = [
+        GateLeaf(
+            leaf=leaf.leaf,
+            owner=each.contribution.owner,
+            expert=leaf.expert,
+            class_names=tuple(sorted(leaf.class_counts)),
+            has_columns=False,
+        )
+        for each in (ada, bob)
+        for leaf in each.contribution.leaves
+    ]
+    found = solve_group([ada, bob], leaves, spec().class_names, (), spec().trunk.fixed_point).prototypes
+    counts = np.expm1(found["log_prior"].astype(np.float64))
+    of_ada = len(found["prototypes.0"])
+    assert counts[:of_ada].sum() == pytest.approx(len(LABELS), rel=1e-4)
+    assert counts[of_ada:].sum() == pytest.approx(4 * len(LABELS), rel=1e-4)  # of eight times as many
+
+
+def checked(owner: str, labels: list[str], leaves: int) -> CheckedContribution:
+    """An owner's contribution without sums, of so many leaves with these samples."""
+    features = np.random.default_rng(0).normal(size=(len(labels), SIZE)).astype(np.float32)
+    arrays = arrays_of(features, labels, spec().trunk, "none")
+    parts = [contribution_of(owner, labels, arrays, spec(), number=number + 1) for number in range(leaves)]
+    whole = replace(parts[0][0], leaves=tuple(leaf for value, _ in parts for leaf in value.leaves))
+    summary = LeafSummary(
+        prototypes=arrays["prototypes"], counts=arrays["prototype_counts"], radii=arrays["radii"]
+    )
+    return CheckedContribution(digest=digest_of(b"x"), contribution=whole, summaries=(summary,) * leaves)
 
 
 async def test_several_groups_are_solved_in_one_child_each_as_if_alone(store: Store) -> None:

@@ -99,8 +99,9 @@ def test_dirichlet_leaves_no_node_with_one_class_or_a_handful() -> None:
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused(scheme: str, nodes: int, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as caught:
         partition(np.repeat(np.arange(5), 20), scheme, nodes, 0)
+    assert caught.value.expected and caught.value.remedy
 
 
 @settings(max_examples=150, deadline=None)

@@ -108,7 +108,7 @@ def test_an_idx_folder_may_name_its_classes(tmp_path: Path) -> None:
 def test_a_missing_idx_file_is_named(tmp_path: Path) -> None:
     folder = idx_folder(tmp_path / "mnist")
     (folder / "train-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(NotFoundError, match="train-labels-idx1-ubyte"):
+    with pytest.raises(NotFoundError, match=r"train-labels-idx1-ubyte.*put the missing file there"):
         load_training(str(folder))
 
 
@@ -129,8 +129,9 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, damage, message: str) -> No
     folder = idx_folder(tmp_path / "mnist")
     file = folder / "train-images-idx3-ubyte.gz"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(InvalidInputError, match=rf"train-images.*{message}"):
+    with pytest.raises(InvalidInputError, match=rf"train-images.*{message}") as caught:
         load_training(str(folder))
+    assert caught.value.remedy
 
 
 # .npz files
@@ -317,8 +318,9 @@ def test_a_module_that_is_not_there_is_named() -> None:
     ],
 )
 def test_data_that_cannot_be_learned_from_are_refused_by_name(inputs, labels, names, message: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"data mine.*{message}"):
+    with pytest.raises(InvalidInputError, match=rf"data mine.*{message}") as caught:
         make_dataset(inputs, labels, names, name="mine", min_classes=2)
+    assert caught.value.remedy
 
 
 def test_whole_floats_and_columns_are_labels() -> None:
@@ -331,10 +333,10 @@ def test_a_source_that_is_nothing_we_know_lists_what_we_know(tmp_path: Path) -> 
         NotFoundError, match=r"data nope: .*digits, a folder of IDX files, a file\.npz, or package"
     ):
         load_training("nope")
-    with pytest.raises(NotFoundError, match=r"data \./nope\.npz"):
+    with pytest.raises(NotFoundError, match=r"data \./nope\.npz.*; check the path"):
         load_training("./nope.npz")
     (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(InvalidInputError, match=r"a \.csv file"):
+    with pytest.raises(InvalidInputError, match=r"a \.csv file.*numpy\.savez"):
         load_training(str(tmp_path / "data.csv"))
 
 
@@ -394,9 +396,10 @@ def test_inputs_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "empty.npy").write_bytes(b"")
     for name in ("objects.npy", "words.npy", "two.npz", "text.npy", "empty.npy"):
-        with pytest.raises(InvalidInputError, match=rf"input .*{name}"):
+        with pytest.raises(InvalidInputError, match=rf"input .*{name}") as caught:
             load_inputs(str(tmp_path / name))
-    with pytest.raises(NotFoundError, match="no such file"):
+        assert caught.value.remedy
+    with pytest.raises(NotFoundError, match=r"no such file.*check the path"):
         load_inputs(str(tmp_path / "none.npy"))
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
+from swarm.domain.manifests import NetReference
 from swarm.experts.baseline import widened_mlp
 from swarm.experts.factories import buildable, can_build
 from swarm.experts.flops import forward_flops
-from swarm.experts.nets import MAX_WIDTH, build_net, net_reference
+from swarm.experts.nets import MAX_WIDTH, build_net, flops_by_name, net_reference
 
 USERS_OWN = """
 import torch
@@ -63,6 +64,30 @@ def test_an_mlp_takes_vectors_and_a_cnn_says_that_it_does_not() -> None:
 def test_a_name_that_is_no_net_is_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match="expected"):
         build_net(net_reference(name, (8, 8), 2))
+
+
+@pytest.mark.parametrize(
+    ("factory", "shape"),
+    [
+        ("linear", (28, 28)),
+        ("mlp:64x3", (7,)),
+        ("cnn", (28, 28)),
+        ("cnn:8x4", (8, 8, 3)),
+        ("ridge-root:randconv-sqrt:8", (8, 8)),
+    ],
+)
+def test_what_a_net_takes_is_known_by_its_name(factory: str, shape: tuple[int, ...]) -> None:
+    reference = NetReference(factory=factory, input_shape=shape, classes=5, code_digest="")
+    assert flops_by_name(reference) == forward_flops(build_net(reference), shape) > 0
+
+
+def test_a_net_is_counted_without_being_built(users_folder: Path) -> None:
+    huge = net_reference("mlp:65536x64", (28, 28), 10)
+    assert flops_by_name(huge) > 2 * 63 * 65536**2
+    own_net = net_reference(own(users_folder, "factory"), (8, 8), 4, [str(users_folder)])
+    assert flops_by_name(own_net) == 0
+    with pytest.raises(InvalidInputError, match="mlp:0x2"):
+        flops_by_name(net_reference("mlp:0x2", (8, 8), 2))
 
 
 def test_a_users_own_factory_is_found_in_an_import_path(users_folder: Path) -> None:

@@ -17,7 +17,15 @@ from swarm.federation.own_samples import OwnSamples
 from swarm.federation.packing import pack_named
 from swarm.federation.rounds import MOST_SAMPLES, Answer, checked_array, most_samples, node_weights
 from swarm.gating.regions import region_columns
-from tests.support.federation import change_arrays, dishonest_run, local_run, three_nodes
+from tests.support.federation import (
+    LocalWire,
+    StreamGrid,
+    change_arrays,
+    dishonest_run,
+    local_run,
+    run_app,
+    three_nodes,
+)
 
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays], object]
@@ -68,6 +76,23 @@ def test_candidates_of_a_node_stand_for_four_lower_medians_at_most(
     answers.append(candidates("rose", 7.0, 10**8, size, of=2))
     _, stands_for, most = pooled_candidates(answers, 2, nodes["rose"].specification)
     assert most == 400 and stands_for.tolist() == [100.0, 100.0, 200.0, 200.0]
+
+
+def test_more_regions_than_the_nodes_samples_can_fill_are_refused_before_centres_are_sent(
+    nodes: dict[str, OwnSamples], size: int
+) -> None:
+    specification = nodes["rose"].specification
+    answers = [candidates(name, 1.0, 100, size) for name in ("aster", "tulip")]
+    assert specification.min_leaf_count == 5
+    assert pooled_candidates(answers, 40, specification)[2] == 400
+    with pytest.raises(InvalidInputError, match=r"found 41 asked for, and 200 samples .* --k 40"):
+        pooled_candidates(answers, 41, specification)
+    wire = LocalWire(kmeans.client_app, nodes)
+    with pytest.raises(InvalidInputError, match=r"regions: found 4096 asked for") as caught:
+        run_app(kmeans.server_app, StreamGrid(wire, "run", 60.0), specification, "kmeans", k=4096, rounds=3)
+    assert {kind for _, kind in wire.asked} == {"query.candidates"}
+    most = int(caught.value.remedy.rpartition(" ")[2])
+    assert local_run(kmeans, nodes, "kmeans", k=most, rounds=1)[0]["centres"].shape == (most, size)
 
 
 def test_a_run_with_a_node_that_claims_very_many_samples_keeps_the_others_regions(

@@ -112,11 +112,51 @@ def test_a_trial_reckons_what_routing_answers(combination: Combination) -> None:
     assert found.correct[0] == right.sum()
     assert found.nll_sum[0] == pytest.approx(-np.log(known).sum(), rel=1e-5)
     assert (found.gained[0], found.lost[0]) == ((right & ~before).sum(), (before & ~right).sum())
-    among_own = answer[:, :2].argmax(axis=1) == world.labels
+    silent = answer[:, :2].max(axis=1) == answer.min(axis=1)  # then it counts as the incumbent had it
+    among_own = np.where(silent, ~before & (world.labels >= 0), answer[:, :2].argmax(axis=1) == world.labels)
     assert found.gained_among_own[0] == (among_own & before).sum() and found.taken[0] == 0
     assert found.lost_among_own[0] == (~before & ~among_own).sum()
     assert (found.gained_on_root[0], found.lost_on_root[0]) == ((right & ~root).sum(), (root & ~right).sum())
     assert found.missing == ()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_what_a_new_class_takes_whole_is_taken_whatever_the_classes_are_called(
+    label: int, top_k: int
+) -> None:
+    """Of the known classes nothing is said there: their order must not decide what an incumbent loses."""
+    count, taken = 100, 10
+    features = np.zeros((count, 4), dtype=np.float32)
+    features[:taken, 0] = 10.0
+    prototypes = PrototypeGate(
+        prototypes=np.array([[0, 0, 0, 0], [10, 0, 0, 0]], dtype=np.float32),
+        leaf_rows=np.array([0, 1], dtype=np.int32),
+        log_prior=np.zeros(2, dtype=np.float32),
+        radii=np.ones((2, 3), dtype=np.float32),
+        leaves=2,
+        temperature=1.0,
+    )
+    own = np.full((count, 2), 0.1, dtype=np.float32)
+    own[:, label] = 0.9
+    speakers = [
+        Speaker(class_rows=np.array([0, 1]), probabilities=own),
+        Speaker(class_rows=np.array([2]), probabilities=np.ones((count, 1), dtype=np.float32)),
+    ]
+    always, known = np.ones(count, dtype=bool), np.array([True, True, False])
+    found = evaluate_options(
+        (TrialOption(combination=Combination(name="prototypes", temperature=1.0, top_k=top_k)),),
+        labels=np.full(count, label),
+        gate=None,
+        prototypes=prototypes,
+        features=features,
+        speakers=speakers,
+        identities=["old", "new"],
+        incumbent=Incumbent(correct=always, correct_among_own=always, known=known, own=known),
+        classes=3,
+    )
+    assert (found.correct[0], found.taken[0]) == (count - taken, taken)
+    assert (found.lost[0], found.lost_among_own[0]) == (0, 0)
 
 
 def test_all_options_at_once_give_what_each_gives_alone() -> None:

@@ -123,13 +123,47 @@ def test_between_equal_leaves_the_one_with_more_samples_weighs_more() -> None:
 
 def test_a_claim_of_a_billion_samples_does_not_drown_the_others() -> None:
     honest = [leaf([0, 0, 0], prototypes=1), leaf([0, 3, 0], prototypes=1)]
-    loud = LeafSummary(
+    weights = build_prototype_gate([*honest, counted(10**9)]).leaf_weights(np.zeros((1, 3), np.float32))
+    assert weights[0, 0] > 0.15
+
+
+@pytest.mark.parametrize(
+    ("owners", "counts", "effective"),
+    [
+        ("ab", [600, 10**9], [600, 2400]),
+        ("abcde" + 8 * "f", [600] * 5 + [10**9] * 8, [600] * 5 + [300] * 8),
+        ("aab", [5 * 10**8, 10**9, 600], [800, 1600, 600]),
+        ("abab", [300, 400, 300, 200], [300, 400, 300, 200]),
+        ("aaaa", [1, 10**9, 5, 600], [1, 10**9, 5, 600]),
+    ],
+)
+def test_an_owner_counts_as_much_as_four_median_owners_whatever_it_claims(
+    owners: str, counts: list[int], effective: list[int]
+) -> None:
+    gate = build_prototype_gate([counted(count) for count in counts], 1.0, owners)
+    assert np.expm1(gate.log_prior.astype(np.float64)) == pytest.approx(effective, rel=1e-4)
+
+
+def test_a_gate_after_a_withdrawal_weighs_as_one_that_never_had_that_owner() -> None:
+    parts = {"a": [600, 500], "b": [10**9] * 8, "c": [700], "d": [650]}
+
+    def priors(*owners: str) -> bytes:
+        leaves = [(counted(count), owner) for owner in owners for count in parts[owner]]
+        gate = build_prototype_gate([part for part, _ in leaves], 1.0, [owner for _, owner in leaves])
+        return gate.log_prior.tobytes()
+
+    never = priors("a", "c", "d")
+    assert priors("a", "b", "c", "d") != never
+    del parts["b"]
+    assert priors(*parts) == never
+
+
+def counted(count: int) -> LeafSummary:
+    return LeafSummary(
         prototypes=np.zeros((1, 3), np.float32),
-        counts=np.array([10**9]),
+        counts=np.array([count]),
         radii=np.ones((1, 3), np.float32),
     )
-    weights = build_prototype_gate([*honest, loud]).leaf_weights(np.zeros((1, 3), np.float32))
-    assert weights[0, 0] > 0.15
 
 
 def test_novelty_is_above_one_beyond_the_samples_of_a_prototype() -> None:
@@ -151,6 +185,8 @@ def test_wrong_features_are_refused_by_name() -> None:
 def test_contributions_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="no leaves"):
         build_prototype_gate([])
+    with pytest.raises(InvalidInputError, match="owners: found 1; expected one of each of 2 leaves"):
+        build_prototype_gate([leaf([0, 0, 0]), leaf([9, 0, 0])], owners=["ada"])
     with pytest.raises(ShapeMismatchError, match="prototypes of leaf 1"):
         build_prototype_gate([leaf([0, 0, 0]), leaf([0, 0])])
     empty = LeafSummary(

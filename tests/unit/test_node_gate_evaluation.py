@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from node.expert_service import ExpertService, SpecificationFile
 from node.expert_store import ExpertStore
-from node.gate_evaluation import GateEvaluator
+from node.gate_evaluation import CUDA_SPEED, GateEvaluator, _flops_per_sample
 from node.outbound import OutboundLog
 from node.own_validation import OwnValidation
 from swarm.config import NodeHome
@@ -51,6 +52,9 @@ NAMES = ("0", "1", "2", "3")
 ROSE, LILY, TULIP = (LeafId(f"{name}.l0") for name in ("rose", "lily", "tulip"))
 OF_LEAF = {ROSE: ("0", "1"), LILY: ("2", "3"), TULIP: ("2", "3")}
 FLOPS = 1000
+NET = "mlp:8x1"
+REALLY = {width: 2 * 64 * width + width + 2 * width * 2 for width in (8, 64, 128)}
+"""What mlp:WIDTHx1 takes for one sample."""
 
 
 @dataclass
@@ -86,14 +90,16 @@ class Garden:
     validation: OwnValidation
     evaluator: GateEvaluator
 
-    def publish(self, leaf: LeafId, *, share: Share = "borrow", refined: bool = False) -> Manifest:
-        """Publish an untrained expert; rose's lies in her own home too."""
+    def publish(
+        self, leaf: LeafId, *, share: Share = "borrow", refined: bool = False, net: str = NET
+    ) -> Manifest:
+        """Publish an untrained expert that declares FLOPS; rose's lies in her own home too."""
         own = leaf == ROSE
-        modules, blobs = pack_net(self._net(1))
+        modules, blobs = pack_net(self._net(1, net))
         correction = None
         cost = Cost(train_flops=1, inference_flops=FLOPS, samples_seen=1, duration_s=1.0)
         if refined:
-            more, others = pack_net(self._net(2))
+            more, others = pack_net(self._net(2, net))
             blobs |= others
             correction = Correction(
                 modules=more, base=digest_of(b"gate"), class_temperature=0.2, metrics={}, cost=cost
@@ -103,7 +109,7 @@ class Garden:
         expert = expert_of(leaf)
         value = Manifest(
             swarm=self.specification.swarm, expert=expert, version=1, parent_version=0, leaf=leaf,
-            owner=owner_of(expert), net=net_reference("mlp:8x1", (8, 8), 2), class_names=OF_LEAF[leaf],
+            owner=owner_of(expert), net=net_reference(net, (8, 8), 2), class_names=OF_LEAF[leaf],
             modules=modules, parents=(), trunk=self.specification.trunk.digest, gate_version_seen=0,
             share=share, metrics={}, cost=cost, created_at=0.0, correction=correction,
         )  # fmt: skip
@@ -173,9 +179,13 @@ class Garden:
         """Return the names of the gate's arrays that were fetched."""
         return {entry.name for entry in gate.value.arrays if entry.blob in self.shelf.asked}
 
-    def _net(self, seed: int) -> torch.nn.Module:
+    def has_fetched(self, manifest: Manifest) -> bool:
+        """Say whether any of an expert's blobs was fetched."""
+        return bool(set(manifest.blobs()) & set(self.shelf.asked))
+
+    def _net(self, seed: int, net: str) -> torch.nn.Module:
         torch.manual_seed(seed)
-        return build_net(net_reference("mlp:8x1", (8, 8), 2))
+        return build_net(net_reference(net, (8, 8), 2))
 
 
 @pytest.fixture
@@ -268,22 +278,98 @@ async def test_what_may_not_be_held_is_not_fetched_and_counts_as_missing(garden:
     assert withdrawn.experts_missing == 1 and withdrawn.correct == found.correct
 
 
-async def test_a_peers_expert_that_costs_too_much_or_breaks_is_missing_and_ends_no_trial(
+async def test_a_peers_expert_that_breaks_is_missing_and_ends_no_trial(
     garden: Garden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     garden.publish(ROSE)
     garden.publish(LILY)
     gate = garden.gate(ROSE, LILY)
-    monkeypatch.setattr("node.gate_evaluation.MOST_PEERS_FLOPS", FLOPS)
-    dear = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
-    monkeypatch.undo()
 
     def broken(*_: object) -> None:
         raise RuntimeError("can't allocate memory")
 
     monkeypatch.setattr("node.gate_evaluation.load_expert", broken)
     found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
-    assert dear.experts_missing == found.experts_missing == 1 and found.samples == 60
+    assert found.experts_missing == 1 and found.samples == 60
+
+
+@pytest.mark.parametrize("net", ["mlp:64x1", "cnn:256x256"])
+async def test_a_peers_expert_costs_what_its_net_takes_whatever_it_declares(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch, net: str
+) -> None:
+    garden.publish(ROSE)
+    lily = garden.publish(LILY, net=net)
+    assert lily.cost.inference_flops == FLOPS
+    gate = garden.gate(ROSE, LILY)
+    allow(monkeypatch, 8 * FLOPS * 60)
+    with capture_logs() as logs:
+        found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert found.experts_missing == 1 and found.samples == 60
+    assert not garden.has_fetched(lily)
+    (event,) = logs
+    assert (event["event"], event["expert"]) == ("trial.expert_missing", lily.expert)
+    assert "FLOPs for each of 60 samples; expected at most 4.8e+05" in event["because"]
+
+
+def test_what_is_declared_counts_where_it_is_more(garden: Garden) -> None:
+    modest = garden.publish(LILY)
+    assert _flops_per_sample(modest, ["probabilities"]) == REALLY[8] > FLOPS
+    declared = replace(modest, cost=replace(modest.cost, inference_flops=9 * FLOPS))
+    assert _flops_per_sample(declared, ["probabilities"]) == 9 * FLOPS
+    own = replace(modest, net=replace(modest.net, factory="people.nets:own"))
+    assert _flops_per_sample(own, ["probabilities"]) == FLOPS
+
+
+async def test_experts_of_peers_share_one_allowance_and_the_cheapest_are_asked_first(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garden.publish(ROSE, net="mlp:128x1")
+    lily, tulip = garden.publish(LILY, net="mlp:128x1"), garden.publish(TULIP, net="mlp:64x1")
+    gate = garden.gate(ROSE, LILY, TULIP)
+    tried = options("gate", top_k=3)
+    await garden.evaluator.judge(gate, None, options("root"), garden.specification)
+    allow(monkeypatch, 60 * (REALLY[128] + REALLY[64]) - 1)
+    first = await garden.evaluator.judge(gate, None, tried, garden.specification)
+    assert first.experts_missing == 1
+    assert garden.has_fetched(tulip) and not garden.has_fetched(lily)
+    garden.shelf.asked.clear()
+    second = await garden.evaluator.judge(gate, None, tried, garden.specification)
+    assert second.experts_missing == 0  # what tulip's said is known, and costs nothing now
+    assert garden.has_fetched(lily) and not garden.has_fetched(tulip)
+    third = await garden.evaluator.judge(gate, None, tried, garden.specification)
+    assert first.flops - third.flops == 60 * (REALLY[128] + REALLY[64])  # rose's own and tulip's
+    assert second.flops - third.flops == 60 * REALLY[128]
+
+
+async def test_a_gpu_may_ask_for_more_and_own_experts_are_always_asked(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garden.publish(ROSE)
+    lily = garden.publish(LILY)
+    gate = garden.gate(ROSE, LILY)
+    allow(monkeypatch, 1)
+    found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert found.experts_missing == 1 and not garden.has_fetched(lily)
+    allow(monkeypatch, 60 * REALLY[8] // CUDA_SPEED + 1, "cuda")
+    found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert found.experts_missing == 0 and garden.has_fetched(lily)
+
+
+async def test_a_net_that_does_not_exist_is_missing_and_not_fetched(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garden.publish(ROSE)
+    monkeypatch.setattr(Garden, "_net", lambda *_: torch.nn.Linear(64, 2))
+    lily = garden.publish(LILY, net="mlp:0x0")
+    gate = garden.gate(ROSE, LILY)
+    found = await garden.evaluator.judge(gate, None, options("gate"), garden.specification)
+    assert found.experts_missing == 1 and not garden.has_fetched(lily)
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, flops: int, device: str = "cpu") -> None:
+    """Let peers' experts cost so much in one trial, judged on a machine with this device."""
+    monkeypatch.setattr("node.gate_evaluation.MOST_PEERS_FLOPS", flops)
+    monkeypatch.setattr("node.gate_evaluation.best_device", lambda: torch.device(device))
 
 
 async def test_an_expert_without_a_correction_adds_nothing_and_is_not_missing(garden: Garden) -> None:

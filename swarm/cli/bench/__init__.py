@@ -70,7 +70,7 @@ def _run(
 ) -> None:
     from swarm.cli.bench.runs import BenchRequest, run_bench
 
-    if not all(seed.isdigit() for seed in names(seeds)) or not names(seeds):
+    if not all(seed.isascii() and seed.isdecimal() for seed in names(seeds)) or not names(seeds):
         raise typer.BadParameter(f"--seeds {seeds!r}: write numbers as 0,1,2")
     request = BenchRequest(
         table=table,

@@ -1,5 +1,7 @@
 """The collections of samples that the benchmarks deal out, from a folder that the user brings."""
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,14 @@ from swarm.data.idx import read_idx_folder
 from swarm.domain.errors import InvalidInputError, NotFoundError
 
 SIDE = 28
+SHAPES = {
+    "mnist": (28, 28),
+    "fashion-mnist": (28, 28),
+    "cifar10_jpeg_subset.npz": (32, 32, 3),
+    "usps.npz": (16, 16),
+    "omniglot_small.npz": (28, 28),
+}
+"""An image of each collection."""
 HOMES = {
     "mnist": "the IDX files of MNIST, http://yann.lecun.com/exdb/mnist",
     "fashion-mnist": "the IDX files of https://github.com/zalandoresearch/fashion-mnist",
@@ -37,34 +47,62 @@ class Collection:
 
 @cache
 def idx_collection(folder: Path, name: str) -> Collection:
-    """Return `folder/name`, a folder of IDX files; NotFoundError says what is missing, and where from."""
+    """Return `folder/name`, a folder of IDX files; NotFoundError says what is missing, and where from.
+
+    InvalidInputError names the file that is damaged, or what else the arrays are.
+    """
     where = found_at(folder, name)
     images, labels, _ = read_idx_folder(where, "train")
     test_images, test_labels, _ = read_idx_folder(where, "test")
-    return Collection(
-        name=name,
-        inputs=images.astype(np.uint8),
-        labels=labels.astype(np.int64),
-        test_inputs=test_images.astype(np.uint8),
-        test_labels=test_labels.astype(np.int64),
-    )
+    return _collection(where, images, labels, test_images, test_labels)
 
 
 @cache
 def npz_collection(folder: Path, name: str, labels: str = "y") -> Collection:
-    """Return `folder/name`, an archive; its labels are the arrays `<labels>_train` and `<labels>_test`."""
+    """Return `folder/name`, an archive; its labels are the arrays `<labels>_train` and `<labels>_test`.
+
+    InvalidInputError for a file of another kind, a damaged one, and for other arrays.
+    """
     path = found_at(folder, name)
     try:
+        if not zipfile.is_zipfile(path):
+            raise _unusable(path, "a file of another kind, or the beginning of one")
         with np.load(path, allow_pickle=False) as archive:
-            found = [archive[key] for key in ("x_train", f"{labels}_train", "x_test", f"{labels}_test")]
-    except (KeyError, ValueError, OSError) as error:
-        raise InvalidInputError(str(path), found=str(error), expected=HOMES[name]) from error
+            keys = ("x_train", f"{labels}_train", "x_test", f"{labels}_test")
+            x, y, test_x, test_y = (np.asarray(archive[key]) for key in keys)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError) as error:
+        raise _unusable(path, f"damaged: {error}") from error
+    return _collection(path, x, y, test_x, test_y)
+
+
+def _collection(
+    path: Path,
+    inputs: NDArray[np.generic],
+    labels: NDArray[np.generic],
+    test_inputs: NDArray[np.generic],
+    test_labels: NDArray[np.generic],
+) -> Collection:
+    """Return the collection of these arrays; InvalidInputError where they are no images with labels."""
+    for images, numbers in ((inputs, labels), (test_inputs, test_labels)):
+        fits = images.shape == (numbers.size, *SHAPES[path.name]) and numbers.shape == (numbers.size,)
+        if not fits or not numbers.size or images.dtype != np.uint8 or numbers.dtype.kind not in "iuf":
+            shown = " and ".join(f"{array.dtype} {list(array.shape)}" for array in (images, numbers))
+            raise _unusable(path, f"arrays of {shown}")
     return Collection(
-        name=name.partition(".")[0],
-        inputs=found[0].astype(np.uint8),
-        labels=found[1].astype(np.int64),
-        test_inputs=found[2].astype(np.uint8),
-        test_labels=found[3].astype(np.int64),
+        name=path.name.partition(".")[0],
+        inputs=inputs.astype(np.uint8),
+        labels=labels.astype(np.int64),
+        test_inputs=test_inputs.astype(np.uint8),
+        test_labels=test_labels.astype(np.int64),
+    )
+
+
+def _unusable(path: Path, found: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"benchmark data {path}",
+        found=found,
+        expected=f"{HOMES[path.name]}; images as uint8",
+        remedy="fetch it again",
     )
 
 

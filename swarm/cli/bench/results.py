@@ -1,6 +1,7 @@
 """A table's results on disk: every run as it ended, and the figures made of them.
 
-`{"schema": "swarm.bench/1", "machine", "date", "commit", "seeds", "figures": {name: value}, "runs": [...]}`.
+`{"schema": "swarm.bench/1", "machine", "date", "seeds", "figures": {name: value}, "runs": [...]}`.
+Runs come from several commits, so each says its own.
 """
 
 import json
@@ -13,31 +14,88 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from swarm.domain.errors import InvalidInputError
 
 SCHEMA = "swarm.bench/1"
+RULES = 2
+"""Raised whenever what a gate serves or accepts changes: runs under other rules are run again."""
 Run = dict[str, Any]
-"""One case under one seed: `case`, `seed`, `settings`, `date`, `commit`, `machine`, the report's fields."""
+"""One case under one seed: `case`, `seed`, `rules`, `settings`, `date`, `commit`, `machine`, the report's
+fields. One without `rules` is from before they were counted."""
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _RowForm(_Checked):
+    name: str
+    accuracy: float
+    bytes_sent: float
+
+
+class _GateForm(_Checked):
+    serves: str
+
+
+class _RunForm(_Checked):
+    """What figures and tables are made of; a run has more."""
+
+    case: str
+    seed: int
+    settings: dict[str, Any]
+    rows: list[_RowForm]
+    contribution_mb: Annotated[dict[str, float], Field(min_length=1)]
+    gate: _GateForm
+    seconds: dict[str, float]
+    curves: dict[str, list[Annotated[list[float], Field(min_length=2)]]] = {}
+    commit: str = ""
 
 
 def read_runs(path: Path) -> list[Run]:
-    """Return the runs in a results file; none where there is no file. InvalidInputError for another file."""
-    if not path.exists():
-        return []
+    """Return the runs in a results file; none where there is no file. Errors as in `read_results`."""
+    return list(read_results(path)["runs"]) if path.exists() else []
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what `write_results` wrote; InvalidInputError for another file, and for a damaged run."""
     try:
-        found = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
         if found["schema"] != SCHEMA:
             raise ValueError(f"schema {found['schema']}")
-        return list(found["runs"])
-    except (ValueError, KeyError, TypeError) as error:
+        runs = list(found["runs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(
             str(path),
             found=f"no results of a benchmark: {error}",
             expected=f"schema {SCHEMA} with runs",
-            remedy="name another file: --out FILE",
+            remedy="remove it, or name another file: --out FILE",
         ) from error
+    for place, run in enumerate(runs):
+        fault = _fault(run)
+        if fault:
+            raise InvalidInputError(
+                f"{path}, runs[{place}]",
+                found=fault,
+                expected="a run as swarm bench writes it",
+                remedy="take this entry out of the file, and it is run again; or name another: --out FILE",
+            )
+    return found
+
+
+def _fault(run: object) -> str:
+    """Return what keeps an entry from being a run; empty where it is one."""
+    try:
+        rows = _RunForm.model_validate(run).rows
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return "" if any(row.name == "swarm" for row in rows) else "rows: none is named swarm"
 
 
 def with_run(runs: Sequence[Run], new: Run) -> list[Run]:
@@ -47,8 +105,15 @@ def with_run(runs: Sequence[Run], new: Run) -> list[Run]:
 
 
 def is_done(runs: Sequence[Run], case: str, seed: int, settings: Mapping[str, Any]) -> bool:
-    """Say whether a case has been run under a seed with these very settings."""
-    return any(_key(run) == (case, seed) and run["settings"] == dict(settings) for run in runs)
+    """Say whether a case has been run under a seed with these very settings and under the present rules."""
+    return any(
+        _key(run) == (case, seed) and run["settings"] == dict(settings) and not is_stale(run) for run in runs
+    )
+
+
+def is_stale(run: Mapping[str, Any]) -> bool:
+    """Say whether a run was made under other rules than the present ones."""
+    return bool(run.get("rules") != RULES)
 
 
 def figures_of(runs: Sequence[Run], rows_of: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
@@ -103,7 +168,6 @@ def write_results(path: Path, runs: Sequence[Run], rows_of: Mapping[str, Mapping
         "schema": SCHEMA,
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
         "seeds": sorted({run["seed"] for run in runs}),
         "figures": figures_of(runs, rows_of),
         "runs": list(runs),

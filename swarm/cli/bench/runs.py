@@ -1,5 +1,6 @@
 """Running a table: each case under each seed as a swarm of its own, kept as soon as it has ended."""
 
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from swarm.cli.bench.cases import TABLES, Case, chosen_cases, reduced
 from swarm.cli.bench.collections import found_at
 from swarm.cli.bench.results import (
+    RULES,
     Run,
     commit,
     figures_of,
@@ -22,13 +24,14 @@ from swarm.cli.bench.results import (
     with_run,
     write_results,
 )
-from swarm.cli.bench.tables import write_tables
+from swarm.cli.bench.tables import read_tables, write_tables
+from swarm.cli.destinations import check_destination
 from swarm.cli.output import ENDINGS, emit, note, plain, progress, run_async
 from swarm.cli.processes import remove_tree
 from swarm.cli.up.command import Settings, facts_of, play, teller
 from swarm.cli.up.comparisons import ALL
 from swarm.cli.up.report import render
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import SwarmError, UsageError
 
 COMPARISONS = ("fedavg", "pooled_total_budget", "pooled_cnn")
 QUICK_SAMPLES, QUICK_QUERIES, QUICK_STEPS, QUICK_ROUNDS = 300, 500, 100, 2
@@ -53,15 +56,23 @@ class BenchRequest:
 def run_bench(request: BenchRequest, *, as_json: bool) -> None:
     """Run what the results do not have yet; raise the first failure when everything else is through.
 
-    NotFoundError before anything runs where the data of a case that has to run are not there.
+    Before anything runs: NotFoundError where the data of a case that has to run are not there, UsageError
+    where no results or no tables could be written.
     """
     tell, failed = teller(), list[SwarmError]()
     runs = read_runs(request.out)
     cases = chosen_cases(request.table, request.only)
-    for case in cases:
-        if not all(_is_kept(runs, case, seed, request) for seed in request.seeds):
-            for name in case.collections:
-                found_at(request.data_dir, name)
+    waiting = [
+        case for case in cases if not all(_is_kept(runs, case, seed, request) for seed in request.seeds)
+    ]
+    for case in waiting:
+        for name in case.collections:
+            found_at(request.data_dir, name)
+    if waiting:
+        make_ready(request.out, "--out")
+    if request.doc is not None:
+        make_ready(request.doc, "--doc")
+        read_tables({request.table: request.out}, request.out.parent)
     for case in cases:
         for seed in request.seeds:
             settings = settings_of(case, seed, quick=request.quick, full=request.full)
@@ -88,6 +99,24 @@ def run_bench(request: BenchRequest, *, as_json: bool) -> None:
         emit("bench-table", {"table": request.table, "figures": figures}, as_json=as_json, text=text)
     if failed:
         raise failed[0]
+
+
+def make_ready(file: Path, flag: str) -> None:
+    """Make a file's folder; UsageError, naming the flag, where no file can be written there."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.is_file() and not os.access(file, os.W_OK):
+            raise PermissionError("a file that may not be changed")
+    except OSError as error:
+        raise UsageError(
+            f"{flag} {file}",
+            found=error.strerror or str(error),
+            expected="a path that can be written",
+            remedy=f"name another: {flag} FILE",
+        ) from error
+    check_destination(file, flag)
 
 
 def _is_kept(runs: list[Run], case: Case, seed: int, request: BenchRequest) -> bool:
@@ -120,6 +149,7 @@ def _run(
     dealt = case.deal(request.data_dir, seed)
     if request.quick:
         dealt = reduced(dealt, QUICK_SAMPLES, QUICK_QUERIES, seed)
+    made_by = commit()
     root = Path(tempfile.mkdtemp(prefix="swarm-bench-"))
     with _signals_as_before():
         try:
@@ -131,9 +161,10 @@ def _run(
     return {
         "case": case.name,
         "seed": seed,
+        "rules": RULES,
         "settings": plain(asdict(settings)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": made_by,
         "machine": machine(),
         "nodes": {name: data.class_counts() for name, data in dealt.nodes.items()},
         "left_out": dict(dealt.left_out),

@@ -1,12 +1,12 @@
 """docs/benchmarks.md, made of the results alone, so that no number there is without its command."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from swarm.cli.bench.cases import TABLES, Case
+from swarm.cli.bench.results import figures_of, is_stale, read_results
 
 COLUMNS = {
     "swarm": "**swarm**",
@@ -21,26 +21,30 @@ COLUMNS = {
     "pooled_cnn": "pooled CNN",
 }
 CURVE_ROUNDS = (1, 2, 5, 10, 20)
+STALE = "†"
+"""Marks a row with runs under other rules than the present ones."""
 HEAD = """# Benchmarks
 
 Every line is a real swarm of processes on one machine: ten nodes with their own folders, keys and data,
 joined over mutual TLS. Test accuracy, mean and standard deviation over the seeds; whatever is chosen (ridge,
 temperatures, which combination is served) is chosen on data held out before training. `swarm` is what a plain
 query gets; pooled nets need the raw data in one place, may spend the FLOPs that the whole swarm spent, gate
-included, end when their validation accuracy has not risen for 10 epochs, and answer with the weights that
-were best there; FedAvg takes 20 rounds and as many local steps as an expert.
+included (candidate gates that were refused are not counted), end when their validation accuracy has not risen
+for 10 epochs, and answer with the weights that were best there; FedAvg takes 20 rounds and as many local
+steps as an expert.
 """
 
 
 def write_tables(results: Mapping[str, Path], folder: Path, doc: Path) -> None:
     """Write doc from results, by their table's name; other tables' are `<table>.json` in folder."""
-    found = {}
-    for table in TABLES:
-        path = results.get(table, folder / f"{table}.json")
-        if path.exists():
-            found[table] = json.loads(path.read_text())
     doc.parent.mkdir(parents=True, exist_ok=True)
-    doc.write_text(render_tables(found))
+    doc.write_text(render_tables(read_tables(results, folder)))
+
+
+def read_tables(results: Mapping[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the results there are, as `write_tables` finds them. Errors as in `read_results`."""
+    paths = {table: results.get(table, folder / f"{table}.json") for table in TABLES}
+    return {table: read_results(path) for table, path in paths.items() if path.exists()}
 
 
 def render_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -50,17 +54,38 @@ def render_tables(results: Mapping[str, Mapping[str, Any]]) -> str:
         if table not in results:
             continue
         result = results[table]
-        told = [case for case in cases if f"{case.name}_seeds" in result["figures"]]
-        parts += [f"## {table}", f"`swarm bench {table}`: {result['machine']}, commit {result['commit']}."]
-        parts.append(_accuracies(told, result["figures"]))
+        runs = result["runs"]
+        figures = figures_of(runs, {case.name: case.figures for case in cases})
+        told = [case for case in cases if f"{case.name}_seeds" in figures]
+        parts += [f"## {table}", f"`swarm bench {table}`: {result.get('machine', 'machine unknown')}."]
+        parts.append(_accuracies(told, figures, runs))
         parts += [_note(case) for case in told if case.figures["swarm"] != "swarm"]
-        parts.append(_served(told, result["runs"]))
+        if any(_is_marked(case, runs) for case in told):
+            again = f"`swarm bench {table}` runs them again"
+            parts.append(f"{STALE} Some runs are from before the present rules; {again}.")
+        parts.append(_served(told, runs))
         if table == "skew":
-            parts += ["### Accuracy against bytes", _bytes(told, result["figures"], result["runs"])]
+            parts += ["### Accuracy against bytes", _bytes(told, figures, runs)]
     return "\n\n".join(parts) + "\n"
 
 
-def _accuracies(cases: Sequence[Case], figures: Mapping[str, float]) -> str:
+def _title(case: Case, runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return a case's title, marked where some of its runs are stale."""
+    return f"{case.title} {STALE}" if _is_marked(case, runs) else case.title
+
+
+def _is_marked(case: Case, runs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(map(is_stale, _of(case, runs)))
+
+
+def _of(case: Case, runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a case's runs in order of seed."""
+    return sorted((run for run in runs if run["case"] == case.name), key=lambda run: int(run["seed"]))
+
+
+def _accuracies(
+    cases: Sequence[Case], figures: Mapping[str, float], runs: Sequence[Mapping[str, Any]]
+) -> str:
     shown = {
         key: title for key, title in COLUMNS.items() if any(f"{case.name}_{key}" in figures for case in cases)
     }
@@ -68,7 +93,7 @@ def _accuracies(cases: Sequence[Case], figures: Mapping[str, float]) -> str:
     for case in cases:
         seeds = int(figures[f"{case.name}_seeds"])
         cells = [_cell(figures, f"{case.name}_{key}", seeds) for key in shown]
-        body.append([case.title, *cells, f"{figures[f'{case.name}_mb_per_node']:.2f}", str(seeds)])
+        body.append([_title(case, runs), *cells, f"{figures[f'{case.name}_mb_per_node']:.2f}", str(seeds)])
     return _table(["", *shown.values(), "MB a node", "seeds"], body)
 
 
@@ -89,11 +114,12 @@ def _note(case: Case) -> str:
 def _served(cases: Sequence[Case], runs: Sequence[Mapping[str, Any]]) -> str:
     body = []
     for case in cases:
-        own = [run for run in runs if run["case"] == case.name]
+        own = _of(case, runs)
         said = ", ".join(f"{run['gate']['serves']} (seed {run['seed']})" for run in own)
         minutes = sum(sum(run["seconds"].values()) for run in own) / max(len(own), 1) / 60
-        body.append([case.title, said, f"{minutes:.1f}"])
-    return _table(["", "serves", "minutes a run"], body)
+        commits = ", ".join(dict.fromkeys(run.get("commit") or "unknown" for run in own))
+        body.append([_title(case, runs), said, f"{minutes:.1f}", commits])
+    return _table(["", "serves", "minutes a run", "commits"], body)
 
 
 def _bytes(cases: Sequence[Case], figures: Mapping[str, float], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -104,8 +130,8 @@ def _bytes(cases: Sequence[Case], figures: Mapping[str, float], runs: Sequence[M
         seeds, sent = int(figures[f"{case.name}_seeds"]), figures[f"{case.name}_sent_mb_per_node"]
         accuracy = _cell(figures, f"{case.name}_swarm", seeds)
         mb = figures[f"{case.name}_mb_per_node"]
-        body.append([f"swarm: {case.title}", f"{mb:.2f}", f"{sent:.1f}", accuracy])
-        curves = [run["curves"]["fedavg"] for run in runs if run["case"] == case.name and run.get("curves")]
+        body.append([f"swarm: {_title(case, runs)}", f"{mb:.2f}", f"{sent:.1f}", accuracy])
+        curves = [run["curves"]["fedavg"] for run in _of(case, runs) if run.get("curves", {}).get("fedavg")]
         if not curves or _dealing(case) in shown:
             continue
         shown.append(_dealing(case))

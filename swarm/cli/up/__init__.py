@@ -35,7 +35,7 @@ def up(
         str, typer.Option(help="What nodes contribute: auto, exact, compact, or none (prototypes only).")
     ] = "auto",
     sums_mb: Annotated[
-        float, typer.Option(min=0.01, help="Megabytes that a node's contribution may have.")
+        float, typer.Option(help="Megabytes for a node's whole contribution (not for exact).")
     ] = 4.0,
     refine: Annotated[
         bool, typer.Option("--refine/--no-refine", help="Train corrections of the gate's root, too.")
@@ -73,7 +73,19 @@ def up(
     from swarm.domain.errors import UsageError
 
     if sums not in ("auto", "exact", "compact", "none"):
-        raise UsageError("--sums", found=sums, expected="auto, exact, compact or none")
+        raise UsageError(
+            "--sums",
+            found=repr(sums[:40]),
+            expected="auto, exact, compact or none",
+            remedy="leave --sums out for auto",
+        )
+    if not 0 < sums_mb < float("inf"):
+        raise UsageError(
+            "--sums-mb",
+            found=f"{sums_mb:g}",
+            expected="a number above 0",
+            remedy="leave --sums-mb out for 4, or contribute no sums: --sums none",
+        )
     settings = Settings(
         net=net,
         trunk=trunk,

@@ -6,7 +6,7 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from swarm.cli.up.stage import Plan, Stage, trunk_for
 from swarm.cli.up.story import Outcome, Story
 from swarm.cli.up.supervisor import Supervisor, free_ports
 from swarm.config import home_flag
+from swarm.data.user_code import is_reference
 from swarm.domain.errors import ConflictError, NotFoundError, UsageError
 from swarm.domain.inference import Answer
 
@@ -75,7 +76,7 @@ def run_up(request: Request, *, as_json: bool) -> None:
     emit("report", facts_of(outcome), as_json=as_json, text=text)
     tell("done")
     if request.keep:
-        note(how_to_use(root, dealt))
+        note(how_to_use(root, dealt, resolved_source(request.data), request.settings.import_paths))
 
 
 def _deal(request: Request) -> Deal:
@@ -105,7 +106,6 @@ def check_buildable(dealt: Deal, settings: Settings) -> None:
     """
     if BUILT_FROM_ANYTHING.fullmatch(f"{settings.net} {settings.trunk}"):
         return
-    from swarm.data.user_code import is_reference
     from swarm.experts.factories import is_built_in
     from swarm.experts.nets import build_net, net_reference
     from swarm.experts.trunk import make_trunk
@@ -180,11 +180,24 @@ async def play(
 
 
 def claim_folder(home: Path | None, *, keep: bool) -> Path:
-    """Return an empty folder of mode 0700 to work in; ConflictError where a swarm lies there already."""
+    """Return an empty folder of mode 0700 to work in.
+
+    Raises ConflictError where a swarm lies there already, UsageError where there can be no folder.
+    """
     if home is None and not keep:
         return Path(tempfile.mkdtemp(prefix="swarm-up-home-"))
     root = (home or Path(".swarm")).expanduser().resolve()
-    if root.exists() and any(root.iterdir()):
+    try:
+        taken = root.exists() and any(root.iterdir())
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(
+            f"folder {root}",
+            found="a file" if root.is_file() else error.strerror or str(error),
+            expected="an empty folder, or a path where one can be made",
+            remedy="choose another: --home DIR",
+        ) from error
+    if taken:
         running = [record.name for _, record in recorded_processes(root / "run") if record.process()]
         raise ConflictError(
             f"folder {root}",
@@ -192,7 +205,6 @@ def claim_folder(home: Path | None, *, keep: bool) -> Path:
             expected="an empty folder",
             remedy=f"swarm down {home_flag(root)}, then remove it; or choose another: --home DIR",
         )
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(root, 0o700)
     return root
 
@@ -205,15 +217,17 @@ def example_text(truth: str, answer: Answer, index: int) -> str:
     return "\n".join([f"a query of class {truth}{wrong}, explained:", f"  {first}", *sources])
 
 
-def how_to_use(root: Path, dealt: Deal) -> str:
-    """Return the commands for a swarm that was kept."""
+def how_to_use(root: Path, dealt: Deal, source: str, import_paths: Sequence[str]) -> str:
+    """Return the commands for a swarm that was kept, which was dealt the samples of source."""
     first = next(iter(dealt.nodes))
+    paths = import_paths if is_reference(source) else ()
+    data = shlex.join([source, *(word for path in paths for word in ("--import-path", path))])
     return "\n".join(
         [
             f"The swarm goes on running from {root}. As its founder:",
             f"  export SWARM_HOME={shlex.quote(str(root / 'founder'))}",
             "  swarm status; swarm experts; swarm gate show; swarm events; swarm doctor",
-            "  swarm predict x.npy --explain; swarm eval digits; swarm token create",
+            f"  swarm predict x.npy --explain; swarm eval {data}; swarm token create",
             f"As node {first}: swarm outbound {home_flag(root / first / 'home')}",
             f"Stop it: swarm down {home_flag(root)}",
         ]

@@ -231,7 +231,10 @@ class Stage:
         return [keyring.open(envelope, GateStatement).value for envelope in envelopes]
 
     async def gate_flops(self, client: CoordinatorClient) -> float:
-        """Return the FLOPs spent so far on the gates that became active: solving and judging them."""
+        """Return the FLOPs spent so far on the gates that became active: solving and judging them.
+
+        No record says what candidates cost that were refused.
+        """
         envelope = await client.specification()
         trunk = self.founder.identity().keyring().open(envelope, Specification).value.trunk
         gates = await self.gates(client)
