@@ -75,9 +75,9 @@ def choose_start(
     """Return the start for a leaf whose randomly initialised net is `fresh`, built from `reference`.
 
     A loan that cannot be loaded is told and left out. The best of the others, unless random weights rank
-    above it, has a few steps to show that it helps; if it does not help, random weights are taken. The root
-    is ranked for what it tells: it has no weights to train on from, and what builds on it is the correction
-    (`swarm train --refine`).
+    above it, has a few steps to show that it helps; if it is not ahead then, random weights are taken: they
+    win ties. The root is ranked for what it tells: it has no weights to train on from, and what builds on it
+    is the correction (`swarm train --refine`).
     """
     candidates, by_name = [Candidate(name=RANDOM, net=fresh)], {}
     for loan in loans:

@@ -50,3 +50,23 @@ def import_paths(given: list[str] | None) -> tuple[str, ...]:
 def names(text: str) -> tuple[str, ...]:
     """Return the parts of a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_sums(form: str, size_mb: float) -> None:
+    """Raise UsageError for a `--sums` or `--sums-mb` that cannot be."""
+    from swarm.domain.errors import UsageError
+
+    if form not in ("auto", "exact", "compact", "none"):
+        raise UsageError(
+            "--sums",
+            found=repr(form[:40]),
+            expected="auto, exact, compact or none",
+            remedy="leave --sums out for auto",
+        )
+    if not 0 < size_mb < float("inf"):
+        raise UsageError(
+            "--sums-mb",
+            found=f"{size_mb:g}",
+            expected="a number above 0",
+            remedy="leave --sums-mb out for 4, or contribute no sums: --sums none",
+        )

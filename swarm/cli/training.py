@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source, seconds
+from swarm.cli.options import Home, ImportPath, Json, check_sums, import_paths, resolved_source, seconds
 from swarm.cli.output import advised, bytes_text, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
@@ -66,20 +66,7 @@ def train(
             expected="serve-only, borrow or public",
             remedy="leave --share out for borrow",
         )
-    if sums not in ("auto", "exact", "compact", "none"):
-        raise UsageError(
-            "--sums",
-            found=repr(sums[:40]),
-            expected="auto, exact, compact or none",
-            remedy="leave --sums out for auto",
-        )
-    if not 0 < sums_mb < float("inf"):
-        raise UsageError(
-            "--sums-mb",
-            found=f"{sums_mb:g}",
-            expected="a number above 0",
-            remedy="leave --sums-mb out for 4, or contribute no sums: --sums none",
-        )
+    check_sums(sums, sums_mb)
     if net:
         check_net(net)
     with advised("--budget", "for example --budget 10m, or --steps N without it"):

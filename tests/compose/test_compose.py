@@ -1,8 +1,8 @@
 """The containers, really run: up, predict, kill, cut and heal, restart, join, down. `make test-compose`."""
 
+import functools
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.containers import NoContainersError, compose_command
 
 ROOT = Path(__file__).parents[2]
 PROJECT = f"swarmtest{os.getpid()}"
@@ -30,15 +32,11 @@ def run(*command: str, check: bool = True, timeout_s: float = 900, **environment
     return done.stdout
 
 
-def has_engine() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    answers = subprocess.run(["docker", "version"], capture_output=True, timeout=30)
-    return answers.returncode == 0
+probed = functools.cache(compose_command)
 
 
 def compose(*arguments: str, files: tuple[str, ...] = FILES, check: bool = True, **environment: str) -> str:
-    return run("docker", "compose", *files, "-p", PROJECT, *arguments, check=check, **environment)
+    return run(*probed(), *files, "-p", PROJECT, *arguments, check=check, **environment)
 
 
 def operator(*command: str, check: bool = True) -> str:
@@ -86,13 +84,17 @@ def predicted() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[None]:
-    if not has_engine():
-        pytest.skip("no container engine answers here: install Docker with Compose 1.29 or newer")
+    try:
+        probed()
+    except NoContainersError as missing:
+        pytest.skip(str(missing))
     try:
         compose("up", "-d", "--build")
         yield
     finally:
-        compose("down", "-v", "--remove-orphans", "-t", "10", files=JOINED, check=False, SWARM_JOIN="none")
+        compose("down", "-v", "--remove-orphans", "-t", "10", files=JOINED, SWARM_JOIN="none")
+    left = run("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
+    assert left.split() == [], "containers stayed behind"
 
 
 def test_a_swarm_in_containers_answers_and_outlives_what_happens_to_it(swarm: None) -> None:

@@ -121,7 +121,7 @@ def test_the_fourth_nodes_new_class_is_answered_and_the_others_lose_little(
     rows = rows_of(finished[1])
     assert rows["joined_new_class"]["accuracy"] > 0.7
     assert "NOT answered" not in rows["joined_new_class"]["note"]
-    assert "borrow" in rows["joined_new_class"]["note"]
+    assert "; borrows from " in rows["joined_new_class"]["note"]
     before, after = rows["swarm"], rows["joined_old_classes"]
     assert after["accuracy"] > before["accuracy"] - 2 * after["standard_error"], after["note"]
     assert "one standard error" in after["note"]

@@ -16,9 +16,11 @@ from tests.integration.test_coordinator_process import started
 from tests.support import coordinator
 from tests.support.coordinator import BackEnd, back_end
 
-FEATURES = 4000
-"""Of the trunk: one contribution has about 32 MB of exact sums."""
+FEATURES = 2600
+"""Of the trunk: one contribution has about 13.5 MB of exact sums."""
 NODES = 5
+AT_ONCE = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
+"""glibc gives freed memory back at once: what is left is held by somebody."""
 
 
 def summarised(features: NDArray[np.float32], **options: Any) -> LeafSummary:
@@ -27,6 +29,8 @@ def summarised(features: NDArray[np.float32], **options: Any) -> LeafSummary:
 
 @pytest.fixture
 async def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BackEnd]:
+    for name, value in AT_ONCE.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(coordinator, "SIZE", FEATURES)
     monkeypatch.setattr(coordinator, "summarise_leaf", summarised)
     async with back_end(tmp_path) as running:
@@ -41,6 +45,8 @@ def own_memory(process: int) -> int:
     return 1024 * int(found[1])
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 async def test_large_contributions_do_not_stay_in_the_coordinators_memory(swarm: BackEnd) -> None:
     process = await started(swarm)
@@ -54,12 +60,11 @@ async def test_large_contributions_do_not_stay_in_the_coordinators_memory(swarm:
             assert read_statement(envelope, Contribution).value.sums is not None
             assert (await node.coordinator.contribute(envelope, arrays, node.fence)).state == "activated"
             grown.append(own_memory(process.pid))
-        print([round(each / 1e6, 2) for each in grown], weight)
         stored = swarm.home.coordinator / "contributions"
         assert sum(path.stat().st_size for path in stored.glob("*.bin")) == NODES * weight
-        # The first one also loads code, and fills what memory the allocator keeps at hand.
         assert weight > 12_000_000
-        assert grown[-1] - grown[0] < weight / 3
+        # The first ones also load code and fill caches; three times their weight came after them.
+        assert grown[-1] - grown[1] < 0.75 * weight, [each // 1_000_000 for each in grown]
     finally:
         process.kill()
         await process.wait()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import ImportPath, Json, import_paths
+from swarm.cli.options import ImportPath, Json, check_sums, import_paths
 
 
 def register(app: typer.Typer) -> None:
@@ -70,22 +70,8 @@ def up(
     """
     from swarm.cli.up.command import Request, Settings, run_up
     from swarm.cli.up.comparisons import ALL
-    from swarm.domain.errors import UsageError
 
-    if sums not in ("auto", "exact", "compact", "none"):
-        raise UsageError(
-            "--sums",
-            found=repr(sums[:40]),
-            expected="auto, exact, compact or none",
-            remedy="leave --sums out for auto",
-        )
-    if not 0 < sums_mb < float("inf"):
-        raise UsageError(
-            "--sums-mb",
-            found=f"{sums_mb:g}",
-            expected="a number above 0",
-            remedy="leave --sums-mb out for 4, or contribute no sums: --sums none",
-        )
+    check_sums(sums, sums_mb)
     settings = Settings(
         net=net,
         trunk=trunk,
