@@ -93,6 +93,7 @@ class TrialRound:
                 expected="at least one",
                 remedy="see which nodes are connected: swarm status; then try again",
             )
+        connected &= {node.link.node for node in self._live}  # who went meanwhile, or was revoked, has no say
         unheard = len(connected - heard.keys())
         if 2 * unheard > len(connected):
             raise NotReadyError(

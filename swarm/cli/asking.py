@@ -243,7 +243,7 @@ def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "
         raise InvalidInputError(
             "inputs",
             found="0 rows",
-            expected="at least one",
+            expected="at least one row",
             remedy="give a file with inputs in it; one input alone may have no leading axis",
         )
     if batch.dtype == dtype:

@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coordinator.gate_trials import TrialRound
 from coordinator.solver_process import Solver
 from swarm.domain.errors import (
     DeadlineError,
@@ -83,12 +81,10 @@ async def test_a_judge_that_hangs_is_not_waited_for_long_nor_twice(
     assert evidence == (2, 1, 1)
 
 
-async def test_nobody_judges_its_own_contribution(swarm: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_judges_its_own_contribution(swarm: BackEnd) -> None:
     """The only other incumbent does not answer: then eve's own word is not enough."""
-    monkeypatch.setattr("coordinator.gate_trials.PATIENCE_S", 0.5)
-    monkeypatch.setattr(TrialRound, "__init__", partialmethod(TrialRound.__init__, timeout_s=2.0))
     ada, eve = await with_sums(swarm, ada="ab", eve="cd")
-    hanging(ada)
+    ada.fails_to_judge = DeadlineError("trial", found="no answer")
     eve.classes, eve.calls, eve.count = ("a", "b"), {"a": "b", "b": "a"}, 900
     await eve.publish(swapped())
     error = await refusal(eve.contribute())
