@@ -31,7 +31,7 @@ MOST_TAKEN = 1 / 3
 its own cost it more than later ones."""
 SIMILAR = Fraction(1, 7)
 """The most that honest neighbours among the benchmarks' classes take from each other."""
-FOR_ALL = 0.03
+FOR_ALL = 0.05
 """What all incumbents together may lose to classes that the swarm has. Where they are few it is more: what
 all lose where one of them loses MOST_CEDED, for a newcomer may look like one of them, but not like all."""
 LOUDEST, ALWAYS_HEARD = 4, 200

@@ -300,9 +300,10 @@ def among_known(gained: int, lost: int) -> GateTrial:
 @pytest.mark.parametrize(
     ("incumbents", "lost", "harmed"),
     [
-        (10, 2, ""),
-        (10, 4, "10 incumbents together would lose 40 and gain 0 of 1000 validation samples"),
-        (4, 4, ""),  # as if one of them lost 16
+        (10, 5, ""),
+        (10, 6, "10 incumbents together would lose 60 and gain 0 of 1000 validation samples"),
+        (3, 6, ""),  # as if one of them lost 18
+        (3, 7, "3 incumbents together would lose 21 and gain 0 of 300 validation samples"),
         (4, 9, "4 incumbents together would lose 36 and gain 0 of 400 validation samples"),
         (1, 19, ""),
     ],
