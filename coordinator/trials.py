@@ -1,58 +1,23 @@
 """What the nodes' own validation data say about a candidate gate: how it answers, and whether it may come.
 
-Nobody degrades the others: a candidate is refused where every option would harm an incumbent on its own
-validation data (docs/adr/0010). Among its own classes, harm is a net loss beyond chance and above a small
-share of the incumbent's samples, which is what a fair prior costs. Classes of others may take from it what
-similar classes take from each other, but not as much as another name for its own class would; those that are
-new to the swarm a little more. All incumbents together may lose less than one of them may (docs/adr/0011).
-Of what harms nobody the root is served, unless another combination beats it by more than one standard error
-(docs/adr/0008).
+A candidate is refused where every option would harm an incumbent (`coordinator.harm`). Of what harms nobody
+the root is served, unless another combination beats it by more than one standard error (docs/adr/0008).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
+from coordinator.harm import Harm, Harms
+from coordinator.weighing import Trials, summed, weighed
 from swarm.domain.combination import USES_SUMS, Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import MAX_TRIAL_SAMPLES, GateTrial
 
-CHANCE = Fraction(1, 20)
-"""An incumbent's loss that is at least this likely without any harm does not refuse a candidate."""
-TOLERATED = 0.05
-"""Nor does a net loss of at most this share of its samples among its own classes: one that others bring more
-samples of gains weight, and those next to it lose a little, however honest everybody is."""
-MOST_CEDED = 1 / 5
-"""What it may lose to all classes that the swarm has. Two names for one class would share it evenly: an owner
-of two, one of which is called by another's name, would lose a quarter."""
-MOST_TAKEN = 1 / 3
-"""What classes that are new to the swarm may take of an incumbent's samples: the first ones that look like
-its own cost it more than later ones."""
-SIMILAR = Fraction(1, 7)
-"""The most that honest neighbours among the benchmarks' classes take from each other."""
-FOR_ALL = 0.05
-"""What all incumbents together may lose to classes that the swarm has. Where they are few it is more: what
-all lose where one of them loses MOST_CEDED, for a newcomer may look like one of them, but not like all."""
-LOUDEST, ALWAYS_HEARD = 4, 200
-"""A judge counts for no more samples than so many of the median judge's, but may count for ALWAYS_HEARD."""
 WORST_NLL = 20.0
 """No sample's negative log likelihood can be larger: every answer has a floor of about exp(-14)."""
 BEYOND_ROOT = 1.0
 """By how many standard errors of the paired difference a combination must beat the root to be served."""
-
-Trials = Mapping[NodeId, GateTrial]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Harm:
-    """Who would lose, an incumbent or all of them, and in words how."""
-
-    who: str
-    words: str
-
-    def __str__(self) -> str:
-        return f"{self.who} would lose {self.words}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,71 +73,6 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
     )
 
 
-def is_beyond_chance(gained: int, lost: int) -> bool:
-    """Return whether a harmless candidate would cost this much in fewer than 5 of 100 trials.
-
-    Exact one-sided sign test on the samples that exactly one of both gates gets right (McNemar 1947).
-    """
-    differing = gained + lost
-    ways, as_bad = math.comb(differing, lost), 0
-    for count in range(lost, differing + 1):
-        as_bad += ways
-        ways = ways * (differing - count) // (count + 1)
-    return bool(as_bad * CHANCE.denominator < CHANCE.numerator * 2**differing)
-
-
-def harm(trial: GateTrial, row: int) -> str:
-    """Return what an incumbent would lose by an option beyond what may be asked of it; empty: nothing."""
-    among_own = trial.gained_among_own[row], trial.lost_among_own[row]
-    among_known = trial.gained[row], trial.lost[row]
-    of = f"of {trial.samples} validation samples"
-    if _loses(trial.samples, *among_own, TOLERATED):
-        return f"{among_own[1]} and gain {among_own[0]} {of} among its own classes"
-    if _loses(trial.samples, *among_known, MOST_CEDED):
-        return f"{among_known[1]} and gain {among_known[0]} {of} among the swarm's classes"
-    if _takes(trial.samples, trial.taken[row]):
-        return f"{trial.taken[row]} {of} to classes new to the swarm"
-    return ""
-
-
-def is_worse(trial: GateTrial, row: int) -> bool:
-    """Return whether an incumbent loses anything at all by an option, in any of the comparisons of `harm`."""
-    net_own = trial.lost_among_own[row] - trial.gained_among_own[row]
-    return max(net_own, trial.lost[row] - trial.gained[row], trial.taken[row]) > 0
-
-
-def harm_to_all(trials: Trials, row: int) -> str:
-    """Return what incumbents would lose together beyond what may be asked of them; empty: nothing."""
-    if len(trials) < 2:
-        return ""
-    counted = weighed(trials)
-    samples = sum(trial.samples for trial in counted.values())
-    gained, lost = _sum(counted, "gained", row), _sum(counted, "lost", row)
-    if not _loses(samples, gained, lost, max(FOR_ALL, MOST_CEDED / len(trials))):
-        return ""
-    return f"{lost} and gain {gained} of {samples} validation samples among the swarm's classes"
-
-
-def _loses(samples: int, gained: int, lost: int, tolerated: float) -> bool:
-    return lost - gained > tolerated * samples and is_beyond_chance(gained, lost)
-
-
-def _takes(samples: int, taken: int) -> bool:
-    """Return whether this many are more than MOST_TAKEN, and more than similar classes take by chance.
-
-    Exact one-sided binomial test against SIMILAR: of four samples, two say little.
-    """
-    if taken <= MOST_TAKEN * samples:
-        return False
-    seldom, others = SIMILAR.numerator, SIMILAR.denominator - SIMILAR.numerator
-    ways = math.comb(samples, taken) * seldom**taken * others ** (samples - taken)
-    as_many = 0
-    for count in range(taken, samples + 1):
-        as_many += ways
-        ways = ways * (samples - count) * seldom // (others * (count + 1))
-    return bool(as_many * CHANCE.denominator < CHANCE.numerator * SIMILAR.denominator**samples)
-
-
 def defaults_for(
     prototype_temperature: float, *, has_sums: bool, has_corrections: bool, top_k: int
 ) -> Defaults:
@@ -219,42 +119,6 @@ def still_sensible(
     return Defaults(combinations=tuple(kept), served=kept.index(wanted))
 
 
-def weighed(trials: Trials) -> dict[NodeId, GateTrial]:
-    """Return the trials with nobody's samples counting for more than LOUDEST lower medians of all.
-
-    No number of samples that a node names lets it choose alone what is served. ALWAYS_HEARD may be more: a
-    judge with a handful of samples silences nobody.
-    """
-    if not trials:
-        return {}
-    median = sorted(trial.samples for trial in trials.values())[(len(trials) - 1) // 2]
-    most = max(LOUDEST * median, ALWAYS_HEARD)
-    return {node: _scaled(trial, min(1.0, most / trial.samples)) for node, trial in trials.items()}
-
-
-def _scaled(trial: GateTrial, factor: float) -> GateTrial:
-    if factor >= 1:
-        return trial
-
-    def fewer(counts: Sequence[int]) -> tuple[int, ...]:
-        return tuple(round(factor * count) for count in counts)
-
-    return replace(
-        trial,
-        samples=round(factor * trial.samples),
-        nll_sum=tuple(factor * nll for nll in trial.nll_sum),
-        correct=fewer(trial.correct),
-        gained=fewer(trial.gained),
-        lost=fewer(trial.lost),
-        gained_among_own=fewer(trial.gained_among_own),
-        lost_among_own=fewer(trial.lost_among_own),
-        taken=fewer(trial.taken),
-        gained_on_root=fewer(trial.gained_on_root),
-        lost_on_root=fewer(trial.lost_on_root),
-        incumbent_correct=round(factor * trial.incumbent_correct),
-    )
-
-
 def judge_ridge(trials: Trials, ridges: Sequence[float], default: float) -> float:
     """Return the ridge whose root gets most right over all trials; equal ones: the likelier."""
     if not trials:
@@ -295,9 +159,7 @@ def judge_trials(
             reason=f"serves {defaults.combinations[defaults.served].label}: nobody had validation data",
         )
     raw, trials = trials, weighed(trials)  # who is harmed is seen in its own figures
-    harms = _Harms(
-        trials={node: raw[node] for node in sorted(raw) if node in incumbents}, by_now=by_now or {}
-    )
+    harms = Harms(trials={node: raw[node] for node in sorted(raw) if node in incumbents}, by_now=by_now or {})
     kinds: dict[tuple[str, int], list[int]] = {}
     for row, option in enumerate(options):
         if option.against_root:
@@ -339,33 +201,7 @@ class _Judged:
     harmed: tuple[Harm, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Harms:
-    """The incumbents' own figures; `by_now`: those that compare with the present gate, where these do not."""
-
-    trials: Trials
-    by_now: Trials
-
-    def of(self, row: int) -> tuple[Harm, ...]:
-        """Return whom an option harms, each by itself and all together."""
-        found = {node: harm(trial, row) for node, trial in self.trials.items()}
-        harmed = [
-            Harm(who=node, words=words)
-            for node, words in found.items()
-            if words and (node not in self.by_now or is_worse(self.by_now[node], row))
-        ]
-        words = harm_to_all(self.trials, row)
-        if words and not self._none_is_worse(row):
-            harmed.append(Harm(who=f"{len(self.trials)} incumbents together", words=words))
-        return tuple(harmed)
-
-    def _none_is_worse(self, row: int) -> bool:
-        return self.trials.keys() <= self.by_now.keys() and not any(
-            is_worse(self.by_now[node], row) for node in self.trials
-        )
-
-
-def _best(trials: Trials, harms: _Harms, rows: Sequence[int]) -> _Judged:
+def _best(trials: Trials, harms: Harms, rows: Sequence[int]) -> _Judged:
     best: _Judged | None = None
     for row in sorted(rows, key=lambda row: _rank(trials, row)):
         judged = _Judged(row=row, harmed=harms.of(row))
@@ -394,11 +230,7 @@ def _served(
 
 
 def _rank(trials: Trials, row: int) -> tuple[int, float]:
-    return -_sum(trials, "correct", row), sum(trial.nll_sum[row] for trial in trials.values())
-
-
-def _sum(trials: Trials, column: str, row: int) -> int:
-    return sum(getattr(trial, column)[row] for trial in trials.values())
+    return -summed(trials, "correct", row), sum(trial.nll_sum[row] for trial in trials.values())
 
 
 def _beyond_root(trials: Trials, row: int) -> float:
@@ -406,8 +238,8 @@ def _beyond_root(trials: Trials, row: int) -> float:
 
     Corrected for continuity (Edwards 1948): where five samples differ, four to one is what chance does.
     """
-    difference = _sum(trials, "gained_on_root", row) - _sum(trials, "lost_on_root", row)
-    differing = _sum(trials, "gained_on_root", row) + _sum(trials, "lost_on_root", row)
+    difference = summed(trials, "gained_on_root", row) - summed(trials, "lost_on_root", row)
+    differing = summed(trials, "gained_on_root", row) + summed(trials, "lost_on_root", row)
     return math.copysign(max(0, abs(difference) - 1) / math.sqrt(max(1, differing)), difference)
 
 
@@ -420,7 +252,7 @@ def _figures(trials: Trials, options: Sequence[TrialOption], row: int) -> dict[s
     combination = options[row].combination
     name = combination.label.replace(" ", "_").replace("-", "")
     samples = sum(trial.samples for trial in trials.values())
-    figures = {f"accuracy_{name}": _sum(trials, "correct", row) / samples}
+    figures = {f"accuracy_{name}": summed(trials, "correct", row) / samples}
     if combination.name in USES_SUMS and combination.name != "root":
         figures[f"z_{name}"] = _beyond_root(trials, row)
     return figures
@@ -429,15 +261,15 @@ def _figures(trials: Trials, options: Sequence[TrialOption], row: int) -> dict[s
 def _in_words(trials: Trials, options: Sequence[TrialOption], row: int) -> str:
     combination = options[row].combination
     samples = sum(trial.samples for trial in trials.values())
-    correct = _sum(trials, "correct", row)
+    correct = summed(trials, "correct", row)
     words = f"serves {combination.label}: {correct} of {samples} right"
     if combination.name in USES_SUMS and combination.name != "root":
-        gained, lost = _sum(trials, "gained_on_root", row), _sum(trials, "lost_on_root", row)
+        gained, lost = summed(trials, "gained_on_root", row), summed(trials, "lost_on_root", row)
         words += f", root {correct - gained + lost} (+{gained} -{lost})"
     return words
 
 
-def _harmed_by_root(harms: _Harms, options: Sequence[TrialOption]) -> tuple[Harm, ...]:
+def _harmed_by_root(harms: Harms, options: Sequence[TrialOption]) -> tuple[Harm, ...]:
     """Return whom the candidate's root harms, which answers where no expert can, whatever is served."""
     rows = [row for row, option in enumerate(options) if option.against_root]
     found = [each for row in rows for each in harms.of(row)]

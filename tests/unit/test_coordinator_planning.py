@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 
 from coordinator.addresses import Endpoints, told_address, told_elsewhere
 from coordinator.answer_board import AnswerBoard, merge_rows
+from coordinator.harm import harm, is_beyond_chance
 from coordinator.throttle import MOST_ADDRESSES, Throttle
-from coordinator.trials import (
-    Verdict,
-    defaults_for,
-    harm,
-    is_beyond_chance,
-    is_sound,
-    judge_ridge,
-    judge_trials,
-    still_sensible,
-)
+from coordinator.trials import Verdict, defaults_for, is_sound, judge_ridge, judge_trials, still_sensible
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial

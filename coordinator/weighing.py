@@ -1,0 +1,52 @@
+"""Trials counted together: nobody's samples drown everybody else's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from swarm.domain.ids import NodeId
+from swarm.domain.inference import GateTrial
+
+Trials = Mapping[NodeId, GateTrial]
+LOUDEST, ALWAYS_HEARD = 4, 200
+"""A judge counts for no more samples than so many of the median judge's, but may count for ALWAYS_HEARD."""
+
+
+def weighed(trials: Trials) -> dict[NodeId, GateTrial]:
+    """Return the trials with nobody's samples counting for more than LOUDEST lower medians of all.
+
+    No number of samples that a node names lets it choose alone what is served. ALWAYS_HEARD may be more: a
+    judge with a handful of samples silences nobody.
+    """
+    if not trials:
+        return {}
+    median = sorted(trial.samples for trial in trials.values())[(len(trials) - 1) // 2]
+    most = max(LOUDEST * median, ALWAYS_HEARD)
+    return {node: _scaled(trial, min(1.0, most / trial.samples)) for node, trial in trials.items()}
+
+
+def _scaled(trial: GateTrial, factor: float) -> GateTrial:
+    if factor >= 1:
+        return trial
+
+    def fewer(counts: Sequence[int]) -> tuple[int, ...]:
+        return tuple(round(factor * count) for count in counts)
+
+    return replace(
+        trial,
+        samples=round(factor * trial.samples),
+        nll_sum=tuple(factor * nll for nll in trial.nll_sum),
+        correct=fewer(trial.correct),
+        gained=fewer(trial.gained),
+        lost=fewer(trial.lost),
+        gained_among_own=fewer(trial.gained_among_own),
+        lost_among_own=fewer(trial.lost_among_own),
+        taken=fewer(trial.taken),
+        gained_on_root=fewer(trial.gained_on_root),
+        lost_on_root=fewer(trial.lost_on_root),
+        incumbent_correct=round(factor * trial.incumbent_correct),
+    )
+
+
+def summed(trials: Trials, column: str, row: int) -> int:
+    """Return what an option comes to over all trials, in one of the figures of `GateTrial`."""
+    return sum(getattr(trial, column)[row] for trial in trials.values())
