@@ -7,7 +7,7 @@ Times are seconds since the epoch (UTC).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from swarm.domain.combination import Combination, CombinationName
@@ -163,6 +163,8 @@ class LeafContribution:
     distances to the prototype at the quantiles .5, .9 and .99 of its own samples. Prototypes lie in the
     region columns of the features (`swarm.gating.regions.region_columns`). `columns` integer [M, classes] is
     F't, one column for each class of `class_counts` in sorted order; None without `Contribution.sums`.
+    `parent` names the branch that the leaf is a child of, empty at the top. `manifest` pins the version that
+    answers, by its digest, while a change is on trial; empty: the head.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -174,6 +176,27 @@ class LeafContribution:
     prototype_counts: TensorEntry
     radii: TensorEntry
     columns: TensorEntry | None = None
+    parent: str = ""
+    manifest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchContribution:
+    """A leaf that was split: its region goes on, and its children share its weight.
+
+    `prototypes`, `prototype_counts` and `radii` are those it had as a leaf; `parent` names the branch above,
+    empty at the top. `split` float32 [R + 1] is a learned binary gate over the region columns and the
+    constant 1: the first child's share is its logistic; None: the children's scores or prototypes decide.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    prototypes: TensorEntry
+    prototype_counts: TensorEntry
+    radii: TensorEntry
+    parent: str = ""
+    split: TensorEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +226,8 @@ class FeatureSums:
 class Contribution:
     """What one owner gives to the gate; each new epoch replaces the owner's last one entirely.
 
-    Without `sums` its leaves are routed to by prototypes only.
+    Without `sums` its leaves are routed to by prototypes only. `branches` are the leaves that were split,
+    each with at least two children among leaves and branches. `proposal` names the one that this carries out.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -215,6 +239,8 @@ class Contribution:
     leaves: tuple[LeafContribution, ...]
     created_at: float
     sums: FeatureSums | None = None
+    branches: tuple[BranchContribution, ...] = ()
+    proposal: str = ""
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of all classes with samples, sorted."""
@@ -223,9 +249,10 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateLeaf:
-    """One leaf of a gate. `parent` names the leaf that a split made it from, empty at the top.
+    """One leaf of a gate. `parent` names the branch that it is a child of, empty at the top.
 
     `class_names` are the classes with samples, sorted. `has_columns`: `weights` has a column for each.
+    `manifest` pins the version that answers, by its digest; empty: the head.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -236,15 +263,50 @@ class GateLeaf:
     class_names: tuple[str, ...]
     parent: str = ""
     has_columns: bool = False
+    manifest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateBranch:
+    """A leaf that was split. Its children (leaves and branches that name it as `parent`) share its weight: by
+    a learned binary gate (`is_learned`: the first of two children by number has the logistic of it), else by
+    their own scores or prototypes."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    owner: NodeId
+    parent: str = ""
+    is_learned: bool = False
+
+
+ChangeKind = Literal[
+    "contribute", "fit", "rollback", "withdraw", "split", "settle", "add", "merge", "remove", "retire"
+]
+"""Why a gate came: `split` puts exact copies under a branch, `settle` decides on what was trained since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateChange:
+    """What changed from the gate before: `proposal` names the growth that it belongs to (empty: none), `cost`
+    what it takes: `train_flops`, `gate_flops` and `expert_flops` for a query, before and after."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    kind: ChangeKind
+    proposal: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateStatement:
     """A version of the gate: a pure function of specification, trunk, contributions, ridge, temperatures.
 
-    `arrays`: `prototypes.<row into leaves>` float32 [P, R] for each leaf; `log_prior` float32 [K] and `radii`
-    float32 [K, 3] over the K prototypes of all leaves in that order. Kind `analytic` adds `weights` float32
-    [M, T]: one column for each leaf and class, leaves in their order and each leaf's `class_names` in theirs.
+    `arrays`: `prototypes.<row into leaves>` float32 [P, R] for each leaf, then `branch.<row into branches>`
+    likewise; `log_prior` float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves, then of
+    all branches, in that order; `split.<row into branches>` float32 [R + 1] where that is learned. Kind
+    `analytic` adds `weights` float32 [M, T]: one column for each leaf and class, leaves in their order and
+    each leaf's `class_names` in theirs.
     Leaves whose owner gave no sums have no columns (`has_columns`). `combinations` are the best found of each
     kind on validation data; `served` is the place of the one that answers unless a query asks for another.
     """
@@ -266,6 +328,8 @@ class GateStatement:
     evidence: Mapping[str, float]
     reason: str
     created_at: float
+    branches: tuple[GateBranch, ...] = ()
+    change: GateChange = field(default_factory=lambda: GateChange(kind="contribute"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.served < len(self.combinations):

@@ -5,12 +5,20 @@ JSON bytes of their DSSE envelopes. Every mutating method takes an idempotency k
 once and returns the first outcome again.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
 from swarm.domain.federation import FederationOrder, FederationPart, FederationStep
+from swarm.domain.growth import (
+    GrowthOrder,
+    GrowthPolicy,
+    GrowthReport,
+    Proposal,
+    ProposalKind,
+    Survey,
+)
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import (
     Answer,
@@ -55,6 +63,12 @@ class NodeLink(Protocol):
         timeout_s: float,
     ) -> GateTrial:
         """Let the node judge a candidate gate on its own validation data."""
+
+    async def survey(self, gate: bytes, specification: bytes, timeout_s: float) -> Survey:
+        """Ask how each leaf of a gate does on the node's own validation data that are routed to it."""
+
+    async def carry_out(self, order: GrowthOrder, timeout_s: float) -> None:
+        """Let the node carry out a proposal; its refusal comes by name, its work is reported later."""
 
     async def federate(self, part: FederationPart, timeout_s: float) -> FederationPart:
         """Hand the node a part of a federated run's message, or ask for a part of its reply."""
@@ -139,6 +153,42 @@ class ExpertPort(Protocol):
     async def try_gate(
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial: ...
+
+    async def survey(self, gate: bytes, specification: bytes) -> Survey: ...
+
+
+class GrowthPort(Protocol):
+    """Proposals to change the gate (implemented by `coordinator.growth`)."""
+
+    async def propose(
+        self,
+        caller: Caller,
+        kind: ProposalKind,
+        experts: Sequence[ExpertId],
+        options: Mapping[str, str],
+        gate_version: int,
+        key: str,
+    ) -> Proposal:
+        """Record a proposal and give it to its owner. `gate_version`: the one that it was made against, 0 for
+        whichever is present; another one is refused by name, and so is a leaf that has a proposal."""
+
+    async def proposals(self, proposal: str) -> list[Proposal]:
+        """Return all proposals, newest first, or the one of that id."""
+
+    async def report(self, caller: Caller, report: GrowthReport, key: str) -> Proposal:
+        """Take note of what an owner says of a proposal that it carries out."""
+
+    async def cancel(self, caller: Caller, proposal: str, key: str) -> Proposal:
+        """End a proposal; what it changed is rolled back."""
+
+    async def policy(self, policy: str, key: str) -> GrowthPolicy:
+        """Return the policy of growth, after changing it (empty: as it is)."""
+
+
+class GrowerPort(Protocol):
+    """What carries out growth on a node (implemented by `node.agent`)."""
+
+    async def carry_out(self, order: GrowthOrder) -> None: ...
 
 
 class FederationPort(Protocol):

@@ -1,0 +1,174 @@
+"""Growth: proposals to change the gate, what nodes are asked for them, and what a survey finds.
+
+A proposal is tried before it counts: accepted as a new gate version, or rolled back, by evidence at counted
+cost. Its record is the coordinator's; every change of its state is an event.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self, get_args
+
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.ids import ExpertId, LeafId, NodeId
+from swarm.domain.tensors import FORBID_UNKNOWN
+
+ProposalKind = Literal["add", "split", "merge", "remove", "retrain"]
+ProposalState = Literal["open", "working", "trying", "accepted", "refused", "rolled-back", "failed"]
+GrowthPolicy = Literal["manual", "conservative", "eager"]
+Criterion = Literal["loss", "usage"]
+KINDS: tuple[ProposalKind, ...] = get_args(ProposalKind)
+POLICIES: tuple[GrowthPolicy, ...] = get_args(GrowthPolicy)
+ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back", "failed"})
+SPLIT_GATES = ("means", "learned")
+MERGE_METHODS = ("magmax", "ties", "mean")
+NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
+    "add": {},
+    "split": {"gate": SPLIT_GATES, "steps": ()},
+    "merge": {"method": MERGE_METHODS},
+    "remove": {},
+    "retrain": {"steps": ()},
+}
+"""The options of each kind, and their values where there are few."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One change of the gate on its way. `by` is who made it: `policy`, or a member's id.
+
+    open: recorded; working: its owner carries it out; trying: nodes judge it; accepted, refused (never came
+    into a gate), rolled-back (came in for a while) and failed (could not be carried out) are ends. `before`
+    is the owner's contribution when it was made, to which a rollback returns; `gate_version` the version that
+    it was made against and `gate_versions` those that it led to. `evidence` and `cost` are by name.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    id: str
+    kind: ProposalKind
+    experts: tuple[ExpertId, ...]
+    owner: NodeId
+    gate_version: int
+    by: str
+    created_at: float
+    changed_at: float
+    options: Mapping[str, str] = field(default_factory=dict)
+    state: ProposalState = "open"
+    reason: str = ""
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    before: str = ""
+    gate_versions: tuple[int, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def subject(self) -> str:
+        """A name for people: `split of ada.e1 (p3)`."""
+        return f"{self.kind} of {' and '.join(self.experts) or self.owner} ({self.id})"
+
+    def now(self, state: ProposalState, at: float, reason: str = "") -> Self:
+        """Return the proposal in its next state."""
+        return replace(self, state=state, changed_at=at, reason=reason or self.reason)
+
+
+def checked_options(kind: ProposalKind, options: Mapping[str, str]) -> dict[str, str]:
+    """Return a proposal's options; InvalidInputError for one that its kind does not have."""
+    known = NODE_OPTIONS[kind]
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidInputError(
+                f"{kind}, option {name[:40]!r}",
+                found="an option of another kind",
+                expected=", ".join(known) or "no options",
+            )
+        if known[name] and value not in known[name]:
+            raise InvalidInputError(
+                f"{kind}, {name}", found=repr(value[:40]), expected=" or ".join(known[name])
+            )
+        if name == "steps" and not (value.isascii() and value.isdecimal() and 1 <= int(value) <= 10**9):
+            raise InvalidInputError(f"{kind}, steps", found=repr(value[:40]), expected="1 to 1000000000")
+    return dict(options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthOrder:
+    """What the coordinator asks of the owner that carries out a proposal.
+
+    `experts` are the owner's, for `merge` possibly two owners' (the first is its own). `before` is the digest
+    of the contribution that the gate has of it: what it changes is compared with that.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    proposal: str
+    kind: ProposalKind
+    experts: tuple[ExpertId, ...]
+    gate_version: int
+    before: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+GrowthStage = Literal["started", "split", "trained", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrowthReport:
+    """What an owner says of a proposal that it carries out; `reason` in words where it failed."""
+
+    proposal: str
+    stage: GrowthStage
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafSurvey:
+    """What one node's validation samples that are routed to one leaf (top-1) come to.
+
+    `nll_sum` is summed over them, of what the leaf's expert says; `novel` are those beyond the .99 radius of
+    their nearest prototype.
+    """
+
+    leaf: LeafId
+    samples: int
+    nll_sum: float
+    correct: int
+    novel: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What one node found on its own data under a gate; only sums leave it.
+
+    `fresh` counts its newest training samples, `fresh_novel` those of them beyond every prototype's .99
+    radius: what an `add` could be made of.
+    """
+
+    gate_version: int
+    leaves: tuple[LeafSurvey, ...]
+    fresh: int = 0
+    fresh_novel: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """How a proposal did against what it replaces, over all judges: paired on the same samples.
+
+    `gained` are right only with the proposal, `lost` only without it.
+    """
+
+    samples: int
+    gained: int
+    lost: int
+    compared: str
+
+    @property
+    def standard_errors(self) -> float:
+        """(gained - lost) / sqrt(gained + lost); 0 where nothing differs. Source: McNemar 1947."""
+        differing = self.gained + self.lost
+        return (self.gained - self.lost) / differing**0.5 if differing else 0.0
+
+
+BEYOND = 1.0
+"""A proposal must beat what it replaces by more than so many standard errors."""
