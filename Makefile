@@ -14,7 +14,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-superlink check format proto bench-demo bench-skew bench-domains clean test-compose
+.PHONY: help setup demo test test-superlink check format proto bench-demo bench-skew bench-domains bench-updates clean test-compose
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,15 @@ bench-skew: $(STAMP) ## ten nodes with skewed labels, into benchmarks/results an
 
 bench-domains: $(STAMP) ## harder and mixed data, likewise (ARGS="--data-dir DIR --seeds 0,1,2 --only CASE")
 	$(BIN)/swarm bench domains $(ARGS)
+
+bench-updates: $(STAMP) ## one expert whose shard drifts, into benchmarks/results and docs/updates.md (ARGS="--data-dir DIR")
+	$(BIN)/python -m benchmarks.updates $(ARGS)
+
+bench-alma: $(STAMP) ## waiting, replay and growth over a stream, into benchmarks/results and docs/growth.md (ARGS="--data-dir DIR")
+	$(BIN)/swarm bench alma $(ARGS)
+
+bench-hard-moe: $(STAMP) ## hard mixtures beside one net, many and a wide one, likewise (ARGS="--data-dir DIR")
+	$(BIN)/swarm bench hard-moe $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -10,7 +10,8 @@ from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.analytic_gate import AnalyticGate, Placed
+from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack
@@ -111,14 +112,19 @@ class GateFiles:
         if not value.leaves:
             return ActiveGate(statement=statement, prototypes=None, analytic=None)
         arrays = unpack(value.arrays, self.blobs.open_verified)
+        placed = Placed.of(value.leaves, value.branches)
         prototypes = PrototypeGate.from_arrays(
-            arrays, leaves=len(value.leaves), temperature=prototype_temperature(value)
+            arrays,
+            leaves=len(value.leaves),
+            temperature=prototype_temperature(value),
+            tree=placed.tree,
+            splits=splits_of(arrays, placed.is_learned),
         )
         analytic = None
         if value.kind == "analytic":
             trunk = self._trunk()
             analytic = AnalyticGate.from_statement_arrays(
-                arrays, value.leaves, value.class_names, trunk.fixed_point, trunk.has_constant
+                arrays, value.leaves, value.class_names, trunk.fixed_point, trunk.has_constant, placed
             )
         return ActiveGate(statement=statement, prototypes=prototypes, analytic=analytic)
 

@@ -23,7 +23,13 @@ from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.node_stream import NodeStreamServicer
 from swarm.rpc.server import create_server
-from swarm.rpc.servicers import federation_service, gate_service, inference_service, membership_service
+from swarm.rpc.servicers import (
+    federation_service,
+    gate_service,
+    growth_service,
+    inference_service,
+    membership_service,
+)
 from swarm.telemetry import SocketMeter
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity
@@ -105,6 +111,7 @@ async def _serve(
         [
             membership_service(parts.membership),
             gate_service(parts.keeper),
+            growth_service(parts.growth),
             inference_service(parts.router),
             federation_service(federation),
             NodeStreamServicer(parts.membership).service(),
@@ -120,6 +127,8 @@ async def _serve(
     tasks = [
         asyncio.create_task(follower.run()),
         asyncio.create_task(upkeep.run(parts.publish_late)),
+        asyncio.create_task(parts.growth.run()),
+        asyncio.create_task(parts.policies.run()),
         asyncio.create_task(parts.warm()),
     ]
     stack.push_async_callback(_end, tasks)
@@ -131,7 +140,7 @@ async def _serve(
     stack.push_async_callback(federation.close)
     _say_ready(parts, endpoints)
     on_ready(endpoints)
-    await _until(told, tasks[:2])
+    await _until(told, tasks[:-1])
     log.info("coordinator.stopping")
 
 

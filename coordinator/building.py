@@ -1,7 +1,7 @@
 """The coordinator's parts, put together over a store and a registry."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,21 +16,27 @@ from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
+from coordinator.gate_candidates import Candidates
 from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.gate_trials import TrialRound
+from coordinator.growth import Growth
+from coordinator.growth_building import GrowthBuilder
+from coordinator.growth_lineage import LineageRegistry
+from coordinator.growth_policy import GrowthPolicies
 from coordinator.heads import Heads
 from coordinator.join_tokens import JoinTokens
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
 from coordinator.members import Members
 from coordinator.membership import Membership, MembershipParts
+from coordinator.older_gates import OlderGates
 from coordinator.profile_files import ProfileFiles
 from coordinator.profiles import Profiles
 from coordinator.revocations import Revocations
-from coordinator.root_expert import ManifestRegistry, RootExpert
+from coordinator.root_expert import RootExpert
 from coordinator.routing import Router
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
@@ -50,11 +56,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinator:
-    """The parts of one coordinator; `membership`, `keeper` and `router` implement the ports."""
+    """The parts of one coordinator; `membership`, `keeper`, `router` and `growth` implement the ports."""
 
     membership: Membership
     keeper: GateKeeper
     router: Router
+    growth: Growth
+    policies: GrowthPolicies
     admission: Admission
     members: Members
     revocations: Revocations
@@ -66,7 +74,7 @@ class Coordinator:
     publication: GatePublication
     features: FeatureService
     root: RootExpert
-    registry: ManifestRegistry
+    registry: LineageRegistry
     blobs: BlobFiles
 
     async def synchronise(self) -> None:
@@ -77,6 +85,7 @@ class Coordinator:
         await self.tokens.synchronise()
         await self.heads.refresh()
         await self.keeper.synchronise()
+        await self.keeper.follow_gate()
         await self.keeper.drop_withdrawn()
         await self.journal.catch_up()
         await self.membership.expect_back()
@@ -111,6 +120,7 @@ class Coordinator:
 
     async def close(self) -> None:
         """Stop; changes under way end before the nodes' streams do, so that none is judged by nobody."""
+        await self.growth.stop()
         await self.keeper.stop()
         await self.root.stop()
         await self.membership.close()
@@ -132,7 +142,7 @@ async def build(
     ca: CertificateAuthority,
     identity: Identity,
     store: MetadataStore,
-    registry: ManifestRegistry,
+    registry: LineageRegistry,
     endpoints: Endpoints,
     clock: Callable[[], float],
     socket_bytes: Callable[[], SocketBytes],
@@ -175,20 +185,38 @@ async def build(
         signer=signer,
         clock=clock,
     )
-    maker = GateMaker(
-        MakerParts(
-            heads=heads,
-            live=live,
-            journal=journal,
-            specifications=specifications,
-            publication=publication,
-            trials=TrialRound(live),
-            solver=solver,
-            top_k=config.gate_top_k,
-            activated=root.notice_gate,
-        )
+    candidates = Candidates(
+        heads=heads,
+        specifications=specifications,
+        publication=publication,
+        solver=solver,
+        top_k=config.gate_top_k,
     )
+    gate_is_new: list[Callable[[], None]] = [root.notice_gate]
+    making = MakerParts(
+        heads=heads,
+        live=live,
+        journal=journal,
+        specifications=specifications,
+        publication=publication,
+        candidates=candidates,
+        trials=TrialRound(live),
+        activated=lambda: _notice(gate_is_new),
+    )
+    maker = GateMaker(making)
     records = GateRecords(store, journal, contributions, publication)
+    growing = GrowthBuilder(
+        config=config,
+        making=making,
+        maker=maker,
+        records=records,
+        contributions=contributions,
+        store=store,
+        registry=registry,
+        clock=clock,
+    )
+    changes = await asyncio.to_thread(growing.changes)
+    returning = growing.returning(changes)
     changing = asyncio.Lock()
     intake = ContributionIntake(
         store=store,
@@ -200,6 +228,7 @@ async def build(
         solver=solver,
         records=records,
         maker=maker,
+        growth=changes,
         changing=changing,
     )
     keeper = GateKeeper(
@@ -212,9 +241,17 @@ async def build(
             records=records,
             intake=intake,
             maker=maker,
+            growth=changes,
+            returning=returning,
             changing=changing,
         )
     )
+    growth, policies = growing.growth(changes, returning, keeper)
+    gate_is_new.append(policies.notice_gate)
+    try:
+        await keeper.follow_gate(at_start=True)
+    except SwarmError as error:  # a damaged file of a contribution or gate: queries are answered all the same
+        log.error("growth.not_in_step", reason=str(error))
     admission = Admission(
         ca=ca,
         store=store,
@@ -271,11 +308,16 @@ async def build(
             solver=solver,
             trunk=lambda: specifications.current.value.trunk,
         ),
+        older=OlderGates(
+            gates, lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner)
+        ).get,
     )
     return Coordinator(
         membership=membership,
         keeper=keeper,
         router=router,
+        growth=growth,
+        policies=policies,
         admission=admission,
         members=members,
         revocations=revocations,
@@ -290,3 +332,8 @@ async def build(
         registry=registry,
         blobs=blobs,
     )
+
+
+def _notice(listeners: Sequence[Callable[[], None]]) -> None:
+    for listener in listeners:
+        listener()

@@ -1,8 +1,13 @@
 """A gate from its contributions: pure, so that the same ones always give the same gate.
 
-Leaves come in the order of their owners' names, and only those whose expert has a published version. The
-gate without an owner therefore equals, to the bit, the gate that never had it. An owner's sums count as a
-whole: they cannot be told apart by leaf, so they are left out while one of its leaves is.
+Leaves come in the order of their owners' names and of their numbers, and only those whose expert has a
+published version; branches likewise, and only those with such a leaf. The gate without an owner therefore
+equals, to the bit, the gate that never had it. An owner's sums count as a whole: they cannot be told apart by
+leaf, so they are left out while one of its leaves is.
+
+A branch with one child left stays, and the child answers for all of it: its region keeps the prototypes of
+all that its leaves came from, so that what went to the child that is gone falls to its sibling, not into a
+hole.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +18,18 @@ from numpy.typing import NDArray
 
 from coordinator.solver_jobs import Arrays, Group, Solution
 from swarm.domain.combination import Combination
-from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Contribution, GateLeaf, GateStatement, Manifest
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
+from swarm.domain.manifests import (
+    Contribution,
+    GateBranch,
+    GateLeaf,
+    GateStatement,
+    LeafContribution,
+    Manifest,
+)
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import WEIGHTS
+from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, Placed
+from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
 from swarm.trust.statements import Statement
@@ -54,6 +67,8 @@ class Candidate:
         arrays = dict(self.solution.prototypes)
         if self.solution.weights is not None:
             arrays[WEIGHTS] = np.array(self.solution.weights[self.ridges.index(ridge)])
+        if self.solution.branch_weights is not None:
+            arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
         return arrays
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
@@ -66,16 +81,27 @@ class Candidate:
         """Return the temperatures to try for `prototypes`, and the one without evidence."""
         if self.solution is None:
             return (), 1.0
-        gate = PrototypeGate.from_arrays(self.solution.prototypes, leaves=len(self.leaves), temperature=1.0)
+        placed = Placed.of(self.leaves, self.group.branches)
+        gate = PrototypeGate.from_arrays(
+            self.solution.prototypes,
+            leaves=len(self.leaves),
+            temperature=1.0,
+            tree=placed.tree,
+            splits=splits_of(self.solution.prototypes, placed.is_learned),
+        )
         return temperature_grid(gate), DEFAULT_FACTOR * gate.scale
 
 
 def plan_group(contributions: Iterable[Statement[Contribution]], heads: Mapping[ExpertId, Manifest]) -> Group:
-    """Return the leaves of a gate of these contributions, one per owner, in the order of owners."""
+    """Return the leaves and branches of a gate of these contributions, one per owner, in their order."""
     ordered = sorted(contributions, key=lambda each: each.value.owner)
     leaves: list[GateLeaf] = []
+    branches: list[GateBranch] = []
     for each in ordered:
-        present = [leaf for leaf in each.value.leaves if leaf.expert in heads]
+        present = sorted(
+            (leaf for leaf in each.value.leaves if leaf.expert in heads),
+            key=lambda leaf: number_of(leaf.leaf),
+        )
         is_whole = len(present) == len(each.value.leaves)
         leaves += [
             GateLeaf(
@@ -83,11 +109,37 @@ def plan_group(contributions: Iterable[Statement[Contribution]], heads: Mapping[
                 owner=each.value.owner,
                 expert=leaf.expert,
                 class_names=tuple(sorted(leaf.class_counts)),
+                parent=leaf.parent,
                 has_columns=each.value.sums is not None and is_whole,
+                manifest=leaf.manifest,
             )
             for leaf in present
         ]
-    return Group(contributions=tuple(each.digest for each in ordered), leaves=tuple(leaves))
+        branches += _living_branches(each.value, present)
+    return Group(
+        contributions=tuple(each.digest for each in ordered), leaves=tuple(leaves), branches=tuple(branches)
+    )
+
+
+def _living_branches(contribution: Contribution, present: Sequence[LeafContribution]) -> list[GateBranch]:
+    """Return the branches above these leaves, by number. With one child left there is nothing to decide."""
+    parent_of = {branch.leaf: branch.parent for branch in contribution.branches}
+    children: dict[str, set[str]] = {}
+    for leaf in present:
+        child, parent = leaf.leaf, leaf.parent
+        while parent and child not in children.setdefault(parent, set()):
+            children[parent].add(child)
+            child, parent = LeafId(parent), parent_of[LeafId(parent)]
+    return [
+        GateBranch(
+            leaf=branch.leaf,
+            owner=contribution.owner,
+            parent=branch.parent,
+            is_learned=branch.split is not None and len(children[branch.leaf]) > 1,
+        )
+        for branch in sorted(contribution.branches, key=lambda branch: number_of(branch.leaf))
+        if branch.leaf in children
+    ]
 
 
 def can_correct(leaves: Iterable[GateLeaf], heads: Mapping[ExpertId, Manifest]) -> bool:
@@ -119,7 +171,8 @@ def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement,
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
     arrays: Arrays = candidate.arrays(says.ridge)
     if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        arrays = {name: array for name, array in arrays.items() if name != WEIGHTS} | candidate.roots()
+        unread = (WEIGHTS, BRANCH_WEIGHTS)
+        arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(
         swarm=says.specification.swarm,
@@ -137,5 +190,6 @@ def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement,
         evidence=dict(says.evidence),
         reason=says.reason,
         created_at=says.created_at,
+        branches=candidate.group.branches,
     )
     return statement, blobs

@@ -74,11 +74,13 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reply:
-    """One expert's believed answer for some rows."""
+    """One expert's believed answer for some rows. `speaker` is the leaf that gave it: `leaf`, which the gate
+    weighs, or one with an exact copy of its expert."""
 
     leaf: int
     rows: Rows
     answer: Asked
+    speaker: int
 
 
 def choose_way(query: Query, active: ActiveGate) -> Way:
@@ -222,7 +224,7 @@ def sources(
     """Return who gave each row's answer, in falling weight, by the rule above; `owners` are the root's."""
     by_row: list[list[Source]] = [[] for _ in range(len(shares))]
     for reply in replies:
-        leaf, head = active.value.leaves[reply.leaf], leaves[reply.leaf]
+        leaf, head = active.value.leaves[reply.speaker], leaves[reply.speaker]
         assert head is not None, "an answer comes from a leaf with a head"
         modules = head.module_digests
         if way.form == "corrections" and head.manifest.correction is not None:
@@ -256,10 +258,12 @@ def root_owners(active: ActiveGate, reading: Reading, probabilities: Floats) -> 
     if active.analytic is None or reading.features is None:
         return [()] * len(probabilities)
     scores = active.analytic.scores(reading.features) if reading.scores is None else reading.scores
-    shares = active.analytic.leaf_shares(scores, probabilities.argmax(axis=1))
+    shares = active.analytic.region_shares(scores, probabilities.argmax(axis=1))
+    tree = active.analytic.tree
     by_owner: dict[NodeId, NDArray[np.floating]] = {}
-    for row, leaf in enumerate(active.value.leaves):
-        by_owner[leaf.owner] = by_owner.get(leaf.owner, 0) + shares[:, row]
+    for place, node in enumerate(tree.regions):
+        owner = active.value.leaves[tree.leaves_of(node)[0]].owner
+        by_owner[owner] = by_owner.get(owner, 0) + shares[:, place]
     return [
         tuple(
             OwnerShare(owner=owner, weight=float(column[row]))

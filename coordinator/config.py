@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, SwarmHome
+from swarm.domain.growth import Criterion, GrowthPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +15,10 @@ class CoordinatorConfig:
     this coordinator by, `advertise_registry` the registry's `host:port` as others reach it; empty: joiners
     use the host that they joined through. Port 0 takes a free one. `gate_top_k` is how many experts a new
     gate without sums asks per query. `import_paths` lead a user's trunk to its file.
+
+    `growth` is the policy of growth unless another was set at run time; it looks every `growth_every_s` for
+    the leaf that loses by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
+    owner that is away for `growth_patience_s` ends the proposal that it carries out.
     """
 
     home: SwarmHome
@@ -26,6 +31,11 @@ class CoordinatorConfig:
     advertise_registry: str = ""
     import_paths: tuple[str, ...] = ()
     gate_top_k: int = 2
+    growth: GrowthPolicy = "manual"
+    growth_every_s: float = 300.0
+    growth_criterion: Criterion = "loss"
+    growth_stale_after_s: float = 7 * 86_400.0
+    growth_patience_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,16 @@ class CoordinatorFolder:
     def tombstones(self) -> Path:
         """What was withdrawn, `<expert or node>.json`, so that it stays away while Redis is down."""
         return self.root / "tombstones"
+
+    @property
+    def proposals(self) -> Path:
+        """Proposals to change the gate, `<id>.json`."""
+        return self.root / "proposals"
+
+    @property
+    def growth_policy(self) -> Path:
+        """The policy of growth that was set at run time."""
+        return self.root / "growth-policy.json"
 
     @property
     def revocations(self) -> Path:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from coordinator.contribution_checks import LARGEST_COUNT, arrays_blob
 from swarm.digests import verify_digest
-from swarm.domain.errors import InvalidInputError
-from swarm.domain.ids import Digest
-from swarm.domain.manifests import Contribution, LeafContribution
+from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.ids import Digest, LeafId
+from swarm.domain.manifests import BranchContribution, Contribution, LeafContribution
 from swarm.domain.specification import TrunkReference
 from swarm.gating.regions import LeafSummary
 from swarm.gating.ridge import OwnerSums, check_sums
@@ -25,14 +25,42 @@ LARGEST_FEATURE = 1e6
 class CheckedContribution:
     """A contribution that passed every check; `summaries[i]` belongs to `contribution.leaves[i]`.
 
-    `sums` are views into the contribution's arrays, targets in the order of leaves and of their sorted
-    class names; None where the owner gave no sums.
+    `branches` and `splits` belong to `contribution.branches`; a split float32 [R + 1], or None. `sums` are
+    views into the contribution's arrays, targets in the order of leaves and of their sorted class names; None
+    where the owner gave no sums.
     """
 
     digest: Digest
     contribution: Contribution
     summaries: tuple[LeafSummary, ...]
     sums: OwnerSums | None = None
+    branches: tuple[LeafSummary, ...] = ()
+    splits: tuple[NDArray[np.float32] | None, ...] = ()
+
+    def summary_of(self, leaf: LeafId) -> LeafSummary:
+        """Return the prototypes of one of its leaves or branches; NotFoundError for another."""
+        value = self.contribution
+        names = [each.leaf for each in value.leaves] + [each.leaf for each in value.branches]
+        known = zip(names, (*self.summaries, *self.branches), strict=True)
+        found = next((summary for name, summary in known if name == leaf), None)
+        if found is None:
+            raise NotFoundError(f"leaf {leaf}", found="not in it", expected=f"a leaf of {value.owner}")
+        return found
+
+    def split_of(self, leaf: LeafId) -> NDArray[np.float32] | None:
+        """Return the learned gate of one of its branches, None where it has none."""
+        pairs = zip(self.contribution.branches, self.splits, strict=True)
+        return next((split for branch, split in pairs if branch.leaf == leaf), None)
+
+    def columns_of(self, leaf: LeafId) -> NDArray[np.int64]:
+        """Return F't of one of its leaves, int64 [M, classes], classes sorted; NotFoundError without sums."""
+        start = 0
+        for each in self.contribution.leaves:
+            end = start + len(each.class_counts)
+            if each.leaf == leaf and self.sums is not None:
+                return self.sums.columns[:, start:end]
+            start = end
+        raise NotFoundError(f"columns of leaf {leaf}", found="none", expected="a contribution with sums")
 
 
 def read_arrays(
@@ -50,6 +78,8 @@ def read_arrays(
         contribution=contribution,
         summaries=tuple(_summary(leaf, view) for leaf in contribution.leaves),
         sums=_owner_sums(contribution, view),
+        branches=tuple(_branch_summary(branch, view) for branch in contribution.branches),
+        splits=tuple(_split(branch, view) for branch in contribution.branches),
     )
 
 
@@ -89,9 +119,41 @@ def _owner_sums(contribution: Contribution, arrays: memoryview) -> OwnerSums | N
 
 def _summary(leaf: LeafContribution, arrays: memoryview) -> LeafSummary:
     subject = f"leaf {leaf.leaf}"
+    found = _prototypes(subject, leaf, arrays)
+    total, promised = int(found.counts.sum()), sum(leaf.class_counts.values())
+    if total != promised:
+        raise InvalidInputError(
+            f"counts of {subject}",
+            found=f"{total} samples in prototypes and {promised} in classes",
+            expected="equal sums",
+        )
+    return found
+
+
+def _branch_summary(branch: BranchContribution, arrays: memoryview) -> LeafSummary:
+    subject = f"branch {branch.leaf}"
+    found = _prototypes(subject, branch, arrays)
+    if (total := int(found.counts.sum())) > LARGEST_COUNT:
+        raise InvalidInputError(
+            f"counts of {subject}", found=f"{total} samples", expected=f"at most {LARGEST_COUNT}"
+        )
+    return found
+
+
+def _split(branch: BranchContribution, arrays: memoryview) -> NDArray[np.float32] | None:
+    if branch.split is None:
+        return None
+    found: NDArray[np.float32] = unpack((branch.split,), lambda _: arrays)[branch.split.name]
+    _check_values(f"branch {branch.leaf}", "learned gate", found, -LARGEST_FEATURE, LARGEST_FEATURE)
+    return found
+
+
+def _prototypes(
+    subject: str, place: LeafContribution | BranchContribution, arrays: memoryview
+) -> LeafSummary:
     prototypes, counts, radii = (
         unpack((entry,), lambda _: arrays)[entry.name]
-        for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
+        for entry in (place.prototypes, place.prototype_counts, place.radii)
     )
     _check_values(subject, "prototypes", prototypes, -LARGEST_FEATURE, LARGEST_FEATURE)
     _check_values(subject, "radii", radii, 0.0, 2 * LARGEST_FEATURE * math.sqrt(prototypes.shape[1]))
@@ -99,13 +161,6 @@ def _summary(leaf: LeafContribution, arrays: memoryview) -> LeafSummary:
     if np.any(np.diff(radii, axis=1) < 0):
         raise InvalidInputError(
             f"radii of {subject}", found="a falling quantile", expected="rising quantiles"
-        )
-    total, promised = int(counts.sum()), sum(leaf.class_counts.values())
-    if total != promised:
-        raise InvalidInputError(
-            f"counts of {subject}",
-            found=f"{total} samples in prototypes and {promised} in classes",
-            expected="equal sums",
         )
     return LeafSummary(prototypes=prototypes, counts=counts, radii=radii, flops=0)
 

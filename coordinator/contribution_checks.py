@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from swarm.domain.errors import (
     ConflictError,
@@ -12,8 +13,14 @@ from swarm.domain.errors import (
     ShapeMismatchError,
     TrunkMismatchError,
 )
-from swarm.domain.ids import Digest, ExpertId, expert_of, owner_of
-from swarm.domain.manifests import Contribution, FeatureSums, LeafContribution, Manifest
+from swarm.domain.ids import Digest, ExpertId, digest, expert_of, owner_of
+from swarm.domain.manifests import (
+    BranchContribution,
+    Contribution,
+    FeatureSums,
+    LeafContribution,
+    Manifest,
+)
 from swarm.domain.membership import Caller
 from swarm.domain.specification import (
     MAX_EXPERT_FLOPS,
@@ -24,6 +31,7 @@ from swarm.domain.specification import (
 from swarm.domain.tensors import TensorEntry
 from swarm.gating.regions import MIN_CLASS_COUNT, region_columns
 from swarm.gating.sums import MAX_SAMPLES, triangle_length
+from swarm.gating.tree import Tree
 from swarm.rpc.options import MAX_CONTRIBUTION_BYTES
 
 LARGEST_COUNT = 10**9
@@ -56,6 +64,7 @@ def check_statement(contribution: Contribution, specification: Specification, ca
         raise InvalidInputError(subject, found="a leaf twice", expected="distinct leaves")
     for leaf in contribution.leaves:
         _check_leaf(leaf, contribution, specification)
+    _check_branches(contribution, specification)
     specification.check_owners_classes(contribution.class_names(), f"class names of {subject}")
     _check_sums(contribution, specification.trunk)
     _, size = arrays_blob(contribution)
@@ -88,7 +97,55 @@ def _entries(contribution: Contribution) -> list[TensorEntry]:
         for entry in (leaf.prototypes, leaf.prototype_counts, leaf.radii, leaf.columns)
         if entry is not None
     ]
+    found += [
+        entry
+        for branch in contribution.branches
+        for entry in (branch.prototypes, branch.prototype_counts, branch.radii, branch.split)
+        if entry is not None
+    ]
     return found + list(contribution.sums.tensors if contribution.sums else ())
+
+
+def _check_branches(contribution: Contribution, specification: Specification) -> None:
+    """Raise unless the branches make a tree over the leaves, each of two children or more, with sound arrays.
+
+    Refused by name: branches of others, as many of them as leaves, an unknown parent, a cycle, a branch that
+    is a leaf as well, too many above each other, a learned gate of other than two children.
+    """
+    leaves, branches = contribution.leaves, contribution.branches
+    if len(branches) >= len(leaves):
+        raise InvalidInputError(
+            f"contribution of {contribution.owner}",
+            found=f"{len(branches)} branches over {len(leaves)} leaves",
+            expected="fewer branches than leaves: each has two children or more",
+        )
+    for branch in branches:
+        if owner_of(branch.leaf) != contribution.owner:
+            raise NotAuthorisedError(
+                f"branch {branch.leaf[:60]}",
+                found=f"a branch of {owner_of(branch.leaf)}",
+                expected=f"one of {contribution.owner}",
+            )
+    tree = Tree.of(leaves, branches)
+    for branch, children in zip(branches, tree.children, strict=True):
+        subject = f"branch {branch.leaf}"
+        if len(children) < 2:
+            raise InvalidInputError(
+                subject,
+                found=f"{len(children)} child",
+                expected="at least two",
+                remedy="let it take its place",
+            )
+        if branch.split is not None and len(children) != 2:
+            raise InvalidInputError(
+                subject,
+                found=f"a learned gate over {len(children)} children",
+                expected="two: it is a binary gate",
+            )
+        _check_prototypes(subject, branch, specification)
+        if branch.split is not None:
+            columns = len(region_columns(specification.trunk.feature_size))
+            _check_entry(subject, "learned gate", branch.split, ("float32",), (columns + 1,))
 
 
 def _check_sums(contribution: Contribution, trunk: TrunkReference) -> None:
@@ -167,6 +224,14 @@ def _check_leaf(leaf: LeafContribution, contribution: Contribution, specificatio
                 expected=f"at least {MIN_CLASS_COUNT}",
                 remedy="leave the class out: a sum over so few samples tells too much of each",
             )
+    if leaf.manifest:
+        digest(leaf.manifest)
+    _check_prototypes(subject, leaf, specification)
+
+
+def _check_prototypes(
+    subject: str, leaf: LeafContribution | BranchContribution, specification: Specification
+) -> None:
     rows = leaf.prototypes.shape[0] if leaf.prototypes.shape else 0
     if not 1 <= rows <= specification.max_prototypes_per_leaf:
         raise InvalidInputError(
@@ -189,35 +254,55 @@ def _check_entry(
         )
 
 
-def check_experts(contribution: Contribution, heads: Mapping[ExpertId, Manifest]) -> None:
-    """Raise unless every leaf's expert has a head in `heads` that its owner published and that fits."""
+def check_experts(
+    contribution: Contribution,
+    heads: Mapping[ExpertId, Manifest],
+    pinned: Mapping[Digest, Manifest] = MappingProxyType({}),
+) -> None:
+    """Raise unless every leaf's expert has a head in `heads` that its owner published and that fits.
+
+    So has every version that a leaf pins, in `pinned`.
+    """
     for leaf in contribution.leaves:
-        manifest = heads.get(leaf.expert)
-        if manifest is None:
-            raise NotFoundError(
-                f"expert {leaf.expert}",
-                found="no published version",
-                expected=f"the expert of leaf {leaf.leaf}",
-                remedy="publish the expert's modules first, then contribute",
-            )
-        if manifest.owner != contribution.owner or manifest.leaf != leaf.leaf:
-            raise NotAuthorisedError(
-                f"expert {leaf.expert}", found=f"owned by {manifest.owner}", expected=contribution.owner
-            )
-        if manifest.trunk != contribution.trunk:
-            raise TrunkMismatchError(
-                f"{leaf.expert}@{manifest.version}",
-                found=f"trunk {manifest.trunk[:12]}",
-                expected=f"trunk {contribution.trunk[:12]}",
-            )
-        unknown = sorted(set(leaf.class_counts) - set(manifest.class_names))
-        if unknown:
-            raise InvalidInputError(
-                f"leaf {leaf.leaf}",
-                found=f"samples of {', '.join(unknown[:5])}",
-                expected=f"classes that {leaf.expert}@{manifest.version} knows",
-            )
-        _check_cost(manifest)
+        _check_fits(leaf, heads.get(leaf.expert), contribution)
+        if leaf.manifest:
+            manifest = pinned.get(Digest(leaf.manifest))
+            if manifest is None or manifest.expert != leaf.expert:
+                raise NotFoundError(
+                    f"pinned version {leaf.manifest[:12]} of {leaf.expert}",
+                    found="no such version" if manifest is None else f"one of {manifest.expert}",
+                    expected="a published version of the leaf's own expert",
+                    remedy="publish it first, then contribute",
+                )
+            _check_fits(leaf, manifest, contribution)
+
+
+def _check_fits(leaf: LeafContribution, manifest: Manifest | None, contribution: Contribution) -> None:
+    if manifest is None:
+        raise NotFoundError(
+            f"expert {leaf.expert}",
+            found="no published version",
+            expected=f"the expert of leaf {leaf.leaf}",
+            remedy="publish the expert's modules first, then contribute",
+        )
+    if manifest.owner != contribution.owner or manifest.leaf != leaf.leaf:
+        raise NotAuthorisedError(
+            f"expert {leaf.expert}", found=f"owned by {manifest.owner}", expected=contribution.owner
+        )
+    if manifest.trunk != contribution.trunk:
+        raise TrunkMismatchError(
+            f"{leaf.expert}@{manifest.version}",
+            found=f"trunk {manifest.trunk[:12]}",
+            expected=f"trunk {contribution.trunk[:12]}",
+        )
+    unknown = sorted(set(leaf.class_counts) - set(manifest.class_names))
+    if unknown:
+        raise InvalidInputError(
+            f"leaf {leaf.leaf}",
+            found=f"samples of {', '.join(unknown[:5])}",
+            expected=f"classes that {leaf.expert}@{manifest.version} knows",
+        )
+    _check_cost(manifest)
 
 
 def _check_cost(manifest: Manifest) -> None:

@@ -10,6 +10,7 @@ from coordinator.contributions import Arrived, ContributionFiles
 from coordinator.gate_making import GateMaker
 from coordinator.gate_queue import ContributionQueue, Pending
 from coordinator.gate_records import GateRecords
+from coordinator.growth_changes import GrowthChanges
 from coordinator.heads import Heads
 from coordinator.members import Members
 from coordinator.solver_process import Solver
@@ -37,12 +38,14 @@ class ContributionIntake:
         solver: Solver,
         records: GateRecords,
         maker: GateMaker,
+        growth: GrowthChanges,
         changing: asyncio.Lock,
     ) -> None:
         self._store, self._members, self._heads = store, members, heads
         self._specifications, self._contributions = specifications, contributions
         self._aside = aside
         self._solver, self._records, self._maker = solver, records, maker
+        self._growth = growth
         self._queue = ContributionQueue(changing, self._judge)
         self._arriving: WeakValueDictionary[NodeId, asyncio.Lock] = WeakValueDictionary()
 
@@ -91,7 +94,8 @@ class ContributionIntake:
         """Give each its outcome: newcomers' in one candidate, and each alone where that one harms somebody.
 
         Newer contributions of owners in the gate are judged one at a time: each is measured against a gate
-        that has all others, so none of them may be missing there because it is new as well.
+        that has all others, so none of them may be missing there because it is new as well. So are those
+        that carry a proposal out, by rules of their own.
         """
         ready = []
         for pending in batch:
@@ -107,10 +111,23 @@ class ContributionIntake:
             except SwarmError as error:
                 pending.fail(error)
         known = {each.value.owner for each in await self._records.present()}
-        new = [pending for pending in ready if pending.owner not in known]
+        growth = [pending for pending in ready if pending.statement.value.proposal]
+        usual = [pending for pending in ready if pending not in growth]
+        new = [pending for pending in usual if pending.owner not in known]
         again = await self._judge_together(new, is_last=len(new) < 2) if new else ()
-        for pending in [*again, *(pending for pending in ready if pending.owner in known)]:
+        for pending in [*again, *(pending for pending in usual if pending.owner in known)]:
             await self._judge_together([pending], is_last=True)
+        for pending in growth:
+            await self._judge_growth(pending)
+
+    async def _judge_growth(self, pending: Pending) -> None:
+        try:
+            found: ContributionOutcome | SwarmError = await self._growth.judge(pending.statement)
+        except SwarmError as error:
+            found = error
+        if isinstance(found, ContributionOutcome) and found.state == "refused":
+            await self._records.record_refusal(found, _reason([pending]))
+        await self._end(pending, found)
 
     async def _judge_together(self, batch: Sequence[Pending], *, is_last: bool) -> Sequence[Pending]:
         """Judge one candidate with all of batch; return what is to be judged alone."""
@@ -132,7 +149,8 @@ class ContributionIntake:
         """Forget what did not come into a gate, unless it is kept aside, then tell its owner."""
         digest = pending.statement.digest
         try:
-            harms = isinstance(found, ContributionOutcome) and found.state == "refused"
+            is_refused = isinstance(found, ContributionOutcome) and found.state == "refused"
+            harms = is_refused and not pending.statement.value.proposal
             if digest in self._records.digests:
                 await self._aside.drop(pending.owner, keep=digest)
             elif not (harms and await self._aside.put(pending.statement)):
@@ -176,12 +194,18 @@ class ContributionIntake:
     async def _check_may_enter(self, contribution: Contribution, fence: int) -> None:
         await self._store.renew_lease(contribution.owner, fence, LEASE_SECONDS)
         found = [await self._heads.committed(leaf.expert) for leaf in contribution.leaves]
+        found = [await self._heads.committed(leaf.expert) for leaf in contribution.leaves]
+        pins = {Digest(leaf.manifest) for leaf in contribution.leaves if leaf.manifest}
+        pinned = {pin: await self._heads.pin(pin) for pin in sorted(pins)}
         check_experts(
-            contribution, {head.manifest.expert: head.manifest for head in found if head is not None}
+            contribution,
+            {head.manifest.expert: head.manifest for head in found if head is not None},
+            {pin: head.manifest for pin, head in pinned.items() if head is not None},
         )
         present = await self._records.present()
         last = [each.value.epoch for each in present if each.value.owner == contribution.owner]
         check_epoch(contribution, max(last, default=0))
+        self._growth.check(contribution, present)
         self._specifications.next_with(contribution.class_names())
 
 

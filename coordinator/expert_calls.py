@@ -1,7 +1,7 @@
 """Asking one node's experts: what is sent, what is believed of the answer, and whom to ask first."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,12 +52,15 @@ class ExpertCalls:
         node: NodeId,
         inputs: NDArray[np.generic],
         wanted: Mapping[int, NDArray[np.int64]],
-        leaves: Sequence[KnownHead | None],
+        heads: Mapping[int, KnownHead],
         gate: GateStatement,
         form: ExpertForm,
         deadline: float,
     ) -> dict[int, Asked]:
-        """Return the answers by leaf; a leaf that is absent was not answered, for a reason in the log."""
+        """Return the answers by leaf; a leaf that is absent was not answered, for a reason in the log.
+
+        `wanted` are the rows for each leaf, `heads` the version to ask for it.
+        """
         live = self._live.get(node)
         if live is None:
             return {}
@@ -65,7 +68,7 @@ class ExpertCalls:
         if left <= 0:
             raise DeadlineError("query", found="no time left", expected="answers of the experts' owners")
         rows = np.unique(np.concatenate(list(wanted.values())))
-        heads = {leaf: head for leaf in wanted if (head := leaves[leaf]) is not None}
+        asked = {leaf: heads[leaf] for leaf in wanted}
         request = ExpertRequest(
             inputs=inputs if len(rows) == len(inputs) else inputs[rows],
             tasks=tuple(
@@ -75,7 +78,7 @@ class ExpertCalls:
                     rows=np.searchsorted(rows, wanted[leaf]),
                     form=form,
                 )
-                for leaf, head in heads.items()
+                for leaf, head in asked.items()
             ),
             trunk=gate.trunk,
             gate_version=gate.version,
@@ -89,7 +92,7 @@ class ExpertCalls:
             )
             return {}
         found = {}
-        for (leaf, head), answer in zip(heads.items(), answers, strict=True):
+        for (leaf, head), answer in zip(asked.items(), answers, strict=True):
             try:
                 found[leaf] = believed(answer, head, len(wanted[leaf]), node, form)
             except VerificationError as error:

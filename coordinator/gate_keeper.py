@@ -7,7 +7,7 @@ gate or the new one. Which contributions count is what the newest gate's stateme
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,11 +18,16 @@ from coordinator.contributions import ContributionFiles
 from coordinator.gate_making import GateMaker
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
+from coordinator.growth_changes import GrowthChanges
+from coordinator.growth_return import ReturningOwners
 from coordinator.heads import Heads
 from coordinator.specifications import Specifications
 from swarm.domain.errors import HarmfulContributionError, NotReadyError, UnreachableError
+from swarm.domain.growth import Proposal
 from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.manifests import Contribution, GateChange
 from swarm.domain.membership import Caller, ContributionOutcome
+from swarm.trust.statements import read_statement
 
 QUIET_S = 2.0
 """New corrections are tried together once none came for so long."""
@@ -44,9 +49,12 @@ class GateParts:
     records: GateRecords
     intake: ContributionIntake
     maker: GateMaker
+    growth: GrowthChanges
+    returning: ReturningOwners
     changing: asyncio.Lock
 
 
+_T = TypeVar("_T")
 log = structlog.get_logger()
 
 
@@ -76,6 +84,14 @@ class GateKeeper:
         """
         name = f"contribute:{caller.id}:{key}" if key else ""
         outcome = await self._parts.intake.take(caller, envelope, arrays, fence, name)
+        proposal = read_statement(envelope, Contribution).value.proposal
+        if outcome.state == "refused" and proposal:
+            raise HarmfulContributionError(
+                f"contribution of {caller.id} for proposal {proposal}",
+                found=outcome.reason,
+                expected="to beat what it replaces by more than one standard error, and to harm nobody",
+                remedy="the gate is as before, the experts stay on their machine; see: swarm gate proposals",
+            )
         if outcome.state == "refused":
             raise HarmfulContributionError(
                 f"contribution of {caller.id}",
@@ -107,6 +123,22 @@ class GateKeeper:
     async def fit(self, key: str) -> ContributionOutcome:
         """Choose ridge and combinations anew, with all corrections that there are."""
         return await self._change(f"fit:{key}" if key else "", self._fit)
+
+    async def end_growth(self, id: str, reason: str) -> Proposal:
+        """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended."""
+        return await self._alone(lambda: self._parts.growth.end(id, reason), "end a proposal")
+
+    async def retire(self, id: str) -> None:
+        """Carry out a proposal to remove all that an owner has in the gate."""
+        await self._alone(lambda: self._parts.growth.retire(id), "retire an owner")
+
+    async def readmit(self, owner: NodeId) -> ContributionOutcome:
+        """Judge anew what is kept of an owner that was retired and is here again."""
+        return await self._alone(lambda: self._parts.returning.readmit(owner), "take an owner in again")
+
+    async def follow_gate(self, *, at_start: bool = False) -> None:
+        """Bring the records of proposals up to the gate, as after a crash."""
+        await self._alone(lambda: self._parts.growth.reconcile(at_start=at_start), "follow the gate")
 
     async def withdraw_owner(self, owner: NodeId, reason: str) -> int:
         """Return the version of a gate without owner, made where there is none; forget its contributions."""
@@ -153,7 +185,7 @@ class GateKeeper:
         reason = "fitted anew"
         present = await self._records.present()
         specification = self._parts.specifications.serving(each.value for each in present)
-        outcome = await self._parts.maker.judge_and_activate(present, specification, reason)
+        outcome = await self._parts.maker.judge_and_activate(present, specification, reason, kind="fit")
         if outcome.state == "refused":
             await self._records.record_refusal(outcome, reason)
         return outcome
@@ -163,7 +195,10 @@ class GateKeeper:
         kept = [digest for digest in older.contributions if self._parts.contributions.has(digest)]
         gone = len(older.contributions) - len(kept)
         reason = f"rollback to gate {version}" + (f", without {gone} owners that left" if gone else "")
-        return await self._parts.maker.activate_as_is(await self._records.statements(kept), older, reason)
+        statements, change = await self._records.statements(kept), GateChange(kind="rollback")
+        outcome = await self._parts.maker.activate_as_is(statements, older, reason, change)
+        await self._parts.growth.reconcile()
+        return outcome
 
     async def _withdraw(self, owner: NodeId, reason: str) -> ContributionOutcome:
         present = await self._records.present()
@@ -171,7 +206,10 @@ class GateKeeper:
         outcome = self._records.unchanged("not in the gate")
         if len(others) < len(present):
             like = self._publication.required().value
-            outcome = await self._parts.maker.activate_as_is(others, like, f"{owner} left: {reason}")
+            outcome = await self._parts.maker.activate_as_is(
+                others, like, f"{owner} left: {reason}", GateChange(kind="withdraw")
+            )
+        await self._parts.growth.forget_owner(owner, reason, outcome.gate_version)
         await self._parts.aside.drop(owner)
         await asyncio.to_thread(self._parts.contributions.remove_owner, owner)
         return outcome
@@ -186,7 +224,7 @@ class GateKeeper:
             return self._records.unchanged("not in the gate")
         like = self._publication.required().value
         return await self._parts.maker.activate_as_is(
-            await self._records.present(), like, f"{gone} withdrawn"
+            await self._records.present(), like, f"{gone} withdrawn", GateChange(kind="withdraw")
         )
 
     def _untried_corrections(self) -> set[ExpertId]:
@@ -195,7 +233,9 @@ class GateKeeper:
         if active is None or active.analytic is None:
             return set()
         heads = {
-            leaf.expert: parts.heads.get(leaf.expert) for leaf in active.value.leaves if leaf.has_columns
+            leaf.expert: parts.heads.get(leaf.expert)
+            for leaf in active.value.leaves
+            if leaf.has_columns and not leaf.manifest  # what a pin keeps out is tried with its proposal
         }
         return {
             expert
@@ -229,16 +269,24 @@ class GateKeeper:
         """Run work under the lock, once per name (empty: always), whether or not its caller stays."""
 
         async def once() -> ContributionOutcome:
+            outcome = await self._records.recalled(name)
+            if outcome is None:
+                outcome = await work()
+                await self._records.remember(name, outcome)
+            return outcome
+
+        return await self._alone(once, "change the gate")
+
+    async def _alone(self, work: Callable[[], Coroutine[Any, Any, _T]], name: str) -> _T:
+        """Run work under the lock, whether or not its caller stays."""
+
+        async def locked() -> _T:
             async with self._changing:
-                outcome = await self._records.recalled(name)
-                if outcome is None:
-                    outcome = await work()
-                    await self._records.remember(name, outcome)
-                return outcome
+                return await work()
 
-        return await asyncio.shield(self._begin(once(), "change the gate"))
+        return await asyncio.shield(self._begin(locked(), name))
 
-    def _begin(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    def _begin(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._ended)

@@ -5,53 +5,41 @@ files are written, so a crash at any point leaves the old gate or the new one.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 
-from coordinator.active_gate import ActiveGate
-from coordinator.candidate import Candidate, Signable, can_correct, plan_group
+from coordinator.candidate import Candidate, Signable
+from coordinator.gate_candidates import DEFAULT_RIDGE, Candidates, says
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_trials import Heard, TrialRound
 from coordinator.heads import Heads
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
-from coordinator.solver_jobs import Group, Solution
-from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
-from coordinator.trials import Defaults, Verdict, defaults_for, judge_ridge, judge_trials, still_sensible
+from coordinator.trials import Verdict, judge_ridge, judge_trials
 from swarm.domain.combination import TrialOption
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Contribution, GateStatement
+from swarm.domain.manifests import ChangeKind, Contribution, GateChange, GateStatement
 from swarm.domain.membership import ContributionOutcome
-from swarm.domain.specification import Specification, TrunkReference
+from swarm.domain.specification import Specification
 from swarm.gating.combinations import option_grid, ridge_options
 from swarm.gating.ridge import RIDGES
 from swarm.trust.statements import Statement
 
-DEFAULT_RIDGE = 300.0
-"""The middle of the grid, where nobody has validation data."""
-NO_EVIDENCE: Mapping[str, float] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Equations:
-    """What a solution follows from, all of it: contributions are named by their digests."""
+class Trial:
+    """What the nodes are asked about, and the signed gate that it is compared with (empty: there is none).
 
-    group: Group
-    class_names: tuple[str, ...]
-    ridges: tuple[float, ...]
-    trunk: TrunkReference
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """What the nodes are asked about. `incumbents` may refuse it: not those whose contributions are new."""
+    `incumbents` may refuse it: not those whose contributions are new.
+    """
 
     candidate: Candidate
     specification: Statement[Specification]
     incumbents: frozenset[NodeId]
+    compared: bytes
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +51,8 @@ class MakerParts:
     journal: Journal
     specifications: Specifications
     publication: GatePublication
+    candidates: Candidates
     trials: TrialRound
-    solver: Solver
-    top_k: int
     activated: Callable[[], None]
 
 
@@ -73,10 +60,9 @@ class GateMaker:
     """Makes gate versions; the caller sees to it that it makes one at a time."""
 
     def __init__(self, parts: MakerParts) -> None:
-        self._parts, self._publication = parts, parts.publication
+        self._parts, self._publication, self._candidates = parts, parts.publication, parts.candidates
         self.judged: dict[ExpertId, Digest] = {}
         """The heads with corrections that the last trial knew."""
-        self._last_solved: tuple[_Equations, Solution] | None = None
 
     async def judge_and_activate(
         self,
@@ -84,6 +70,7 @@ class GateMaker:
         specification: Statement[Specification],
         reason: str,
         *,
+        kind: ChangeKind = "contribute",
         untouched: Sequence[Statement[Contribution]] | None = None,
     ) -> ContributionOutcome:
         """Solve the gate of these contributions, let the nodes try it, and activate it unless it harms.
@@ -94,199 +81,126 @@ class GateMaker:
         The outcome `refused` says who would lose; it is not yet recorded. Raises NotReadyError where nobody
         could try it.
         """
-        compared = await self._compared_with(untouched)
-        others = contributions if untouched is None else untouched
-        by = {each.value.owner for each in contributions} - {each.value.owner for each in others}
-        candidate = await self._solved(contributions, RIDGES, specification)
-        if candidate.solution is None:
-            empty = await self._defaults(candidate)
-            return await self._activate(
-                candidate, self._says(specification, empty, DEFAULT_RIDGE, reason), specification
-            )
-        heads = self._parts.heads
-        known = {leaf.expert: heads.get(leaf.expert) for leaf in candidate.leaves}
-        verdict = await self._try(candidate, compared, self._incumbents() - by, specification, reason)
-        self.judged = {
-            expert: head.digest
-            for expert, head in known.items()
-            if head is not None and head.manifest.correction is not None
-        }
+        change = GateChange(kind=kind)
+        trial = await self.planned(contributions, specification, RIDGES, reason, untouched=untouched)
+        if trial.candidate.solution is None:
+            empty = await self._candidates.defaults(trial.candidate)
+            words = says(specification, empty, DEFAULT_RIDGE, reason)
+            return await self.activate(trial.candidate, words, specification, change)
+        ridge, silent = await self.choose_ridge(trial)
+        verdict = await self.judge(trial, ridge, silent)
         if verdict.harmed:
-            harm = "; ".join(map(str, verdict.harmed))
-            return ContributionOutcome(state="refused", gate_version=self._publication.version, reason=harm)
-        says = Signable(
-            specification=specification.value,
-            specification_digest=specification.digest,
-            combinations=verdict.combinations,
-            served=verdict.served,
-            ridge=verdict.ridge,
-            reason=f"{reason}; {verdict.reason}",
-            evidence=verdict.evidence,
-        )
-        return await self._activate(candidate, says, specification)
+            return self.refusal(verdict)
+        return await self.activate(trial.candidate, chosen(trial, verdict), specification, change)
 
     async def activate_as_is(
-        self, contributions: Sequence[Statement[Contribution]], like: GateStatement, reason: str
+        self,
+        contributions: Sequence[Statement[Contribution]],
+        like: GateStatement,
+        reason: str,
+        change: GateChange,
     ) -> ContributionOutcome:
         """Activate without a trial: what is taken back must not depend on who is connected.
 
         Ridge and combinations are those of the gate `like`, as far as they still make sense.
         """
         specification = self._parts.specifications.serving(each.value for each in contributions)
-        candidate, says = await self._like(like, contributions, specification, reason)
-        return await self._activate(candidate, says, specification)
+        candidate, words = await self._candidates.like(like, contributions, specification, reason)
+        return await self.activate(candidate, words, specification, change)
 
-    async def _solved(
+    async def planned(
         self,
         contributions: Sequence[Statement[Contribution]],
+        specification: Statement[Specification],
         ridges: Sequence[float],
-        specification: Statement[Specification],
-    ) -> Candidate:
-        manifests, value = self._parts.heads.manifests(), specification.value
-        group = plan_group(contributions, manifests)
-        equations = _Equations(
-            group=group, class_names=value.class_names, ridges=tuple(ridges), trunk=value.trunk
-        )
-        return Candidate(
-            group=group,
-            ridges=equations.ridges,
-            solution=await self._solution(equations) if group.leaves else None,
-            has_corrections=can_correct(group.leaves, manifests),
-        )
-
-    async def _solution(self, asked: "_Equations") -> Solution:
-        """Return the solution; the last one again where nothing but the experts has changed since."""
-        if self._last_solved is None or self._last_solved[0] != asked:
-            found = await self._parts.solver.solve(
-                [asked.group], asked.class_names, asked.ridges, asked.trunk
-            )
-            self._last_solved = asked, found[0]
-        return self._last_solved[1]
-
-    async def _defaults(self, candidate: Candidate) -> Defaults:
-        _, temperature = await asyncio.to_thread(candidate.prototype_temperatures)
-        return defaults_for(
-            temperature,
-            has_sums=candidate.has_sums,
-            has_corrections=candidate.has_corrections,
-            top_k=self._parts.top_k,
-        )
-
-    async def _like(
-        self,
-        like: GateStatement,
-        contributions: Sequence[Statement[Contribution]],
-        specification: Statement[Specification],
         reason: str,
-    ) -> tuple[Candidate, Signable]:
-        """Return a gate of these contributions that answers as another one does, as far as it can."""
-        ridge = like.ridge or DEFAULT_RIDGE
-        candidate = await self._solved(contributions, (ridge,), specification)
-        kept = still_sensible(
-            like.combinations,
-            like.served,
-            await self._defaults(candidate),
-            has_sums=candidate.has_sums,
-            has_corrections=candidate.has_corrections,
+        *,
+        untouched: Sequence[Statement[Contribution]] | None = None,
+    ) -> Trial:
+        """Return what is to be tried: the gate of these contributions, and what it is compared with."""
+        compared = await self._candidates.compared_with(untouched)
+        others = contributions if untouched is None else untouched
+        by = {each.value.owner for each in contributions} - {each.value.owner for each in others}
+        return Trial(
+            candidate=await self._candidates.solved(contributions, ridges, specification),
+            specification=specification,
+            incumbents=self._candidates.incumbents - by,
+            compared=compared,
+            reason=reason,
         )
-        return candidate, self._says(specification, kept, ridge, reason)
 
-    async def _compared_with(self, untouched: Sequence[Statement[Contribution]] | None) -> bytes:
-        """Return the signed gate that a candidate is compared with; empty: none has leaves."""
-        active = self._present()
-        if active is None or untouched is None:
-            return b"" if active is None else active.envelope
-        specification = self._parts.specifications.current
-        candidate, says = await self._like(active.value, untouched, specification, "for comparison")
-        return await self._publication.sign(candidate, says) if candidate.leaves else b""
+    async def choose_ridge(self, trial: Trial) -> tuple[float, frozenset[NodeId]]:
+        """Return the ridge whose root does best where the nodes look, and who did not answer."""
+        candidate = trial.candidate
+        if not candidate.has_sums:
+            return DEFAULT_RIDGE, frozenset()
+        defaults = await self._candidates.defaults(candidate)
+        words = says(trial.specification, defaults, candidate.ridges[0], trial.reason, is_trial=True)
+        heard = await self.ask(trial, trial.compared, words, ridge_options(len(candidate.ridges)))
+        return judge_ridge(heard.trials, candidate.ridges, DEFAULT_RIDGE), heard.silent
 
-    async def _try(
-        self,
-        candidate: Candidate,
-        compared: bytes,
-        incumbents: frozenset[NodeId],
-        specification: Statement[Specification],
-        reason: str,
-    ) -> Verdict:
-        """Let the nodes choose the ridge first, by the root alone, and then how to answer.
+    async def judge(self, trial: Trial, ridge: float, silent: frozenset[NodeId]) -> Verdict:
+        """Let the nodes choose how to answer, and say whom that would harm.
 
-        Who does not answer the first time is not waited for a second time. Where incumbents would lose
-        against another gate than the present one, they are asked once more, about that one.
+        Who was silent is not waited for again. Where incumbents would lose against another gate than the
+        present one, they are asked once more, about that one.
         """
-        defaults = await self._defaults(candidate)
-        ridge, silent = DEFAULT_RIDGE, frozenset[NodeId]()
-        asked = _Asked(candidate=candidate, specification=specification, incumbents=incumbents)
-        if candidate.has_sums:
-            says = self._says(specification, defaults, ridge, reason, is_trial=True)
-            ridges = ridge_options(len(candidate.ridges))
-            heard = await self._ask(asked, compared, says, ridges)
-            silent = heard.silent
-            ridge = judge_ridge(heard.trials, candidate.ridges, ridge)
+        candidate, heads = trial.candidate, self._parts.heads
+        known = {leaf.expert: heads.answering(leaf) for leaf in candidate.leaves}
+        defaults = await self._candidates.defaults(candidate)
         temperatures, _ = await asyncio.to_thread(candidate.prototype_temperatures)
         options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
-        says = self._says(specification, defaults, ridge, reason)
-        heard = await self._ask(asked, compared, says, options, silent)
-        judged = partial(judge_trials, heard.trials, incumbents, options, defaults, ridge)
+        words = says(trial.specification, defaults, ridge, trial.reason)
+        heard = await self.ask(trial, trial.compared, words, options, silent)
+        judged = partial(judge_trials, heard.trials, trial.incumbents, options, defaults, ridge)
         verdict = await asyncio.to_thread(judged)
-        active = self._present()
-        if verdict.harmed and active is not None and active.envelope != compared:
-            now = await self._ask(asked, active.envelope, says, options, heard.silent)
+        active = self._candidates.present
+        if verdict.harmed and active is not None and active.envelope != trial.compared:
+            now = await self.ask(trial, active.envelope, words, options, heard.silent)
             verdict = await asyncio.to_thread(partial(judged, by_now=now.trials))
+        self.judged = {
+            expert: head.digest
+            for expert, head in known.items()
+            if head is not None and head.manifest.correction is not None
+        }
         return heard.covering(verdict)
 
-    async def _ask(
+    async def ask(
         self,
-        asked: "_Asked",
+        trial: Trial,
         compared: bytes,
-        says: Signable,
+        words: Signable,
         options: Sequence[TrialOption],
         silent: frozenset[NodeId] = frozenset(),
     ) -> Heard:
-        candidate = asked.candidate
+        """Return what the nodes say of a candidate in these options, against the gate `compared`."""
         return await self._parts.trials.run(
-            asked=candidate.owners | self._incumbents(),
-            incumbents=asked.incumbents,
+            asked=trial.candidate.owners | self._candidates.incumbents,
+            incumbents=trial.incumbents,
             silent=silent,
-            candidate=await self._publication.sign(candidate, says),
+            candidate=await self._publication.sign(trial.candidate, words),
             incumbent=compared,
             options=options,
-            specification=asked.specification.envelope,
+            specification=trial.specification.envelope,
         )
 
-    def _present(self) -> ActiveGate | None:
-        """Return the active gate where it has leaves."""
-        active = self._publication.active
-        return active if active is not None and active.value.leaves else None
+    def refusal(self, verdict: Verdict) -> ContributionOutcome:
+        """Return the outcome of a candidate that harms."""
+        harm = "; ".join(map(str, verdict.harmed))
+        return ContributionOutcome(state="refused", gate_version=self._publication.version, reason=harm)
 
-    def _incumbents(self) -> frozenset[NodeId]:
-        active = self._present()
-        return frozenset(leaf.owner for leaf in active.value.leaves) if active else frozenset()
-
-    def _says(
+    async def activate(
         self,
+        candidate: Candidate,
+        words: Signable,
         specification: Statement[Specification],
-        defaults: Defaults,
-        ridge: float,
-        reason: str,
-        *,
-        is_trial: bool = False,
-    ) -> Signable:
-        return Signable(
-            specification=specification.value,
-            specification_digest=specification.digest,
-            combinations=defaults.combinations,
-            served=defaults.served,
-            ridge=ridge,
-            reason=reason,
-            evidence=NO_EVIDENCE,
-            is_trial=is_trial,
-        )
-
-    async def _activate(
-        self, candidate: Candidate, says: Signable, specification: Statement[Specification]
+        change: GateChange,
     ) -> ContributionOutcome:
+        """Make a candidate the gate that counts."""
         parts = self._parts
-        envelope = await self._publication.sign(candidate, says, may_publish_later=not says.evidence)
+        envelope = await self._publication.sign(
+            candidate, words, change=change, may_publish_later=not words.evidence
+        )
         is_new_specification = await parts.specifications.accept(specification)
         if is_new_specification:
             parts.live.announce(specification=specification.envelope)
@@ -300,7 +214,22 @@ class GateMaker:
             "gate.activated",
             gate_version=active.version,
             leaves=len(active.value.leaves),
-            reason=says.reason,
+            reason=words.reason,
+            change=change.kind,
+            **({"proposal": change.proposal} if change.proposal else {}),
         )
         parts.activated()
-        return ContributionOutcome(state="activated", gate_version=active.version, reason=says.reason)
+        return ContributionOutcome(state="activated", gate_version=active.version, reason=words.reason)
+
+
+def chosen(trial: Trial, verdict: Verdict) -> Signable:
+    """Return what a candidate says after a trial."""
+    return Signable(
+        specification=trial.specification.value,
+        specification_digest=trial.specification.digest,
+        combinations=verdict.combinations,
+        served=verdict.served,
+        ridge=verdict.ridge,
+        reason=f"{trial.reason}; {verdict.reason}",
+        evidence=verdict.evidence,
+    )

@@ -9,12 +9,15 @@ import structlog
 
 from coordinator.active_gate import ActiveGate, GateFiles
 from coordinator.candidate import Candidate, Signable, gate_statement
+from swarm.domain.combination import Combination
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import GateStatement
+from swarm.domain.manifests import GateChange, GateStatement
 from swarm.registry.store import MetadataStore
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
+
+CONTRIBUTE = GateChange(kind="contribute")
 
 log = structlog.get_logger()
 
@@ -66,7 +69,14 @@ class GatePublication:
             )
         return self.active
 
-    async def sign(self, candidate: Candidate, says: Signable, *, may_publish_later: bool = False) -> bytes:
+    async def sign(
+        self,
+        candidate: Candidate,
+        says: Signable,
+        *,
+        change: GateChange = CONTRIBUTE,
+        may_publish_later: bool = False,
+    ) -> bytes:
         """Return the next version's signed envelope, its arrays kept here and published to the nodes.
 
         Version and time are put into `says`. `may_publish_later`: a registry that is away does not stop it;
@@ -74,6 +84,7 @@ class GatePublication:
         """
         says = replace(says, version=self.version + 1, created_at=self._clock())
         statement, blobs = await asyncio.to_thread(gate_statement, candidate, says)
+        statement = replace(statement, change=change)
         for data in blobs.values():
             await asyncio.to_thread(self.files.blobs.put, data)
         try:
@@ -83,6 +94,11 @@ class GatePublication:
                 raise
             log.warning("gate.not_published", version=statement.version, reason=str(error))
         return sign_statement(statement, self._signer)
+
+    def sign_as_served(self, combination: Combination) -> bytes:
+        """Return the active version signed as one that answers by this combination alone: for comparison."""
+        value = replace(self.required().value, combinations=(combination,), served=0, reason="for comparison")
+        return sign_statement(value, self._signer)
 
     async def activate(self, envelope: bytes) -> ActiveGate:
         """Make the next version count; ConflictError where the store has another newest one."""

@@ -1,4 +1,7 @@
-"""The experts' newest versions, as routing needs them: in memory and files, fresh by the store's events."""
+"""The experts' newest versions, as routing needs them: in memory and files, fresh by the store's events.
+
+Besides them the versions that gates pin, each under its digest, for as long as its expert is not withdrawn.
+"""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from coordinator.members import Members
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId, owner_of
-from swarm.domain.manifests import Manifest
+from swarm.domain.manifests import GateLeaf, Manifest
 from swarm.domain.membership import Event
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement, read_statement
@@ -19,7 +22,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHead:
-    """One expert's newest version; the manifest's signature was verified."""
+    """One version of an expert, its newest or a pinned one; the manifest's signature was verified."""
 
     manifest: Manifest
     digest: Digest
@@ -37,14 +40,47 @@ class Heads:
     ) -> None:
         self._store, self._members, self._files, self._tombstone_files = store, members, files, tombstones
         self._known: dict[ExpertId, KnownHead] = {}
+        self._pinned: dict[Digest, KnownHead] = {}
+        self._missed: set[Digest] = set()
         self._tombstones = frozenset(tombstones.names())
 
     async def load(self) -> None:
         """Take over what was kept in files; what does not verify is left out and named in the log."""
         for name in self._files.names():
             envelope = self._files.get(name)
-            if envelope is not None:
+            if envelope is None:
+                continue
+            if "." in name:  # of an expert's id; a digest has none
                 await self._verified(envelope, f"file of {name}")
+            else:
+                await self._take_pin(envelope, Digest(name))
+
+    def answering(self, leaf: GateLeaf) -> KnownHead | None:
+        """Return the version that answers for a leaf: the pinned one, else its expert's newest.
+
+        None where there is none, where it was withdrawn, and while a pinned one could not be fetched: what
+        was pinned is never replaced by what was trained since. `refresh` and the next event look for it
+        again.
+        """
+        if not leaf.manifest:
+            return self.get(leaf.expert)
+        digest = Digest(leaf.manifest)
+        found = self._pinned.get(digest)
+        if found is None:
+            self._missed.add(digest)
+        return found if found is not None and found.manifest.expert == leaf.expert else None
+
+    async def pin(self, digest: Digest) -> KnownHead | None:
+        """Return the version of this digest, from memory or the store, and keep it across restarts.
+
+        None where the store has none, its signature does not verify, or its expert or owner was withdrawn.
+        UnreachableError while the store is away and it is not known.
+        """
+        if digest not in self._pinned:
+            envelope = await self._store.manifest(digest)
+            if envelope is not None:
+                await self._take_pin(envelope, digest)
+        return self._pinned.get(digest)
 
     def get(self, expert: ExpertId) -> KnownHead | None:
         """Return an expert's newest version, None where there is none or it was withdrawn."""
@@ -63,6 +99,7 @@ class Heads:
         await self._read_tombstones()
         for head in await self._store.heads():
             await self._fetch(head.expert, head.manifest)
+        await self._fetch_missed()
 
     async def refresh_expert(self, expert: ExpertId) -> KnownHead | None:
         """Compare one expert with the store and return its newest version."""
@@ -87,6 +124,7 @@ class Heads:
         expert = dict(event.fields).get("expert")
         if expert:
             await self.refresh_expert(ExpertId(expert))
+        await self._fetch_missed()
 
     async def offer(self, envelope: bytes) -> None:
         """Take over a head that its owner says it has, unless ours is newer or it was withdrawn.
@@ -115,22 +153,41 @@ class Heads:
         if envelope is not None:
             await self._verified(envelope, f"manifest {digest[:12]} of {expert}")
 
+    async def _fetch_missed(self) -> None:
+        for digest in sorted(self._missed):
+            await self.pin(digest)
+
     async def _verified(self, envelope: bytes, what: str) -> None:
+        statement = await self._opened(envelope, what)
+        if statement is not None:
+            await self._take(statement)
+
+    async def _opened(self, envelope: bytes, what: str) -> Statement[Manifest] | None:
         try:
-            statement = await self._members.open(envelope, Manifest)
+            return await self._members.open(envelope, Manifest)
         except UnreachableError:
             raise
         except SwarmError as error:
             log.warning("manifest.refused", what=what, reason=str(error))
+            return None
+
+    async def _take_pin(self, envelope: bytes, digest: Digest) -> None:
+        statement = await self._opened(envelope, f"pinned manifest {digest[:12]}")
+        if statement is None or self._is_gone(statement.value.expert):
             return
-        await self._take(statement)
+        if statement.digest != digest:
+            log.warning("manifest.refused", what=f"pinned manifest {digest[:12]}", reason="another digest")
+            return
+        self._pinned[digest] = KnownHead(manifest=statement.value, digest=digest)
+        self._missed.discard(digest)
+        await asyncio.to_thread(self._files.put, digest, envelope)
 
     async def _take(self, statement: Statement[Manifest]) -> None:
         manifest = statement.value
         known = self._known.get(manifest.expert)
         if known is not None and known.manifest.version >= manifest.version:
             return
-        if manifest.expert in self._tombstones or manifest.owner in self._tombstones:
+        if self._is_gone(manifest.expert):
             return
         self._known[manifest.expert] = KnownHead(manifest=manifest, digest=statement.digest)
         await asyncio.to_thread(self._files.put, manifest.expert, statement.envelope)
@@ -141,6 +198,13 @@ class Heads:
             await asyncio.to_thread(self._tombstone_files.put, target, in_store[target])
         self._tombstones |= in_store.keys()
         for expert in list(self._known):
-            if expert in self._tombstones or owner_of(expert) in self._tombstones:
+            if self._is_gone(expert):
                 del self._known[expert]
                 await asyncio.to_thread(self._files.remove, expert)
+        for digest, head in list(self._pinned.items()):
+            if self._is_gone(head.manifest.expert):
+                del self._pinned[digest]
+                await asyncio.to_thread(self._files.remove, digest)
+
+    def _is_gone(self, expert: ExpertId) -> bool:
+        return expert in self._tombstones or owner_of(expert) in self._tombstones

@@ -22,7 +22,7 @@ class Journal:
         self._delayed: deque[tuple[str, dict[str, str], float]] = deque(maxlen=MOST_DELAYED)
         self._writing = asyncio.Lock()
 
-    async def record(self, kind: str, **fields: object) -> None:
+    async def record(self, kind: str, /, **fields: object) -> None:
         """Record that kind happened now."""
         texts = {name: str(value) for name, value in fields.items()}
         log.info(kind, **texts)

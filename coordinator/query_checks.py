@@ -51,6 +51,7 @@ def check_profiled(query: Query) -> None:
     beside += [f"combination {query.combination}"] if query.combination else []
     beside += [f"top_k {query.top_k}"] if query.top_k else []
     beside += ["uniform"] if query.uniform else []
+    beside += [f"gate_version {query.gate_version}"] if query.gate_version else []
     if beside:
         raise InvalidInputError(
             f"profile {query.profile[:12]}",

@@ -1,13 +1,13 @@
 """Routed answers: features, gate, plan, experts' owners, one mixture. Planned purely, executed here.
 
-An owner that does not answer is replaced by another holder of the same version, then by the row's next
-leaves (the answer says degraded), then by the root; only where the gate has no sums, or the query names
-owners, is it refused.
+An owner that does not answer is replaced by another holder of the same version or of an exact copy, then by
+the row's next leaves (the answer says degraded), then by the root; only where the gate has no sums, or the
+query names owners, is it refused.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import structlog
@@ -35,6 +35,7 @@ from coordinator.query_checks import check_answer_size, check_examples, check_pr
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
+from swarm.domain.manifests import Computation
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
@@ -55,30 +56,31 @@ class Router:
         features: FeatureService,
         calls: ExpertCalls,
         profiles: Profiles,
+        older: Callable[[int], Awaitable[ActiveGate]],
     ) -> None:
         self._active, self._specification = active, specification
         self._heads, self._features, self._calls = heads, features, calls
-        self._profiles = profiles
+        self._profiles, self._older = profiles, older
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
         """Return the swarm's answer to a query of 1 to MAX_QUERY_ROWS rows, fewer where classes are many.
 
         Raises InvalidInputError or ShapeMismatchError for what can never be answered, NotFoundError for a
-        combination, owner or profile that is not there, NotReadyError while there is no gate or nobody to
-        answer, DeadlineError beyond timeout_s.
+        combination, gate version, owner or profile that is not there, NotReadyError while there is no gate or
+        nobody to answer, DeadlineError beyond timeout_s.
         """
         deadline = time.monotonic() + timeout_s
         await asyncio.to_thread(check_query, query, self._specification())
-        active = self._gate()
+        active = await self._asked(query.gate_version)
         if query.profile:
             return await self._by_profile(query, active)
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
-        leaves = [self._heads.get(leaf.expert) for leaf in active.value.leaves]
+        leaves = [self._heads.answering(leaf) for leaf in active.value.leaves]
         allowed = _allowed(query.owners, way, active, leaves)
         reading = await self._read(query, way, active)
         board = await asyncio.to_thread(_planned, way, reading, leaves, allowed)
-        replies, missing = await self._collect(query, way, active, leaves, board, deadline)
+        replies, missing = await self._collect(query, way, active, leaves, allowed, board, deadline)
         fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
         if len(fallen) and not way.falls_back:
             raise _nobody(active, query, fallen, missing)
@@ -129,16 +131,14 @@ class Router:
             self._profiles.answer, known, query, features, self._features.flops_per_query
         )
 
-    def _gate(self) -> ActiveGate:
+    async def _asked(self, version: int) -> ActiveGate:
         active = self._active()
-        if active is None or active.prototypes is None:
-            raise NotReadyError(
-                "gate",
-                found="none yet" if active is None else f"version {active.version}, which has no leaves",
-                expected="a contribution of at least one node",
-                remedy="on a node: swarm train DATA",
-            )
-        return active
+        if version == 0 or (active is not None and version == active.version):
+            return self._gate()
+        return _with_leaves(await self._older(version))
+
+    def _gate(self) -> ActiveGate:
+        return _with_leaves(self._active())
 
     async def _read(self, query: Query, way: Way, active: ActiveGate) -> Reading:
         if way.evenly:
@@ -152,6 +152,7 @@ class Router:
         way: Way,
         active: ActiveGate,
         leaves: Sequence[KnownHead | None],
+        allowed: NDArray[np.bool_],
         board: AnswerBoard,
         deadline: float,
     ) -> tuple[list[Reply], set[int]]:
@@ -159,22 +160,26 @@ class Router:
         replies: list[Reply] = []
         missing: set[int] = set()
         tried: dict[int, set[NodeId]] = {}
-        silent = silent_leaves(way, leaves)
+        silent, stand_ins = silent_leaves(way, leaves), _stand_ins(leaves, allowed)
         pending = board.wanted()
         while pending := {leaf: rows for leaf, rows in pending.items() if leaf not in silent}:
             losses: dict[int, Rows] = {}
             asked: dict[NodeId, dict[int, Rows]] = {}
+            speakers: dict[int, int] = {}
+            heads: dict[int, KnownHead] = {}
             for leaf, rows in pending.items():
-                head = leaves[leaf]
-                assert head is not None, "only leaves with a head are planned"
-                holder = self._calls.holder(head, tried.setdefault(leaf, set()))
-                if holder is None:
-                    losses[leaf] = rows
+                avoided = tried.setdefault(leaf, set())
+                for speaker, head in stand_ins[leaf]:
+                    holder = self._calls.holder(head, avoided)
+                    if holder is not None:
+                        speakers[leaf], heads[leaf] = speaker, head
+                        asked.setdefault(holder, {})[leaf] = rows
+                        break
                 else:
-                    asked.setdefault(holder, {})[leaf] = rows
+                    losses[leaf] = rows
             answers = await asyncio.gather(
                 *(
-                    self._calls.ask(node, query.inputs, wanted, leaves, active.value, way.form, deadline)
+                    self._calls.ask(node, query.inputs, wanted, heads, active.value, way.form, deadline)
                     for node, wanted in asked.items()
                 )
             )
@@ -182,7 +187,9 @@ class Router:
             for (node, wanted), found in zip(asked.items(), answers, strict=True):
                 for leaf, rows in wanted.items():
                     if leaf in found:
-                        replies.append(Reply(leaf=leaf, rows=rows, answer=found[leaf]))
+                        replies.append(
+                            Reply(leaf=leaf, rows=rows, answer=found[leaf], speaker=speakers[leaf])
+                        )
                     else:
                         tried[leaf].add(node)
                         again[leaf] = rows
@@ -191,10 +198,36 @@ class Router:
         return replies, missing
 
 
+def _with_leaves(gate: ActiveGate | None) -> ActiveGate:
+    if gate is None or gate.prototypes is None:
+        raise NotReadyError(
+            "gate",
+            found="none yet" if gate is None else f"version {gate.version}, which has no leaves",
+            expected="a contribution of at least one node",
+            remedy="on a node: swarm train DATA",
+        )
+    return gate
+
+
+def _stand_ins(
+    leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
+) -> list[list[tuple[int, KnownHead]]]:
+    """Return for each allowed leaf who can speak for it: itself first, then those that compute the same."""
+    alike: dict[Computation, list[tuple[int, KnownHead]]] = {}
+    for row, head in enumerate(leaves):
+        if head is not None and allowed[row]:
+            alike.setdefault(head.manifest.computes, []).append((row, head))
+    found: list[list[tuple[int, KnownHead]]] = [[] for _ in leaves]
+    for group in alike.values():
+        for row, head in group:
+            found[row] = [(row, head), *(each for each in group if each[0] != row)]
+    return found
+
+
 def _planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
-    identities = [head.digest if head is not None else "" for head in leaves]
+    identities = [head.manifest.computes if head is not None else () for head in leaves]
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
     plan = plan_route(reading.weights, identities, max(top_k, 1), allowed)

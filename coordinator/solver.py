@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordinator.contribution_arrays import CheckedContribution, check_arrays, read_arrays
 from coordinator.contributions import ContributionFiles, mapped
+from coordinator.node_columns import solve_nodes
 from coordinator.solver_jobs import (
     PROBLEM_FILE,
     ROOT_FILE,
@@ -30,11 +30,11 @@ from coordinator.solver_jobs import (
     write_record,
 )
 from swarm.domain.errors import ShapeMismatchError, SwarmError
-from swarm.domain.manifests import GateLeaf
+from swarm.domain.ids import NodeId
+from swarm.domain.manifests import GateBranch, GateLeaf
 from swarm.domain.problems import Problem
-from swarm.gating.analytic_gate import target_rows
 from swarm.gating.prototype_gate import build_prototype_gate
-from swarm.gating.ridge import solve
+from swarm.gating.tree import Tree
 
 NICENESS = 10
 """Answers come first."""
@@ -47,54 +47,52 @@ def solve_group(
     class_names: Sequence[str],
     ridges: Sequence[float],
     fixed_point: float,
+    branches: Sequence[GateBranch] = (),
 ) -> Solution:
     """Return the arrays of a gate with these leaves: a pure function, whatever came and went before.
 
-    An owner's sums count where its leaves have columns. Raises InvalidInputError where the sums are not
-    positive definite with a ridge, ShapeMismatchError for leaves that the contributions do not have.
+    Without `branches` all leaves are regions. An owner's sums count where its leaves have columns. Raises
+    InvalidInputError where the sums are not positive definite with a ridge, ShapeMismatchError for leaves
+    that the contributions do not have.
     """
-    wanted = {leaf.leaf: leaf for leaf in leaves}
-    summaries = {
-        leaf.leaf: summary
-        for each in contributions
-        for leaf, summary in zip(each.contribution.leaves, each.summaries, strict=True)
-        if leaf.leaf in wanted
+    of_owner: dict[NodeId, CheckedContribution] = {each.contribution.owner: each for each in contributions}
+    _check_known(contributions, leaves)
+    if not leaves:
+        return Solution(prototypes={}, weights=None, roots=None)
+    tree = Tree.of(leaves, branches) if branches else Tree.flat(len(leaves))
+    splits = {
+        row: split
+        for row, branch in enumerate(branches)
+        if branch.is_learned and (split := of_owner[branch.owner].split_of(branch.leaf)) is not None
     }
-    if list(summaries) != list(wanted):
-        raise ShapeMismatchError(
-            "gate leaves",
-            found=", ".join(wanted)[:200],
-            expected=f"those of the contributions, in their order: {', '.join(summaries)[:200]}",
-        )
-    prototypes: dict[str, NDArray[np.generic]] = {}
-    if summaries:
-        owned_by = [leaf.owner for leaf in wanted.values()]
-        prototypes = build_prototype_gate(list(summaries.values()), 1.0, owned_by).arrays()
-    with_columns = {leaf.owner for leaf in leaves if leaf.has_columns}
-    owners = [each.sums for each in contributions if each.contribution.owner in with_columns]
-    sums = [each for each in owners if each is not None]
-    if not sums or not ridges:
+    nodes = [(leaf.owner, leaf.leaf) for leaf in leaves] + [(each.owner, each.leaf) for each in branches]
+    prototypes = build_prototype_gate(
+        [of_owner[owner].summary_of(leaf) for owner, leaf in nodes],
+        1.0,
+        [owner for owner, _ in nodes],
+        tree,
+        splits,
+    ).arrays()
+    if not ridges or not any(leaf.has_columns for leaf in leaves):
         return Solution(prototypes=prototypes, weights=None, roots=None)
-    weights = solve(sums, ridges, fixed_point)
-    _, class_rows = target_rows(leaves, class_names)
-    if weights.shape[2] != len(class_rows):
-        raise ShapeMismatchError(
-            "gate weights", found=f"{weights.shape[2]} columns", expected=f"{len(class_rows)} targets"
-        )
+    solved = solve_nodes(contributions, leaves, tree, class_names, ridges, fixed_point)
     return Solution(
         prototypes=prototypes,
-        weights=weights.astype(np.float32),
-        roots=_by_class(weights, class_rows, len(class_names)),
+        weights=solved.weights,
+        roots=np.clip(solved.roots, -_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16),
+        branch_weights=solved.branch_weights,
     )
 
 
-def _by_class(
-    weights: NDArray[np.float64], class_rows: NDArray[np.int64], classes: int
-) -> NDArray[np.float16]:
-    roots = np.zeros((*weights.shape[:2], classes))
-    for target, row in enumerate(class_rows):
-        roots[:, :, row] += weights[:, :, target]
-    return np.clip(roots, -_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16)
+def _check_known(contributions: Sequence[CheckedContribution], leaves: Sequence[GateLeaf]) -> None:
+    wanted = [leaf.leaf for leaf in leaves]
+    known = {leaf.leaf for each in contributions for leaf in each.contribution.leaves}
+    if len(set(wanted)) != len(wanted) or not known.issuperset(wanted):
+        raise ShapeMismatchError(
+            "gate leaves",
+            found=", ".join(wanted)[:200],
+            expected=f"some of the contributions', each once: {', '.join(sorted(known))[:200]}",
+        )
 
 
 def _check(job: CheckJob) -> None:
@@ -114,7 +112,9 @@ def _solve(job: SolveJob, folder: Path) -> None:
 
 def _solved(job: SolveJob, group: Group, known: dict[str, CheckedContribution]) -> Solution:
     contributions = [known[digest] for digest in group.contributions]
-    return solve_group(contributions, group.leaves, job.class_names, job.ridges, job.trunk.fixed_point)
+    return solve_group(
+        contributions, group.leaves, job.class_names, job.ridges, job.trunk.fixed_point, group.branches
+    )
 
 
 def _make_root(job: RootJob, folder: Path) -> None:

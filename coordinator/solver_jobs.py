@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import Contribution, GateLeaf, NetReference
+from swarm.domain.manifests import Contribution, GateBranch, GateLeaf, NetReference
 from swarm.domain.problems import Problem
 from swarm.domain.specification import TrunkReference
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
@@ -42,18 +42,23 @@ class CheckJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Contributions, one per owner and in the order of owners, and the leaves of theirs to solve for."""
+    """Contributions, one per owner and in the order of owners, and the leaves of theirs to solve for.
+
+    Without `branches` all leaves count as regions: enough for a root, which is the same either way.
+    """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     contributions: tuple[Digest, ...]
     leaves: tuple[GateLeaf, ...]
+    branches: tuple[GateBranch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolveJob:
     """Solve each group. Leaves for the i-th `prototypes.<i>.npz` and, where a leaf has columns,
-    `weights.<i>.npy` float32 [R, M, T] and `roots.<i>.npy` float16 [R, M, C], R being the ridges."""
+    `weights.<i>.npy` float32 [R, M, T], `roots.<i>.npy` float16 [R, M, C] and, with branches,
+    `branch_weights.<i>.npy` float32 [R, M, Tb], R being the ridges."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -98,13 +103,14 @@ class Solution:
     """What came of one group.
 
     `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
-    [R, M, T] and `roots` float16 [R, M, C] are mapped from a file; None where no leaf has columns. Weights
-    take features in fixed point.
+    [R, M, T], `branch_weights` float32 [R, M, Tb] and `roots` float16 [R, M, C] are mapped from a file; None
+    where no leaf, or no branch, has columns. Weights take features in fixed point.
     """
 
     prototypes: Arrays
     weights: NDArray[np.float32] | None
     roots: NDArray[np.float16] | None
+    branch_weights: NDArray[np.float32] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
@@ -113,17 +119,24 @@ class Solution:
         if self.weights is not None and self.roots is not None:
             np.save(folder / f"weights.{number}.npy", self.weights)
             np.save(folder / f"roots.{number}.npy", self.roots)
+        if self.branch_weights is not None:
+            np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
         """Return what `write` left; the weights stay valid after the folder is gone."""
         with np.load(folder / f"prototypes.{number}.npz", allow_pickle=False) as stored:
             prototypes = {name: stored[name] for name in stored.files}
-        weights, roots = (folder / f"{name}.{number}.npy" for name in ("weights", "roots"))
+
+        def mapped(name: str) -> NDArray[Any] | None:
+            path = folder / f"{name}.{number}.npy"
+            return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+
         return cls(
             prototypes=prototypes,
-            weights=np.load(weights, mmap_mode="r", allow_pickle=False) if weights.exists() else None,
-            roots=np.load(roots, mmap_mode="r", allow_pickle=False) if roots.exists() else None,
+            weights=mapped("weights"),
+            roots=mapped("roots"),
+            branch_weights=mapped("branch_weights"),
         )
 
 

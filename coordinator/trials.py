@@ -248,13 +248,21 @@ def _label(options: Sequence[TrialOption], judged: _Judged) -> Combination:
     return replace(found, top_k=1) if found.name == "root" else found
 
 
+def accuracy_of(combination: Combination) -> str:
+    """Return the name by which a gate's evidence has a combination's accuracy on validation data."""
+    return f"accuracy_{_name(combination)}"
+
+
+def _name(combination: Combination) -> str:
+    return combination.label.replace(" ", "_").replace("-", "")
+
+
 def _figures(trials: Trials, options: Sequence[TrialOption], row: int) -> dict[str, float]:
     combination = options[row].combination
-    name = combination.label.replace(" ", "_").replace("-", "")
     samples = sum(trial.samples for trial in trials.values())
-    figures = {f"accuracy_{name}": summed(trials, "correct", row) / samples}
+    figures = {accuracy_of(combination): summed(trials, "correct", row) / samples}
     if combination.name in USES_SUMS and combination.name != "root":
-        figures[f"z_{name}"] = _beyond_root(trials, row)
+        figures[f"z_{_name(combination)}"] = _beyond_root(trials, row)
     return figures
 
 

@@ -15,6 +15,7 @@ import structlog
 
 from node.delivery import Courier
 from node.expert_relay import ExpertRelay
+from node.growth.carrying import Grower
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
 from node.outbound import OutboundLog
@@ -27,6 +28,7 @@ from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import SwarmError
+from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing, SocketBytes
 from swarm.domain.membership import Event, Heartbeat, Hello, Welcome
@@ -39,7 +41,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Agent:
-    """AgentPort for the command, ExpertPort for the coordinator's calls, and the stream's callbacks."""
+    """AgentPort for the command, ExpertPort and GrowerPort for the coordinator's calls, and the stream's
+    callbacks."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Agent:
         outbound: OutboundLog,
         courier: Courier,
         trainer: Trainer,
+        grower: Grower,
         relay: ExpertRelay,
         knowledge: SwarmKnowledge,
         coordinator: CoordinatorClient,
@@ -65,6 +69,7 @@ class Agent:
         self._home, self._identity, self._advertise = home, identity, advertise
         self._import_paths, self._book, self._outbox = import_paths, book, outbox
         self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
+        self._grower = grower
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
         self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
         self._announcing: asyncio.Task[None] | None = None
@@ -117,11 +122,25 @@ class Agent:
         """Relay a gate's trial to the expert server."""
         return await self._relay.try_gate(candidate, incumbent, options, specification)
 
+    async def survey(self, gate: bytes, specification: bytes) -> Survey:
+        """Relay a survey of a gate's leaves to the expert server."""
+        return await self._relay.survey(gate, specification)
+
+    async def carry_out(self, order: GrowthOrder) -> None:
+        """Take a proposal to carry out."""
+        await self._grower.carry_out(order)
+
     @property
     def activity(self) -> str:
-        """What heartbeats say: `idle`, `train 40%`, with what waits in the outbox."""
-        waiting = len(self._outbox)
-        return self._trainer.activity + (f", {waiting} waiting to be sent" if waiting else "")
+        """What heartbeats say: `idle`, `train 40%`, `split ada.e1 40%`; with what waits in the outbox, and
+        what is kept there because its recipient refused it."""
+        trains, grows = self._trainer.activity, self._grower.activity
+        doing = [trains] if trains != "idle" or not grows else []
+        doing += [grows] if grows else []
+        waiting, kept = len(self._outbox), self._outbox.kept
+        doing += [f"{waiting} waiting to be sent"] if waiting else []
+        doing += [f"{kept} refused and kept"] if kept else []
+        return ", ".join(doing)
 
     @property
     def socket_bytes(self) -> SocketBytes:
@@ -131,7 +150,7 @@ class Agent:
 
     async def hello(self) -> Hello:
         """Return the first message of a new stream, with this node's signed heads."""
-        leaves = self._book.leaves()
+        leaves = self._book.everything()
         nets = {self._book.signed(leaf.manifest).value.net.factory for leaf in leaves}
         paths = tuple(
             dict.fromkeys((*self._import_paths, *(p for leaf in leaves for p in leaf.import_paths)))
@@ -171,10 +190,13 @@ class Agent:
             self._announcing.cancel()
         self._announcing = asyncio.create_task(self._announce(welcome.fence), name="announce")
         self._courier.kick()
+        self._grower.kick()
 
     async def on_gate(self, envelope: bytes) -> None:
         """A new gate is active."""
         self._take("gate", envelope)
+        if self._knowledge.gate is not None:
+            self._grower.follow(self._knowledge.gate)
 
     async def on_specification(self, envelope: bytes) -> None:
         """A new version of the specification."""
@@ -187,6 +209,8 @@ class Agent:
     async def on_event(self, event: Event) -> None:
         """Something happened in the swarm."""
         _log.debug("event", kind=event.kind, id=event.id)
+        if event.kind.startswith("growth."):
+            self._grower.kick()
 
     async def on_disconnect(self, error: SwarmError) -> None:
         """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is

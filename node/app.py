@@ -21,6 +21,9 @@ from node.enrol import check_advertised
 from node.expert_relay import ExpertRelay
 from node.expert_server_config import ExpertServerConfig
 from node.federation import FederatedClients, allowed_apps
+from node.growth.carrying import Grower
+from node.growth.reporting import Reporting
+from node.growth.stages import GrowerParts
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
 from node.loans import Lending
@@ -88,7 +91,10 @@ async def serve(config: NodeConfig) -> None:
             outbound=outbound,
             signer=identity.required_signer(),
         )
-        courier = Courier(outbox, publisher, fence=lambda: fence.value)
+        courier = Courier(
+            outbox, publisher, fence=lambda: fence.value, on_active=book.contributions.note_active
+        )
+        verified = VerifiedRegistry(registry, coordinator, identity.keyring(), cache)
         trainer = Trainer(
             home=home,
             identity=identity,
@@ -101,9 +107,24 @@ async def serve(config: NodeConfig) -> None:
             threads=config.worker_threads,
             lending=Lending(
                 identity.id,
-                VerifiedRegistry(registry, coordinator, identity.keyring(), cache),
+                verified,
                 settled=lambda: fence.value > 0 or bool(courier.offline),
             ),
+        )
+        grower = Grower(
+            GrowerParts(
+                home=home,
+                identity=identity,
+                book=book,
+                outbox=outbox,
+                courier=courier,
+                cache=cache,
+                knowledge=knowledge,
+                registry=verified,
+                net=config.net,
+                threads=config.worker_threads,
+            ),
+            Reporting(coordinator),
         )
         configuration = home.run / "experts.json"
         ExpertServerConfig(
@@ -127,6 +148,7 @@ async def serve(config: NodeConfig) -> None:
             outbound=outbound,
             courier=courier,
             trainer=trainer,
+            grower=grower,
             relay=relay,
             knowledge=knowledge,
             coordinator=coordinator,
@@ -143,6 +165,7 @@ async def serve(config: NodeConfig) -> None:
             to_coordinator,
             experts=agent,
             federation=federation,
+            grower=agent,
             listener=agent,
             hello=agent.hello,
             beat=agent.heartbeat,
@@ -155,8 +178,10 @@ async def serve(config: NodeConfig) -> None:
         seat.announce(time.time())
         _log.info("node.started", node=identity.id, swarm=identity.swarm)
         trainer.resume()
+        grower.resume()
         await _run_until_told(agent, [relay.run(), courier.run(), renewals.run(), stream.run()])
         await trainer.stop()
+        await grower.stop()
     _log.info("node.stopped", node=identity.id)
 
 

@@ -1,24 +1,27 @@
 """What a job gives to the gate: chosen, summed and laid down as one blob, so that the agent only signs it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from node.array_files import save_arrays, write_blob
-from node.jobs import CONTRIBUTION_FILE, ContributionDraft, LearningJob
+from node.accumulating import columns_with, summed_with
+from node.array_files import save_arrays
+from node.growth.laying import Laid, LaidBranch, LaidLeaf
+from node.jobs import ContributionDraft, ExistingBranch, LearningJob
 from node.shards import Shard, read_summary, summary_arrays, told_counts
-from node.sums import PADDING_BYTES, GramSums, LeafSums, chosen_rank, joined, summed
-from swarm.domain.ids import LeafId, expert_of, number_of
+from node.sums import PADDING_BYTES, GramSums, LeafSums, chosen_rank, joined
+from swarm.domain.ids import LeafId, number_of
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import FeatureSums, LeafContribution
 from swarm.gating.regions import MIN_CLASS_COUNT
 from swarm.gating.sums import target_columns
 
 Arrays = dict[str, NDArray[Any]]
+_Placed = TypeVar("_Placed", LaidLeaf, LaidBranch)
 _NAMED = 10
 
 
@@ -35,7 +38,8 @@ class Given:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Leaf:
     """One leaf to contribute; `class_counts` and all that is given of it are of the classes that have samples
-    enough. `kept` are its sums from an earlier job; None for a leaf with new data."""
+    enough. `kept` are its sums from an earlier job, of a leaf without new data; `new_columns` are F't of new
+    data alone."""
 
     leaf: LeafId
     class_counts: Mapping[str, int]
@@ -43,6 +47,7 @@ class _Leaf:
     columns: NDArray[np.int64] | None
     shard: Shard | None = None
     kept: LeafSums | None = None
+    new_columns: NDArray[np.int64] | None = None
 
 
 def give(job: LearningJob, folder: Path, shards: Sequence[Shard], q: NDArray[np.int16] | None) -> Given:
@@ -60,32 +65,10 @@ def give(job: LearningJob, folder: Path, shards: Sequence[Shard], q: NDArray[np.
     if not leaves:
         return Given(draft=None, flops=0, listings=(), notes=notes)
     sums, flops = (None, 0) if q is None else _sum_up(job, folder, leaves, q)
-    arrays = {f"{one.leaf}/{name}": array for one in leaves for name, array in _leaf_arrays(one).items()}
-    entries, size_bytes = write_blob(
-        folder / CONTRIBUTION_FILE, {**arrays, **(sums.arrays() if sums is not None else {})}
-    )
-    draft = ContributionDraft(
-        leaves=tuple(
-            LeafContribution(
-                leaf=one.leaf,
-                expert=expert_of(one.leaf),
-                class_counts=dict(one.class_counts),
-                prototypes=entries[f"{one.leaf}/prototypes"],
-                prototype_counts=entries[f"{one.leaf}/prototype_counts"],
-                radii=entries[f"{one.leaf}/radii"],
-                columns=entries.get(f"{one.leaf}/columns"),
-            )
-            for one in leaves
-        ),
-        sums=None
-        if sums is None
-        else FeatureSums(
-            form="compact" if sums.rank else "exact",
-            samples=sums.samples,
-            tensors=tuple(entries[name] for name in sums.arrays()),
-        ),
-        size_bytes=size_bytes,
-    )
+    told = [
+        LaidLeaf(leaf=one.leaf, class_counts=one.class_counts, arrays=_leaf_arrays(one)) for one in leaves
+    ]
+    draft = replace(_in_tree(job, told), sums=sums).lay_down(folder)
     return Given(draft=draft, flops=flops, listings=_listings(leaves, sums), notes=notes)
 
 
@@ -99,6 +82,11 @@ def sums_file(shard: Shard) -> str:
     return f"leaf-{shard.number}.sums.npz"
 
 
+def shard_file(shard: Shard) -> str:
+    """Return the name of the file, in the job's folder, that says where a shard's samples are."""
+    return f"leaf-{shard.number}.shard.npz"
+
+
 def _chosen(
     job: LearningJob, shards: Sequence[Shard], q: NDArray[np.int16] | None
 ) -> tuple[list[_Leaf], tuple[str, ...]]:
@@ -108,13 +96,15 @@ def _chosen(
     for shard in shards:
         counts = shard.told_counts
         notes += _too_few(shard.leaf, shard.training.class_counts())
+        new = None if q is None or not counts else _new_columns(shard, q)
         found.append(
             _Leaf(
                 leaf=shard.leaf,
                 class_counts=counts,
                 summary=summary_arrays(shard.summary),
-                columns=None if q is None or not counts else _columns(shard, q),
+                columns=None if new is None else columns_with(shard.kept, new, sorted(shard.new_counts)),
                 shard=shard,
+                new_columns=new,
             )
         )
     fresh = {one.leaf for one in found}
@@ -170,15 +160,15 @@ def _why_not(counts: Mapping[str, int], summary: Arrays, kept: LeafSums | None, 
     return ""
 
 
-def _columns(shard: Shard, q: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return F't for the classes that the gate is told of, in sorted order."""
-    names = sorted(shard.told_counts)
-    labels = shard.training.labels_among(names)
-    return target_columns(_rows_of(q, shard), labels[labels >= 0], len(names))
-
-
 def _rows_of(q: NDArray[np.int16], shard: Shard) -> NDArray[np.int16]:
     return q if len(shard.told) == len(q) else q[shard.told]
+
+
+def _new_columns(shard: Shard, q: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return F't of the new samples for the classes that the gate is told of, in sorted order."""
+    names = sorted(shard.new_counts)
+    labels = shard.training.labels_among(names)
+    return target_columns(_rows_of(q, shard), labels[labels >= 0], len(names))
 
 
 def _sum_up(
@@ -188,22 +178,62 @@ def _sum_up(
     order, size = job.order, q.shape[1]
     others = sum(array.nbytes + PADDING_BYTES for one in leaves for array in _leaf_arrays(one).values())
     rank = chosen_rank(order.sums, order.sums_mb, size, others)
-    compact_only = any(one.kept is not None and one.kept.f.rank for one in leaves)
+    compact_only = any(sums is not None and sums.f.rank for sums in map(_earlier, leaves))
     if not rank and compact_only and order.sums == "auto":
         rank = chosen_rank("compact", order.sums_mb, size, others)
     parts, flops = [], 0
     for one in leaves:
         part = one.kept
         if one.shard is not None:
-            assert one.columns is not None
-            f, cost = summed(_rows_of(q, one.shard), rank, order.seed)
-            flops += cost + one.columns.shape[0] * f.samples
+            assert one.columns is not None and one.new_columns is not None
+            new = _rows_of(q, one.shard)
+            f, cost = summed_with(one.shard.kept, new, one.new_columns, rank, order.seed)
+            flops += cost + new.size
             part = LeafSums(columns=one.columns, f=f)
             part.save(folder / sums_file(one.shard))
         assert part is not None
         parts.append(part)
     sums, cost = joined(parts, rank, order.seed)
     return sums, flops + cost
+
+
+def _earlier(one: _Leaf) -> LeafSums | None:
+    """Return the sums that a leaf has of earlier jobs."""
+    return one.shard.kept.sums if one.shard is not None and one.shard.kept is not None else one.kept
+
+
+def _in_tree(job: LearningJob, leaves: Sequence[LaidLeaf]) -> Laid:
+    """Return the leaves under the node's branches. One with fewer than two children among what is given, or
+    whose summary is lost, is no branch any more: what is below it moves up."""
+    parents = {leaf.leaf: leaf.parent for leaf in job.existing}
+    placed = [replace(leaf, parent=parents.get(leaf.leaf, "")) for leaf in leaves]
+    branches = [branch for branch in map(_laid_branch, job.branches) if branch is not None]
+    lost = {branch.leaf: branch.parent for branch in job.branches}
+    while True:
+        above = Counter([leaf.parent for leaf in placed] + [branch.parent for branch in branches])
+        kept = [branch for branch in branches if above[branch.leaf] >= 2]
+        names = {branch.leaf for branch in kept}
+        placed = [_moved_up(leaf, names, lost) for leaf in placed]
+        is_whole = len(kept) == len(branches)
+        branches = [_moved_up(branch, names, lost) for branch in kept]
+        if is_whole:
+            return Laid(leaves=tuple(placed), branches=tuple(branches))
+
+
+def _moved_up(one: _Placed, branches: Collection[str], parents: Mapping[LeafId, str]) -> _Placed:
+    parent = one.parent
+    while parent and parent not in branches:
+        parent = parents.get(LeafId(parent), "")
+    return replace(one, parent=parent)
+
+
+def _laid_branch(branch: ExistingBranch) -> LaidBranch | None:
+    arrays = read_summary(branch.prototypes)
+    if arrays is None:
+        return None
+    if branch.split and Path(branch.split).exists():
+        arrays["split"] = np.load(branch.split, allow_pickle=False)
+    return LaidBranch(leaf=branch.leaf, arrays=arrays, parent=branch.parent)
 
 
 def _leaf_arrays(one: _Leaf) -> Arrays:

@@ -50,7 +50,8 @@ class Delivery:
 
 
 class Courier:
-    """Delivers the outbox. `fence` gives the present lease's fence, 0 while there is none."""
+    """Delivers the outbox. `fence` gives the present lease's fence, 0 while there is none; `on_active` is
+    told each contribution that the coordinator took up."""
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class Courier:
         publisher: Publisher,
         *,
         fence: Callable[[], int],
+        on_active: Callable[[bytes], None] = lambda envelope: None,
         first_delay_s: float = 0.5,
         longest_delay_s: float = 30.0,
         seed: int | None = None,
     ) -> None:
         self._outbox, self._publisher, self._fence = outbox, publisher, fence
+        self._on_active = on_active
         self._first_delay, self._longest_delay = first_delay_s, longest_delay_s
         self._jitter = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
         self._wake = asyncio.Event()
@@ -159,4 +162,6 @@ class Courier:
         if self._outbox.superseded(intent):
             return Delivery(state="duplicate", reason="a newer contribution of this node replaces it")
         outcome = await self._publisher.contribute(intent, fence)
+        if outcome.state == "activated":
+            self._on_active(intent.envelope)
         return Delivery(state=outcome.state, reason=outcome.reason, gate_version=outcome.gate_version)

@@ -11,6 +11,7 @@ from node.children import KeptChild
 from swarm.config import NodeHome
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotReadyError
+from swarm.domain.growth import Survey
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
 from swarm.rpc.channel import open_local
 from swarm.rpc.clients import ExpertClient
@@ -67,6 +68,11 @@ class ExpertRelay:
         return await self._client.try_gate(
             candidate, incumbent, options, specification, timeout_s=TRIAL_TIMEOUT_S
         )
+
+    async def survey(self, gate: bytes, specification: bytes) -> Survey:
+        """Ask how a gate's leaves do on this node's validation data."""
+        await self._started()
+        return await self._client.survey(gate, specification, timeout_s=TRIAL_TIMEOUT_S)
 
     async def _started(self) -> None:
         try:

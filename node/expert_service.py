@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from node.expert_store import ExpertStore
 from node.gate_evaluation import GateEvaluator
+from node.gate_survey import sent_survey_listing
 from node.listings import sent_trial_listing
 from node.outbound import OutboundLog
 from swarm.config import NodeHome
@@ -26,6 +27,7 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.growth import Survey
 from swarm.domain.inference import (
     MAX_QUERY_ROWS,
     ExpertAnswer,
@@ -93,6 +95,16 @@ class ExpertService:
         line = sent_trial_listing(trial, opened.value.version)
         self._outbound.record([replace(line, at=self._clock(), digest=opened.digest)])
         return trial
+
+    async def survey(self, gate: bytes, specification: bytes) -> Survey:
+        """Return how each leaf does on the node's own validation data that go to it; only sums leave."""
+        opened = self._keyring.open(gate, GateStatement)
+        agreed = self._keyring.open(specification, Specification).value
+        async with self._one_trial:
+            found = await self._evaluator.survey(opened, agreed)
+        line = sent_survey_listing(found)
+        self._outbound.record([replace(line, at=self._clock(), digest=opened.digest)])
+        return found
 
     def _answer(self, request: ExpertRequest) -> list[ExpertAnswer]:
         specification = self._specification.current()

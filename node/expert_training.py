@@ -1,14 +1,19 @@
 """Training one leaf's net as a stage of a job, told step by step, and what of it a manifest states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
-from node.preparing import Bench
+from node.jobs import ExistingLeaf
+from node.preparing import Bench, update_strategy
 from swarm.domain.ids import LeafId, number_of
 from swarm.domain.manifests import Cost
 from swarm.experts.samples import Samples, derived_seed
 from swarm.experts.training import TrainProgress, TrainResult, TrainSettings, train_expert
+from swarm.experts.updating.memory import read_memory, write_memory
+from swarm.experts.updating.port import Update
 
 TRAIN_FRACTION = 0.25
 """How far a job is when training begins."""
@@ -32,8 +37,46 @@ def turns(samples: list[int]) -> list[Turn]:
     return [Turn(share=own / total, before=sum(samples[:row]) / total) for row, own in enumerate(samples)]
 
 
+def update_of(
+    bench: Bench, leaf: LeafId, class_names: Sequence[str], continued: ExistingLeaf | None
+) -> Update | None:
+    """Return what keeps a leaf from forgetting what it learned before, by the order; None: nothing does.
+
+    continued: the leaf's last version where the net goes on from it, whose memory is then used.
+    """
+    order, number = bench.job.order, number_of(leaf)
+    strategy = update_strategy(order)
+    if strategy is None:
+        return None
+
+    def tell(message: str) -> None:
+        bench.report("train", message, TRAIN_FRACTION)
+
+    memory = read_memory(Path(continued.memory), tell) if continued and continued.memory else None
+    version = continued.version if continued else 0
+    # Each update draws numbers of its own, so that a reservoir stays a fair choice.
+    seed = derived_seed(derived_seed(order.seed, "update", number), "version", version)
+    return strategy.update(memory, class_names, seed=seed)
+
+
+def keep_memory(bench: Bench, leaf: LeafId, result: TrainResult) -> str:
+    """Keep what the leaf's next update needs in the job's folder, and return the file's name; empty where
+    there is nothing to keep. It holds raw samples and never leaves the node."""
+    if result.memory is None:
+        return ""
+    name = f"leaf-{number_of(leaf)}.memory"
+    write_memory(bench.folder / name, result.memory)
+    return name
+
+
 def train_leaf(
-    bench: Bench, leaf: LeafId, net: nn.Module, training: Samples, validation: Samples, turn: Turn
+    bench: Bench,
+    leaf: LeafId,
+    net: nn.Module,
+    training: Samples,
+    validation: Samples,
+    turn: Turn,
+    update: Update | None = None,
 ) -> TrainResult:
     """Train a leaf's net by the order, resuming from its checkpoint in the job's folder."""
     order, number = bench.job.order, number_of(leaf)
@@ -57,6 +100,7 @@ def train_leaf(
             budget_s=order.budget_s * turn.share,
             seed=derived_seed(order.seed, "train", number),
         ),
+        update=update,
         checkpoint=bench.folder / f"leaf-{number}.checkpoint",
         on_progress=say,
         clock=bench.clock,

@@ -1,4 +1,5 @@
-"""A node's own samples for federated rounds: what its newest training order reads, split as training does.
+"""A node's own samples for federated rounds: what its newest training order reads, split as training does; of
+a stream, what its leaves stand for by now.
 
 Named by the node's own configuration as `samples = node.federated_samples:load`, with `home` beside it.
 """
@@ -7,12 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from node.held_out import read_validation
 from node.hold_out import VALIDATION_FRACTION, hold_out
-from node.jobs import JOB_FILE, LearningJob
+from node.jobs import JOB_FILE, VALIDATION_FILE, LearningJob
+from node.leaves import LeafBook
+from node.shard_source import ShardSource
+from node.stream.novelty import NOVEL_FILE
 from swarm.config import NodeHome
-from swarm.data.dataset import check_fits
+from swarm.data.dataset import Dataset, check_fits
 from swarm.data.sources import load_training
-from swarm.domain.errors import NotReadyError, SwarmError
+from swarm.domain.errors import NotFoundError, NotReadyError, SwarmError
 from swarm.experts.inputs import best_device
 from swarm.experts.trunk import Trunk
 from swarm.federation.own_samples import OwnSamples
@@ -26,11 +31,10 @@ def load(configuration: Mapping[str, Any]) -> OwnSamples:
 
     Raises NotReadyError where it has not trained yet, and what is wrong with its data.
     """
-    job = newest_job(NodeHome(Path(str(configuration["home"]))))
+    home = NodeHome(Path(str(configuration["home"])))
+    job = newest_job(home)
     order, specification = job.order, job.specification
-    dataset = load_training(order.data, order.import_paths)
-    check_fits(dataset, specification)
-    kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+    training, validation = _of_stream(home, job) if order.gathered else _of_order(job)
     trunk = Trunk.load(
         specification.trunk,
         BlobFiles(Path(job.blob_folder)).open_verified,
@@ -42,11 +46,38 @@ def load(configuration: Mapping[str, Any]) -> OwnSamples:
     return OwnSamples(
         node=str(job.node),
         specification=specification,
-        training=dataset.subset(kept),
-        validation=dataset.subset(held_out),
+        training=training,
+        validation=validation,
         features=trunk.features,
         import_paths=order.import_paths,
+        novel=lambda: _novel(home, job),
     )
+
+
+def _of_order(job: LearningJob) -> tuple[Dataset, Dataset]:
+    order = job.order
+    dataset = load_training(order.data, order.import_paths)
+    check_fits(dataset, job.specification)
+    kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+    return dataset.subset(kept), dataset.subset(held_out)
+
+
+def _of_stream(home: NodeHome, job: LearningJob) -> tuple[Dataset, Dataset]:
+    book = LeafBook(home.state)
+    sources = [ShardSource.read(book.shard(leaf.leaf)) for leaf in book.leaves()]
+    everything = ShardSource(parts=tuple(part for source in sources for part in source.parts))
+    validation = read_validation(home.state / VALIDATION_FILE)
+    return everything.load(job.specification, f"node {job.node}"), validation
+
+
+def _novel(home: NodeHome, job: LearningJob) -> Dataset | None:
+    try:
+        source = ShardSource.read(home.state / NOVEL_FILE)
+    except NotFoundError:
+        return None
+    if len(source) < job.specification.min_leaf_count:
+        return None
+    return source.load(job.specification, f"novel samples of node {job.node}")
 
 
 def newest_job(home: NodeHome) -> LearningJob:

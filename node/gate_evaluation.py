@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -18,11 +18,13 @@ import numpy as np
 import structlog
 
 from node.expert_store import ExpertStore, load_expert
-from node.gate_trial import TrialGate, Voice, arrays_for, experts_wanted, judge, no_samples
+from node.gate_survey import survey, survey_combination, survey_options
+from node.gate_trial import TrialGate, Voice, answering, arrays_for, experts_wanted, judge, no_samples
 from node.own_validation import Floats, OwnValidation
-from swarm.domain.combination import Combination, TrialOption
+from swarm.domain.combination import USES_EXPERTS, Combination, TrialOption
 from swarm.domain.errors import ExhaustedError, NotFoundError, TrunkMismatchError, UnreachableError
-from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.growth import Survey
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import GateStatement, Manifest
 from swarm.domain.specification import Specification
@@ -36,6 +38,9 @@ from swarm.trust.statements import Statement
 
 T = TypeVar("T")
 Values = dict[ExpertForm, Floats | None]
+Heads = dict[str, Statement[Manifest]]
+"""The version that answers for a leaf, by its pinned digest or its expert's id."""
+Tried = tuple[TrialGate, tuple[Combination, ...]]
 MOST_FLOPS = (1 << 63) - 1
 """What the wire carries; peers say what their experts cost."""
 MOST_PEERS_FLOPS = 2 * 10**12
@@ -82,12 +87,8 @@ class GateEvaluator:
     ) -> GateTrial:
         """Return the candidate's sums over the node's samples, zeros if it has none."""
         for gate in (candidate, incumbent):
-            if gate is not None and gate.value.trunk != specification.trunk.digest:
-                raise TrunkMismatchError(
-                    f"gate {gate.value.version}",
-                    found=f"trunk {gate.value.trunk[:12]}",
-                    expected=f"trunk {specification.trunk.digest[:12]}",
-                )
+            if gate is not None:
+                _check_trunk(gate.value, specification)
         count = await self._run(self._validation.refresh)
         if not count:
             return no_samples(options)
@@ -95,17 +96,16 @@ class GateEvaluator:
             partial(self._validation.features, specification, self._import_paths)
         )
         under_trial = await self._gate(candidate.value, options, specification)
-        tried = [(under_trial, tuple(option.combination for option in options))]
-        present = None
+        tried: list[Tried] = [(under_trial, tuple(option.combination for option in options))]
+        served = None
         if incumbent is not None and incumbent.value.leaves:
             served = incumbent.value.combination()
             needed = [TrialOption(combination=served)]
             if any(option.against_root for option in options) and incumbent.value.kind == "analytic":
                 needed.append(FALLBACK)
-            gate_now = await self._gate(incumbent.value, needed, specification)
-            present = (gate_now, served)
-            tried.append((gate_now, (served,)))
-        voices, asked = await self._voices(tried, features, specification)
+            tried.append((await self._gate(incumbent.value, needed, specification), (served,)))
+        tried, heads = await self._knowing(tried)
+        voices, asked = await self._voices(tried, heads, features, specification)
         flops += count * (asked + sum(gate.flops(combinations) for gate, combinations in tried))
         await self._run(partial(self._forget_all_but, (candidate, incumbent)))
         return await self._run(
@@ -113,13 +113,45 @@ class GateEvaluator:
                 judge,
                 self._validation.labels,
                 features,
-                under_trial,
+                tried[0][0],
                 options,
                 voices,
-                incumbent=present,
+                incumbent=None if served is None else (tried[1][0], served),
                 flops=min(flops, MOST_FLOPS),
             )
         )
+
+    async def survey(self, gate: Statement[GateStatement], specification: Specification) -> Survey:
+        """Return how each leaf does on the node's validation samples that are routed to it (`gate_survey`).
+
+        Experts as in trials: own ones, and peers' that this node may hold and afford. `fresh` is left to
+        those who know the node's newest training samples.
+        """
+        value = gate.value
+        _check_trunk(value, specification)
+        count = await self._run(self._validation.refresh)
+        if not count or not value.leaves:
+            return Survey(gate_version=value.version, leaves=())
+        features, _ = await self._run(partial(self._validation.features, specification, self._import_paths))
+        combination = survey_combination(value)
+        loaded = await self._gate(value, survey_options(combination), specification)
+        # Its expert's own answers tell how a leaf does, also where corrections are served.
+        spoken = replace(combination, name="gate") if combination.name == "corrected" else combination
+        tried, heads = await self._knowing([(loaded, (spoken,))])
+        voices, _ = await self._voices(tried, heads, features, specification)
+        await self._run(partial(self._forget_all_but, (gate,)))
+        leaves = await self._run(
+            partial(survey, self._validation.labels, features, tried[0][0], spoken, voices)
+        )
+        return Survey(gate_version=value.version, leaves=leaves)
+
+    async def _knowing(self, tried: Sequence[Tried]) -> tuple[list[Tried], Heads]:
+        """Return the gates with what their experts compute, and the versions that answer, where anybody asks
+        experts."""
+        asking = [gate for gate, each in tried if any(one.name in USES_EXPERTS for one in each)]
+        heads = await self._heads(asking)
+        manifests = {expert: head.value for expert, head in heads.items()}
+        return [(gate.knowing(manifests), combinations) for gate, combinations in tried], heads
 
     async def _gate(
         self, statement: GateStatement, options: Sequence[TrialOption], specification: Specification
@@ -129,41 +161,53 @@ class GateEvaluator:
 
     async def _voices(
         self,
-        tried: Sequence[tuple[TrialGate, tuple[Combination, ...]]],
+        tried: Sequence[Tried],
+        heads: Heads,
         features: Floats,
         specification: Specification,
-    ) -> tuple[dict[ExpertId, Voice], int]:
+    ) -> tuple[dict[str, Voice], int]:
         """Return what the experts that anybody needs say, and the FLOPs per sample that they cost now."""
-        forms: dict[ExpertId, set[ExpertForm]] = {}
+        forms: dict[str, set[ExpertForm]] = {}
         for gate, combinations in tried:
             wanted = await self._run(partial(experts_wanted, gate, combinations, features))
             for form, experts in wanted.items():
                 for expert in experts:
                     forms.setdefault(expert, set()).add(form)
         voices = {
-            leaf.expert: Voice(class_names=leaf.class_names)
+            answering(leaf): Voice(class_names=leaf.class_names)
             for gate, _ in tried
             for leaf in gate.leaves
-            if leaf.expert in forms
+            if answering(leaf) in forms
         }
-        heads: list[Statement[Manifest]] = []
-        for expert in sorted(forms):
-            with suppress(NotFoundError):
-                heads.append(await self._registry.manifest(expert))
-        values = {head.value.expert: self._known(head, forms[head.value.expert]) for head in heads}
+        asked = {expert: heads[expert] for expert in sorted(forms) if expert in heads}
+        by_digest: dict[Digest, set[ExpertForm]] = {}
+        for expert, head in asked.items():
+            by_digest.setdefault(head.digest, set()).update(forms[expert])
+        distinct = list({head.digest: head for head in asked.values()}.values())
+        values = {head.digest: self._known(head, by_digest[head.digest]) for head in distinct}
         flops = 0
-        for question in await self._run(partial(self._affordable, heads, values)):
+        for question in await self._run(partial(self._affordable, distinct, values)):
             said = await self._answers(question, specification)
-            values[question.head.value.expert] |= said
+            values[question.head.digest] |= said
             flops += question.flops if said else 0
-        for head in heads:
-            expert = head.value.expert
+        for expert, head in asked.items():
             voices[expert] = Voice(
                 class_names=head.value.class_names,
-                probabilities=values[expert].get("probabilities"),
-                corrections=values[expert].get("corrections"),
+                probabilities=values[head.digest].get("probabilities"),
+                corrections=values[head.digest].get("corrections"),
             )
         return voices, flops
+
+    async def _heads(self, gates: Iterable[TrialGate]) -> Heads:
+        """Return the versions that answer for these gates' leaves: those pinned, else the heads. One that the
+        registry does not have, or that is of another expert than the leaf's, is missing."""
+        found: Heads = {}
+        for leaf in {answering(leaf): leaf for gate in gates for leaf in gate.leaves}.values():
+            with suppress(NotFoundError):
+                head = await self._registry.manifest(answering(leaf))
+                if head.value.expert == leaf.expert:
+                    found[answering(leaf)] = head
+        return found
 
     def _known(self, head: Statement[Manifest], forms: Iterable[ExpertForm]) -> Values:
         """Return what an expert says in these forms, None where it has to be asked."""
@@ -175,7 +219,7 @@ class GateEvaluator:
         return values
 
     def _affordable(
-        self, heads: Sequence[Statement[Manifest]], values: Mapping[ExpertId, Values]
+        self, heads: Sequence[Statement[Manifest]], values: Mapping[Digest, Values]
     ) -> list[_Question]:
         """Return whom to ask what: the experts on this node, then the cheapest of the peers' that fit
         together into MOST_PEERS_FLOPS, so that a dear one displaces nobody else's."""
@@ -183,7 +227,7 @@ class GateEvaluator:
         own: list[_Question] = []
         peers: list[_Question] = []
         for head in heads:
-            unknown = tuple(form for form, known in values[head.value.expert].items() if known is None)
+            unknown = tuple(form for form, known in values[head.digest].items() if known is None)
             if not unknown or not self._may_hold(head.value):
                 continue
             try:
@@ -253,6 +297,15 @@ class GateEvaluator:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def _check_trunk(gate: GateStatement, specification: Specification) -> None:
+    if gate.trunk != specification.trunk.digest:
+        raise TrunkMismatchError(
+            f"gate {gate.version}",
+            found=f"trunk {gate.trunk[:12]}",
+            expected=f"trunk {specification.trunk.digest[:12]}",
+        )
 
 
 def _flops_per_sample(manifest: Manifest, forms: Iterable[ExpertForm]) -> int:

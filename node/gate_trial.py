@@ -4,19 +4,19 @@ What is reckoned is what users would get: the combinations of `swarm.gating.comb
 too. Only the sums in `GateTrial` leave the node.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination, TrialOption
 from swarm.domain.errors import ShapeMismatchError
-from swarm.domain.ids import ExpertId
 from swarm.domain.inference import ExpertForm, GateTrial
-from swarm.domain.manifests import GateLeaf, GateStatement
+from swarm.domain.manifests import GateLeaf, GateStatement, Manifest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, AnalyticGate, Placed
+from swarm.gating.branches import SPLIT, splits_of
 from swarm.gating.combinations import (
     FALLBACK,
     ROOT,
@@ -28,7 +28,7 @@ from swarm.gating.combinations import (
     mix,
     right_among,
 )
-from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate
+from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate, node_names
 from swarm.gating.routing import RoutePlan, plan_route
 
 ROWS_AT_ONCE = 1024
@@ -50,10 +50,11 @@ class Voice:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrialGate:
-    """A gate under trial, or the present one. Leaves with the same expert count as one.
+    """A gate under trial, or the present one. Leaves with the same identity count as one expert.
 
     `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the arrays
-    `root.<i>` float [M, C] while a ridge is being chosen.
+    `root.<i>` float [M, C] while a ridge is being chosen. `identities` are what the leaves' experts compute,
+    as far as it is known (empty: they all differ).
     """
 
     class_names: tuple[str, ...]
@@ -61,6 +62,11 @@ class TrialGate:
     analytic: AnalyticGate | None = None
     prototypes: PrototypeGate | None = None
     roots: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    identities: tuple[Hashable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.identities:
+            object.__setattr__(self, "identities", self.experts)
 
     @classmethod
     def of(
@@ -68,6 +74,7 @@ class TrialGate:
     ) -> "TrialGate":
         """Return a statement's gate with those of its arrays that are here."""
         names, leaves = statement.class_names, statement.leaves
+        placed = Placed.of(leaves, statement.branches)
         roots = {name: array for name, array in arrays.items() if name.startswith(ROOT)}
         for name, array in roots.items():
             if array.shape != (trunk.sum_size, len(names)):
@@ -79,25 +86,37 @@ class TrialGate:
         analytic = None
         if WEIGHTS in arrays:
             analytic = AnalyticGate.from_statement_arrays(
-                arrays, leaves, names, trunk.fixed_point, trunk.has_constant
+                arrays, leaves, names, trunk.fixed_point, trunk.has_constant, placed
             )
         elif roots:
             analytic = _classifier(next(iter(roots.values())), trunk)
         prototypes = None
         if f"{PROTOTYPES}.0" in arrays:
-            prototypes = PrototypeGate.from_arrays(arrays, leaves=len(leaves), temperature=1.0)
+            splits = splits_of(arrays, placed.is_learned)
+            prototypes = PrototypeGate.from_arrays(
+                arrays, leaves=len(leaves), temperature=1.0, tree=placed.tree, splits=splits
+            )
         return cls(class_names=names, leaves=leaves, analytic=analytic, prototypes=prototypes, roots=roots)
 
     @property
-    def experts(self) -> tuple[ExpertId, ...]:
-        """The expert of each leaf."""
-        return tuple(leaf.expert for leaf in self.leaves)
+    def experts(self) -> tuple[str, ...]:
+        """Who answers for each leaf."""
+        return tuple(map(answering, self.leaves))
+
+    def knowing(self, manifests: Mapping[str, Manifest]) -> "TrialGate":
+        """Return the same gate with the identities of the experts whose manifests are known."""
+        known = (manifests.get(expert) for expert in self.experts)
+        identities = tuple(
+            expert if manifest is None else manifest.computes
+            for expert, manifest in zip(self.experts, known, strict=True)
+        )
+        return replace(self, identities=identities)
 
     def plan(self, combination: Combination, features: Floats, scores: Floats | None) -> RoutePlan:
         """Return which leaves' experts a combination asks for each of the samples."""
         weights = expert_weights(combination, self.analytic, self.prototypes, scores, features)
         allowed = may_speak(combination, self.analytic, len(self.leaves))
-        return plan_route(weights, self.experts, combination.top_k, allowed)
+        return plan_route(weights, self.identities, combination.top_k, allowed)
 
     def flops(self, combinations: Iterable[Combination]) -> int:
         """Return the FLOPs per sample of finding out who is asked, and of judging these combinations."""
@@ -112,22 +131,32 @@ class TrialGate:
         return int(total)
 
 
+def answering(leaf: GateLeaf) -> str:
+    """Return who answers for a leaf: the digest of the pinned version, else the expert, whose head it is."""
+    return leaf.manifest or leaf.expert
+
+
 def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tuple[str, ...]:
     """Return the names of the gate's arrays that these options need, and no other."""
+    branches = statement.branches
+    splits = [f"{SPLIT}.{row}" for row, branch in enumerate(branches) if branch.is_learned]
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
             names[option.weights] = None
+            if branches and option.weights == WEIGHTS:
+                names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":
-            leaves = (f"{PROTOTYPES}.{row}" for row in range(len(statement.leaves)))
-            names |= dict.fromkeys((*leaves, "log_prior", "radii"))
+            nodes = node_names(len(statement.leaves), len(branches))
+            names |= dict.fromkeys((*nodes, "log_prior", "radii", *splits))
     return tuple(names)
 
 
 def experts_wanted(
     gate: TrialGate, combinations: Iterable[Combination], features: Floats
-) -> dict[ExpertForm, frozenset[ExpertId]]:
-    """Return the experts that any of the combinations asks about any of the samples, by form.
+) -> dict[ExpertForm, frozenset[str]]:
+    """Return who answers for the leaves (`answering`) that any of the combinations asks about any of the
+    samples, by form.
 
     Of those that differ in top_k, the widest is looked at. features float32 [N, D].
     """
@@ -138,12 +167,12 @@ def experts_wanted(
         key = (_form(each), each.name == "prototypes", each.temperature)
         if key not in widest or each.top_k > widest[key].top_k:
             widest[key] = each
-    wanted: dict[ExpertForm, set[ExpertId]] = {"probabilities": set(), "corrections": set()}
+    wanted: dict[ExpertForm, set[str]] = {"probabilities": set(), "corrections": set()}
     if widest:
         scores = gate.analytic.scores(features) if gate.analytic is not None else None
         for (form, _, _), combination in widest.items():
             chosen = np.unique(gate.plan(combination, features, scores).choices)
-            wanted[form] |= {gate.leaves[row].expert for row in chosen if row >= 0}
+            wanted[form] |= {gate.experts[row] for row in chosen if row >= 0}
     return {form: frozenset(experts) for form, experts in wanted.items()}
 
 
@@ -152,7 +181,7 @@ def judge(
     features: Floats,
     candidate: TrialGate,
     options: Sequence[TrialOption],
-    voices: Mapping[ExpertId, Voice],
+    voices: Mapping[str, Voice],
     *,
     incumbent: tuple[TrialGate, Combination] | None = None,
     flops: int = 0,
@@ -160,9 +189,9 @@ def judge(
     """Return the candidate's sums over the N samples, one entry per option.
 
     labels are class names, features float32 [N, D]. `incumbent` is the present gate with the combination that
-    it serves; without one its count is 0 and nothing is gained, lost or taken, nor against the root of one
-    without sums. An expert without a voice, or whose voice lacks a form, is missing: uniform over its
-    classes, or no correction.
+    it serves; voices are by who answers. Without one its count is 0 and nothing is gained, lost or taken, nor
+    against the root of one without sums. An expert without a voice, or whose voice lacks a form, is missing:
+    uniform over its classes, or no correction.
     """
     before = root_before = None
     if incumbent is not None:
@@ -180,7 +209,7 @@ def judge(
         prototypes=candidate.prototypes,
         features=features,
         speakers=[_speaker(candidate, leaf, voices) for leaf in candidate.leaves],
-        identities=candidate.experts,
+        identities=candidate.identities,
         incumbent=before,
         incumbent_root=root_before,
         roots=candidate.roots,
@@ -198,7 +227,7 @@ def judge(
         gained_on_root=tuple(found.gained_on_root.tolist()),
         lost_on_root=tuple(found.lost_on_root.tolist()),
         incumbent_correct=0 if before is None else int(before.correct.sum()),
-        experts_missing=len({candidate.leaves[row].expert for row in found.missing}),
+        experts_missing=len({candidate.experts[row] for row in found.missing}),
         flops=flops,
     )
 
@@ -226,7 +255,7 @@ def _incumbent(
     class_names: tuple[str, ...],
     present: TrialGate,
     served: Combination,
-    voices: Mapping[ExpertId, Voice],
+    voices: Mapping[str, Voice],
 ) -> Incumbent:
     """Return how the present gate does, for a candidate with class_names."""
     answer, truth = answers(present, served, features, voices), _rows_of(present.class_names, labels)
@@ -246,7 +275,7 @@ def _named(class_names: tuple[str, ...], names: Iterable[str]) -> NDArray[np.boo
 
 
 def answers(
-    gate: TrialGate, combination: Combination, features: Floats, voices: Mapping[ExpertId, Voice]
+    gate: TrialGate, combination: Combination, features: Floats, voices: Mapping[str, Voice]
 ) -> Floats:
     """Return a gate's answers with one combination, probabilities float32 [N, C] over its class names."""
     speakers = [_speaker(gate, leaf, voices) for leaf in gate.leaves]
@@ -285,8 +314,8 @@ def _form(combination: Combination) -> ExpertForm:
     return "corrections" if combination.name == "corrected" else "probabilities"
 
 
-def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[ExpertId, Voice]) -> Speaker:
-    voice = voices.get(leaf.expert) or Voice(class_names=leaf.class_names)
+def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[str, Voice]) -> Speaker:
+    voice = voices.get(answering(leaf)) or Voice(class_names=leaf.class_names)
     return Speaker(
         class_rows=_rows_of(gate.class_names, voice.class_names),
         probabilities=voice.probabilities,

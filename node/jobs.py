@@ -7,6 +7,9 @@ moment and started again, the process goes on from its checkpoints. What it leav
 - `blobs/`: content-addressed files (`swarm.modules.blobs.BlobFiles`) with the new experts' weights;
 - `leaf-<number>.npz`: each leaf's `prototypes`, `prototype_counts` and `radii`;
 - `leaf-<number>.sums.npz`: each leaf's sums (`node.sums`);
+- `leaf-<number>.shard.npz`: where each leaf's samples are (`node.shard_source`);
+- `leaf-<number>.memory`: what the next update of each leaf needs (`swarm.experts.updating`); raw samples;
+- `waiting.npz`: samples of a stream that wait for more of their kind (`node.stream.gathered`);
 - `contribution.bin`: the one blob of the contribution's tensors, which `result.json` describes;
 - `validation.npz`: raw `inputs` and `labels` (class names), held out first. It never leaves the node.
 
@@ -24,9 +27,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotFoundError
-from swarm.domain.ids import ExpertId, LeafId, NodeId, number_of
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import (
+    BranchContribution,
     Correction,
     Cost,
     FeatureSums,
@@ -41,6 +45,7 @@ JOB_FILE = "job.json"
 RESULT_FILE = "result.json"
 VALIDATION_FILE = "validation.npz"
 CONTRIBUTION_FILE = "contribution.bin"
+WAITING_FILE = "waiting.npz"
 BLOBS_FOLDER = "blobs"
 DEFAULT_NET = "mlp:128x2"
 
@@ -73,12 +78,41 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedWeights:
+    """A version of the parent of a leaf that was split, trained meanwhile; its modules lie in the job's
+    `blob_folder`."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    manifest: Digest
+    net: NetReference
+    class_names: tuple[str, ...]
+    modules: tuple[ModuleEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingBranch:
+    """A leaf that was split: `prototypes` is the path of the summary that it had as a leaf, `split` that of
+    its learned binary gate (`.npy`, float32 [R + 1]; empty: its children decide)."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    prototypes: str
+    parent: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingLeaf:
     """A leaf that the node owns already: training continues it from its head's weights.
 
     `modules` lie in the job's `blob_folder`. `class_counts`, `prototypes` and `sums` are of the job that
     trained it last: `prototypes` is the path of its summary (`.npz`), by which new clusters are matched to
-    leaves, `sums` that of its sums; each empty if it is lost.
+    leaves, `sums` that of its sums; each empty if it is lost. `parent` names the branch that it is a child of
+    (empty: at the top). `memory` is the path of what its update remembers, `shard` that of where its samples
+    are (empty: none). `offered` are weights that its parent was trained to while it was split: it starts
+    from them where they are better on its validation samples.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -91,6 +125,10 @@ class ExistingLeaf:
     prototypes: str = ""
     sums: str = ""
     class_counts: Mapping[str, int] = field(default_factory=dict)
+    parent: str = ""
+    offered: "OfferedWeights | None" = None
+    memory: str = ""
+    shard: str = ""
 
     @property
     def number(self) -> int:
@@ -113,7 +151,7 @@ class LearningJob(JobRecord):
     """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs,
     the existing leaves' weights and, where corrections are to be trained, the arrays of `gate`, whose
     statement has digest `gate_digest`. `default_net` is used where the order names no net. `lenders` are the
-    peers whose experts a new leaf may start from."""
+    peers whose experts a new leaf may start from, `branches` the node's leaves that were split."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = JOB_FILE
@@ -129,6 +167,7 @@ class LearningJob(JobRecord):
     gate: GateStatement | None = None
     gate_digest: str = ""
     lenders: tuple[Lender, ...] = ()
+    branches: tuple[ExistingBranch, ...] = ()
 
     @property
     def net(self) -> str:
@@ -141,9 +180,10 @@ class LearnedLeaf:
     """One trained leaf, everything that its manifest and its part of the contribution need.
 
     `class_names` is in the order of the net's outputs; `class_counts` counts the shard's training samples.
-    `parent_version` is the version that was continued, 0 for a new leaf. `summary` and `sums` (empty: none)
-    name files of the job's folder. `borrowed_from` is the manifest's digest of the peer's expert that it
-    began with (empty: its own or random weights). After a dry run `modules` is empty, metrics are missing.
+    `parent_version` is the version that was continued, 0 for a new leaf. `summary`, `sums`, `shard` and
+    `memory` (empty: none) name files of the job's folder. `borrowed_from` is the manifest's digest of the
+    peer's expert that it began with (empty: its own or random weights). After a dry run `modules` is empty,
+    metrics are missing.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -159,6 +199,8 @@ class LearnedLeaf:
     cost: Cost
     sums: str = ""
     borrowed_from: str = ""
+    shard: str = ""
+    memory: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +223,7 @@ class ContributionDraft:
     leaves: tuple[LeafContribution, ...]
     sums: FeatureSums | None
     size_bytes: int
+    branches: tuple[BranchContribution, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +234,8 @@ class LearningResult(JobRecord):
     `features_flops`, `clustering_flops` and `sums_flops` come on top of the leaves' own costs.
     `idle_leaves` are existing leaves that got no data this time; `contribution` also holds those of them
     whose summaries are kept (None: nothing to contribute). `notes` are for the person who trains.
+    `forward_flops` is the part of `train_flops` that was forward passes (what an update strategy adds is not
+    taken apart).
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -211,6 +256,7 @@ class LearningResult(JobRecord):
     notes: tuple[str, ...] = ()
     contribution: ContributionDraft | None = None
     refined: tuple[RefinedLeaf, ...] = ()
+    forward_flops: int = 0
 
     @property
     def train_flops(self) -> int:

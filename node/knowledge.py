@@ -103,6 +103,24 @@ class SwarmKnowledge:
         await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(weights)
         return gate
 
+    async def provide_regions(self) -> GateStatement | None:
+        """Return the newest gate with its prototypes and radii in the cache, verified; None where there is no
+        gate, or they cannot be had now."""
+        if self._gate is None:
+            return None
+        gate = self._gate.value
+        wanted = [
+            entry
+            for entry in gate.arrays
+            if entry.name == "radii" or entry.name.startswith(("prototypes.", "branch."))
+        ]
+        try:
+            await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(wanted)
+        except SwarmError as error:
+            _log.warning("regions.not_fetched", gate_version=gate.version, because=str(error))
+            return None
+        return gate
+
 
 def _take_kept(file: Path, take: object) -> None:
     try:

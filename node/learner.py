@@ -1,5 +1,7 @@
 """The training process: `python -m node.learner JOB_DIR` (see `node.jobs` for the folder and its output).
 
+A folder with a `growth.json` is a task of growth (`node.growth.jobs`).
+
 Exit codes: 0 the result is there; 2 the job cannot be done, with the problem as the last line; 1 a fault
 of the program; 143 or 130 asked to stop. Started again, it resumes.
 """
@@ -18,7 +20,8 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from node.children import die_with_parent
-from node.jobs import RESULT_FILE, LearningJob, LearningResult
+from node.growth.jobs import GrowthJob, GrowthResult
+from node.jobs import RESULT_FILE, JobRecord, LearningJob, LearningResult
 from swarm.domain.errors import ExhaustedError, SwarmError, UsageError
 from swarm.domain.problems import Problem
 
@@ -41,12 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(folder: Path) -> None:
-    job = LearningJob.read(folder)
-    if (folder / RESULT_FILE).exists():
-        LearningResult.read(folder)
+    if (folder / GrowthJob.FILE).exists():
+        _do(folder, GrowthResult, lambda: _grow(GrowthJob.read(folder), folder))
     else:
-        _exhaustion_named(folder, lambda: _learn(job, folder))
+        job = LearningJob.read(folder)
+        _do(folder, LearningResult, lambda: _learn(job, folder))
     say({"stage": "done", "message": "the result is written", "fraction": 1.0})
+
+
+def _do(folder: Path, result: type[JobRecord], work: Callable[[], None]) -> None:
+    if (folder / RESULT_FILE).exists():
+        result.read(folder)
+    else:
+        _exhaustion_named(folder, work)
+
+
+def _grow(job: GrowthJob, folder: Path) -> None:
+    from node.growth.working import grow
+
+    grow(job, folder, _report).write(folder)
 
 
 def _learn(job: LearningJob, folder: Path) -> None:

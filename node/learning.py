@@ -1,26 +1,42 @@
 """The data's way on a node, from a source to trained experts: what `node.learner` runs, stage by stage.
 
 load -> hold out validation -> trunk features -> own clusters, shards, summaries -> sums -> train each leaf.
+A stream's mega-batches come with validation held out already, and add to what the leaves stand for.
 Everything is a function of the job and the data, so a run that was killed and started again comes to the
 same result; only training steps are kept on the way (`leaf-<number>.checkpoint`).
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from node.array_files import save_arrays
 from node.borrowing import borrowed
 from node.choosing_start import Start, choose_start
-from node.contributing import give, summary_file, sums_file
-from node.expert_training import TRAIN_FRACTION, Turn, cost_of, metrics_of, train_leaf, turns
-from node.jobs import BLOBS_FOLDER, VALIDATION_FILE, LearnedLeaf, LearningJob, LearningResult
+from node.contributing import give, shard_file, summary_file, sums_file
+from node.expert_training import (
+    TRAIN_FRACTION,
+    Turn,
+    cost_of,
+    keep_memory,
+    metrics_of,
+    train_leaf,
+    turns,
+    update_of,
+)
+from node.held_out import write_validation
+from node.jobs import (
+    BLOBS_FOLDER,
+    VALIDATION_FILE,
+    WAITING_FILE,
+    LearnedLeaf,
+    LearningJob,
+    LearningResult,
+)
 from node.listings import expert_listings, trial_listing
 from node.loans import Loan
 from node.preparing import (
@@ -30,12 +46,15 @@ from node.preparing import (
     Report,
     check_order,
     features_of,
+    gathered,
     load,
     load_trunk,
     split,
 )
 from node.refining import refine
+from node.shard_source import ShardSource
 from node.shards import Shard, make_shards
+from node.stream.gathered import Gathered
 from swarm.data.dataset import Dataset
 from swarm.domain.errors import NotFoundError, VerificationError
 from swarm.domain.inference import Listing
@@ -69,50 +88,71 @@ def learn(
         write_to=BlobFiles(folder / BLOBS_FOLDER),
     )
     check_order(job)
-    dataset = load(bench)
-    training, validation = split(bench, dataset)
+    if job.order.gathered:
+        found, validation = gathered(bench)
+    else:
+        found, validation = split(bench, load(bench))
+        if not job.order.refine:
+            write_validation(folder / VALIDATION_FILE, validation, len(validation))
+    training = found.samples
     if job.order.refine:
         return refine(bench, training, validation, started)
-    _keep(folder / VALIDATION_FILE, validation)
     features, held_out, features_flops = _features(bench, training, validation)
     report("clusters", "looking for clusters", FEATURES_FRACTION)
-    shards, clustering_flops = make_shards(job, training, features.regions, validation, held_out.regions)
+    sharding = make_shards(job, training, features.regions, validation, held_out.regions)
+    shards = sharding.shards
     report("clusters", f"{len(shards)} leaves: {', '.join(shard.leaf for shard in shards)}", _SUMS_FRACTION)
     if features.q is not None:
         report("sums", f"summing up {len(training)} samples' features in pairs", _SUMS_FRACTION)
     given = give(job, folder, shards, features.q)
+    if len(sharding.waiting):
+        found.subset(sharding.waiting).save(folder / WAITING_FILE)
+    for shard in shards:
+        _source(shard, found).save(folder / shard_file(shard))
     loans, search_flops = borrowed(bench, shards, features.regions)
     del features, held_out
     order = turns([len(shard.training) for shard in shards])
     learned = [_learn_leaf(bench, shard, turn, loans) for shard, turn in zip(shards, order, strict=True)]
-    leaves = tuple(leaf for leaf, _, _ in learned)
+    leaves = tuple(one.leaf for one in learned)
     continued = {leaf.leaf for leaf in leaves}
+    waiting = f"{len(sharding.waiting)} samples wait for more of their leaf and class"
     return LearningResult(
-        dataset=dataset.name,
+        dataset=training.name,
         dry_run=job.order.dry_run,
         leaves=leaves,
         idle_leaves=tuple(leaf.leaf for leaf in job.existing if leaf.leaf not in continued),
-        samples=len(training),
+        samples=len(training) - len(sharding.waiting),
         validation_samples=len(validation),
         features_flops=features_flops,
-        clustering_flops=clustering_flops + search_flops,
+        clustering_flops=sharding.flops + search_flops,
         sums_flops=given.flops,
         duration_s=clock() - started,
         device=str(best_device()),
         listings=(
             *given.listings,
-            *(listing for _, listings, _ in learned for listing in listings),
+            *(listing for one in learned for listing in one.listings),
             trial_listing(len(validation)),
         ),
-        notes=(*given.notes, *(note for _, _, note in learned if note)),
+        notes=(
+            *given.notes,
+            *sharding.notes,
+            *([waiting] if len(sharding.waiting) else ()),
+            *(one.note for one in learned if one.note),
+        ),
         contribution=given.draft,
+        forward_flops=features_flops + sum(one.forward_flops for one in learned),
     )
 
 
-def _keep(path: Path, validation: Dataset) -> None:
-    """Keep the validation samples, with the name of each one's class."""
-    names = np.array(validation.class_names, dtype=np.str_)[validation.labels]
-    save_arrays(path, {"inputs": validation.inputs, "labels": names})
+def _source(shard: Shard, found: Gathered) -> ShardSource:
+    """Return where all samples are that a leaf stands for, as far as it is known."""
+    new = found.source(shard.rows)
+    if shard.kept is None or shard.existing is None or not shard.existing.shard:
+        return new
+    try:
+        return ShardSource.read(Path(shard.existing.shard)).joined(new)
+    except (NotFoundError, VerificationError):
+        return new
 
 
 def _features(bench: Bench, training: Dataset, validation: Dataset) -> tuple[Features, Features, int]:
@@ -128,29 +168,40 @@ def _features(bench: Bench, training: Dataset, validation: Dataset) -> tuple[Fea
     return found, held_out, trunk.flops_per_query * (len(training) + len(validation))
 
 
-def _learn_leaf(
-    bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]
-) -> tuple[LearnedLeaf, tuple[Listing, ...], str]:
-    """Train one leaf (unless it is a dry run) and store what its manifest needs; also say what it lists, and
-    what it borrowed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """A trained leaf, what of it would leave the machine, how it began, and its forward passes' FLOPs."""
+
+    leaf: LearnedLeaf
+    listings: tuple[Listing, ...]
+    note: str
+    forward_flops: int
+
+
+def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -> _Learned:
+    """Train one leaf (unless it is a dry run) and store what its manifest needs."""
     job = bench.job
     reference = net_reference(
-        job.net, shard.training.input_shape, len(shard.training.class_names), job.order.import_paths
+        job.net, shard.training.input_shape, len(shard.class_names), job.order.import_paths
     )
     samples = partial(Samples, scale=job.specification.scale, offset=job.specification.offset)
-    training = samples(inputs=shard.training.inputs, labels=shard.training.labels)
+    training = samples(inputs=shard.training.inputs, labels=shard.labels)
     validation = samples(inputs=shard.validation_inputs, labels=shard.validation_labels)
-    start = _start(bench, shard, reference, loans, training, validation)
+    start, continues = _start(bench, shard, reference, loans, training, validation)
     net, reference = start.net, start.reference
+    memory, forward = "", 0
     if job.order.dry_run:
         inference_flops = forward_flops(net, reference.input_shape)
         cost = Cost(train_flops=0, inference_flops=inference_flops, samples_seen=0, duration_s=0.0)
         metrics: dict[str, float] = {}
         modules = pack_net(net)[0]
     else:
-        result = train_leaf(bench, shard.leaf, net, training, validation, turn)
+        update = update_of(bench, shard.leaf, shard.class_names, shard.existing if continues else None)
+        result = train_leaf(bench, shard.leaf, net, training, validation, turn, update)
         cost, metrics = cost_of(result), {**metrics_of(result), **start.metrics}
         cost = replace(cost, train_flops=cost.train_flops + start.flops)
+        forward = result.forward_flops * result.samples_seen + result.evaluation_flops + start.flops
+        memory = keep_memory(bench, shard.leaf, result)
         modules, blobs = pack_net(result.net)
         for blob in blobs.values():
             bench.write_to.put(blob)
@@ -158,8 +209,8 @@ def _learn_leaf(
     leaf = LearnedLeaf(
         leaf=shard.leaf,
         parent_version=shard.existing.version if shard.existing else 0,
-        class_names=shard.training.class_names,
-        class_counts=shard.training.class_counts(),
+        class_names=shard.class_names,
+        class_counts=shard.class_counts,
         net=reference,
         modules=() if job.order.dry_run else modules,
         summary=summary_file(shard),
@@ -167,9 +218,16 @@ def _learn_leaf(
         cost=cost,
         sums=sums if (bench.folder / sums).exists() else "",
         borrowed_from=start.borrowed_from,
+        shard=shard_file(shard),
+        memory=memory,
     )
     note = f"{shard.leaf} {start.message}" if start.metrics else ""
-    return leaf, expert_listings(f"{shard.leaf} weights", shard.leaf, modules), note
+    return _Learned(
+        leaf=leaf,
+        listings=expert_listings(f"{shard.leaf} weights", shard.leaf, modules),
+        note=note,
+        forward_flops=forward,
+    )
 
 
 def _start(
@@ -179,16 +237,17 @@ def _start(
     loans: Sequence[Loan],
     training: Samples,
     validation: Samples,
-) -> Start:
-    """Return what a leaf's training begins with: its own last version, or the best that is lent."""
+) -> tuple[Start, bool]:
+    """Return what a leaf's training begins with, its own last version or the best that is lent; and whether
+    it is the former."""
     order = bench.job.order
-    net = _initial_net(bench, shard, reference)
+    net, continues = _initial_net(bench, shard, reference)
     if shard.existing is not None or order.dry_run or not loans:
-        return Start(net=net, reference=reference)
+        return Start(net=net, reference=reference), continues
     start = choose_start(
         net,
         reference,
-        shard.training.class_names,
+        shard.class_names,
         loans,
         bench.read_from.open_verified,
         training,
@@ -198,25 +257,26 @@ def _start(
         tell=lambda message: bench.report("borrow", message, TRAIN_FRACTION),
     )
     bench.report("borrow", f"{shard.leaf} {start.message}", TRAIN_FRACTION)
-    return start
+    return start, False
 
 
-def _initial_net(bench: Bench, shard: Shard, reference: NetReference) -> nn.Module:
-    """Return a seeded fresh net, with the weights of the leaf's last version wherever they fit."""
+def _initial_net(bench: Bench, shard: Shard, reference: NetReference) -> tuple[nn.Module, bool]:
+    """Return a seeded fresh net with the weights of the leaf's last version wherever they fit, and whether it
+    is the same net as that."""
     order = bench.job.order
     torch.manual_seed(derived_seed(order.seed, "net", shard.number))
     net = build_net(reference, order.import_paths)
     if shard.existing is None:
-        return net
-    names = shard.existing.class_names, shard.training.class_names
+        return net, False
+    names = shard.existing.class_names, shard.class_names
     try:
         copied = warm_start(net, shard.existing.modules, bench.read_from.open_verified, *names)
     except (NotFoundError, VerificationError) as error:
         bench.report("train", f"{shard.leaf} starts afresh: {error}", TRAIN_FRACTION)
-    else:
-        bench.report(
-            "train",
-            f"{shard.leaf} continues version {shard.existing.version}: {copied} tensors",
-            TRAIN_FRACTION,
-        )
-    return net
+        return net, False
+    bench.report(
+        "train",
+        f"{shard.leaf} continues version {shard.existing.version}: {copied} tensors",
+        TRAIN_FRACTION,
+    )
+    return net, copied > 0 and reference.factory == shard.existing.net.factory

@@ -1,16 +1,21 @@
-"""The node's own leaves across restarts: ids, versions, signed manifests, summaries, contribution epoch.
+"""The node's own leaves across restarts: ids, versions, signed manifests, summaries, contribution epoch, and
+how they grew: which were split or are no longer leaves, and by which proposal.
 
 `state/leaves.json` is the index; `state/manifests/<digest>.json` keeps every manifest that this node signed,
-where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate and
-`<leaf>.sums.npz` its sums.
+where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate,
+`<leaf>.sums.npz` its sums, `<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update
+needs and, of one that was split with a learned gate, `<leaf>.split.npy`.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from node.durable import link_durably, write_durably, write_json
+from node.growth.kept import KeptContributions
+from node.growth.own_tree import OwnTree
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, number_of
 from swarm.domain.manifests import Manifest
@@ -55,12 +60,22 @@ class LeafBook:
             state / "leaves",
         )
         self._leaves: dict[LeafId, OwnLeaf] = {}
+        self.tree = OwnTree(self._save)
+        self.contributions = KeptContributions(state / "contributions")
         self.epoch = 0
         if self._index.exists():
             self._load()
 
     def leaves(self) -> list[OwnLeaf]:
-        """Return all leaves by number."""
+        """Return the leaves whose experts answer, by number; not those that were split or are retired."""
+        return [leaf for leaf in self.everything() if self.tree.place(leaf.leaf).standing == "leaf"]
+
+    def branches(self) -> list[OwnLeaf]:
+        """Return the leaves that were split, by number."""
+        return [leaf for leaf in self.everything() if self.tree.place(leaf.leaf).standing == "branch"]
+
+    def everything(self) -> list[OwnLeaf]:
+        """Return all leaves that there ever were, by number."""
         return sorted(self._leaves.values(), key=lambda leaf: leaf.number)
 
     def leaf(self, leaf: LeafId) -> OwnLeaf | None:
@@ -70,7 +85,13 @@ class LeafBook:
     @property
     def first_free(self) -> int:
         """The smallest number above every leaf's: ids are never used again."""
-        return max((leaf.number for leaf in self._leaves.values()), default=0) + 1
+        return max(self.tree.last_number, *(leaf.number for leaf in self._leaves.values()), 0) + 1
+
+    def reserve(self, count: int, after: int = 0) -> int:
+        """Set `count` numbers aside, all above `after`, and return the first; nobody else gets them."""
+        first = max(self.first_free, after + 1)
+        self.tree.reserve(first + count - 1)
+        return first
 
     def summary(self, leaf: LeafId) -> Path:
         """Return where the leaf's summary lies."""
@@ -79,6 +100,18 @@ class LeafBook:
     def sums(self, leaf: LeafId) -> Path:
         """Return where the leaf's sums lie, if it has any."""
         return self._summaries / f"{leaf}.sums.npz"
+
+    def shard(self, leaf: LeafId) -> Path:
+        """Return where it is kept where the leaf's samples are (`node.shard_source`), if it is known."""
+        return self._summaries / f"{leaf}.shard.npz"
+
+    def memory(self, leaf: LeafId) -> Path:
+        """Return where what the leaf's next update needs lies, if it has any."""
+        return self._summaries / f"{leaf}.memory"
+
+    def split_gate(self, leaf: LeafId) -> Path:
+        """Return where the learned gate of a leaf that was split lies, if it has one."""
+        return self._summaries / f"{leaf}.split.npy"
 
     def manifest_file(self, digest: Digest) -> Path:
         """Return where a signed manifest of this node lies."""
@@ -97,8 +130,9 @@ class LeafBook:
         return read_statement(path.read_bytes(), Manifest)
 
     def published_envelopes(self) -> tuple[bytes, ...]:
-        """Return the signed manifests of the heads that the registry accepted: what Hello announces."""
-        heads = [leaf.head for leaf in self.leaves() if leaf.head]
+        """Return the signed manifests of the heads that the registry accepted: what Hello announces. Also of
+        leaves that were split or are retired: older gates, and a rollback, need them."""
+        heads = [leaf.head for leaf in self.everything() if leaf.head]
         return tuple(self.manifest_file(Digest(head)).read_bytes() for head in heads)
 
     def published(self) -> tuple[OwnLeaf, ...]:
@@ -113,9 +147,11 @@ class LeafBook:
         import_paths: tuple[str, ...],
         summary: Path,
         sums: Path | None = None,
+        shard: Path | None = None,
+        memory: Path | None = None,
     ) -> None:
-        """Keep a new version before it goes out, with the files of its summary and sums (None: it has none).
-        Noting a known version again changes nothing."""
+        """Keep a new version before it goes out, with the files of its summary and of its sums, shard and
+        memory (None: it has none). Noting a known version again changes nothing."""
         manifest = statement.value
         self._keep_envelope(statement)
         known = self._leaves.get(manifest.leaf)
@@ -123,10 +159,15 @@ class LeafBook:
             return
         self._summaries.mkdir(parents=True, exist_ok=True)
         link_durably(summary, self.summary(manifest.leaf))
-        if sums is None:
-            self.sums(manifest.leaf).unlink(missing_ok=True)
-        else:
-            link_durably(sums, self.sums(manifest.leaf))
+        for found, kept in (
+            (sums, self.sums(manifest.leaf)),
+            (shard, self.shard(manifest.leaf)),
+            (memory, self.memory(manifest.leaf)),
+        ):
+            if found is None:
+                kept.unlink(missing_ok=True)
+            else:
+                link_durably(found, kept)
         self._leaves[manifest.leaf] = OwnLeaf(
             leaf=manifest.leaf,
             version=manifest.version,
@@ -139,7 +180,8 @@ class LeafBook:
         self._save()
 
     def note_refined(self, statement: Statement[Manifest]) -> None:
-        """Keep a new version of a known leaf that differs in its correction alone, before it goes out."""
+        """Keep a new version of a known leaf that stands for the same samples as before (another correction,
+        or weights trained further), before it goes out."""
         self._keep_envelope(statement)
         manifest = statement.value
         known = self._leaves[manifest.leaf]
@@ -173,8 +215,13 @@ class LeafBook:
             write_durably(path, statement.envelope)
 
     def _save(self) -> None:
-        leaves = [asdict(leaf) for leaf in self.leaves()]
-        write_json(self._index, {"schema": _SCHEMA, "epoch": self.epoch, "leaves": leaves})
+        kept: dict[str, Any] = {
+            "schema": _SCHEMA,
+            "epoch": self.epoch,
+            "leaves": [asdict(leaf) for leaf in self.everything()],
+            "tree": self.tree.fields(),
+        }
+        write_json(self._index, kept)
 
     def _load(self) -> None:
         try:
@@ -183,6 +230,7 @@ class LeafBook:
                 leaf = OwnLeaf(**{**fields, "import_paths": tuple(fields["import_paths"])})
                 self._leaves[leaf.leaf] = leaf
             self.epoch = int(kept["epoch"])
+            self.tree.load(kept.get("tree", {}))
         except (ValueError, TypeError, KeyError) as error:
             raise VerificationError(
                 str(self._index),

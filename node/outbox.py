@@ -113,6 +113,16 @@ class Outbox:
         write_json(refused / f"{stem}.json", kept)
         self.done(intent)
 
+    def keep(self, kind: Kind, *, key: str, subject: str, envelope: bytes, reason: str) -> None:
+        """Set aside at once what would be refused: the work is kept, with the reason. Safe to repeat."""
+        intent = Intent(number=0, kind=kind, key=key, subject=subject, envelope=envelope)
+        self.refuse(intent, reason)
+
+    @property
+    def kept(self) -> int:
+        """How many things were set aside, each with its reason: work that is not lost."""
+        return sum(1 for _ in (self._folder / "refused").glob("*.json"))
+
     def refused(self) -> list[tuple[str, str]]:
         """Return (subject, reason) of everything that was set aside, oldest first."""
         kept = [json.loads(p.read_bytes()) for p in sorted((self._folder / "refused").glob("*.json"))]

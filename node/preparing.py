@@ -1,22 +1,28 @@
 """The first stages of every job: read the data, hold out validation, compute features."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from node.held_out import read_validation
 from node.hold_out import VALIDATION_FRACTION, hold_out
-from node.jobs import LearningJob
+from node.jobs import VALIDATION_FILE, LearningJob
+from node.stream.gathered import Gathered
 from swarm.data.dataset import Dataset, check_fits
 from swarm.data.sources import load_training
+from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError
 from swarm.experts.inputs import best_device
 from swarm.experts.nets import build_net, net_reference
 from swarm.experts.training import TrainSettings
 from swarm.experts.trunk import Trunk
+from swarm.experts.updating.port import UpdateStrategy
+from swarm.experts.updating.registry import DEFAULT_UPDATE, strategy_named
+from swarm.experts.updating.replay import Replay
 from swarm.gating.regions import region_columns
 from swarm.gating.sums import quantised
 from swarm.modules.blobs import BlobFiles
@@ -56,9 +62,31 @@ def check_order(job: LearningJob) -> None:
     if order.seed < 0:
         raise InvalidInputError("seed", found=str(order.seed), expected="0 or more")
     TrainSettings(steps=order.steps, budget_s=order.budget_s)
+    update_strategy(order)
     shape, classes = specification.input_shape, max(2, len(specification.class_names))
     with torch.random.fork_rng(devices=[]):
         build_net(net_reference(job.net, shape, classes, order.import_paths), order.import_paths)
+
+
+def update_strategy(order: TrainOrder) -> UpdateStrategy | None:
+    """Return what keeps a leaf that continues from forgetting: DEFAULT_UPDATE where mega-batches are learned,
+    else, unless the order names one, None: it is fine-tuned.
+
+    InvalidInputError for a name that there is not, and where a strategy that remembers no samples is told how
+    many.
+    """
+    name, memory = order.update or (DEFAULT_UPDATE if order.gathered else ""), order.memory
+    strategy = strategy_named(name) if name else None
+    if not memory:
+        return strategy
+    if not isinstance(strategy, Replay):
+        raise InvalidInputError(
+            "update memory",
+            found=f"{memory} samples for {name or 'fine-tuning'}",
+            expected=f"none: only {Replay.name} remembers samples",
+            remedy=f"--update {Replay.name}, or leave --memory out",
+        )
+    return replace(strategy, capacity=memory)
 
 
 def load(bench: Bench) -> Dataset:
@@ -67,14 +95,12 @@ def load(bench: Bench) -> Dataset:
     bench.report("data", f"reading {order.data}", 0.0)
     dataset = load_training(order.data, order.import_paths)
     check_fits(dataset, bench.job.specification)
-    counts = dataset.class_counts()
-    named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:10])
-    bench.report("data", f"{len(dataset)} samples of {len(counts)} classes: {named}", 0.03)
+    _tell_counts(bench, dataset)
     return dataset
 
 
-def split(bench: Bench, dataset: Dataset) -> tuple[Dataset, Dataset]:
-    """Return training and validation samples, split before anything else is done."""
+def split(bench: Bench, dataset: Dataset) -> tuple[Gathered, Dataset]:
+    """Return training samples with their places, and validation samples, split before all else."""
     minimum = bench.job.specification.min_leaf_count
     kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
     if len(kept) < minimum:
@@ -85,7 +111,25 @@ def split(bench: Bench, dataset: Dataset) -> tuple[Dataset, Dataset]:
             remedy="bring more samples",
         )
     bench.report("data", f"{len(held_out)} samples stay back for validation", 0.05)
-    return dataset.subset(kept), dataset.subset(held_out)
+    order = bench.job.order
+    return Gathered.of(dataset, kept, order.data, order.import_paths), dataset.subset(held_out)
+
+
+def gathered(bench: Bench) -> tuple[Gathered, Dataset]:
+    """Return the training samples that a stream has gathered, and the validation samples of all its
+    mega-batches so far, which lie in the job's folder."""
+    bench.report("data", f"reading {bench.job.order.data}", 0.0)
+    found = Gathered.joined([Gathered.read(Path(file)) for file in bench.job.order.gathered])
+    _tell_counts(bench, found.samples)
+    validation = read_validation(bench.folder / VALIDATION_FILE)
+    bench.report("data", f"{len(validation)} samples stay back for validation", 0.05)
+    return found, validation
+
+
+def _tell_counts(bench: Bench, dataset: Dataset) -> None:
+    counts = dataset.class_counts()
+    named = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:10])
+    bench.report("data", f"{len(dataset)} samples of {len(counts)} classes: {named}", 0.03)
 
 
 def load_trunk(bench: Bench) -> Trunk:

@@ -15,7 +15,7 @@ from node.outbox import Intent, Outbox, refreshed
 from node.statements import on_newer_head
 from swarm.domain.errors import StaleParentError
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.manifests import BranchContribution, Contribution, LeafContribution, Manifest
 from swarm.domain.membership import ContributionOutcome, Head
 from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles
@@ -120,10 +120,12 @@ def _contribution_lines(statement: Statement[Contribution], now: float) -> list[
     for the padding between tensors."""
     contribution = statement.value
     epoch, leaves = f"epoch {contribution.epoch}", contribution.leaves
+    regions: tuple[LeafContribution | BranchContribution, ...] = (*leaves, *contribution.branches)
+    splits = [branch.split for branch in contribution.branches if branch.split is not None]
     counts = {
         f"{leaf.leaf} {name}": str(count) for leaf in leaves for name, count in leaf.class_counts.items()
     }
-    prototypes = sum(leaf.prototypes.shape[0] for leaf in leaves)
+    prototypes = sum(each.prototypes.shape[0] for each in regions)
     items = [
         (
             "contribution",
@@ -135,11 +137,15 @@ def _contribution_lines(statement: Statement[Contribution], now: float) -> list[
             "prototypes",
             f"{epoch}: {prototypes} means of features, with counts and radii",
             _bytes(
-                tensor for leaf in leaves for tensor in (leaf.prototypes, leaf.prototype_counts, leaf.radii)
+                tensor for each in regions for tensor in (each.prototypes, each.prototype_counts, each.radii)
             ),
             {},
         ),
     ]
+    if splits:
+        items.append(
+            ("split gates", f"{epoch}: learned gates between the children of leaves", _bytes(splits), {})
+        )
     if contribution.sums is not None:
         sums = contribution.sums
         columns = [leaf.columns for leaf in leaves if leaf.columns is not None]

@@ -2,16 +2,19 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from node.accumulating import Kept, added_counts, enough_of_each, kept_of
 from node.jobs import ExistingLeaf, LearningJob
 from swarm.data.dataset import Dataset
+from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import LeafId, leaf_of
 from swarm.gating.distances import squared_distances
+from swarm.gating.joined_summaries import joined_summary
 from swarm.gating.regions import MIN_CLASS_COUNT, LeafSummary, natural_leaves, summarise_leaf
 
 Floats = NDArray[np.float32]
@@ -23,8 +26,11 @@ class Shard:
     """One leaf's training and validation samples (classes that it never saw are left out of validation).
 
     `rows` int64 are the training samples' places among all of the node's, `told` those of the samples that
-    the gate is told of: the classes of `told_counts`. `summary` is of these alone; where there are none, it
-    is of all samples and stays on the node. `existing` is the leaf that it continues, None for a new one.
+    the gate is told of: the classes of `new_counts`. `class_names` are the outputs of its net, `labels` int64
+    the training samples' columns among them. `class_counts` counts all samples that the leaf then stands for:
+    those of `kept` (None: only the new ones) and the new ones. `summary` is of those that the gate is told
+    of; where there are none, it is of all samples and stays on the node. `existing` is the leaf that it
+    continues, None for a new one.
     """
 
     number: int
@@ -32,15 +38,35 @@ class Shard:
     rows: NDArray[np.int64]
     told: NDArray[np.int64]
     training: Dataset
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    class_counts: Mapping[str, int]
     validation_inputs: NDArray[np.generic]
     validation_labels: NDArray[np.int64]
     summary: LeafSummary
     existing: ExistingLeaf | None
+    kept: Kept | None = None
 
     @property
     def told_counts(self) -> dict[str, int]:
         """The samples of each class that the gate is told of."""
+        return told_counts(self.class_counts)
+
+    @property
+    def new_counts(self) -> dict[str, int]:
+        """Those of them that are new."""
         return told_counts(self.training.class_counts())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sharding:
+    """A job's shards by number, the rows of training samples that wait for more of their kind, what finding
+    them cost, and what is to be said of it."""
+
+    shards: list[Shard]
+    waiting: NDArray[np.int64]
+    flops: int
+    notes: tuple[str, ...] = ()
 
 
 def told_counts(class_counts: Mapping[str, int]) -> dict[str, int]:
@@ -54,51 +80,134 @@ def make_shards(
     training_regions: Floats,
     validation: Dataset,
     validation_regions: Floats,
-) -> tuple[list[Shard], int]:
-    """Return the leaves' shards by number, and the FLOPs of clustering and summaries.
+) -> Sharding:
+    """Return the leaves' shards, from features in region columns [N, R].
 
-    One leaf unless the features in region columns [N, R] fall into really separate clusters. A cluster
-    continues the existing leaf whose prototypes are nearest; clusters beyond those get new numbers.
+    One leaf unless they fall into really separate clusters. A cluster continues the existing leaf whose
+    prototypes are nearest; clusters beyond those get new numbers. Where samples are added to what leaves
+    stand for (`order.accumulate`), and where leaves were split, each sample belongs to the existing leaf
+    with the nearest prototype instead. Raises InvalidInputError where all added samples have to wait.
     """
-    specification, seed = job.specification, job.order.seed
-    clusters = natural_leaves(
-        training_regions,
-        max_leaves=specification.max_leaves_per_owner,
-        min_shard=specification.min_leaf_count,
-        seed=seed,
-    )
-    wide = validation_regions.astype(np.float64)
-    held_out = squared_distances(wide, clusters.centres.astype(np.float64)).argmin(axis=1)
-    flops = clusters.flops + 2 * len(validation) * clusters.centres.size
-    shards, free = [], job.first_free_leaf
-    for cluster, existing in enumerate(match_leaves(clusters.centres, job.existing)):
-        rows = np.flatnonzero(clusters.labels == cluster)
-        shard = training.subset(rows)
-        labels = validation.labels_among(shard.class_names)
-        judged = np.flatnonzero((held_out == cluster) & (labels >= 0))
-        told = rows[shard.labels_among(tuple(told_counts(shard.class_counts()))) >= 0]
-        summary = summarise_leaf(
-            training_regions[told if len(told) else rows],
-            prototypes=specification.max_prototypes_per_leaf,
-            seed=seed,
-        )
-        flops += summary.flops
+    specification = job.specification
+    accumulate = job.order.accumulate
+    if job.existing and (accumulate or job.branches):
+        found = _by_leaf(job, training_regions, validation_regions)
+    else:
+        found = _by_cluster(job, training_regions, validation_regions)
+    waiting = np.zeros(len(training), dtype=bool)
+    if accumulate:
+        waiting = ~enough_of_each(found.training, training.labels, specification.min_leaf_count)
+        if waiting.all():
+            raise InvalidInputError(
+                "samples to add",
+                found=f"{len(training)}, too few of each class and leaf",
+                expected=f"{specification.min_leaf_count} or more of a leaf, {MIN_CLASS_COUNT} of a class",
+                remedy="they wait; bring more",
+            )
+    shards, flops, notes, free = [], found.flops, list[str](), job.first_free_leaf
+    for place, existing in enumerate(found.leaves):
+        rows = np.flatnonzero((found.training == place) & ~waiting)
+        if not len(rows):
+            continue
+        kept, why_not = None, ""
+        if accumulate and existing is not None:
+            sum_size = 0 if job.order.sums == "none" else specification.trunk.sum_size
+            kept, why_not = kept_of(existing, read_summary(existing.prototypes), sum_size)
+        if why_not:
+            notes.append(f"{existing.leaf if existing else ''} stands for its new samples alone: {why_not}")
         number = existing.number if existing else free
         free += existing is None
+        shard, cost = _shard(job, training, training_regions, rows, number, existing, kept)
+        flops += cost
+        labels = validation.labels_among(shard.class_names)
+        judged = np.flatnonzero((found.validation == place) & (labels >= 0))
         shards.append(
-            Shard(
-                number=number,
-                leaf=leaf_of(job.node, number),
-                rows=rows,
-                told=told,
-                training=shard,
-                validation_inputs=validation.inputs[judged],
-                validation_labels=labels[judged],
-                summary=summary,
-                existing=existing,
-            )
+            replace(shard, validation_inputs=validation.inputs[judged], validation_labels=labels[judged])
         )
-    return sorted(shards, key=lambda shard: shard.number), flops
+    return Sharding(
+        shards=sorted(shards, key=lambda shard: shard.number),
+        waiting=np.flatnonzero(waiting),
+        flops=flops,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """Which of `leaves` (None: a new one) each training and validation sample belongs to, int64 rows."""
+
+    leaves: list[ExistingLeaf | None]
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    flops: int
+
+
+def _by_cluster(job: LearningJob, training: Floats, validation: Floats) -> _Found:
+    specification = job.specification
+    clusters = natural_leaves(
+        training,
+        max_leaves=specification.max_leaves_per_owner,
+        min_shard=specification.min_leaf_count,
+        seed=job.order.seed,
+    )
+    wide = validation.astype(np.float64)
+    held_out = squared_distances(wide, clusters.centres.astype(np.float64)).argmin(axis=1)
+    return _Found(
+        leaves=match_leaves(clusters.centres, job.existing),
+        training=clusters.labels,
+        validation=held_out,
+        flops=clusters.flops + 2 * len(validation) * clusters.centres.size,
+    )
+
+
+def _by_leaf(job: LearningJob, training: Floats, validation: Floats) -> _Found:
+    summaries = [read_summary(leaf.prototypes) for leaf in job.existing]
+    numbers = sum(found["prototypes"].size for found in summaries if found is not None)
+    return _Found(
+        leaves=list(job.existing),
+        training=nearest_leaves(training, job.existing),
+        validation=nearest_leaves(validation, job.existing),
+        flops=2 * (len(training) + len(validation)) * numbers,
+    )
+
+
+def _shard(
+    job: LearningJob,
+    training: Dataset,
+    regions: Floats,
+    rows: NDArray[np.int64],
+    number: int,
+    existing: ExistingLeaf | None,
+    kept: Kept | None,
+) -> tuple[Shard, int]:
+    """Return a shard, without validation samples yet, and what summarising it cost."""
+    samples = training.subset(rows)
+    names = samples.class_names
+    if existing is not None and job.order.accumulate:
+        names = (*existing.class_names, *(name for name in names if name not in existing.class_names))
+    told = rows[samples.labels_among(tuple(told_counts(samples.class_counts()))) >= 0]
+    most = job.specification.max_prototypes_per_leaf
+    summary = summarise_leaf(regions[told if len(told) else rows], prototypes=most, seed=job.order.seed)
+    flops = summary.flops
+    if kept is not None:
+        summary = joined_summary(kept.summary, summary, prototypes=most)
+        flops += summary.flops
+    shard = Shard(
+        number=number,
+        leaf=leaf_of(job.node, number),
+        rows=rows,
+        told=told,
+        training=samples,
+        class_names=names,
+        labels=samples.labels_among(names),
+        class_counts=added_counts(kept, samples.class_counts()),
+        validation_inputs=training.inputs[:0],
+        validation_labels=np.zeros(0, dtype=np.int64),
+        summary=summary,
+        existing=existing,
+        kept=kept,
+    )
+    return shard, flops
 
 
 def match_leaves(centres: Floats, existing: Sequence[ExistingLeaf]) -> list[ExistingLeaf | None]:

@@ -1,10 +1,12 @@
 """From what a job learned to what this node signs: manifests, and the contribution to the gate."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from node.growth.jobs import GrownLeaf
 from node.jobs import ContributionDraft, LearnedLeaf, RefinedLeaf
 from node.leaves import OwnLeaf
-from swarm.domain.ids import NodeId, digest, expert_of
+from swarm.domain.ids import LeafId, NodeId, digest, expert_of
 from swarm.domain.manifests import Contribution, Manifest, Parent, Share
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification
@@ -71,16 +73,60 @@ def refined_manifest(
     )
 
 
+def grown_manifest(
+    grown: GrownLeaf,
+    *,
+    owner: NodeId,
+    specification: Specification,
+    known: OwnLeaf | None,
+    share: Share,
+    gate_version: int,
+    now: float,
+) -> Manifest:
+    """Return the manifest of a leaf's version that growth made: the one after the newest of this node's."""
+    parent_version = known.version if known else 0
+    return Manifest(
+        swarm=specification.swarm,
+        expert=expert_of(grown.leaf),
+        version=parent_version + 1,
+        parent_version=parent_version,
+        leaf=grown.leaf,
+        owner=owner,
+        net=grown.net,
+        class_names=grown.class_names,
+        modules=grown.modules,
+        parents=grown.parents,
+        trunk=specification.trunk.digest,
+        gate_version_seen=gate_version,
+        share=share,
+        metrics=dict(grown.metrics),
+        cost=grown.cost,
+        created_at=now,
+        correction=grown.correction,
+    )
+
+
 def contribution_of(
-    draft: ContributionDraft, *, owner: NodeId, specification: Specification, epoch: int, now: float
+    draft: ContributionDraft,
+    *,
+    owner: NodeId,
+    specification: Specification,
+    epoch: int,
+    now: float,
+    pins: Mapping[LeafId, str] | None = None,
+    proposal: str = "",
 ) -> Contribution:
-    """Return the contribution that a job has laid down."""
+    """Return the contribution that a job has laid down. `pins` are the versions that answer, by digest, while
+    the change by `proposal` is on trial; elsewhere the heads do."""
+    pins = pins or {}
     return Contribution(
         swarm=specification.swarm,
         owner=owner,
         epoch=epoch,
         trunk=specification.trunk.digest,
-        leaves=draft.leaves,
+        leaves=tuple(replace(leaf, manifest=pins.get(leaf.leaf, "")) for leaf in draft.leaves),
         created_at=now,
         sums=draft.sums,
+        branches=draft.branches,
+        proposal=proposal,
     )

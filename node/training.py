@@ -16,12 +16,22 @@ import structlog
 from node.children import Child
 from node.delivery import Courier
 from node.durable import link_durably, write_json
-from node.jobs import VALIDATION_FILE, ExistingLeaf, LearningJob, LearningResult, Lender
+from node.existing import answering, existing_branches, existing_leaves
+from node.jobs import (
+    VALIDATION_FILE,
+    WAITING_FILE,
+    LearningJob,
+    LearningResult,
+    Lender,
+)
 from node.leaves import LeafBook
 from node.loans import Lending, Loans, Wanted
 from node.order_run import OrderRun, done_step
 from node.outbox import Intent, Outbox
 from node.plan import Plan, make_plan
+from node.stream.keeper import StreamKeeper
+from node.stream.ports import Progress
+from node.stream.taking import Answering
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
@@ -50,10 +60,11 @@ class SwarmKnowledge(Protocol):
     def specification(self) -> Specification: ...
     async def provide_trunk(self, specification: Specification) -> None: ...
     async def provide_root(self) -> Statement[GateStatement]: ...
+    async def provide_regions(self) -> GateStatement | None: ...
 
 
 class Trainer:
-    """Carries out training orders, one at a time."""
+    """Carries out training orders, one at a time, and keeps the stream, whose orders are among them."""
 
     def __init__(
         self,
@@ -77,27 +88,42 @@ class Trainer:
         self._jobs = home.state / "jobs"
         self._run: OrderRun | None = None
         self._stopping = False
+        self._stream = StreamKeeper(
+            home=home, learner=self, knowledge=knowledge, threads=threads, clock=clock
+        )
 
     @property
     def activity(self) -> str:
         """What to say in a heartbeat: `idle`, `train 40%`."""
         run = self._run
         if run is None or run.ended or not run.steps:
-            return "idle"
+            return "stream, waiting" if self._stream.is_running else "idle"
         return f"{run.steps[-1].stage} {run.steps[-1].fraction:.0%}"
 
     async def train(self, order: TrainOrder) -> AsyncIterator[TrainStep]:
         """Carry out an order and tell its steps; the same key again follows the same run.
 
         Whoever goes away while the node learns ends the learning (what is signed already still goes out).
-        Raises ConflictError while another order is being carried out, and whatever the data deserve.
+        A stream goes on without followers, until an order with `stop`. Raises ConflictError while another
+        order is being carried out, and whatever the data deserve.
         """
+        if order.stop:
+            yield await self._stream.end()
+            return
+        if order.stream is not None:
+            async for step in self._stream.follow(order):
+                yield step
+            return
         run = self._started(order)
         async for step in run.follow():
             yield step
 
     def resume(self) -> None:
-        """Take up the order that a crash interrupted, if there is one."""
+        """Take up the order that a crash interrupted, if there is one, and the stream."""
+        self._resume_order()
+        self._stream.resume()
+
+    def _resume_order(self) -> None:
         if not self._jobs.exists():
             return
         for folder in sorted(self._jobs.iterdir(), key=lambda path: path.stat().st_mtime):
@@ -114,10 +140,30 @@ class Trainer:
     async def stop(self) -> None:
         """End what runs; an interrupted order is taken up by the next start."""
         self._stopping = True
+        await self._stream.stop()
         run = self._run
         if run is not None and run.task is not None:
             run.task.cancel()
             await asyncio.gather(run.task, return_exceptions=True)
+
+    def is_busy_besides(self, key: str) -> bool:
+        """Say whether another order than the one with this key is being carried out."""
+        return self._run is not None and not self._run.ended and self._run.key != key
+
+    def progress_of(self, key: str) -> Progress:
+        """Say how far the order with this key came: whether there is a result, and whether that is in the
+        book and on its way."""
+        folder = self._folder_of(key)
+        if (folder / _QUEUED).exists():
+            return "laid down"
+        return "learned" if (folder / LearningResult.FILE).exists() else "nothing"
+
+    def answering(self) -> list[Answering]:
+        """Return the experts of this node's leaves, as it signed them last."""
+        return answering(self._book)
+
+    def _folder_of(self, key: str) -> Path:
+        return self._jobs / digest_of(key.encode())[:16]
 
     def _started(self, order: TrainOrder) -> OrderRun:
         run = self._run
@@ -135,7 +181,7 @@ class Trainer:
         return run
 
     async def _carry_out(self, run: OrderRun) -> None:
-        folder = self._jobs / digest_of(run.key.encode())[:16]
+        folder = self._folder_of(run.key)
         try:
             await self._learn(run, folder)
             await self._deliver(run, folder)
@@ -161,12 +207,15 @@ class Trainer:
             gate = await self._root_to_correct() if run.order.refine else None
             await self._knowledge.provide_trunk(specification)
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            if run.order.gathered:
+                link_durably(self._home.state / VALIDATION_FILE, folder / VALIDATION_FILE)
             LearningJob(
                 node=self._identity.id,
                 order=run.order,
                 specification=specification,
                 blob_folder=str(self._home.cache),
-                existing=tuple(self._existing()),
+                existing=existing_leaves(self._book),
+                branches=existing_branches(self._book),
                 first_free_leaf=self._book.first_free,
                 default_net=self._default_net,
                 threads=self._threads,
@@ -228,25 +277,6 @@ class Trainer:
             )
         return await self._knowledge.provide_root()
 
-    def _existing(self) -> list[ExistingLeaf]:
-        found = []
-        for leaf in self._book.leaves():
-            manifest = self._book.signed(leaf.manifest).value
-            summary, sums = self._book.summary(leaf.leaf), self._book.sums(leaf.leaf)
-            found.append(
-                ExistingLeaf(
-                    leaf=leaf.leaf,
-                    version=manifest.version,
-                    net=manifest.net,
-                    class_names=manifest.class_names,
-                    modules=manifest.modules,
-                    prototypes=str(summary) if summary.exists() else "",
-                    sums=str(sums) if sums.exists() else "",
-                    class_counts=leaf.class_counts,
-                )
-            )
-        return found
-
     async def _deliver(self, run: OrderRun, folder: Path) -> None:
         result = LearningResult.read(folder)
         if result.dry_run:
@@ -257,7 +287,7 @@ class Trainer:
         intents: list[Intent] = []
         if not (folder / _QUEUED).exists():
             plan = Plan.read(folder)
-            await asyncio.to_thread(self._bring_home, folder)
+            await asyncio.to_thread(self._bring_home, folder, run.order)
             if plan is None:
                 plan = make_plan(
                     result,
@@ -278,16 +308,26 @@ class Trainer:
             await asyncio.to_thread(self._forget_old_jobs)
         await self._follow_deliveries(run, result, intents)
 
-    def _bring_home(self, folder: Path) -> None:
-        """Move a job's weights into the node's cache and its validation samples into the node's state."""
+    def _bring_home(self, folder: Path, order: TrainOrder) -> None:
+        """Move a job's weights into the node's cache, and what the next one needs into the node's state."""
         learned = BlobFiles(folder / "blobs")
         for digest in learned.digests():
             self._cache.put(learned.open_verified(digest))
         if (folder / VALIDATION_FILE).exists():
             link_durably(folder / VALIDATION_FILE, self._home.state / VALIDATION_FILE)
+        if order.gathered:
+            waiting = self._home.state / "stream" / WAITING_FILE
+            if (folder / WAITING_FILE).exists():
+                link_durably(folder / WAITING_FILE, waiting)
+            else:
+                waiting.unlink(missing_ok=True)
 
     async def _follow_deliveries(self, run: OrderRun, result: LearningResult, intents: list[Intent]) -> None:
-        figures: dict[str, float] = {"gate_version": self._knowledge.gate_version, "activated": 0.0}
+        figures: dict[str, float] = {
+            "gate_version": self._knowledge.gate_version,
+            "activated": 0.0,
+            "forward_flops": float(result.forward_flops),
+        }
         message = f"{len(result.leaves)} experts published"
         if run.order.refine:
             message = f"{len(result.refined)} corrections published"

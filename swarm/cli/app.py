@@ -15,6 +15,7 @@ from swarm.cli import (
     membership,
     observing,
     services,
+    stream,
     training,
     up,
 )
@@ -39,6 +40,7 @@ def build() -> typer.Typer:
         membership,
         services,
         training,
+        stream,
         observing,
         experts,
         gate,

@@ -77,6 +77,12 @@ def predict(
     ] = False,
     combination: CombinationOption = "",
     examples: ExamplesOption = "",
+    gate_version: Annotated[
+        int,
+        typer.Option(
+            "--gate", min=0, help="Answer by this older gate; 0 is the present one.", metavar="VERSION"
+        ),
+    ] = 0,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -88,7 +94,7 @@ def predict(
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
 
-    _check_examples_alone(examples, top_k, owner, uniform, combination)
+    _check_examples_alone(examples, top_k, owner, uniform, combination, gate_version)
     place = find_place(home)
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
@@ -107,6 +113,7 @@ def predict(
                 uniform=uniform,
                 combination=combination,
                 profile=profile.id if profile else "",
+                gate_version=gate_version,
             )
             with advised("owner", WHO_ANSWERS):
                 answer = await client.predict(query, timeout_s)
@@ -122,12 +129,18 @@ def predict(
 
 
 def _check_examples_alone(
-    examples: str, top_k: int, owner: list[str] | None, uniform: bool, combination: str
+    examples: str,
+    top_k: int,
+    owner: list[str] | None,
+    uniform: bool,
+    combination: str,
+    gate_version: int = 0,
 ) -> None:
     from swarm.domain.errors import UsageError
 
     beside = [name for name, given in (("--top-k", top_k), ("--owner", owner)) if given]
     beside += [name for name, given in (("--uniform", uniform), ("--combination", combination)) if given]
+    beside += ["--gate"] if gate_version else []
     if examples and beside:
         raise UsageError(
             "command line",

@@ -1,21 +1,24 @@
 """`swarm experts`, `swarm expert ...`, `swarm lineage`: what the registry holds and where it came from."""
 
 import contextlib
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarm.cli import growth, withdrawing
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
+from swarm.cli.output import bytes_text, emit, printable, run_async, table
 
 if TYPE_CHECKING:
+    from swarm.cli.places import Place
     from swarm.domain.lineage import Lineage, LineageNode
     from swarm.domain.manifests import Manifest
 
-expert = typer.Typer(help="One expert: show, pull, remove.", no_args_is_help=True)
+expert = typer.Typer(
+    help="One expert: show, pull; change the gate: split, merge, remove, retrain.", no_args_is_help=True
+)
 ExpertName = Annotated[
     str, typer.Argument(metavar="ID", help="An expert's id, as ada.e1, or a manifest digest.")
 ]
@@ -26,7 +29,8 @@ def register(app: typer.Typer) -> None:
     app.command("lineage")(lineage)
     expert.command("show")(show)
     expert.command("pull")(pull)
-    expert.command("remove")(remove)
+    growth.register(expert)
+    expert.command("remove")(withdrawing.remove)
     app.add_typer(expert, name="expert")
 
 
@@ -39,9 +43,13 @@ def experts(
     from swarm.cli.places import find_place
     from swarm.cli.verified import verified_registry
 
+    place = find_place(home)
+
     async def work() -> None:
-        async with verified_registry(find_place(home)) as registry:
+        async with verified_registry(place) as registry:
             heads = await registry.client.heads(owner)
+            if owner and not heads:
+                await _check_member(place, owner)
             manifests = [(head, (await registry.manifest(head.manifest)).value) for head in heads]
         rows = [
             (
@@ -60,6 +68,23 @@ def experts(
         emit("experts", {"experts": facts}, as_json=json, text=table(header, rows))
 
     run_async(work())
+
+
+async def _check_member(place: "Place", owner: str) -> None:
+    """Raise NotFoundError where nobody of that name ever joined; a member may have published nothing."""
+    from swarm.cli.places import coordinator
+    from swarm.domain.errors import NotFoundError
+    from swarm.domain.ids import node_id
+
+    async with coordinator(place) as client:
+        members = {view.id for view in (await client.status()).nodes}
+    if node_id(owner) not in members:
+        raise NotFoundError(
+            f"owner {owner}",
+            found="no node of that name",
+            expected=f"one of {', '.join(sorted(members)[:20])}" if members else "a node that joined",
+            remedy="list them: swarm status",
+        )
 
 
 def show(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
@@ -113,48 +138,6 @@ def pull(
         text = f"{manifest.expert}@{manifest.version}: {bytes_text(size)} verified{where}"
         facts = {"expert": manifest.expert, "version": manifest.version, "digest": statement.digest}
         emit("expert-pull", {**facts, "output": str(output or "")}, as_json=json, text=text)
-
-    run_async(work())
-
-
-def remove(
-    expert_id: ExpertName,
-    reason: Annotated[
-        str, typer.Option(help="Why; it is part of the signed tombstone.")
-    ] = "withdrawn by its owner",
-    home: Home = None,
-    json: Json = False,
-) -> None:
-    """Withdraw an own expert for good: a signed tombstone keeps it from coming back (on its node)."""
-    from swarm.cli.places import agent, node_place, registry
-    from swarm.domain.errors import NotAuthorisedError
-    from swarm.domain.ids import ExpertId, owner_of
-    from swarm.domain.manifests import Tombstone
-    from swarm.trust.statements import sign_statement
-
-    place = node_place(home)
-    identity = place.identity()
-    if owner_of(ExpertId(expert_id)) != identity.id:
-        raise NotAuthorisedError(
-            expert_id,
-            found=f"node {identity.id}",
-            expected=f"its owner {owner_of(ExpertId(expert_id))}",
-            remedy="run it on the owner's machine, or with --home DIR of that node",
-        )
-    tombstone = Tombstone(
-        swarm=identity.swarm, kind="expert", id=expert_id, reason=reason, created_at=time.time()
-    )
-
-    async def work() -> None:
-        async with registry(place) as client:
-            await client.manifest(expert=expert_id)  # names an expert that was never published
-        async with agent(place) as client:
-            fence = (await client.state()).fence
-        async with registry(place) as client:
-            descendants = await client.withdraw(sign_statement(tombstone, identity.required_signer()), fence)
-        progress("the coordinator makes a gate without its leaf")
-        text = f"{expert_id} is withdrawn; {len(descendants)} descendants are marked"
-        emit("expert-remove", {"expert": expert_id, "descendants": descendants}, as_json=json, text=text)
 
     run_async(work())
 

@@ -61,6 +61,9 @@ def sums(
 
 def kmeans(
     k: Annotated[int, typer.Option(min=1, help="How many regions.")] = 8,
+    novel: Annotated[
+        bool, typer.Option("--novel", help="Regions for what is new: of each node's novel samples alone.")
+    ] = False,
     rounds: Rounds = 10,
     seed: Seed = 0,
     min_nodes: MinNodes = 2,
@@ -70,7 +73,15 @@ def kmeans(
     json: Json = False,
 ) -> None:
     """Find regions in common: k-means over all nodes' features, without a sample leaving its node."""
-    options = {"k": k, "rounds": rounds, "seed": seed, "min-nodes": min_nodes, "timeout-s": timeout_s}
+    select = "novel" if novel else "all"
+    options = {
+        "k": k,
+        "rounds": rounds,
+        "seed": seed,
+        "min-nodes": min_nodes,
+        "timeout-s": timeout_s,
+        "select": select,
+    }
     _run("kmeans", options, out, home, as_json=json)
 
 

@@ -1,15 +1,20 @@
-"""`swarm gate ...`: the gate's current version, its history, and going back."""
+"""`swarm gate ...`: the gate's current version, its history, what is on its way, and going back."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarm.cli import proposals
+from swarm.cli.gate_tree import gate_tree, leaves_table
 from swarm.cli.options import Home, Json
-from swarm.cli.output import emit, printable, run_async, table
+from swarm.cli.output import emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from swarm.domain.combination import Combination
     from swarm.domain.manifests import GateStatement
+    from swarm.rpc.clients import CoordinatorClient
     from swarm.trust.keyring import Keyring
 
 gate = typer.Typer(help="The signed map from features to experts.", no_args_is_help=True)
@@ -20,26 +25,59 @@ def register(app: typer.Typer) -> None:
     gate.command("fit")(fit)
     gate.command("history")(history)
     gate.command("rollback")(rollback)
+    proposals.register(gate)
     app.add_typer(gate, name="gate")
 
 
 def show(
     version: Annotated[int, typer.Option(min=0, help="A version; 0 is the current one.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show each new version as it comes, until Ctrl-C.")
+    ] = False,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Show a gate: its leaves, what it was fitted from, and how it was judged. The signature is checked."""
     from swarm.cli.places import coordinator, find_place
+    from swarm.domain.errors import UsageError
 
+    if version and follow:
+        raise UsageError(
+            "command line", found="--version with --follow", expected="one of them", remedy="leave one out"
+        )
     place = find_place(home)
+
+    def tell(statement: "GateStatement") -> None:
+        facts = {"gate": statement, "tree": gate_tree(statement)}
+        emit("gate", facts, as_json=json, text=describe_gate(statement))
 
     async def work() -> None:
         async with coordinator(place) as client:
+            if follow:
+                await _follow(client, place.identity().keyring(), tell)
+                return
             envelope = await client.gate(version)
-        statement = _opened(place.identity().keyring(), envelope)
-        emit("gate", {"gate": statement}, as_json=json, text=describe_gate(statement))
+        tell(_opened(place.identity().keyring(), envelope))
 
     run_async(work())
+
+
+async def _follow(
+    client: "CoordinatorClient", keyring: "Keyring", tell: "Callable[[GateStatement], None]"
+) -> None:
+    """Tell of the present gate and of each new one, without end; what stops the first stops the command."""
+    from swarm.rpc.gate_follower import GateFollower
+
+    follower = GateFollower(
+        client,
+        keyring,
+        on_gate=lambda statement: tell(statement.value),
+        on_stale=lambda error: progress(f"gate {follower.version} may be old by now: {error}"),
+    )
+    await follower.refresh()
+    if follower.gate is None:
+        progress("there is no gate yet; waiting for the first")
+    await follower.run()
 
 
 def fit(home: Home = None, json: Json = False) -> None:
@@ -76,18 +114,29 @@ def history(home: Home = None, json: Json = False) -> None:
             (
                 f"{'*' if item.version == current else ' '}{item.version}",
                 stamp(item.created_at),
+                item.change.kind,
+                item.change.proposal or "-",
                 item.kind,
                 len(item.leaves),
                 item.combination().label,
                 f"{item.ridge:g}",
+                proposals.beyond(item.evidence),
+                proposals.training(item.change.cost),
+                proposals.per_query(item.change.cost),
                 item.reason,
             )
             for item in gates
         ]
-        text = table(("version", "at", "kind", "leaves", "serves", "ridge", "reason"), rows)
+        text = table(_HISTORY, rows)
         emit("gate-history", {"current": current, "gates": gates}, as_json=json, text=text)
 
     run_async(work())
+
+
+_HISTORY = (
+    "version", "at", "change", "proposal", "kind", "leaves", "serves", "ridge", "z", "train FLOPs",
+    "query FLOPs", "reason",
+)  # fmt: skip
 
 
 def rollback(version: Annotated[int, typer.Argument(min=1)], home: Home = None, json: Json = False) -> None:
@@ -114,23 +163,33 @@ def _opened(keyring: "Keyring", envelope: bytes) -> "GateStatement":
 
 def describe_gate(statement: "GateStatement") -> str:
     """Return a gate for people: what it serves and why, every combination with its figures, its leaves."""
-    rows = [
-        (leaf.leaf, leaf.owner, leaf.expert, "yes" if leaf.has_columns else "no", ", ".join(leaf.class_names))
-        for leaf in statement.leaves
-    ]
     ridge = f", ridge {statement.ridge:g}" if statement.kind == "analytic" else ""
     about = (
         f"gate version {statement.version} ({statement.kind}{ridge}) serves"
         f" {statement.combination().label}: {statement.reason}",
         _judged(statement),
+        *_changed(statement),
     )
     return "\n".join(
         [
             *map(printable, about),
             _combinations_table(statement),
-            table(("leaf", "owner", "expert", "sums", "classes"), rows),
+            leaves_table(statement),
         ]
     )
+
+
+def _changed(statement: "GateStatement") -> list[str]:
+    """Return what changed and what that takes: FLOPs to train, and for a query before and after. An ordinary
+    contribution says it all in its reason."""
+    change = statement.change
+    if change.kind == "contribute" and not change.proposal and not change.cost:
+        return []
+    of = f" of proposal {change.proposal}" if change.proposal else ""
+    beyond = statement.evidence.get("tried_z")
+    better = f"; {beyond:+.2f} standard errors beyond what it replaces" if beyond is not None else ""
+    costs = ", ".join(f"{name} {value:.4g}" for name, value in sorted(change.cost.items()))
+    return [f"change: {change.kind}{of}{better}{f'; cost: {costs}' if costs else ''}"]
 
 
 def _judged(statement: "GateStatement") -> str:

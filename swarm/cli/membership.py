@@ -1,13 +1,19 @@
 """`swarm join`, `swarm leave`, `swarm down`: come, go, and stop what runs here."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
 from swarm.cli.output import emit, progress, run_async
+from swarm.cli.withdrawing import Retrain
 from swarm.config import home_flag
+
+if TYPE_CHECKING:
+    from swarm.cli.places import Place
+    from swarm.cli.withdrawing import Descendant
+    from swarm.rpc.clients import AgentClient
 
 
 def register(app: typer.Typer) -> None:
@@ -65,24 +71,46 @@ def join(
 
 def leave(
     reason: Annotated[str, typer.Option(help="Why, for the swarm's events.")] = "left",
+    retrain: Retrain = False,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Withdraw this node's experts from the gate and revoke its certificate. It cannot be undone."""
     from swarm.cli.places import agent, node_place
     from swarm.cli.standing import note_departure
+    from swarm.cli.withdrawing import descendant_facts, describe_descendants
 
     place = node_place(home)
 
     async def work() -> None:
         async with agent(place) as client:
+            found = await _opt_out(place, client, reason) if retrain else []
             gate_version, experts = await client.leave(reason)
             note_departure(place)
             await client.stop()
         text = f"left; {', '.join(experts) or 'no expert'} withdrawn, gate version {gate_version}"
-        emit("leave", {"gate_version": gate_version, "withdrawn": experts}, as_json=json, text=text)
+        facts: dict[str, object] = {"gate_version": gate_version, "withdrawn": experts}
+        if retrain:
+            facts |= descendant_facts(found)
+            text += f"; {describe_descendants(found)}"
+        emit("leave", facts, as_json=json, text=text)
 
     run_async(work())
+
+
+async def _opt_out(place: "Place", own: "AgentClient", reason: str) -> "list[Descendant]":
+    """Withdraw this node's experts by name and ask that what came from them is trained anew.
+
+    Before it leaves: who has left may ask nothing any more.
+    """
+    from swarm.cli.places import coordinator, registry
+    from swarm.cli.withdrawing import ask_for_retraining, withdraw_experts
+
+    fence = (await own.state()).fence
+    async with registry(place) as blobs, coordinator(place) as client:
+        experts = [head.expert for head in await blobs.heads(place.identity().id)]
+        found = await withdraw_experts(place, blobs, experts, reason, fence)
+        return await ask_for_retraining(client, found, follow=False)
 
 
 def down(home: Home = None, json: Json = False) -> None:

@@ -69,6 +69,29 @@ def node_place(home: Path | None) -> Place:
     return place
 
 
+def growth_place(home: Path | None) -> Place:
+    """Return the place if proposals can be made in it: an operator's or a node's; UsageError elsewhere."""
+    return _place_of(home, ("operator", "node"), "the founder's folder or a node's")
+
+
+def operator_place(home: Path | None) -> Place:
+    """Return the place if it is an operator's; UsageError elsewhere."""
+    return _place_of(home, ("operator",), "the founder's folder")
+
+
+def _place_of(home: Path | None, roles: tuple[str, ...], expected: str) -> Place:
+    place = find_place(home)
+    role = place.identity().role
+    if role not in roles:
+        raise UsageError(
+            f"home {place.root}",
+            found=f"a {role}'s home",
+            expected=expected,
+            remedy="name that folder: --home DIR",
+        )
+    return place
+
+
 def founder_home(home: Path | None) -> SwarmHome:
     """Return the founder's home, or the part of it that a service was given; UsageError in a node's home."""
     root = home_folder(home)

@@ -99,6 +99,10 @@ def coordinator(
     port: Annotated[int | None, typer.Option(help="The coordinator's port, gRPC (7071).")] = None,
     redis_url: RedisUrl = None,
     advertise: Annotated[str | None, typer.Option(help="The host that others reach this one by.")] = None,
+    growth: Annotated[
+        str | None,
+        typer.Option(help="Who proposes growth: manual (people only), or conservative or eager as well."),
+    ] = None,
     import_path: ImportPath = None,
     home: Home = None,
     log_level: LogLevel = None,
@@ -116,6 +120,7 @@ def coordinator(
         coordinator_port=port,
         redis_url=redis_url,
         advertise=advertise,
+        growth=growth,
         import_paths=import_paths(import_path) if import_path else None,
     )
 
@@ -133,6 +138,8 @@ def coordinator(
                 advertise=settings.advertise,
                 import_paths=settings.import_paths,
                 gate_top_k=settings.gate_top_k,
+                growth=settings.growth,
+                growth_every_s=settings.growth_every_s,
             )
         )
 

@@ -17,6 +17,7 @@ from pydantic_settings import (
 
 from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, SwarmHome
 from swarm.domain.errors import UsageError
+from swarm.domain.growth import GrowthPolicy
 
 SECRETS = ("redis_url",)
 
@@ -37,6 +38,10 @@ class Settings(BaseSettings):
     """The host that other machines reach this one by; empty: the host that they joined through."""
     gate_top_k: int = Field(default=2, ge=1, le=64)
     """How many experts a new gate asks about a query."""
+    growth: GrowthPolicy = "manual"
+    """Who proposes that the gate grows: people only, or the coordinator too (`conservative`, `eager`)."""
+    growth_every_s: float = Field(default=300.0, gt=0)
+    """How often the coordinator looks for what to propose."""
     import_paths: tuple[str, ...] = ()
     """Folders that lead the trunk's `package.module` name to its file."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -7,10 +7,26 @@ import typer
 
 from swarm.cli.options import Home, ImportPath, Json, check_sums, import_paths, resolved_source, seconds
 from swarm.cli.output import advised, bytes_text, emit, printable, progress, run_async, table
+from swarm.cli.streaming import (
+    Idle,
+    KeepMegabytes,
+    Most,
+    Stop,
+    Test,
+    Wait,
+    Watch,
+    check_source,
+    stream_options,
+    told_on_leaving,
+)
 
 if TYPE_CHECKING:
     from swarm.domain.agent import TrainStep
     from swarm.domain.inference import Listing
+
+
+UPDATES = ("fine-tune", "replay", "ewc", "si", "lwf")
+"""The names in `swarm.experts.updating.registry`, which the command does not load."""
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +38,7 @@ def train(
     context: typer.Context,
     data: Annotated[
         str, typer.Argument(help="digits, an IDX folder, a file.npz, or package.module:dataset.")
-    ],
+    ] = "",
     net: Annotated[str, typer.Option(help="mlp:128x2, cnn, linear, or package.module:factory.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps for each expert at most.")] = 1000,
     budget: Annotated[str | None, typer.Option(help="Train for this long instead of by steps: 10m.")] = None,
@@ -50,11 +66,32 @@ def train(
             help="Only train what the experts here add to the root; lost when they are trained anew.",
         ),
     ] = False,
+    update: Annotated[
+        str,
+        typer.Option(
+            help="Against forgetting, for experts that continue: fine-tune, replay, ewc, si or lwf"
+            " (default: replay with --watch, else fine-tune)."
+        ),
+    ] = "",
+    memory: Annotated[
+        int, typer.Option(min=0, help="How many samples replay remembers for an expert; 0: its own number.")
+    ] = 0,
+    watch: Watch = "",
+    wait: Wait = 1,
+    test: Test = "",
+    idle: Idle = None,
+    most: Most = 0,
+    keep_mb: KeepMegabytes = 1000.0,
+    stop: Stop = False,
     import_path: ImportPath = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Cluster these data, train an expert for each cluster, publish the modules, contribute to the gate."""
+    """Cluster these data, train an expert for each cluster, publish the modules, contribute to the gate.
+
+    With --watch: learn mega-batches as they arrive in a folder. The node goes on when this command ends;
+    the same command follows it again.
+    """
     from swarm.cli.places import agent, node_place
     from swarm.domain.agent import TrainOrder
     from swarm.domain.errors import NotReadyError, UsageError
@@ -71,11 +108,14 @@ def train(
         check_net(net)
     with advised("--budget", "for example --budget 10m, or --steps N without it"):
         budget_s = 0.0 if budget is None else seconds(budget, "--budget")
+    if update not in ("", *UPDATES):
+        raise UsageError("--update", found=repr(update[:40]), expected=", ".join(UPDATES))
     if refine:
         _check_refines_alone(context)
+    check_source(context, data, watch, stop=stop, refine=refine, dry_run=dry_run)
     place = node_place(home)
     order = TrainOrder(
-        data=resolved_source(data),
+        data=resolved_source(watch or data),
         net=net,
         budget_s=budget_s,
         steps=steps,
@@ -87,6 +127,10 @@ def train(
         sums_mb=sums_mb,
         borrow=not no_borrow,
         refine=refine,
+        update=update,
+        memory=memory,
+        stream=stream_options(wait, test, idle, most, keep_mb) if watch else None,
+        stop=stop,
     )
 
     async def work() -> "TrainStep":
@@ -101,7 +145,8 @@ def train(
             raise NotReadyError("training", found="the agent ended early", remedy="swarm doctor")
         return last
 
-    done = run_async(work())
+    with told_on_leaving(watch):
+        done = run_async(work())
     facts = {"dry_run": dry_run, "message": done.message, "figures": done.figures, "listings": done.listings}
     text = printable(done.message) + (f"\n{listing_table(done.listings)}" if dry_run else "")
     emit("train", facts, as_json=json, text=text)
@@ -131,6 +176,8 @@ def _check_refines_alone(context: typer.Context) -> None:
         "sums_mb": "--sums-mb",
         "no_borrow": "--no-borrow",
         "share": "--share",
+        "update": "--update",
+        "memory": "--memory",
     }
     given = [flag for name, flag in flags.items() if _is_given(context, name)]
     if given:

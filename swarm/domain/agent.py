@@ -1,13 +1,48 @@
 """What the command asks of the agent on its own machine, and what the agent says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Listing, SocketBytes
 from swarm.domain.manifests import Share
+from swarm.domain.tensors import FORBID_UNKNOWN
 
 SumsForm = Literal["auto", "exact", "compact", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """How mega-batches are taken as they arrive in a folder (or from an iterator).
+
+    `wait`: train every so many mega-batches; the old experts answer meanwhile. `test`: a source to measure
+    errors on (empty: the validation samples gathered so far). The stream ends after `idle_s` seconds without
+    a mega-batch (0: never) or after `most` of them (0: no limit). `keep_mb`: megabytes of an iterator's items
+    that are kept on the node.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    wait: int = 1
+    test: str = ""
+    idle_s: float = 0.0
+    most: int = 0
+    keep_mb: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if (
+            self.wait < 1
+            or self.most < 0
+            or not 0 <= self.idle_s < math.inf
+            or not 0 < self.keep_mb < math.inf
+        ):
+            raise InvalidInputError(
+                "stream",
+                found=f"wait {self.wait}, {self.most} mega-batches, {self.idle_s} s, {self.keep_mb} MB",
+                expected="a wait of at least 1, the others not below 0, and more than 0 MB to keep",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +53,16 @@ class TrainOrder:
     `sums` is the form of the contribution's sums: `auto` (exact where that fits into `sums_mb` megabytes,
     else compact), `exact`, `compact` or `none`. `borrow`: start from the most relevant peer's weights where
     that helps. `refine`: train the corrections of existing leaves against the active gate's root, no more.
+    `update` is what keeps a leaf that continues from forgetting (`swarm.experts.updating`; empty: nothing, it
+    is fine-tuned), `memory` how many samples that may remember (0: its own number). With `stream`, `data`
+    names where mega-batches arrive. `stop` ends the stream that runs and does nothing else.
+
+    Of the agent alone, never on the wire: `gathered` are files of mega-batches whose validation samples were
+    taken out already (`node.stream.gathered`), and `accumulate` adds the samples to those that leaves stand
+    for instead of replacing them.
     """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     data: str
     net: str = ""
@@ -32,13 +76,19 @@ class TrainOrder:
     sums_mb: float = 4.0
     borrow: bool = True
     refine: bool = False
+    update: str = ""
+    memory: int = 0
+    stream: StreamOptions | None = None
+    stop: bool = False
+    gathered: tuple[str, ...] = ()
+    accumulate: bool = False
     idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep:
     """Progress, fraction 0..1. `stage` is one of data, features, clusters, sums, borrow, train, publish,
-    contribute, done."""
+    contribute, done; of a stream also stream, its own news."""
 
     stage: str
     message: str

@@ -139,5 +139,5 @@ def _subclasses(cls: type[SwarmError]) -> list[type[SwarmError]]:
 
 
 def error_classes() -> dict[str, type[SwarmError]]:
-    """Return every error class by its wire code."""
-    return {cls.code: cls for cls in _subclasses(SwarmError)}
+    """Return every error class by its wire code; a class without a code of its own does not travel."""
+    return {cls.code: cls for cls in _subclasses(SwarmError) if "code" in vars(cls)}

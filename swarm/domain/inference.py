@@ -22,6 +22,7 @@ class Query:
     `combination` names the way to combine, empty: the one that the gate serves; `top_k` 0: its own.
     `owners` restricts routing to these owners' leaves (empty: all). `uniform` averages every candidate expert
     with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
+    `gate_version`: the gate to answer by, 0 for the present one.
     """
 
     inputs: NDArray[np.generic]
@@ -31,6 +32,7 @@ class Query:
     uniform: bool = False
     combination: str = ""
     profile: str = ""
+    gate_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ Role = Literal["node", "coordinator", "registry", "operator", "client"]
 MAX_VERSION = 10**9
 MAX_TRAIN_FLOPS = 10**27
 MAX_INFERENCE_FLOPS = 10**14
+Computation = tuple[object, ...]
 ParentKind = Literal["trained-from", "borrowed-from", "split-from", "merged-from"]
 
 
@@ -147,6 +148,25 @@ class Manifest:
             )
         if not all(map(math.isfinite, self.metrics.values())):
             raise InvalidInputError(f"{self.expert}@{self.version}", found="a metric that is not finite")
+
+    @property
+    def computes(self) -> Computation:
+        """What the expert computes: manifests with the same one answer every input alike.
+
+        Net, classes and weights, its correction's too; not its id, owner, version, metrics or times. So the
+        exact copies of an expert that was split are one expert, until they are trained.
+        """
+        net, correction = self.net, self.correction
+        return (
+            (net.factory, net.code_digest, net.input_shape, self.class_names),
+            tuple((module.name, module.digest) for module in self.modules),
+            ()
+            if correction is None
+            else (
+                correction.class_temperature,
+                tuple((module.name, module.digest) for module in correction.modules),
+            ),
+        )
 
     def blobs(self) -> tuple[Digest, ...]:
         """Return the distinct blobs that this version needs, in order of first use."""
@@ -306,7 +326,8 @@ class GateStatement:
     likewise; `log_prior` float32 [K] and `radii` float32 [K, 3] over the K prototypes of all leaves, then of
     all branches, in that order; `split.<row into branches>` float32 [R + 1] where that is learned. Kind
     `analytic` adds `weights` float32 [M, T]: one column for each leaf and class, leaves in their order and
-    each leaf's `class_names` in theirs.
+    each leaf's `class_names` in theirs; and where there are branches `branch_weights` float32 [M, Tb], one
+    for each branch and class of its leaves (sorted), in the order of branches: what its region is scored by.
     Leaves whose owner gave no sums have no columns (`has_columns`). `combinations` are the best found of each
     kind on validation data; `served` is the place of the one that answers unless a query asks for another.
     """

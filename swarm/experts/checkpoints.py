@@ -17,6 +17,7 @@ from swarm.domain.ids import Digest
 
 _SCHEMA = "swarm.checkpoint/1"
 _STATE = "state"
+_GROUPS = ("net", "best", "optimiser", "update", "best_update")
 
 TensorGroups = dict[str, dict[str, torch.Tensor]]
 
@@ -42,16 +43,21 @@ class Checkpoint:
 def write_checkpoint(
     path: Path, state: Checkpoint, tensors: Mapping[str, Mapping[str, torch.Tensor]]
 ) -> None:
-    """Save state and groups of tensors (`net`, `best`, `optimiser`) durably."""
+    """Save state and groups of tensors (`net`, `best`, `optimiser`, `update`, `best_update`) durably."""
     flat = {
         f"{group}/{name}": tensor.detach().cpu().contiguous().clone()
         for group, members in tensors.items()
         for name, tensor in members.items()
     }
+    replace_durably(path, save(flat, {"schema": _SCHEMA, _STATE: json.dumps(asdict(state))}))
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Let path hold data, or what it held before, whatever happens; only its owner may read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(save(flat, {"schema": _SCHEMA, _STATE: json.dumps(asdict(state))}))
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -69,7 +75,7 @@ def read_checkpoint(path: Path, fingerprint: Digest) -> tuple[Checkpoint, Tensor
             state = Checkpoint(**json.loads(metadata[_STATE]))
             if state.fingerprint != fingerprint:
                 return None
-            groups: TensorGroups = {"net": {}, "best": {}, "optimiser": {}}
+            groups: TensorGroups = {group: {} for group in _GROUPS}
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 group, _, member = name.partition("/")
                 groups[group][member] = file.get_tensor(name)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.experts.inputs import as_tensor, check_inputs, moved, preprocessed
@@ -21,7 +22,8 @@ class Samples:
     """Raw inputs uint8 or float32 [N, *shape], labels int64 [N] as columns of the net's output, and the
     preprocessing: a net sees float32 `raw * scale + offset`. N may be 0.
 
-    `base_logits` float32 [N, classes] are added to the net's logits before they are judged.
+    `base_logits` float32 [N, classes] are added to the net's logits before they are judged. `weights` float32
+    [N], above 0, say how much each sample counts in losses and accuracies; None: all alike.
     """
 
     inputs: NDArray[np.generic]
@@ -29,6 +31,7 @@ class Samples:
     scale: float = 1.0
     offset: float = 0.0
     base_logits: NDArray[np.float32] | None = None
+    weights: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         check_inputs(self.inputs, self.inputs.shape[1:])
@@ -38,6 +41,7 @@ class Samples:
                 found=f"{self.labels.dtype} {list(self.labels.shape)}",
                 expected=f"int64 [{len(self.inputs)}], one for each input",
             )
+        self._check_weights()
         base = self.base_logits
         if base is None:
             return
@@ -50,6 +54,19 @@ class Samples:
         if not np.isfinite(base).all():
             raise InvalidInputError("base logits", found="a value that is not finite")
 
+    def _check_weights(self) -> None:
+        weights = self.weights
+        if weights is None:
+            return
+        if weights.dtype != np.float32 or weights.shape != (len(self.inputs),):
+            raise ShapeMismatchError(
+                "sample weights",
+                found=f"{weights.dtype} {list(weights.shape)}",
+                expected=f"float32 [{len(self.inputs)}], one for each input",
+            )
+        if not (np.isfinite(weights) & (weights > 0)).all():
+            raise InvalidInputError("sample weights", found="one that is not", expected="finite, above 0")
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -59,13 +76,17 @@ class Samples:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return all arrays by name."""
-        found = {"inputs": self.inputs, "labels": self.labels, "base_logits": self.base_logits}
+        found = {
+            "inputs": self.inputs,
+            "labels": self.labels,
+            "base_logits": self.base_logits,
+            "weights": self.weights,
+        }
         return {name: array for name, array in found.items() if array is not None}
 
     def at(self, rows: NDArray[np.int64]) -> "Samples":
         """Return the samples at rows."""
-        base = None if self.base_logits is None else self.base_logits[rows]
-        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], base_logits=base)
+        return replace(self, **{name: array[rows] for name, array in self.arrays().items()})  # type: ignore[arg-type]
 
     def few(self, count: int, seed: int) -> "Samples":
         """Return at most count samples, drawn by seed."""
@@ -101,6 +122,39 @@ class Batch(NamedTuple):
         """Return what the loss looks at: logits in float32, on top of the base."""
         return logits.float() if self.base is None else logits.float() + self.base
 
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the (weighted) mean cross entropy of logits [b, classes], on top of the base."""
+        return nn.functional.cross_entropy(self.judged(logits), self.labels)
+
+    def totals(self, logits: torch.Tensor) -> tuple[float, float, float]:
+        """Return what right answers weigh, the (weighted) sum of losses, and what all samples weigh."""
+        judged = self.judged(logits)
+        loss = nn.functional.cross_entropy(judged, self.labels, reduction="sum")
+        return float((judged.argmax(1) == self.labels).sum()), float(loss), float(len(self.labels))
+
+
+class WeightedBatch(Batch):
+    """A batch whose samples count differently: weights float32 [b]."""
+
+    weights: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, weights: torch.Tensor) -> "WeightedBatch":
+        found = cls(*batch)
+        found.weights = weights
+        return found
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        return (self._losses(logits) * self.weights).sum() / self.weights.sum()
+
+    def totals(self, logits: torch.Tensor) -> tuple[float, float, float]:
+        right = self.judged(logits).argmax(1) == self.labels
+        loss = (self._losses(logits) * self.weights).sum()
+        return float(self.weights[right].sum()), float(loss), float(self.weights.sum())
+
+    def _losses(self, logits: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.judged(logits), self.labels, reduction="none")
+
 
 class Feed:
     """Batches of samples on a device."""
@@ -110,9 +164,9 @@ class Feed:
         self._device, self._seed = device, seed
         self._batch = max(1, min(batch, len(samples)))
         arrays = samples.arrays()
-        self._tensors = [as_tensor(array) for array in arrays.values()]
+        self._tensors = {name: as_tensor(array) for name, array in arrays.items()}
         if device.type == "cuda" and _fits(sum(array.nbytes for array in arrays.values()), device):
-            self._tensors = [moved(tensor, device) for tensor in self._tensors]
+            self._tensors = {name: moved(tensor, device) for name, tensor in self._tensors.items()}
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -122,7 +176,7 @@ class Feed:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(derived_seed(self._seed, "epoch", epoch))
             order = torch.randperm(len(self.samples), generator=generator)
-            self._order, self._epoch = order.to(self._tensors[0].device), epoch
+            self._order, self._epoch = order.to(self._tensors["labels"].device), epoch
         return self._at(self._order[position * self._batch : (position + 1) * self._batch])
 
     def __iter__(self) -> Iterator[Batch]:
@@ -131,15 +185,17 @@ class Feed:
             yield self._at(slice(start, start + self._batch))
 
     def _at(self, rows: torch.Tensor | slice) -> Batch:
-        inputs, labels, *base = (
-            part if part.device == self._device else moved(part, self._device)
-            for part in (tensor[rows] for tensor in self._tensors)
+        parts = {name: tensor[rows] for name, tensor in self._tensors.items()}
+        parts = {
+            name: part if part.device == self._device else moved(part, self._device)
+            for name, part in parts.items()
+        }
+        batch = Batch(
+            inputs=preprocessed(parts["inputs"], self.samples.scale, self.samples.offset),
+            labels=parts["labels"],
+            base=parts.get("base_logits"),
         )
-        return Batch(
-            inputs=preprocessed(inputs, self.samples.scale, self.samples.offset),
-            labels=labels,
-            base=base[0] if base else None,
-        )
+        return WeightedBatch.of(batch, parts["weights"]) if "weights" in parts else batch
 
 
 def derived_seed(seed: int, purpose: str, number: int) -> int:

@@ -6,7 +6,7 @@ that was not (on a CPU, by steps). A GPU is used where there is one, in bfloat16
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from swarm.experts.checkpoints import Checkpoint, read_checkpoint, run_fingerpri
 from swarm.experts.flops import forward_flops, training_flops
 from swarm.experts.inputs import best_device
 from swarm.experts.samples import Feed, Samples, derived_seed
+from swarm.experts.updating.memory import Memory
+from swarm.experts.updating.port import Update
 from swarm.experts.weights import load_tensors, state_tensors
 
 NO_LIMIT = 1 << 40
@@ -88,8 +90,11 @@ class TrainProgress:
 class TrainResult:
     """The network that was best on validation (the last one without validation), on the CPU in eval mode.
 
-    `train_flops` is 3 forward passes per sample seen; `evaluation_flops` one per validation sample and
-    evaluation. Without validation samples accuracy and loss are None. `duration_s` spans resumed parts.
+    `train_flops` is 3 forward passes per sample seen, replayed ones among them, plus `update_flops`: what an
+    update added (a teacher's passes, penalties, importances, the choice of what to remember).
+    `evaluation_flops` is one pass per validation sample and evaluation, remembered ones among them. Without
+    validation samples accuracy and loss are None. `duration_s` spans resumed parts. `memory` is for the
+    next update.
     """
 
     net: nn.Module
@@ -104,6 +109,8 @@ class TrainResult:
     validation_samples: int
     duration_s: float
     device: str
+    update_flops: int = 0
+    memory: Memory | None = None
 
 
 def train_expert(
@@ -112,6 +119,7 @@ def train_expert(
     validation: Samples,
     settings: TrainSettings,
     *,
+    update: Update | None = None,
     checkpoint: Path | None = None,
     on_progress: Callable[[TrainProgress], None] = lambda progress: None,
     clock: Callable[[], float] = time.monotonic,
@@ -119,32 +127,41 @@ def train_expert(
 ) -> TrainResult:
     """Train net on train and return the weights that were best on validation (which may be empty).
 
-    With base logits, losses and accuracies are of base plus net. checkpoint: a file to resume from, if it is
-    of this very run, and to save to. Raises InvalidInputError for no samples, labels beyond the net's
-    classes, no trainable weights, or a loss that is not finite.
+    With base logits, losses and accuracies are of base plus net. update: what is done against forgetting
+    what net learned before (`swarm.experts.updating`); the best weights are then chosen by validation and
+    remembered samples together, and accuracy and loss are still those on validation. checkpoint: a file to
+    resume from, if it is of this very run, and to save to. Raises InvalidInputError for no samples, labels
+    beyond the net's classes, no trainable weights, a loss that is not finite, or an update that does not fit.
     """
     device = device or best_device()
     _check(net, train, validation)
     flops = forward_flops(net, train.input_shape)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run = _Run(net, train, validation, settings, device=device, clock=clock)
+        net.to(device)
+        if update:
+            update.begin(net, train, batch=settings.batch, forward_flops=flops)
+        run = _Run(net, train, validation, settings, update=update, device=device, clock=clock)
         if checkpoint:
             run.resume(checkpoint, validation, on_progress)
         run.train(checkpoint, on_progress)
+        memory = update.end(net, train, validation) if update else None
         accuracy, nll = run.scores(Feed(validation, device, EVALUATION_BATCH, 0))
+    added = update.step_flops * run.state.step + update.end_flops if update else 0
     return TrainResult(
         net=net.cpu().eval(),
         steps=run.state.step,
         best_step=run.state.best_step,
         samples_seen=run.state.samples_seen,
         forward_flops=flops,
-        train_flops=training_flops(flops, run.state.samples_seen),
+        train_flops=training_flops(flops, run.state.samples_seen) + added,
         evaluation_flops=flops * (run.state.evaluated + len(validation)),
         validation_accuracy=accuracy,
         validation_nll=nll,
         validation_samples=len(validation),
         duration_s=run.elapsed_s(),
         device=str(device),
+        update_flops=added,
+        memory=memory,
     )
 
 
@@ -158,17 +175,22 @@ class _Run:
         validation: Samples,
         settings: TrainSettings,
         *,
+        update: Update | None,
         device: torch.device,
         clock: Callable[[], float],
     ) -> None:
         self.state = Checkpoint(fingerprint=Digest(""))
-        self.net, self.settings, self.device, self.clock = net.to(device), settings, device, clock
+        self.net, self.settings, self.device, self.clock = net, settings, device, clock
+        self.update = update
         self.feed = Feed(train, device, settings.batch, settings.seed)
         watched = validation.few(settings.evaluation_rows, settings.seed)
+        if update:
+            watched = update.watched(watched)
         self.watched = Feed(watched, device, EVALUATION_BATCH, 0)
         trainable = [weights for weights in net.parameters() if weights.requires_grad]
         self.optimiser = torch.optim.Adam(trainable, lr=settings.learning_rate)
-        self.best = _copied(net)
+        self.best = _copied(state_tensors(net))
+        self.best_update = self._tracked()
         self.started = self.saved_at = clock()
         self.saving_s = self.elapsed_before_s = 0.0
 
@@ -179,6 +201,8 @@ class _Run:
         """Continue from path if it holds a checkpoint of this run, which has not begun yet."""
         train = self.feed.samples
         description = f"{self.net!r} {self.settings!r} {train.scale} {train.offset}"
+        if self.update:
+            description += f" {self.update.fingerprint}"
         arrays = {
             f"{part}/{name}": array
             for part, samples in (("train", train), ("validation", validation))
@@ -193,6 +217,9 @@ class _Run:
         load_tensors(self.net, tensors["net"])
         self.best = {name: tensor.to(self.device) for name, tensor in tensors["best"].items()}
         _load_optimiser(self.optimiser, tensors["optimiser"])
+        self.best_update = {name: tensor.to(self.device) for name, tensor in tensors["best_update"].items()}
+        if self.update:
+            self.update.restore(tensors["update"])
         self.elapsed_before_s = self.state.elapsed_s
         on_progress(self._progress(None, None, resumed=True))
 
@@ -209,31 +236,39 @@ class _Run:
                 if path:
                     self._save(path)
         load_tensors(self.net, self.best)
+        if self.update:
+            self.update.restore(self.best_update)
 
     def scores(self, feed: Feed) -> tuple[float | None, float | None]:
         """Return accuracy and mean loss of the present weights in float32; None without samples."""
         if not len(feed.samples):
             return None, None
-        correct, loss = 0, 0.0
+        right = loss = weight = 0.0
         self.net.eval()
         with torch.no_grad():
             for batch in feed:
-                logits = batch.judged(self.net(batch.inputs))
-                correct += int((logits.argmax(1) == batch.labels).sum())
-                loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
-        return correct / len(feed.samples), loss / len(feed.samples)
+                totals = batch.totals(self.net(batch.inputs))
+                right, loss, weight = right + totals[0], loss + totals[1], weight + totals[2]
+        return right / weight, loss / weight
 
     def _step(self) -> torch.Tensor:
         # Dropout and whatever else draws random numbers: the same whether or not the run was interrupted.
         torch.manual_seed(derived_seed(self.settings.seed, "step", self.state.step))
-        batch = self.feed.batch(self.state.step)
+        batch, update = self.feed.batch(self.state.step), self.update
+        if update:
+            batch = update.mixed(self.state.step, batch)
         self.net.train()
         self.optimiser.zero_grad(set_to_none=True)
         try:
             with self._autocast():
                 logits = self.net(batch.inputs)
-            loss = nn.functional.cross_entropy(batch.judged(logits), batch.labels)
+            loss = update.loss(batch, logits) if update else batch.loss(logits)
             loss.backward()  # type: ignore[no-untyped-call]
+            if update:
+                update.observe()
+                penalty = update.penalty()
+                if penalty is not None:
+                    penalty.backward()  # type: ignore[no-untyped-call]
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -244,6 +279,8 @@ class _Run:
                 remedy="try one training step of the net by itself",
             ) from error
         self.optimiser.step()
+        if update:
+            update.stepped()
         self.state.step += 1
         self.state.samples_seen += len(batch.labels)
         return loss.detach()
@@ -264,7 +301,7 @@ class _Run:
             )
         best = self.state.best_loss
         if validation_loss is None or best is None or judged < best:
-            self.best = _copied(self.net)
+            self.best, self.best_update = _copied(state_tensors(self.net)), self._tracked()
             self.state.best_loss, self.state.best_step, self.state.stale = judged, self.state.step, 0
         else:
             self.state.stale += 1
@@ -278,7 +315,13 @@ class _Run:
         if not self.state.finished and now - self.saved_at < pause_s:
             return
         self.state.elapsed_s = self.elapsed_s()
-        tensors = {"net": state_tensors(self.net), "best": self.best, "optimiser": _flat(self.optimiser)}
+        tensors = {
+            "net": state_tensors(self.net),
+            "best": self.best,
+            "optimiser": _flat(self.optimiser),
+            "update": self._tracked(),
+            "best_update": self.best_update,
+        }
         write_checkpoint(path, self.state, tensors)
         self.saved_at = self.clock()
         self.saving_s = self.saved_at - now
@@ -293,6 +336,9 @@ class _Run:
             validation_accuracy=accuracy,
             resumed=resumed,
         )
+
+    def _tracked(self) -> dict[str, torch.Tensor]:
+        return _copied(self.update.tracked()) if self.update else {}
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -318,8 +364,8 @@ def _check(net: nn.Module, train: Samples, validation: Samples) -> None:
     validation.check_classes(classes, "validation")
 
 
-def _copied(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state_tensors(net).items()}
+def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _flat(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -6,12 +6,16 @@ cluster with fewer samples at a node than the specification's minimum count is n
 is nearest to moves to the candidate farthest from all centres. Source: Lloyd 1982; Arthur and Vassilvitskii
 2007.
 
+With `select` novel, regions are sought for what is new: each node clusters its novel samples alone, and those
+with too few of them take no part.
+
 Features count within what the trunk's fixed point holds, as in sums. So what a node says has bounds: at most
 k candidates, centroids and means within that range, and it counts by at most UNBALANCED lower medians of the
 nodes' samples. Within these bounds its word is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -22,7 +26,14 @@ from numpy.typing import NDArray
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.federation.messages import array_record, named_arrays
-from swarm.federation.own_samples import OwnSamples, asked, introduced, own_features, own_samples
+from swarm.federation.own_samples import (
+    OwnSamples,
+    asked,
+    introduced,
+    novel_features,
+    own_features,
+    own_samples,
+)
 from swarm.federation.progress import say, stage
 from swarm.federation.rounds import (
     Answer,
@@ -62,7 +73,7 @@ def give_candidates(message: Message, context: Context) -> Message:
     """Answer with the centroids float32 [m, R] of this node's own k-means and their counts int64 [m]."""
     question, samples = asked(message), own_samples(context)
     minimum = samples.specification.min_leaf_count
-    features = _region_features(samples)
+    features = _region_features(samples, question)
     k = min(int(question["k"]), len(features) // minimum)
     if k < 1:
         raise NotReadyError(
@@ -91,7 +102,7 @@ def give_cluster_sums(message: Message, context: Context) -> Message:
     Clusters below the minimum count are sent as zeros; the inertia covers what is sent.
     """
     samples = own_samples(context)
-    features = _region_features(samples)
+    features = _region_features(samples, asked(message))
     centres = named_arrays(next(iter(message.content.array_records.values())))["centres"]
     if centres.ndim != 2 or centres.shape[1] != features.shape[1]:
         raise InvalidInputError(
@@ -187,16 +198,17 @@ def find_regions(grid: Grid, context: Context) -> None:
     limits, specification = RunLimits.of(context), specification_of(context)
     settings = context.run_config
     k, rounds, seed = int(settings["k"]), int(settings["rounds"]), int(settings["seed"])
+    select = str(settings.get("select", "all"))
     columns = region_columns(specification.trunk.feature_size)
     stage("candidates", 0.0, 0.2)
-    offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed})
+    offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed, "select": select})
     candidates, stands_for, most = pooled_candidates(offered, k, specification)
     centres = seed_centres(candidates, stands_for, k, seed)
     counts = np.zeros(k)
     inertia, reseeded, done = 0.0, 0, 0
     for number in range(1, rounds + 1):
         stage(f"round {number} of {rounds}", 0.2 + 0.8 * (number - 1) / rounds, 0.8 / rounds)
-        answers = ask_nodes(grid, limits, "query.cluster_sums", {"centres": centres}, {})
+        answers = ask_nodes(grid, limits, "query.cluster_sums", {"centres": centres}, {"select": select})
         sums, counts, inertia, told = pooled_sums(answers, k, most, specification)
         moved = next_centres(centres, sums, counts, candidates)
         empty, done = int((counts == 0).sum()), number
@@ -303,10 +315,19 @@ def _checked_sums(answer: Answer, k: int, specification: Specification) -> tuple
     return sums, counts, checked_number(answer, "inertia", farthest * float(counts.sum()))
 
 
-def _region_features(samples: OwnSamples) -> Floats:
+def _region_features(samples: OwnSamples, question: Mapping[str, Any]) -> Floats:
     columns = region_columns(samples.specification.trunk.feature_size)
     largest = largest_feature(samples.specification.trunk)
-    found: Floats = np.ascontiguousarray(own_features(samples)[:, columns])
+    is_novel = question.get("select", "all") == "novel"
+    features = novel_features(samples) if is_novel else own_features(samples)
+    minimum = samples.specification.min_leaf_count
+    if is_novel and len(features) < minimum:
+        raise NotReadyError(
+            f"novel samples of node {samples.node}",
+            found=str(len(features)),
+            expected=f"at least {minimum}, the least that a leaf may stand for",
+        )
+    found: Floats = np.ascontiguousarray(features[:, columns])
     return np.clip(found, -largest, largest, out=found)
 
 

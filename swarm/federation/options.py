@@ -31,7 +31,11 @@ _TAKEN: Mapping[str, Mapping[str, _Takes]] = {
         "form": _Takes("exact", words=("exact", "compact")),
         "rank": _Takes(150, 1, 4_096),
     },
-    "kmeans": {"k": _Takes(8, 1, 4_096), "rounds": _Takes(10, 1, 1_000)},
+    "kmeans": {
+        "k": _Takes(8, 1, 4_096),
+        "rounds": _Takes(10, 1, 1_000),
+        "select": _Takes("all", words=("all", "novel")),
+    },
     "average": {
         "net": _Takes("mlp:128x2"),
         "rounds": _Takes(20, 1, 10_000),

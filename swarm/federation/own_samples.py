@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OwnSamples:
     """What a node's newest training order reads, split as that training splits it; features [N, D] by the
-    swarm's trunk. None of it leaves the node."""
+    swarm's trunk. `novel` returns the newest training samples that are new to the swarm (None: there are
+    none). None of it leaves the node."""
 
     node: str
     specification: Specification
@@ -31,10 +32,11 @@ class OwnSamples:
     validation: Dataset
     features: Callable[[NDArray[np.generic]], Floats]
     import_paths: tuple[str, ...] = ()
+    novel: Callable[[], Dataset | None] = lambda: None
 
 
 _held: dict[str, OwnSamples] = {}
-_features: dict[tuple[int, bool], Floats] = {}
+_features: dict[tuple[int, str], Floats] = {}
 
 
 def own_samples(context: Context) -> OwnSamples:
@@ -50,9 +52,24 @@ def own_samples(context: Context) -> OwnSamples:
 
 def own_features(samples: OwnSamples, *, validation: bool = False) -> Floats:
     """Return the features of the training (or validation) samples, computed once per process."""
-    key = (id(samples), validation)
+    part = "validation" if validation else "training"
+    return _computed(samples, part, samples.validation if validation else samples.training)
+
+
+def novel_features(samples: OwnSamples) -> Floats:
+    """Return the features of the novel samples, computed once per process; [0, D] where there are none."""
+    if (id(samples), "novel") in _features:
+        return _features[id(samples), "novel"]
+    found = samples.novel()
+    none = np.zeros((0, samples.specification.trunk.feature_size), dtype=np.float32)
+    if found is None:
+        return none
+    return _computed(samples, "novel", found)
+
+
+def _computed(samples: OwnSamples, part: str, dataset: Dataset) -> Floats:
+    key = (id(samples), part)
     if key not in _features:
-        dataset = samples.validation if validation else samples.training
         _features[key] = samples.features(dataset.inputs)
     return _features[key]
 

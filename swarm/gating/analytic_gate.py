@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.branches import ScoredBranches, splits_of
 from swarm.gating.distances import Floats
+from swarm.gating.regions import region_columns
 from swarm.gating.sums import constant_of, quantised
+from swarm.gating.tree import Place, Tree, softmax_shares
 
-WEIGHTS = "weights"
-"""The name of W among a gate statement's arrays."""
+WEIGHTS, BRANCH_WEIGHTS = "weights", "branch_weights"
+"""The names of W among a gate statement's arrays: the columns of leaves, and those of branches."""
 
 
 class LeafColumns(Protocol):
@@ -28,11 +31,24 @@ class LeafColumns(Protocol):
     def has_columns(self) -> bool: ...
 
 
+class PlacedColumns(LeafColumns, Place, Protocol):
+    """A leaf of a gate with branches."""
+
+
+class LearnedBranch(Place, Protocol):
+    """A branch, and whether its gate is learned; `swarm.domain.manifests.GateBranch` has it."""
+
+    @property
+    def is_learned(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AnalyticGate:
     """W, weights float32 [M, T], for features in fixed point, and what each of the T targets stands for.
 
-    leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets.
+    leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets. With
+    `branches` the targets are those of regions, and leaf_rows places in the tree's regions: what was a leaf's
+    target is the branch's, to the bit.
     """
 
     weights: Floats
@@ -42,7 +58,10 @@ class AnalyticGate:
     classes: int
     fixed_point: float
     has_constant: bool
+    branches: ScoredBranches | None = None
     has_columns: NDArray[np.bool_] = field(init=False)
+    """Which leaves can be chosen by scores, bool [L]."""
+    _reached: NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         constant_of(self.fixed_point)
@@ -56,16 +75,17 @@ class AnalyticGate:
         if not np.isfinite(self.weights).all():
             raise InvalidInputError("gate weights", found="a value that is not finite")
         for subject, rows, limit in (
-            ("leaf rows", self.leaf_rows, self.leaves),
+            ("leaf rows", self.leaf_rows, len(self.tree.regions)),
             ("class rows", self.class_rows, self.classes),
         ):
             if not 0 <= int(rows.min()) <= int(rows.max()) < limit:
                 raise InvalidInputError(
                     f"gate {subject}", found="a row out of range", expected=f"0..{limit - 1}"
                 )
-        known = np.zeros(self.leaves, dtype=bool)
+        known = np.zeros(len(self.tree.regions), dtype=bool)
         known[self.leaf_rows] = True
-        object.__setattr__(self, "has_columns", known)
+        object.__setattr__(self, "_reached", known)
+        object.__setattr__(self, "has_columns", known[list(self.tree.region_of)])
 
     @classmethod
     def from_statement_arrays(
@@ -75,24 +95,54 @@ class AnalyticGate:
         class_names: Sequence[str],
         fixed_point: float,
         has_constant: bool,
+        placed: "Placed | None" = None,
     ) -> "AnalyticGate":
         """Return the gate of a statement's `weights` [M, T]: leaves in their order, their classes in theirs.
 
-        Raises ShapeMismatchError where the array is missing or misshapen, InvalidInputError for a class of a
-        leaf that class_names lack.
+        `placed`: its branches; None: it has none, or they do not matter (class scores are the sum over all
+        leaves). Raises ShapeMismatchError where an array is missing or misshapen, InvalidInputError for a
+        class of a leaf that class_names lack.
         """
         if WEIGHTS not in arrays:
             raise ShapeMismatchError("gate arrays", found="no weights", expected="weights float32 [M, T]")
+        weights = np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32)
         leaf_rows, class_rows = target_rows(leaves, class_names)
+        inner = None
+        if placed is not None and placed.tree.children:
+            nodes = _node_columns(arrays, weights, leaf_rows, leaves, placed)
+            splits = splits_of(arrays, placed.is_learned)
+            size = int(weights.shape[0]) - (not has_constant)
+            inner = ScoredBranches(
+                tree=placed.tree,
+                weights=tuple(
+                    np.stack(
+                        [nodes[child].sum(axis=1, dtype=np.float64) for child in children], axis=1
+                    ).astype(np.float32)
+                    for children in placed.tree.children
+                ),
+                splits=splits,
+                columns=region_columns(size),
+            )
+            tops = [nodes[node] for node in placed.tree.regions]
+            names = [name for node in placed.tree.regions for name in node_classes(placed.tree, leaves, node)]
+            weights = np.ascontiguousarray(np.concatenate(tops, axis=1))
+            leaf_rows = np.repeat(np.arange(len(tops)), [top.shape[1] for top in tops]).astype(np.int64)
+            class_rows = _class_rows(names, class_names)
         return cls(
-            weights=np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32),
+            weights=weights,
             leaf_rows=leaf_rows,
             class_rows=class_rows,
             leaves=len(leaves),
             classes=len(class_names),
             fixed_point=fixed_point,
             has_constant=has_constant,
+            branches=inner,
         )
+
+    @property
+    def tree(self) -> Tree:
+        """Where the leaves stand."""
+        return Tree.flat(self.leaves) if self.branches is None else self.branches.tree
 
     @property
     def feature_size(self) -> int:
@@ -103,63 +153,138 @@ class AnalyticGate:
     def flops_per_query(self) -> int:
         """Fixed point, all scores, their sums per leaf and class, and the softmax over leaves."""
         size, targets = self.weights.shape
-        return int(2 * size * targets + 2 * size + 2 * targets + 8 * self.leaves)
+        below = 0 if self.branches is None else self.branches.flops_per_query
+        return int(2 * size * targets + 2 * size + 2 * targets + 8 * len(self.tree.regions) + below)
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
-        """Return the scores of all targets, float32 [B, T].
+        """Return the scores of all targets, float32 [B, T], and after them what branches score, [B, T + S].
 
         features float32 [B, D] of the gate's trunk. Raises ShapeMismatchError if D differs,
         InvalidInputError where features are not finite.
         """
-        return linear_scores(features, self.weights, self.fixed_point, self.has_constant)
+        points = in_fixed_point(features, self.feature_size, self.fixed_point, self.has_constant)
+        found: Floats = points @ self.weights
+        if self.branches is None:
+            return found
+        return np.concatenate([found, self.branches.scores(points, features)], axis=1)
 
     def class_scores(self, scores: Floats) -> Floats:
-        """Return a, float32 [B, C]: each class's scores summed over leaves; 0 for a class without targets."""
-        return _summed(scores, self.class_rows, self.classes)
+        """Return a, float32 [B, C]: each class's scores summed over regions; 0 for a class without
+        targets."""
+        return _summed(self._of_targets(scores), self.class_rows, self.classes)
 
-    def leaf_scores(self, scores: Floats) -> Floats:
-        """Return o, float32 [B, L]: each leaf's scores summed over classes; -inf where it has no targets."""
-        sums = _summed(scores, self.leaf_rows, self.leaves)
-        sums[:, ~self.has_columns] = -np.inf
+    def region_scores(self, scores: Floats) -> Floats:
+        """Return o, float32 [B, R]: each region's scores summed over classes; -inf where it has no targets.
+
+        Without branches the regions are the leaves.
+        """
+        sums = _summed(self._of_targets(scores), self.leaf_rows, len(self.tree.regions))
+        sums[:, ~self._reached] = -np.inf
         return sums
 
-    def leaf_weights(self, scores: Floats, temperature: float) -> Floats:
-        """Return softmax(o / temperature), float32 [B, L]: rows sum to 1, 0 for a leaf without targets."""
+    def leaf_weights(self, scores: Floats, temperature: float) -> NDArray[np.floating]:
+        """Return each leaf's weight, [B, L]: rows sum to 1, 0 for a leaf without targets.
+
+        A region's is softmax(o / temperature), float32; where there are branches, float64: leaves add up to
+        their region's weight to the bit (`Tree.leaf_weights`).
+        """
         if not (np.isfinite(temperature) and temperature > 0):
             raise InvalidInputError("temperature", found=str(temperature), expected="a positive number")
-        logits = self.leaf_scores(scores).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        with np.errstate(over="ignore"):
-            shares = np.exp(logits / temperature)
-        weights: Floats = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
-        return weights
+        regions: Floats = softmax_shares(self.region_scores(scores), temperature).astype(np.float32)
+        if self.branches is None:
+            return regions
+        below = scores[:, self.weights.shape[1] :]
+        return self.tree.leaf_weights(regions, self.branches.shares(below, temperature))
 
-    def leaf_shares(self, scores: Floats, answered: NDArray[np.integer]) -> Floats:
-        """Return how much of each row's score for one class comes from each leaf, float32 [B, L].
+    def region_shares(self, scores: Floats, answered: NDArray[np.integer]) -> Floats:
+        """Return how much of each row's score for one class comes from each region, float32 [B, R].
 
         scores [B, T], answered int64 [B] are classes. What speaks against the class counts for nothing; rows
         sum to 1, or are 0 where nothing speaks for it.
         """
         own = self.class_rows[None, :] == np.asarray(answered)[:, None]
-        found = _summed(np.where(own, np.maximum(scores, 0), 0), self.leaf_rows, self.leaves)
+        speaking = np.where(own, np.maximum(self._of_targets(scores), 0), 0)
+        found = _summed(speaking, self.leaf_rows, len(self.tree.regions))
         total = found.sum(axis=1, keepdims=True)
         shares: Floats = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
         return shares
+
+    def _of_targets(self, scores: Floats) -> Floats:
+        # A copy, so that the products over it have the bits that they had without branches.
+        return np.ascontiguousarray(scores[:, : self.weights.shape[1]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """The branches of a gate's statement: its tree, and which of its branches have a learned gate."""
+
+    tree: Tree
+    is_learned: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, leaves: Sequence[Place], branches: Sequence[LearnedBranch]) -> "Placed":
+        """Return those of a statement; InvalidInputError as `Tree.of`."""
+        return cls(tree=Tree.of(leaves, branches), is_learned=tuple(each.is_learned for each in branches))
+
+
+def node_classes(tree: Tree, leaves: Sequence[LeafColumns], node: int) -> tuple[str, ...]:
+    """Return the classes that a node has columns for: a leaf's own, of a branch those of all its leaves,
+    sorted."""
+    if node < tree.leaves:
+        return leaves[node].class_names if leaves[node].has_columns else ()
+    found = {name for leaf in tree.leaves_of(node) for name in node_classes(tree, leaves, leaf)}
+    return tuple(sorted(found))
+
+
+def _node_columns(
+    arrays: Mapping[str, NDArray[np.generic]],
+    weights: Floats,
+    leaf_rows: NDArray[np.int64],
+    leaves: Sequence[LeafColumns],
+    placed: Placed,
+) -> list[Floats]:
+    """Return each node's columns of W, float32 [M, classes]."""
+    tree = placed.tree
+    widths = [len(node_classes(tree, leaves, node)) for node in range(tree.leaves, tree.nodes)]
+    shape = (len(weights), sum(widths))
+    if BRANCH_WEIGHTS not in arrays or arrays[BRANCH_WEIGHTS].shape != shape:
+        found = arrays.get(BRANCH_WEIGHTS)
+        raise ShapeMismatchError(
+            f"gate {BRANCH_WEIGHTS}",
+            found="none" if found is None else str(list(found.shape)),
+            expected=f"float32 {list(shape)}",
+        )
+    if weights.ndim != 2 or weights.shape[1] != len(leaf_rows):
+        raise ShapeMismatchError(
+            "gate weights", found=f"{list(weights.shape)}", expected=f"[M, {len(leaf_rows)}]"
+        )
+    of_branches = arrays[BRANCH_WEIGHTS].astype(np.float32, copy=False)
+    if not np.isfinite(weights).all() or not np.isfinite(of_branches).all():
+        raise InvalidInputError("gate weights", found="a value that is not finite")
+    cuts = np.cumsum(widths)[:-1]
+    return [
+        *(weights[:, leaf_rows == leaf] for leaf in range(tree.leaves)),
+        *np.split(of_branches, cuts, axis=1),
+    ]
 
 
 def target_rows(
     leaves: Sequence[LeafColumns], class_names: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each target, int64 [T] each, the row of its leaf and the row of its class."""
-    column = {name: row for row, name in enumerate(class_names)}
     pairs = [(row, name) for row, leaf in enumerate(leaves) if leaf.has_columns for name in leaf.class_names]
-    unknown = next((name for _, name in pairs if name not in column), None)
+    rows = np.array([row for row, _ in pairs], dtype=np.int64)
+    return rows, _class_rows([name for _, name in pairs], class_names)
+
+
+def _class_rows(names: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
+    column = {name: row for row, name in enumerate(class_names)}
+    unknown = next((name for name in names if name not in column), None)
     if unknown is not None:
         raise InvalidInputError(
             "leaf's class names", found=f"unknown class {unknown!r}", expected="names of the gate's classes"
         )
-    rows = np.array([row for row, _ in pairs], dtype=np.int64)
-    return rows, np.array([column[name] for _, name in pairs], dtype=np.int64)
+    return np.array([column[name] for name in names], dtype=np.int64)
 
 
 def linear_scores(
@@ -167,13 +292,21 @@ def linear_scores(
 ) -> Floats:
     """Return float32 [B, T] = q @ weights, q being the features float32 [B, D] in fixed point."""
     size = int(weights.shape[0]) - (not has_constant)
+    points = in_fixed_point(features, size, fixed_point, has_constant)
+    found: Floats = points @ weights.astype(np.float32, copy=False)
+    return found
+
+
+def in_fixed_point(
+    features: NDArray[np.generic], size: int, fixed_point: float, has_constant: bool
+) -> Floats:
+    """Return features [B, size] in fixed point as float32 [B, M]; ShapeMismatchError if their number
+    differs."""
     if np.ndim(features) != 2 or np.shape(features)[1] != size:
         raise ShapeMismatchError(
             "query features", found=str(list(np.shape(features))), expected=f"[B, {size}]"
         )
-    q = quantised(features, fixed_point, has_constant)
-    found: Floats = q.astype(np.float32) @ weights.astype(np.float32, copy=False)
-    return found
+    return quantised(features, fixed_point, has_constant).astype(np.float32)
 
 
 def _summed(scores: Floats, rows: NDArray[np.int64], count: int) -> Floats:

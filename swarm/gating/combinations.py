@@ -3,7 +3,7 @@
 The formulas are those of `swarm.domain.combination.Combination`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -134,8 +134,8 @@ def expert_weights(
     prototypes: PrototypeGate | None,
     scores: Floats | None,
     features: NDArray[np.generic] | None,
-) -> Floats:
-    """Return each leaf's weight for the experts of a combination, float32 [B, L], rows sum to 1.
+) -> NDArray[np.floating]:
+    """Return each leaf's weight for the experts of a combination, [B, L], rows sum to 1.
 
     `prototypes` needs the prototype gate and features [B, D]; the others the analytic gate and its scores
     [B, T], and give 0 to leaves without columns. `root` asks no expert. Raises InvalidInputError where what
@@ -166,7 +166,7 @@ def evaluate_options(
     prototypes: PrototypeGate | None,
     features: NDArray[np.generic],
     speakers: Sequence[Speaker],
-    identities: Sequence[str],
+    identities: Sequence[Hashable],
     incumbent: Incumbent | None = None,
     incumbent_root: Incumbent | None = None,
     roots: Mapping[str, NDArray[np.generic]] | None = None,

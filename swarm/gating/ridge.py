@@ -23,9 +23,11 @@ from swarm.gating.sums import (
     triangle_length,
 )
 
-__all__ = ["RIDGES", "OwnerSums", "check_sums", "owner_weights", "solve"]
+__all__ = ["RIDGES", "Further", "OwnerSums", "check_sums", "owner_weights", "solve", "solve_with"]
 
 Doubles = NDArray[np.float64]
+Further = tuple[str, NDArray[np.int64]]
+"""An owner, and columns F't int64 [M, t] of its samples to solve for besides its sums' own."""
 RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
 """The grid on which validation data choose, in units of the features (not of their fixed point)."""
 UNBALANCED = 4.0
@@ -66,21 +68,31 @@ def solve(owners: Sequence[OwnerSums], ridges: Sequence[float], fixed_point: flo
     of the dense Cholesky factorisation. Raises InvalidInputError for a ridge that does not make the sums
     positive definite, for owners twice or none, ShapeMismatchError where their features differ in number.
     """
+    return solve_with(owners, ridges, fixed_point, ())[0]
+
+
+def solve_with(
+    owners: Sequence[OwnerSums], ridges: Sequence[float], fixed_point: float, further: Sequence[Further]
+) -> tuple[Doubles, list[Doubles]]:
+    """Return what `solve` does, and W float64 [R, M, t] for each further block of columns.
+
+    Each block is solved by itself: it changes no bit of the others, nor they of it.
+    """
     _check_owners(owners, ridges)
     order = sorted(range(len(owners)), key=lambda row: owners[row].owner)
     ordered = [owners[row] for row in order]
     weights = owner_weights([each.samples for each in ordered])
-    targets = np.concatenate(
-        [weight * each.columns for each, weight in zip(ordered, weights, strict=True)], axis=1
-    )
+    weight_of = {each.owner: float(weight) for each, weight in zip(ordered, weights, strict=True)}
+    targets = np.concatenate([weight_of[each.owner] * each.columns for each in ordered], axis=1)
+    blocks = [targets, *(weight_of[owner] * columns for owner, columns in further)]
     strengths = [float(ridge) * fixed_point**2 for ridge in ridges]
     ranks = [each.compact.rank for each in ordered if each.compact is not None]
     # From about half the features on, factors cost more than one dense factorisation.
     if len(ranks) == len(ordered) and 2 * sum(ranks) <= ordered[0].size:
-        found = _by_factors(ordered, weights, targets, strengths)
+        found = _by_factors(ordered, weights, blocks, strengths)
     else:
-        found = _dense(ordered, weights, targets, strengths)
-    return found[:, :, _places(ordered, order)]
+        found = _dense(ordered, weights, blocks, strengths)
+    return found[0][:, :, _places(ordered, order)], found[1:]
 
 
 def _places(ordered: Sequence[OwnerSums], order: Sequence[int]) -> NDArray[np.int64]:
@@ -108,8 +120,8 @@ def _check_owners(owners: Sequence[OwnerSums], ridges: Sequence[float]) -> None:
 
 
 def _dense(
-    owners: Sequence[OwnerSums], weights: Doubles, targets: Doubles, strengths: Sequence[float]
-) -> Doubles:
+    owners: Sequence[OwnerSums], weights: Doubles, blocks: Sequence[Doubles], strengths: Sequence[float]
+) -> list[Doubles]:
     size = owners[0].size
     total = np.zeros(triangle_length(size))
     for each, weight in zip(owners, weights, strict=True):
@@ -117,12 +129,14 @@ def _dense(
             _add_compact(total, each.compact, float(weight))
         else:
             _add_scaled(total, each.triangle(), float(weight))
-    found = np.empty((len(strengths), *targets.shape))
+    found = [np.empty((len(strengths), *block.shape)) for block in blocks]
     work = np.zeros((size, size))
     for row, strength in enumerate(strengths):
         _fill_upper(work, total)
         work[np.diag_indices(size)] += strength
-        found[row] = cho_solve(_factor(work), targets, check_finite=False)
+        factor = _factor(work)
+        for block, solved in zip(blocks, found, strict=True):
+            solved[row] = cho_solve(factor, block, check_finite=False)
     return found
 
 
@@ -166,23 +180,25 @@ def _add_compact(total: Doubles, sums: CompactSums, weight: float) -> None:
 
 
 def _by_factors(
-    owners: Sequence[OwnerSums], weights: Doubles, targets: Doubles, strengths: Sequence[float]
-) -> Doubles:
+    owners: Sequence[OwnerSums], weights: Doubles, blocks: Sequence[Doubles], strengths: Sequence[float]
+) -> list[Doubles]:
     """(D + L L')^-1 C = D^-1 C - D^-1 L (I + L' D^-1 L)^-1 L' D^-1 C. Source: Woodbury 1950."""
     pairs = [
         (each.compact, float(w)) for each, w in zip(owners, weights, strict=True) if each.compact is not None
     ]
     factors = np.concatenate([np.sqrt(w) * sums.scaled() for sums, w in pairs], axis=1)
     diagonal = sum((w * sums.diagonal.astype(np.float64) for sums, w in pairs), np.zeros(len(factors)))
-    found = np.empty((len(strengths), *targets.shape))
+    found = [np.empty((len(strengths), *block.shape)) for block in blocks]
     for row, strength in enumerate(strengths):
         inverse = 1.0 / (diagonal + strength)
         shrunk = factors * np.sqrt(inverse)[:, None]
         inner = shrunk.T @ shrunk
         inner[np.diag_indices(len(inner))] += 1.0
-        plain = inverse[:, None] * targets
-        through = cho_solve(_factor(inner), factors.T @ plain, check_finite=False)
-        found[row] = plain - inverse[:, None] * (factors @ through)
+        factor = _factor(inner)
+        for block, solved in zip(blocks, found, strict=True):
+            plain = inverse[:, None] * block
+            through = cho_solve(factor, factors.T @ plain, check_finite=False)
+            solved[row] = plain - inverse[:, None] * (factors @ through)
     return found
 
 

@@ -1,6 +1,6 @@
 """From leaf weights to the experts that shall answer: top-k over DISTINCT experts."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,16 @@ class RoutePlan:
 
 def plan_route(
     weights: NDArray[np.floating],
-    leaf_identity: Sequence[str],
+    leaf_identity: Sequence[Hashable],
     top_k: int,
     allowed: NDArray[np.bool_] | None = None,
 ) -> RoutePlan:
     """Return the plan for weights [B, L] (>= 0, finite) of leaves with the experts that leaf_identity names.
 
-    Leaves with the same identity are one expert with the sum of their weights. `allowed` bool [L] masks
-    leaves out (None: all). Ties: the lower leaf row. Total: every row gets an expert while any leaf is
-    allowed (equal shares where all chosen weights are 0); with none allowed all choices are -1.
+    Leaves with the same identity are one expert with the sum of their weights (in float64, so that the leaves
+    of a branch come to the branch's weight to the bit). `allowed` bool [L] masks leaves out (None: all).
+    Ties: the lower leaf row. Total: every row gets an expert while any leaf is allowed (equal shares where
+    all chosen weights are 0); with none allowed all choices are -1.
     """
     shares = np.asarray(weights, dtype=np.float64)
     if shares.ndim != 2 or shares.shape[1] != len(leaf_identity):
@@ -51,7 +52,7 @@ def plan_route(
             "allowed leaves", found=str(open_leaves.shape), expected=f"[{shares.shape[1]}]"
         )
 
-    speakers: dict[str, int] = {}
+    speakers: dict[Hashable, int] = {}
     columns: list[int] = []
     rows = np.flatnonzero(open_leaves)
     for row in rows:

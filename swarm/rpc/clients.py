@@ -30,6 +30,7 @@ from swarm.rpc import methods as m
 from swarm.rpc.channel import Connection
 from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.failures import reply_checked
+from swarm.rpc.growth_client import GrowthCalls
 from swarm.rpc.node_clients import AgentClient, ExpertClient
 from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, MAX_CONTRIBUTION_BYTES, SIZE_KEY, UNARY_TIMEOUT_S
 from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
@@ -40,8 +41,8 @@ CONTRIBUTE_TIMEOUT_S = 1200.0
 """Checks, a solution and two rounds of trials, perhaps behind those of others."""
 
 
-class CoordinatorClient:
-    """Membership, gate and inference, at `open_channel(identity, address, "coordinator", "coordinator")`."""
+class CoordinatorClient(GrowthCalls):
+    """Membership, gate, growth and inference, over a connection to the coordinator."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection

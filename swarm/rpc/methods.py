@@ -17,6 +17,7 @@ from swarm.rpc.pb import (
     expert_pb2,
     federation_pb2,
     gate_pb2,
+    growth_pb2,
     inference_pb2,
     membership_pb2,
     node_stream_pb2,
@@ -126,6 +127,15 @@ HISTORY = Method("Gate", "History", gate_pb2.GateHistoryRequest, gate_pb2.GateHi
 ROLLBACK = Method("Gate", "Rollback", gate_pb2.RollbackRequest, types_pb2.Signed, OPERATOR)
 FIT = Method("Gate", "Fit", gate_pb2.FitRequest, gate_pb2.ContributeReply, OPERATOR)
 
+PROPOSE = Method("Growth", "Propose", growth_pb2.ProposeRequest, growth_pb2.Proposal, NODE | OPERATOR)
+PROPOSALS = Method("Growth", "Proposals", growth_pb2.ProposalsRequest, growth_pb2.ProposalsReply, EVERYONE)
+REPORT_GROWTH = Method("Growth", "Report", growth_pb2.ReportRequest, growth_pb2.Proposal, NODE)
+CANCEL_GROWTH = Method("Growth", "Cancel", growth_pb2.CancelRequest, growth_pb2.Proposal, NODE | OPERATOR)
+GROWTH_POLICY = Method("Growth", "Policy", growth_pb2.PolicyRequest, growth_pb2.PolicyReply, OPERATOR)
+CARRY_OUT = Method(
+    "Grower", "CarryOut", growth_pb2.GrowthOrder, growth_pb2.CarryOutReply, frozenset({"coordinator"})
+)
+
 PREDICT = Method("Inference", "Predict", inference_pb2.PredictRequest, inference_pb2.PredictReply, ASKERS)
 MAKE_PROFILE = Method(
     "Inference", "MakeProfile", inference_pb2.ProfileRequest, inference_pb2.ProfileReply, ASKERS
@@ -200,6 +210,9 @@ EXPERT_PREDICT = Method(
 )
 TRY_GATE = Method(
     "Expert", "TryGate", expert_pb2.TryGateRequest, expert_pb2.TryGateReply, frozenset({"coordinator"})
+)
+SURVEY = Method(
+    "Expert", "Survey", expert_pb2.SurveyRequest, expert_pb2.SurveyReply, frozenset({"coordinator"})
 )
 
 TRAIN = Method(

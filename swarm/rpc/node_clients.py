@@ -6,11 +6,13 @@ from uuid import uuid4
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
+from swarm.domain.growth import Survey
 from swarm.domain.ids import ExpertId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.channel import Connection
+from swarm.rpc.convert.growth import survey_from_pb
 from swarm.rpc.convert.scalars import expert_id
 from swarm.rpc.failures import reply_checked
 from swarm.rpc.options import UNARY_TIMEOUT_S
@@ -51,6 +53,13 @@ class ExpertClient:
         reply = await self.connection.unary(m.TRY_GATE, message, timeout_s)
         with reply_checked(self.connection.peer):
             return convert.gate_trial_from_pb(reply)
+
+    async def survey(self, gate: bytes, specification: bytes, timeout_s: float = _TRIAL_TIMEOUT_S) -> Survey:
+        """Return how each leaf of a gate does on the node's own validation data that are routed to it."""
+        message = expert_pb2.SurveyRequest(gate=gate, specification=specification)
+        reply = await self.connection.unary(m.SURVEY, message, timeout_s)
+        with reply_checked(self.connection.peer):
+            return survey_from_pb(reply)
 
     async def close(self) -> None:
         await self.connection.close()

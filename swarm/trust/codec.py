@@ -1,7 +1,8 @@
 """Domain dataclasses as canonical JSON: sorted keys, no spaces, UTF-8, finite numbers, no unknown field.
 
 Decoding is strict: one value has exactly one text. Ids and digests are checked against their grammar,
-because they become file names and database keys.
+because they become file names and database keys. A field that came later is left out where it has its
+default, so that statements signed before it are still the text of their value.
 """
 
 import dataclasses
@@ -27,8 +28,16 @@ from swarm.domain.ids import (
     owner_of,
     swarm_id,
 )
+from swarm.domain.manifests import Contribution, GateLeaf, GateStatement, LeafContribution
 
 T = TypeVar("T")
+LATER: Mapping[type, frozenset[str]] = {
+    Contribution: frozenset({"branches", "proposal"}),
+    LeafContribution: frozenset({"parent", "manifest"}),
+    GateStatement: frozenset({"branches", "change"}),
+    GateLeaf: frozenset({"manifest"}),
+}
+"""Fields that statements in somebody's store do not have. A class with some lies inside such a class only."""
 MAX_JSON_BYTES = 16 << 20
 """More than this is refused unread."""
 
@@ -57,6 +66,7 @@ def to_json(value: object) -> bytes:
     cls = type(value)
     try:
         plain = _adapter(cls).dump_python(value, mode="json", warnings=False, fallback=_plain_number)
+        _leave_out_later(value, plain)
         data = canonical_json(plain)
     except (PydanticSerializationError, TypeError) as error:
         raise InvalidInputError(cls.__name__, found=f"a value that has no JSON form: {error}") from error
@@ -121,6 +131,25 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
     if cls not in _ADAPTERS:
         _ADAPTERS[cls] = TypeAdapter(cls)
     return _ADAPTERS[cls]
+
+
+def _leave_out_later(value: Any, plain: Any) -> None:
+    """Take from plain, the JSON data of value, each later field at its default."""
+    if isinstance(value, tuple | list):
+        for item, its_plain in zip(value, plain, strict=True):
+            _leave_out_later(item, its_plain)
+    elif dataclasses.is_dataclass(value) and (later := LATER.get(type(value))) is not None:
+        for field in dataclasses.fields(value):
+            inner = getattr(value, field.name)
+            if field.name in later and inner == _default(field):
+                del plain[field.name]
+            else:
+                _leave_out_later(inner, plain[field.name])
+
+
+def _default(field: "dataclasses.Field[Any]") -> object:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _plain_number(value: object) -> object:

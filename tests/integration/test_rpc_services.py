@@ -26,6 +26,7 @@ from swarm.rpc.servicers import (
     expert_service,
     federation_service,
     gate_service,
+    growth_service,
     inference_service,
     membership_service,
     registry_service,
@@ -173,6 +174,7 @@ async def test_every_act_without_an_idempotency_key_is_refused(folder: Path, met
         expert_service(nobody),  # type: ignore[arg-type]
         federation_service(nobody),  # type: ignore[arg-type]
         gate_service(nobody),  # type: ignore[arg-type]
+        growth_service(nobody),  # type: ignore[arg-type]
         inference_service(nobody),  # type: ignore[arg-type]
         membership_service(nobody),  # type: ignore[arg-type]
         registry_service(nobody),  # type: ignore[arg-type]
@@ -202,6 +204,10 @@ def test_all_that_changes_the_swarm_takes_a_key() -> None:
         "Membership.RevokeToken",
         "Gate.Rollback",
         "Gate.Fit",
+        "Growth.Propose",
+        "Growth.Report",
+        "Growth.Cancel",
+        "Growth.Policy",
         "Inference.MakeProfile",
         "Federation.Run",
         "Registry.Commit",

@@ -21,7 +21,7 @@ from coordinator.live_nodes import LiveNodes
 from coordinator.routing import Router
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination
-from swarm.domain.errors import UnreachableError
+from swarm.domain.errors import NotFoundError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, Query
 from swarm.domain.manifests import Correction, GateLeaf, GateStatement, Manifest
@@ -187,6 +187,17 @@ class Owner:
     def close(self, reason: str) -> None: ...
 
 
+class SmallHeads(dict[ExpertId, KnownHead]):
+    """The newest versions, and in `pinned` what gates pin, as far as it is there."""
+
+    def __init__(self, known: dict[ExpertId, KnownHead]) -> None:
+        super().__init__(known)
+        self.pinned: dict[str, KnownHead] = {}
+
+    def answering(self, leaf: GateLeaf) -> KnownHead | None:
+        return self.pinned.get(leaf.manifest) if leaf.manifest else self.get(leaf.expert)
+
+
 class SmallSwarm:
     """A router and its owners; `owners[name].fails` or `.spoils` disturb one, `gone` disconnects it."""
 
@@ -194,10 +205,12 @@ class SmallSwarm:
         self, active: ActiveGate | None = None, *, corrects: str = "ada bob dan eve", profiles: Any = None
     ) -> None:
         self.active = active if active is not None else gate()
-        self.heads: dict[ExpertId, KnownHead] = {
-            expert_of(leaf_of(NodeId(owner), 0)): head(owner, corrects=owner in corrects.split())
-            for owner in KNOWS
-        }
+        self.heads = SmallHeads(
+            {
+                expert_of(leaf_of(NodeId(owner), 0)): head(owner, corrects=owner in corrects.split())
+                for owner in KNOWS
+            }
+        )
         self.live = LiveNodes(lambda: 0.0)
         self.owners = {owner: self._connect(owner) for owner in KNOWS}
         features = SimpleNamespace(
@@ -207,11 +220,15 @@ class SmallSwarm:
         self.router = Router(
             active=lambda: self.active,
             specification=spec,
-            heads=self.heads,  # type: ignore[arg-type]  # what routing asks of heads is `get`
+            heads=self.heads,  # type: ignore[arg-type]  # what routing asks of heads
             features=self.features,
             calls=ExpertCalls(self.live),
             profiles=profiles,
+            older=self._older,
         )
+
+    async def _older(self, version: int) -> ActiveGate:
+        raise NotFoundError(f"gate {version}")
 
     def gone(self, owner: str) -> None:
         self.live.remove(self.owners[owner])  # type: ignore[arg-type]

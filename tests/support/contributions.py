@@ -1,12 +1,14 @@
 """Contributions as a node makes them, from features and labels: with exact sums, compact ones, or none."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.ids import NodeId, expert_of, leaf_of
-from swarm.domain.manifests import Contribution, FeatureSums, LeafContribution
+from swarm.domain.manifests import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.gating.regions import region_columns, summarise_leaf
 from swarm.gating.sums import compact_sums, exact_gram, pack_triangle, quantised, target_columns
@@ -79,3 +81,110 @@ def contribution_of(
         sums=sums,
     )
     return value, blob
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenLeaf:
+    """A leaf's samples, and where it stands."""
+
+    features: NDArray[np.float32]
+    labels: list[str]
+    parent: int = 0
+    manifest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBranch:
+    """The samples that a branch had as a leaf, and its learned gate."""
+
+    features: NDArray[np.float32]
+    parent: int = 0
+    split: NDArray[np.float32] | None = None
+
+
+def grown_contribution(
+    owner: str,
+    leaves: Mapping[int, GivenLeaf],
+    branches: Mapping[int, GivenBranch],
+    specification: Specification,
+    *,
+    form: str = "exact",
+    epoch: int = 1,
+    proposal: str = "",
+) -> tuple[Contribution, bytes]:
+    """The statement of leaves and branches by number, and its bytes. F'F is of all leaves' samples, put in
+    one order whichever leaves they are in."""
+    trunk, node = specification.trunk, NodeId(owner)
+    arrays: Arrays = {}
+    for number, branch in branches.items():
+        summary = summarise_leaf(branch.features[:, region_columns(trunk.feature_size)], prototypes=8, seed=0)
+        arrays |= _named(number, prototypes=summary.prototypes, counts=summary.counts, radii=summary.radii)
+        if branch.split is not None:
+            arrays |= _named(number, split=branch.split)
+    for number, leaf in leaves.items():
+        own = arrays_of(leaf.features, leaf.labels, trunk, "none" if form == "none" else "exact")
+        arrays |= _named(
+            number, prototypes=own["prototypes"], counts=own["prototype_counts"], radii=own["radii"]
+        )
+        if form != "none":
+            arrays |= _named(number, columns=own["columns"])
+    q = quantised(
+        np.concatenate([leaf.features for leaf in leaves.values()]), trunk.fixed_point, trunk.has_constant
+    )
+    q = q[np.lexsort(q.T)]
+    sums: Arrays = {}
+    if form == "exact":
+        sums = {"gram": pack_triangle(exact_gram(q))}
+    elif form == "compact":
+        sums = compact_sums(q, min(4, q.shape[1])).arrays()
+    entries, _, blob = pack_single(arrays | sums)
+    by_name = {entry.name: entry for entry in entries}
+
+    def name_of(number: int) -> str:
+        return leaf_of(node, number) if number else ""
+
+    value = Contribution(
+        swarm=specification.swarm,
+        owner=node,
+        epoch=epoch,
+        trunk=trunk.digest,
+        leaves=tuple(
+            LeafContribution(
+                leaf=leaf_of(node, number),
+                expert=expert_of(leaf_of(node, number)),
+                class_counts={name: leaf.labels.count(name) for name in sorted(set(leaf.labels))},
+                prototypes=by_name[f"{number}/prototypes"],
+                prototype_counts=by_name[f"{number}/counts"],
+                radii=by_name[f"{number}/radii"],
+                columns=by_name.get(f"{number}/columns"),
+                parent=name_of(leaf.parent),
+                manifest=leaf.manifest,
+            )
+            for number, leaf in leaves.items()
+        ),
+        created_at=1.0,
+        sums=FeatureSums(
+            form="exact" if form == "exact" else "compact",
+            samples=len(q),
+            tensors=tuple(by_name[name] for name in sums),
+        )
+        if sums
+        else None,
+        branches=tuple(
+            BranchContribution(
+                leaf=leaf_of(node, number),
+                prototypes=by_name[f"{number}/prototypes"],
+                prototype_counts=by_name[f"{number}/counts"],
+                radii=by_name[f"{number}/radii"],
+                parent=name_of(branch.parent),
+                split=by_name.get(f"{number}/split"),
+            )
+            for number, branch in branches.items()
+        ),
+        proposal=proposal,
+    )
+    return value, blob
+
+
+def _named(number: int, **arrays: NDArray[Any]) -> Arrays:
+    return {f"{number}/{name}": array for name, array in arrays.items()}

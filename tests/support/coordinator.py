@@ -23,12 +23,13 @@ from coordinator.app import serve
 from coordinator.config import CoordinatorConfig
 from coordinator.founding import found_swarm
 from coordinator.gate_queue import ContributionQueue, Pending
-from node.gate_trial import TrialGate, Voice, judge
+from node.gate_trial import TrialGate, Voice, answering, judge
 from node.join_port import JoinPort
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import SwarmError
+from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, GateTrial, Query, SocketBytes
 from swarm.domain.manifests import (
@@ -180,11 +181,11 @@ class BackEnd:
         self.serving.cancel()
         await asyncio.gather(self.serving, return_exceptions=True)
 
-    async def start_coordinator(self) -> float:
-        """Return how many seconds the start took."""
+    async def start_coordinator(self, **options: Any) -> float:
+        """Return how many seconds the start took; options are of `CoordinatorConfig`."""
         began = time.monotonic()
         self.serving, self.endpoints = await start_coordinator(
-            self.home, self.redis_url, self.registry_port, self.endpoints
+            self.home, self.redis_url, self.registry_port, self.endpoints, **options
         )
         return time.monotonic() - began
 
@@ -223,6 +224,9 @@ class SmallNode:
     epoch: int = 0
     fails_to_judge: SwarmError | None = None
     activity: str = "idle"
+    fails_to_grow: SwarmError | None = None
+    orders: list[GrowthOrder] = field(default_factory=list)
+    finds: Survey = field(default_factory=lambda: Survey(gate_version=0, leaves=()))
 
     @property
     def id(self) -> NodeId:
@@ -257,7 +261,13 @@ class SmallNode:
             BlobFiles(self.identity.folder.parent / f"{self.id}-cache"),
         )
         self.stream = NodeStreamClient(
-            self.connection, experts=self, listener=self, hello=self._hello, beat=self._beat, heartbeat_s=0.3
+            self.connection,
+            experts=self,
+            grower=self,
+            listener=self,
+            hello=self._hello,
+            beat=self._beat,
+            heartbeat_s=0.3,
         )
         self.welcomed = asyncio.Event()
         self._running = asyncio.create_task(self.stream.run())
@@ -406,7 +416,7 @@ class SmallNode:
         tried, _ = await self._gate(candidate)
         present = await self._gate(incumbent) if incumbent else None
         leaves = (*tried.leaves, *(present[0].leaves if present else ()))
-        voices = {leaf.expert: await self._voice(leaf.expert, inputs) for leaf in leaves}
+        voices = {who: await self._voice(who, inputs) for who in map(answering, leaves)}
         return judge(
             labels,
             inputs,
@@ -416,17 +426,29 @@ class SmallNode:
             incumbent=(present[0], present[1].combination()) if present else None,
         )
 
+    async def survey(self, gate: bytes, specification: bytes) -> Survey:
+        version = (await self.verified.open(gate, GateStatement)).value.version
+        return replace(self.finds, gate_version=version)
+
+    # GrowerPort
+
+    async def carry_out(self, order: GrowthOrder) -> None:
+        if self.fails_to_grow is not None:
+            raise self.fails_to_grow
+        self.orders.append(order)
+
     async def _gate(self, envelope: bytes) -> tuple[TrialGate, GateStatement]:
         statement = (await self.verified.open(envelope, GateStatement)).value
         arrays = await self.verified.gate_arrays(statement)
         return TrialGate.of(statement, arrays, (await self._specification()).trunk), statement
 
-    async def _voice(self, expert: ExpertId, inputs: Floats) -> Voice:
-        head = await self.verified.manifest(expert)
+    async def _voice(self, who: str, inputs: Floats) -> Voice:
+        """What an expert's head says, or one version of it, by its digest."""
+        head = await self.verified.manifest(who)
         if head.value.share == "serve-only" and head.value.owner != self.id:
             return Voice(class_names=head.value.class_names)
         said = {
-            form: (await self._answer(expert, head.digest, inputs, form)).values
+            form: (await self._answer(head.value.expert, head.digest, inputs, form)).values
             for form in ("probabilities", "corrections")
             if form == "probabilities" or head.value.correction is not None
         }
@@ -546,7 +568,7 @@ def _centre(name: str) -> Floats:
 
 
 async def start_coordinator(
-    home: SwarmHome, redis_url: str, registry_port: int, at: Endpoints | None = None
+    home: SwarmHome, redis_url: str, registry_port: int, at: Endpoints | None = None, **options: Any
 ) -> tuple[asyncio.Task[None], Endpoints]:
     ready: asyncio.Future[Endpoints] = asyncio.get_running_loop().create_future()
     config = CoordinatorConfig(
@@ -555,6 +577,7 @@ async def start_coordinator(
         join_port=at.join_port if at else 0,
         port=at.port if at else 0,
         registry=f"127.0.0.1:{registry_port}",
+        **options,
     )
     serving = asyncio.create_task(serve(config, ready.set_result))
     await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -564,8 +587,8 @@ async def start_coordinator(
 
 
 @asynccontextmanager
-async def back_end(folder: Path) -> AsyncIterator[BackEnd]:
-    """Found a swarm with an `identity` trunk and run its services."""
+async def back_end(folder: Path, **options: Any) -> AsyncIterator[BackEnd]:
+    """Found a swarm with an `identity` trunk and run its services; options are of `CoordinatorConfig`."""
     home = SwarmHome(folder / "home")
     line = await asyncio.to_thread(
         found_swarm,
@@ -589,7 +612,7 @@ async def back_end(folder: Path) -> AsyncIterator[BackEnd]:
     registry = asyncio.create_task(serve_registry(registry_config, registry_ready.set_result))
     await asyncio.wait({registry, registry_ready}, return_when=asyncio.FIRST_COMPLETED)
     registry_port = registry_ready.result()
-    serving, endpoints = await start_coordinator(home, redis.url, registry_port)
+    serving, endpoints = await start_coordinator(home, redis.url, registry_port, **options)
     async with contextlib.AsyncExitStack() as clients:
         running = BackEnd(
             folder=folder,

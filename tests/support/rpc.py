@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import numpy as np
 from swarm.digests import digest_of
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotFoundError, SwarmError
-from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.growth import (
+    GrowthOrder,
+    GrowthPolicy,
+    GrowthReport,
+    LeafSurvey,
+    Proposal,
+    ProposalKind,
+    Survey,
+)
+from swarm.domain.ids import ExpertId, LeafId, NodeId, owner_of
 from swarm.domain.inference import (
     Answer,
     Examples,
@@ -219,6 +229,79 @@ class Inference:
         )
 
 
+class Growth:
+    """A growth port that records every act; proposals stay as they were made until a test changes them."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Proposal] = {}
+        self.acts: list[tuple[object, ...]] = []
+        self.refusal: SwarmError | None = None
+        self.present: GrowthPolicy = "manual"
+        self.ends: Proposal | None = None
+        """What a new proposal looks like to whoever asks about it a second time."""
+
+    async def propose(
+        self,
+        caller: Caller,
+        kind: ProposalKind,
+        experts: Sequence[ExpertId],
+        options: Mapping[str, str],
+        gate_version: int,
+        key: str,
+    ) -> Proposal:
+        self.acts.append(("propose", caller, kind, tuple(experts), dict(options), gate_version, key))
+        if self.refusal is not None:
+            raise self.refusal
+        made = replace(
+            proposal(),
+            id=f"p{len(self.made) + 1}",
+            kind=kind,
+            experts=tuple(experts),
+            owner=owner_of(experts[0]) if experts else caller.id,
+            options=dict(options),
+            by=caller.id,
+        )
+        self.made[made.id] = made
+        return made
+
+    async def proposals(self, proposal: str) -> list[Proposal]:
+        if proposal and proposal not in self.made:
+            raise NotFoundError(f"proposal {proposal}")
+        if self.ends is not None:
+            self.made = {
+                name: replace(self.ends, id=name, kind=each.kind, experts=each.experts)
+                for name, each in self.made.items()
+            }
+        return [self.made[proposal]] if proposal else [*reversed(self.made.values())]
+
+    async def report(self, caller: Caller, report: GrowthReport, key: str) -> Proposal:
+        self.acts.append(("report", caller, report, key))
+        return self.made[report.proposal]
+
+    async def cancel(self, caller: Caller, proposal: str, key: str) -> Proposal:
+        self.acts.append(("cancel", caller, proposal, key))
+        self.made[proposal] = self.made[proposal].now("rolled-back", 9.0, f"cancelled by {caller.id}")
+        return self.made[proposal]
+
+    async def policy(self, policy: str, key: str) -> GrowthPolicy:
+        self.acts.append(("policy", policy, key))
+        self.present = policy or self.present  # type: ignore[assignment]
+        return self.present
+
+
+class Grower:
+    """A grower port that keeps its orders."""
+
+    def __init__(self) -> None:
+        self.orders: list[GrowthOrder] = []
+        self.refusal: SwarmError | None = None
+
+    async def carry_out(self, order: GrowthOrder) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.orders.append(order)
+
+
 class Experts:
     """Experts that know how many calls run at once, and can be told to wait or to fail."""
 
@@ -246,6 +329,9 @@ class Experts:
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:
         return trial(len(options))
+
+    async def survey(self, gate: bytes, specification: bytes) -> Survey:
+        return survey()
 
     def _answer(self, task: ExpertTask) -> ExpertAnswer:
         return ExpertAnswer(
@@ -280,6 +366,41 @@ def trial(options: int = 2) -> GateTrial:
         incumbent_correct=9,
         experts_missing=1,
         flops=77,
+    )
+
+
+def survey() -> Survey:
+    leaf = LeafSurvey(leaf=LeafId("ada.l0"), samples=20, nll_sum=3.5, correct=15, novel=2)
+    return Survey(gate_version=3, leaves=(leaf,), fresh=50, fresh_novel=7)
+
+
+def proposal() -> Proposal:
+    return Proposal(
+        id="p1",
+        kind="split",
+        experts=(ExpertId("ada.e0"),),
+        owner=NodeId("ada"),
+        gate_version=3,
+        by="operator",
+        created_at=1.0,
+        changed_at=2.0,
+        options={"gate": "means", "steps": "50"},
+        state="working",
+        evidence={"z": 1.5},
+        cost={"train_flops": 1e9},
+        before=MANIFEST,
+        gate_versions=(4,),
+    )
+
+
+def growth_order() -> GrowthOrder:
+    return GrowthOrder(
+        proposal="p1",
+        kind="split",
+        experts=(ExpertId("ada.e0"),),
+        gate_version=3,
+        before=MANIFEST,
+        options={"gate": "learned"},
     )
 
 

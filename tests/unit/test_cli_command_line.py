@@ -44,12 +44,14 @@ def test_import_swarm_loads_nothing_heavy() -> None:
 def test_every_command_explains_itself() -> None:
     families = {
         "": "up init join leave down redis registry coordinator node train outbound status events doctor"
-        " experts lineage predict eval backup restore token expert gate bench federate health",
+        " experts lineage predict eval backup restore token expert gate bench federate health"
+        " stream",
         "token": "create list revoke",
-        "expert": "show pull remove",
-        "gate": "show fit history rollback",
-        "bench": "skew domains",
+        "expert": "show pull split merge remove retrain",
+        "gate": "show fit history rollback proposals cancel growth",
+        "bench": "skew domains alma hard-moe",
         "federate": "sums kmeans average evaluate",
+        "stream": "report",
     }
     import typer
     from click import Group
@@ -67,7 +69,9 @@ def test_every_command_explains_itself() -> None:
 
 def test_help_describes_the_argument_and_has_no_backslash() -> None:
     said = " ".join(swarm("train", "--help").stdout.split())
-    assert "DATA digits, an IDX folder, a file.npz, or package.module:dataset. [required]" in said
+    assert "[DATA] digits, an IDX folder, a file.npz, or package.module:dataset." in said
+    said += swarm("eval", "--help").stdout
+    assert "[required]" in said
     assert "\\" not in said
 
 

@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 
 from coordinator.active_gate import ActiveGate
+from coordinator.heads import KnownHead
 from coordinator.query_checks import rows_that_fit
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
-from swarm.domain.ids import ROOT_EXPERT, NodeId, expert_of, leaf_of
+from swarm.domain.ids import ROOT_EXPERT, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import MAX_QUERY_ROWS, Answer, ExpertAnswer, Query
+from swarm.domain.manifests import GateBranch
 from swarm.domain.specification import MAX_CLASSES
+from swarm.gating.analytic_gate import AnalyticGate, Placed
+from swarm.gating.branches import Cluster
+from swarm.gating.prototype_gate import PrototypeGate
 from swarm.rpc.convert import answer_to_pb
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 from tests.support.answers import (
@@ -300,3 +305,102 @@ def test_as_many_rows_fit_as_a_message_holds() -> None:
         size = answer_to_pb(answer).ByteSize()
         assert size <= MAX_MESSAGE_BYTES + 1024
         assert rows == MAX_QUERY_ROWS or size > 0.99 * MAX_MESSAGE_BYTES
+
+
+def split(swarm: SmallSwarm) -> None:
+    """Put two exact copies, ada.l5 and ada.l6, under ada's leaf in the gate that answers."""
+    active = swarm.active
+    before, value = active.value.leaves[0], active.value
+    children = tuple(
+        replace(
+            before, leaf=leaf_of(NodeId("ada"), number), expert=ExpertId(f"ada.e{number}"), parent=before.leaf
+        )
+        for number in (5, 6)
+    )
+    leaves = (*children, *value.leaves[1:])
+    branches = (GateBranch(leaf=before.leaf, owner=before.owner),)
+    placed = Placed.of(leaves, branches)
+    assert active.prototypes is not None and active.analytic is not None
+    flat, analytic = active.prototypes, active.analytic
+    tops = [
+        Cluster(prototypes=flat.prototypes[[row]], log_prior=flat.log_prior[[row]], radii=flat.radii[[row]])
+        for row in range(4)
+    ]
+    nodes = [tops[0], tops[0], *tops[1:], tops[0]]
+    prototypes = PrototypeGate.of_nodes(nodes, placed.tree, {}, flat.temperature)
+    of_ada = analytic.weights[:, analytic.leaf_rows == 0]
+    arrays = {
+        "weights": np.concatenate(
+            [0.25 * of_ada, 0.75 * of_ada, analytic.weights[:, analytic.leaf_rows > 0]], axis=1
+        ),
+        "branch_weights": of_ada,
+    }
+    swarm.active = replace(
+        active,
+        statement=replace(active.statement, value=replace(value, leaves=leaves, branches=branches)),
+        prototypes=prototypes,
+        analytic=AnalyticGate.from_statement_arrays(
+            arrays, leaves, value.class_names, analytic.fixed_point, analytic.has_constant, placed
+        ),
+    )
+    parent = swarm.heads.pop(before.expert)
+    for leaf in children:
+        copy = replace(parent.manifest, leaf=leaf.leaf, expert=leaf.expert)
+        known = KnownHead(manifest=copy, digest=digest_of(leaf.leaf.encode()))
+        swarm.heads[leaf.expert] = known
+        for owner in swarm.owners.values():
+            owner.heads[known.digest] = known
+
+
+@pytest.mark.parametrize("way", ["root", "gate", "poe", "corrected", "prototypes", "uniform"])
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4])
+async def test_a_split_into_exact_copies_changes_no_answer(way: str, top_k: int) -> None:
+    asked = {"uniform": True} if way == "uniform" else {"combination": way, "top_k": top_k}
+    swarm = SmallSwarm()
+    before = await swarm.ask("abcda", **asked)
+    split(swarm)
+    after = await swarm.ask("abcda", **asked)
+    assert np.array_equal(after.probabilities, before.probabilities)
+    assert after.degraded == before.degraded and owners_of(after) == owners_of(before)
+    assert [s.owners for row in after.sources for s in row] == [
+        s.owners for row in before.sources for s in row
+    ]
+
+
+async def test_a_copy_answers_for_its_twin_whose_holders_are_away() -> None:
+    """Neither degraded nor mixed anew: it is the same expert, under its own name."""
+    swarm = SmallSwarm(gate("gate"))
+    split(swarm)
+    twin = swarm.heads[ExpertId("ada.e6")]
+    held = replace(twin, manifest=replace(twin.manifest, share="borrow"))
+    swarm.heads[ExpertId("ada.e6")] = held
+    before = await swarm.ask("a", top_k=1)
+    assert [source.expert for source in before.sources[0]] == ["ada.e5"]
+    bob = swarm.live.get(NodeId("bob"))
+    assert bob is not None
+    bob.served = frozenset({held.digest})
+    swarm.gone("ada")
+    after = await swarm.ask("a", top_k=1)
+    assert np.array_equal(after.probabilities, before.probabilities) and after.degraded == (False,)
+    assert [(source.expert, source.served_by) for source in after.sources[0]] == [("ada.e6", "bob")]
+    alone = await swarm.ask("a", top_k=1, combination="gate", owners=(NodeId("dan"),))
+    assert owners_of(alone) == ["dan"]
+
+
+async def test_the_version_that_a_gate_pins_is_asked_and_not_the_head() -> None:
+    swarm = SmallSwarm(gate("gate"))
+    head = swarm.heads[ExpertId("ada.e0")]
+    older = KnownHead(manifest=head.manifest, digest=digest_of(b"older"))
+    swarm.owners["ada"].heads[older.digest] = older
+    value = swarm.active.value
+    pinned = replace(value.leaves[0], manifest=older.digest)
+    swarm.active = replace(
+        swarm.active,
+        statement=replace(swarm.active.statement, value=replace(value, leaves=(pinned, *value.leaves[1:]))),
+    )
+    swarm.heads.pinned[older.digest] = older
+    answer = await swarm.ask("a", top_k=1)
+    assert [source.manifest for source in answer.sources[0]] == [older.digest]
+    swarm.heads.pinned.clear()
+    without = await swarm.ask("a", top_k=1)
+    assert "ada" not in owners_of(without)

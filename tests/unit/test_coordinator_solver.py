@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from coordinator import solver_process
-from coordinator.candidate import plan_group
+from coordinator.candidate import Candidate, plan_group
 from coordinator.contribution_arrays import CheckedContribution, read_arrays
 from coordinator.contributions import ContributionFiles
 from coordinator.solver import solve_group
-from coordinator.solver_jobs import CheckJob, Group, SolveJob, read_job, write_job
+from coordinator.solver_jobs import CheckJob, Group, Solution, SolveJob, read_job, write_job
 from coordinator.solver_process import Solver
 from swarm.digests import digest_of
 from swarm.domain.errors import (
@@ -31,7 +31,14 @@ from swarm.domain.specification import Specification
 from swarm.gating.regions import LeafSummary
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
-from tests.support.contributions import Arrays, arrays_of, contribution_of
+from tests.support.contributions import (
+    Arrays,
+    GivenBranch,
+    GivenLeaf,
+    arrays_of,
+    contribution_of,
+    grown_contribution,
+)
 from tests.support.trust import manifest, specification
 
 SIZE = 7
@@ -60,7 +67,9 @@ class Store:
 
     async def add(self, owner: str, form: str = "exact") -> Statement[Contribution]:
         arrays = arrays_of(features_of(owner), LABELS, spec().trunk, form)
-        value, blob = contribution_of(owner, LABELS, arrays, spec())
+        return await self.keep(*contribution_of(owner, LABELS, arrays, spec()))
+
+    async def keep(self, value: Contribution, blob: bytes) -> Statement[Contribution]:
         statement = read_statement(sign_statement(value, SIGNER), Contribution)
         arrived = await self.files.receive(value, chunks(blob))
         self.files.keep(statement.digest, statement.envelope, arrived)
@@ -143,6 +152,49 @@ def checked(owner: str, labels: list[str], leaves: int) -> CheckedContribution:
         prototypes=arrays["prototypes"], counts=arrays["prototype_counts"], radii=arrays["radii"]
     )
     return CheckedContribution(digest=digest_of(b"x"), contribution=whole, summaries=(summary,) * leaves)
+
+
+async def test_a_gate_with_branches_comes_back_from_the_child_with_the_bits_that_this_process_gives(
+    store: Store,
+) -> None:
+    features, labels = features_of("ada"), np.array(LABELS)
+    first = np.arange(len(labels)) % 2 == 0
+    parts = {
+        number: GivenLeaf(features=features[rows], labels=labels[rows].tolist(), parent=1)
+        for number, rows in ((3, ~first), (2, first))
+    }
+    branch = GivenBranch(features=features, split=np.ones(SIZE + 1, np.float32))
+    value, blob = grown_contribution("ada", parts, {1: branch}, spec())
+    ada = await store.keep(value, blob)
+    bob = await store.add("bob", "compact")
+    heads = {manifest("ada", number).expert: manifest("ada", number) for number in (2, 3)}
+    heads |= {manifest("bob").expert: manifest("bob")}
+    group = plan_group([bob, ada], heads)
+    assert [leaf.leaf for leaf in group.leaves] == ["ada.l2", "ada.l3", "bob.l1"]
+    assert [(each.leaf, each.is_learned) for each in group.branches] == [("ada.l1", True)]
+    found = (await store.solver.solve([group], spec().class_names, RIDGES, spec().trunk))[0]
+    checked = [
+        read_arrays(d, store.files.statement(d).value, store.files.arrays(d)) for d in group.contributions
+    ]
+    here = solve_group(
+        checked, group.leaves, spec().class_names, RIDGES, spec().trunk.fixed_point, group.branches
+    )
+    assert_same(vars_of(found), vars_of(here))
+    candidate = Candidate(group=group, ridges=RIDGES, solution=found, has_corrections=False)
+    arrays = candidate.arrays(300.0)
+    names = ["prototypes.0", "prototypes.1", "prototypes.2", "branch.0", "log_prior", "radii", "split.0"]
+    assert list(arrays) == [*names, "weights", "branch_weights"]
+    assert arrays["branch_weights"].shape == (SIZE + 1, 2) and len(candidate.prototype_temperatures()[0]) == 7
+    whole = await store.add("ada")
+    _, before = await store.solve([whole, bob])
+    np.testing.assert_array_equal(arrays["branch_weights"], before["weights"][1][:, :2])
+    np.testing.assert_array_equal(found.roots, before["roots"])
+
+
+def vars_of(found: Solution) -> Arrays:
+    """All arrays of a solution."""
+    named = {"weights": found.weights, "branch_weights": found.branch_weights, "roots": found.roots}
+    return {**found.prototypes, **{name: array for name, array in named.items() if array is not None}}
 
 
 async def test_several_groups_are_solved_in_one_child_each_as_if_alone(store: Store) -> None:

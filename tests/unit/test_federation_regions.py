@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord
 
-from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.errors import InvalidInputError, NotReadyError, ShapeMismatchError
 from swarm.federation import evaluation, kmeans, sums
 from swarm.federation.evaluation import check_weights
 from swarm.federation.kmeans import largest_feature, pooled_candidates, pooled_sums
@@ -67,6 +67,25 @@ def test_a_node_that_claims_very_many_samples_counts_as_four_ordinary_ones(
     np.testing.assert_allclose(found / counts[:, None], (2 * 1.0 + 4 * 7.0) / 6)
     assert counts.tolist() == [600.0, 600.0] and inertia == pytest.approx(2.0, abs=1e-4)
     assert told == "3 nodes; clipped: rose"
+
+
+def test_common_regions_for_what_is_new_are_of_novel_samples_alone_and_without_nodes_that_have_too_few(
+    nodes: dict[str, OwnSamples],
+) -> None:
+    rose, tulip, aster = nodes["rose"], nodes["tulip"], nodes["aster"]
+    some = np.arange(30)
+    given = {
+        "rose": replace(rose, novel=lambda: rose.training.subset(some)),
+        "tulip": replace(tulip, novel=lambda: tulip.training.subset(some)),
+        "aster": replace(aster, novel=lambda: aster.training.subset(some[:4])),
+    }
+    found, figures, _ = local_run(kmeans, given, "kmeans", k=2, rounds=5, select="novel")
+    assert figures["nodes"] == 2 and figures["samples"] <= 60
+    everything, whole, _ = local_run(kmeans, nodes, "kmeans", k=2, rounds=5)
+    assert whole["nodes"] == 3 and whole["samples"] > 60
+    assert not np.allclose(found["centres"], everything["centres"])
+    with pytest.raises(NotReadyError, match="aster: novel samples of node aster"):
+        local_run(kmeans, {**given, "rose": rose}, "kmeans", k=2, rounds=1, select="novel")
 
 
 def test_candidates_of_a_node_stand_for_four_lower_medians_at_most(

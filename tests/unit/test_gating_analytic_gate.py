@@ -47,7 +47,7 @@ def test_class_and_leaf_scores_are_sums_of_the_same_scores() -> None:
     found = gate()
     scores = np.array([[1, 2, 4, 8]], np.float32)
     assert found.class_scores(scores).tolist() == [[1, 6, 8]]
-    assert found.leaf_scores(scores).tolist() == [[3, -np.inf, 12]]
+    assert found.region_scores(scores).tolist() == [[3, -np.inf, 12]]
 
 
 @settings(max_examples=60, deadline=None)

@@ -26,12 +26,14 @@ from swarm.domain.inference import MAX_TRIAL_SAMPLES, ExpertForm, ExpertRequest,
 from swarm.domain.manifests import (
     Correction,
     Cost,
+    GateBranch,
     GateLeaf,
     GateStatement,
     Manifest,
     Share,
 )
 from swarm.domain.specification import Specification
+from swarm.domain.tensors import ModuleEntry
 from swarm.experts.nets import build_net, net_reference
 from swarm.experts.trunk import Trunk
 from swarm.experts.weights import pack_net
@@ -39,7 +41,7 @@ from swarm.gating.combinations import ridge_options
 from swarm.gating.regions import region_columns
 from swarm.gating.sums import quantised
 from swarm.modules.blobs import BlobFiles
-from swarm.modules.packing import pack_arrays
+from swarm.modules.packing import pack_arrays, unpack
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.identity import Identity
 from swarm.trust.statements import Statement, read_statement, sign_statement, statement_digest
@@ -67,9 +69,13 @@ class Shelf:
 
     async def manifest(self, digest: str = "", expert: str = "", version: int = 0) -> bytes:
         self.asked.append(expert or digest)
-        if expert not in self.envelopes:
-            raise NotFoundError(expert)
-        return self.envelopes[expert]
+        if (expert or digest) not in self.envelopes:
+            raise NotFoundError(expert or digest)
+        return self.envelopes[expert or digest]
+
+    def pin(self, expert: str) -> Digest:
+        """Return the digest of an expert's head."""
+        return statement_digest(self.envelopes[expert])
 
     async def fetch_into(self, blob: Digest, cache: BlobFiles, size_bytes: int | None) -> None:
         self.asked.append(blob)
@@ -113,13 +119,24 @@ class Garden:
             modules=modules, parents=(), trunk=self.specification.trunk.digest, gate_version_seen=0,
             share=share, metrics={}, cost=cost, created_at=0.0, correction=correction,
         )  # fmt: skip
-        envelope = sign_statement(value, self.members[owner_of(expert)].required_signer())
-        self.shelf.envelopes[expert] = envelope
-        if own:
+        return self.publish_as(value)
+
+    def publish_as(self, value: Manifest) -> Manifest:
+        """Publish a version whose blobs are there."""
+        envelope = sign_statement(value, self.members[value.owner].required_signer())
+        self.shelf.envelopes[value.expert] = self.shelf.envelopes[statement_digest(envelope)] = envelope
+        if value.leaf == ROSE:
             folder = self.home.state / "manifests"
             folder.mkdir(exist_ok=True)
             (folder / f"{statement_digest(envelope)}.json").write_bytes(envelope)
         return value
+
+    def packed(self, seed: int) -> tuple[ModuleEntry, ...]:
+        """Return the modules of another net, whose blobs are on the shelf."""
+        modules, blobs = pack_net(self._net(seed, NET))
+        for data in blobs.values():
+            self.put(data)
+        return modules
 
     def put(self, data: bytes) -> Digest:
         self.shelf.blobs[digest_of(data)] = data
@@ -154,16 +171,9 @@ class Garden:
             "root.0": summed.astype(np.float16),
             "root.1": -summed.astype(np.float16),
         }
-        # One blob for each array, as those of a real trunk are large.
-        entries = []
-        for name, array in arrays.items():
-            (entry,), blobs = pack_arrays({name: array})
-            entries.append(entry)
-            for data in blobs.values():
-                self.put(data)
         value = replace(
             trust.gate(), swarm=self.specification.swarm, kind="analytic", class_names=NAMES,
-            trunk=self.specification.trunk.digest, arrays=tuple(entries),
+            trunk=self.specification.trunk.digest,
             leaves=tuple(
                 GateLeaf(
                     leaf=leaf, owner=owner_of(leaf), expert=expert_of(leaf), class_names=OF_LEAF[leaf],
@@ -172,8 +182,24 @@ class Garden:
                 for leaf in leaves
             ),
         )  # fmt: skip
-        envelope = sign_statement(replace(value, **changes), self.founded.coordinator_signer)
-        return read_statement(envelope, GateStatement)
+        return self.signed(value, arrays, **changes)
+
+    def signed(
+        self, value: GateStatement, arrays: dict[str, np.ndarray], **changes: Any
+    ) -> Statement[GateStatement]:
+        """Return a gate with these arrays, one blob for each, as those of a real trunk are large."""
+        entries = []
+        for name, array in arrays.items():
+            (entry,), blobs = pack_arrays({name: array})
+            entries.append(entry)
+            for data in blobs.values():
+                self.put(data)
+        value = replace(value, arrays=tuple(entries), **changes)
+        return read_statement(sign_statement(value, self.founded.coordinator_signer), GateStatement)
+
+    def arrays(self, gate: Statement[GateStatement]) -> dict[str, np.ndarray]:
+        """Return a gate's arrays."""
+        return unpack(gate.value.arrays, lambda blob: memoryview(self.shelf.blobs[blob]))
 
     def fetched(self, gate: Statement[GateStatement]) -> set[str]:
         """Return the names of the gate's arrays that were fetched."""
@@ -386,11 +412,11 @@ async def test_an_expert_without_a_correction_adds_nothing_and_is_not_missing(ga
 async def test_a_leaf_that_no_sample_goes_to_is_not_fetched(garden: Garden) -> None:
     garden.publish(ROSE)
     garden.publish(LILY)
-    tulip = garden.publish(TULIP)
+    tulip = garden.publish(TULIP, net="mlp:4x1")
     gate = garden.gate(ROSE, LILY, TULIP, far=(TULIP,))
     await garden.evaluator.judge(gate, None, options("prototypes", top_k=2), garden.specification)
     assert garden.fetched(gate) == {f"prototypes.{row}" for row in range(3)} | {"log_prior", "radii"}
-    assert tulip.expert not in garden.shelf.asked
+    assert not garden.has_fetched(tulip)
     assert {"rose.e0", "lily.e0"} < set(garden.shelf.asked)
 
 
@@ -458,3 +484,97 @@ async def test_a_task_is_answered_in_its_form(garden: Garden, form: ExpertForm) 
 
 def digest_at(garden: Garden, manifest: Manifest) -> Digest:
     return statement_digest(garden.shelf.envelopes[manifest.expert])
+
+
+def grown(garden: Garden, *, pins: tuple[str, ...] = ("", "")) -> tuple[Manifest, Statement[GateStatement]]:
+    """Put two leaves of lily's under what was her one, with the same weights: exact copies."""
+    whole = garden.gate(ROSE, LILY)
+    children = [LeafId(f"lily.l{number}") for number in (4, 5)]
+    copies = []
+    for child in children:
+        parent = garden.publish(LILY)
+        copies.append(garden.publish_as(replace(parent, leaf=child, expert=expert_of(child))))
+    arrays = garden.arrays(whole)
+    of_lily = arrays["weights"][:, 2:]
+    arrays |= {
+        "prototypes.2": arrays["prototypes.1"], "branch.0": arrays["prototypes.1"],
+        "log_prior": np.zeros(8, np.float32), "radii": np.ones((8, 3), np.float32),
+        "weights": np.concatenate([arrays["weights"][:, :2], 0.5 * of_lily, 0.5 * of_lily], axis=1),
+        "branch_weights": of_lily,
+    }  # fmt: skip
+    one, two = (replace(whole.value.leaves[1], leaf=child, expert=expert_of(child)) for child in children)
+    pinned = [replace(each, parent=LILY, manifest=pin) for each, pin in zip((one, two), pins, strict=True)]
+    branches = (GateBranch(leaf=LILY, owner=owner_of(LILY)),)
+    return copies[0], garden.signed(
+        whole.value, arrays, leaves=(whole.value.leaves[0], *pinned), branches=branches
+    )
+
+
+@pytest.mark.parametrize("name", ["root", "gate", "poe", "prototypes"])
+async def test_a_candidate_with_a_leaf_split_into_copies_is_judged_as_the_gate_before(
+    garden: Garden, name: str
+) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY)
+    asked = options(name, top_k=2)
+    before = await garden.evaluator.judge(garden.gate(ROSE, LILY), None, asked, garden.specification)
+    _, gate = grown(garden)
+    after = await garden.evaluator.judge(gate, None, asked, garden.specification)
+    assert after.nll_sum == before.nll_sum and after.correct == before.correct
+    assert after.experts_missing == 0
+
+
+async def test_a_pinned_version_is_judged_and_not_the_head(garden: Garden) -> None:
+    garden.publish(ROSE)
+    copy, _ = grown(garden)
+    pin = garden.shelf.pin(copy.expert)
+    _, gate = grown(garden, pins=(pin, ""))
+    garden.publish_as(replace(copy, modules=garden.packed(7), version=2, parent_version=1))
+    await garden.evaluator.judge(gate, None, options("prototypes", top_k=2), garden.specification)
+    assert pin in garden.shelf.asked and copy.expert not in garden.shelf.asked
+    assert garden.validation.values(pin, "probabilities") is not None
+
+
+async def test_a_survey_counts_what_goes_to_each_leaf_and_fetches_what_it_needs(garden: Garden) -> None:
+    garden.publish(ROSE)
+    garden.publish(LILY)
+    served = Combination(name="gate", temperature=0.1, top_k=2)
+    root = Combination(name="root")
+    gate = garden.gate(ROSE, LILY, combinations=(root, served), served=0)
+    found = await garden.evaluator.survey(gate, garden.specification)
+    assert [leaf.leaf for leaf in found.leaves] == [ROSE, LILY] and found.gate_version == gate.value.version
+    assert sum(leaf.samples for leaf in found.leaves) == 60
+    assert all(leaf.nll_sum > 0 and 0 <= leaf.correct <= leaf.samples for leaf in found.leaves)
+    assert garden.fetched(gate) == {"prototypes.0", "prototypes.1", "log_prior", "radii", "weights"}
+    (garden.home.state / "validation.npz").unlink()
+    assert (await garden.evaluator.survey(gate, garden.specification)).leaves == ()
+
+
+async def test_an_expert_that_may_not_be_held_counts_samples_and_no_loss_in_a_survey(garden: Garden) -> None:
+    garden.publish(ROSE)
+    lily = garden.publish(LILY, share="serve-only")
+    served = Combination(name="gate", temperature=0.1, top_k=2)
+    gate = garden.gate(ROSE, LILY, combinations=(served,), served=0)
+    _, hers = (await garden.evaluator.survey(gate, garden.specification)).leaves
+    assert hers.samples > 10 and (hers.nll_sum, hers.correct) == (0.0, 0)
+    assert not garden.has_fetched(lily) or lily.blobs() == garden.publish(ROSE).blobs()
+
+
+async def test_a_survey_is_listed_with_what_leaves_the_node(garden: Garden) -> None:
+    garden.publish(ROSE)
+    served = Combination(name="gate", temperature=0.1, top_k=1)
+    gate = garden.gate(ROSE, combinations=(served,), served=0)
+    log = OutboundLog(garden.home.outbound)
+    keyring = garden.founded.keyring(*garden.members.values())
+    service = ExpertService(
+        store=garden.store,
+        specification=SpecificationFile(garden.home, keyring),
+        keyring=keyring,
+        evaluator=garden.evaluator,
+        outbound=log,
+    )
+    agreed = sign_statement(garden.specification, garden.founded.coordinator_signer)
+    found = await service.survey(gate.envelope, agreed)
+    assert [leaf.samples for leaf in found.leaves] == [60]
+    (line,) = log.read()
+    assert line.what == "survey sums" and line.recipient == "coordinator" and line.digest == gate.digest

@@ -98,13 +98,14 @@ def test_queries_and_answers_cross_unchanged() -> None:
         uniform=True,
         combination="corrected",
         profile=A,
+        gate_version=4,
     )
     back = convert.query_from_pb(convert.query_to_pb(query))
     assert np.array_equal(back.inputs, query.inputs)
     assert (back.top_k, back.explain, back.owners, back.uniform) == (2, True, ("ada",), True)
-    assert (back.combination, back.profile) == ("corrected", A)
+    assert (back.combination, back.profile, back.gate_version) == ("corrected", A, 4)
     plain = convert.query_from_pb(convert.query_to_pb(Query(inputs=query.inputs)))
-    assert (plain.combination, plain.profile) == ("", "")
+    assert (plain.combination, plain.profile, plain.gate_version) == ("", "", 0)
     source = Source(
         leaf=LeafId("ada.l0"),
         expert=ExpertId("ada.e0"),

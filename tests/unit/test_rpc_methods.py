@@ -16,6 +16,8 @@ from swarm.rpc.servicers import (
     federation_client_service,
     federation_service,
     gate_service,
+    grower_service,
+    growth_service,
     inference_service,
     membership_service,
     registry_service,
@@ -28,6 +30,8 @@ SERVICES: list[Service] = [
     federation_client_service(NOBODY),  # type: ignore[arg-type]
     federation_service(NOBODY),  # type: ignore[arg-type]
     gate_service(NOBODY),  # type: ignore[arg-type]
+    grower_service(NOBODY),  # type: ignore[arg-type]
+    growth_service(NOBODY),  # type: ignore[arg-type]
     inference_service(NOBODY),  # type: ignore[arg-type]
     membership_service(NOBODY),  # type: ignore[arg-type]
     registry_service(NOBODY),  # type: ignore[arg-type]
@@ -69,6 +73,12 @@ def test_every_declared_method_is_in_the_table_and_served() -> None:
         (m.CONNECT, {"node"}),
         (m.CONTRIBUTE, {"node"}),
         (m.TRY_GATE, {"coordinator"}),
+        (m.SURVEY, {"coordinator"}),
+        (m.CARRY_OUT, {"coordinator"}),
+        (m.PROPOSE, {"node", "operator"}),
+        (m.CANCEL_GROWTH, {"node", "operator"}),
+        (m.REPORT_GROWTH, {"node"}),
+        (m.GROWTH_POLICY, {"operator"}),
         (m.STOP, set()),
     ],
 )

@@ -2,7 +2,7 @@
 
 from typing import cast, get_args
 
-from swarm.domain.agent import AgentState, SumsForm, TrainOrder, TrainStep
+from swarm.domain.agent import AgentState, StreamOptions, SumsForm, TrainOrder, TrainStep
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Listing
 from swarm.rpc.convert.scalars import (
@@ -16,7 +16,7 @@ from swarm.rpc.pb import agent_pb2
 
 
 def train_order_to_pb(order: TrainOrder) -> agent_pb2.TrainRequest:
-    return agent_pb2.TrainRequest(
+    message = agent_pb2.TrainRequest(
         data=order.data,
         net=order.net,
         budget_s=order.budget_s,
@@ -30,12 +30,27 @@ def train_order_to_pb(order: TrainOrder) -> agent_pb2.TrainRequest:
         sums_mb=order.sums_mb,
         borrow=order.borrow,
         refine=order.refine,
+        update=order.update,
+        memory=order.memory,
+        stop=order.stop,
     )
+    if order.stream is not None:
+        stream = order.stream
+        message.stream.CopyFrom(
+            agent_pb2.StreamOptions(
+                wait=stream.wait,
+                test=stream.test,
+                idle_s=stream.idle_s,
+                most=stream.most,
+                keep_mb=stream.keep_mb,
+            )
+        )
+    return message
 
 
 def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
     """Return the order; an order that changes something (not a dry run) has an idempotency key."""
-    if not message.data:
+    if not message.data and not message.stop:
         raise InvalidInputError(
             "data", found="no source", expected="digits, a folder, an .npz file or package.module:dataset"
         )
@@ -63,6 +78,20 @@ def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
         sums_mb=message.sums_mb,
         borrow=message.borrow,
         refine=message.refine,
+        update=message.update,
+        memory=message.memory,
+        stream=_stream_from_pb(message.stream) if message.HasField("stream") else None,
+        stop=message.stop,
+    )
+
+
+def _stream_from_pb(message: agent_pb2.StreamOptions) -> StreamOptions:
+    return StreamOptions(
+        wait=message.wait,
+        test=message.test,
+        idle_s=finite(message.idle_s, "idle_s"),
+        most=message.most,
+        keep_mb=finite(message.keep_mb, "keep_mb"),
     )
 
 

@@ -40,6 +40,7 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         uniform=query.uniform,
         combination=query.combination,
         profile=query.profile,
+        gate_version=query.gate_version,
     )
 
 
@@ -57,6 +58,7 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         uniform=message.uniform,
         combination=message.combination,
         profile=digest(message.profile) if message.profile else "",
+        gate_version=message.gate_version,
     )
 
 

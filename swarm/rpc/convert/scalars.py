@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import cast, get_args
 
 from swarm.domain.errors import InvalidInputError, SwarmError
-from swarm.domain.ids import Digest, ExpertId, LeafId, digest, owner_of
+from swarm.domain.ids import Digest, ExpertId, LeafId, digest, expert_of, owner_of
 from swarm.domain.inference import SocketBytes
 from swarm.domain.manifests import Role, Share
 from swarm.rpc import status
@@ -17,12 +17,14 @@ _MAX_KEY = 128
 def expert_id(text: str) -> ExpertId:
     """Return text as an expert's id; InvalidInputError unless it is `<node>.e<number>`."""
     owner_of(ExpertId(text))
+    if text.rpartition(".")[2][0] != "e":
+        raise InvalidInputError("expert id", found=text[:80], expected="<node>.e<number>")
     return ExpertId(text)
 
 
 def leaf_id(text: str) -> LeafId:
     """Return text as a leaf's id; InvalidInputError unless it is `<node>.l<number>`."""
-    owner_of(LeafId(text))
+    expert_of(LeafId(text))
     return LeafId(text)
 
 

@@ -9,10 +9,11 @@ from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, Sw
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.convert.federation import federation_part_from_pb, federation_part_to_pb
+from swarm.rpc.convert.growth import growth_order_from_pb, survey_to_pb
 from swarm.rpc.convert.scalars import finite
 from swarm.rpc.options import MAX_MESSAGE_BYTES
-from swarm.rpc.pb import node_stream_pb2
-from swarm.rpc.ports import ExpertPort, FederationClientPort
+from swarm.rpc.pb import growth_pb2, node_stream_pb2
+from swarm.rpc.ports import ExpertPort, FederationClientPort, GrowerPort
 
 MAX_CONCURRENT = 16
 _log = structlog.get_logger(__name__)
@@ -26,8 +27,10 @@ class Calls:
         experts: ExpertPort,
         send: Callable[[node_stream_pb2.FromNode], Awaitable[None]],
         federation: FederationClientPort | None = None,
+        grower: GrowerPort | None = None,
     ) -> None:
-        self._experts, self._send, self._federation = experts, send, federation
+        self._experts, self._send = experts, send
+        self._federation, self._grower = federation, grower
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._replying: set[str] = set()
@@ -103,6 +106,13 @@ class Calls:
                 trial.candidate, trial.incumbent, options, trial.specification
             )
             return convert.gate_trial_to_pb(judged).SerializeToString()
+        if path == m.SURVEY.path:
+            asked = m.SURVEY.read_request(payload)
+            found = await self._experts.survey(asked.gate, asked.specification)
+            return survey_to_pb(found).SerializeToString()
+        if path == m.CARRY_OUT.path and self._grower is not None:
+            await self._grower.carry_out(growth_order_from_pb(m.CARRY_OUT.read_request(payload)))
+            return growth_pb2.CarryOutReply().SerializeToString()
         if path == m.FEDERATION_DELIVER.path and self._federation is not None:
             part = federation_part_from_pb(m.FEDERATION_DELIVER.read_request(payload))
             return federation_part_to_pb(await self._federation.deliver(part)).SerializeToString()

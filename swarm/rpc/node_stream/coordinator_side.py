@@ -22,6 +22,7 @@ from swarm.domain.errors import (
     UnreachableError,
 )
 from swarm.domain.federation import FederationPart
+from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial
 from swarm.domain.membership import LEASE_SECONDS, Event, Heartbeat, Hello
@@ -29,6 +30,7 @@ from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.federation import federation_part_from_pb, federation_part_to_pb
+from swarm.rpc.convert.growth import growth_order_to_pb, survey_from_pb
 from swarm.rpc.failures import reply_checked
 from swarm.rpc.interceptors import Context
 from swarm.rpc.methods import Method, Reply, Request
@@ -78,6 +80,17 @@ class Link:
         reply = await self._call(m.TRY_GATE, request, timeout_s)
         with reply_checked(f"node {self.node}"):
             return convert.gate_trial_from_pb(reply)
+
+    async def survey(self, gate: bytes, specification: bytes, timeout_s: float) -> Survey:
+        """Ask how each leaf of a gate does on the node's own validation data that are routed to it."""
+        request = expert_pb2.SurveyRequest(gate=gate, specification=specification)
+        reply = await self._call(m.SURVEY, request, timeout_s)
+        with reply_checked(f"node {self.node}"):
+            return survey_from_pb(reply)
+
+    async def carry_out(self, order: GrowthOrder, timeout_s: float) -> None:
+        """Let the node carry out a proposal; its refusal comes by name, its work is reported later."""
+        await self._call(m.CARRY_OUT, growth_order_to_pb(order), timeout_s)
 
     async def federate(self, part: FederationPart, timeout_s: float) -> FederationPart:
         """Hand the node a part of a federated run's message, or ask for a part of its reply."""

@@ -23,7 +23,7 @@ from swarm.rpc.channel import Connection
 from swarm.rpc.failures import DOCTOR, reply_checked
 from swarm.rpc.node_stream.calls import Calls
 from swarm.rpc.pb import node_stream_pb2
-from swarm.rpc.ports import ExpertPort, FederationClientPort
+from swarm.rpc.ports import ExpertPort, FederationClientPort, GrowerPort
 
 HEARTBEAT_S = 3.0
 _FIRST_DELAY_S = 0.25
@@ -61,6 +61,7 @@ class NodeStreamClient:
         *,
         experts: ExpertPort,
         federation: FederationClientPort | None = None,
+        grower: GrowerPort | None = None,
         listener: StreamListener,
         hello: Callable[[], Awaitable[Hello]],
         beat: Callable[[int], Heartbeat],
@@ -72,7 +73,7 @@ class NodeStreamClient:
         """hello is asked at every connection; beat gets the fence. silence_s: how long the coordinator may
         leave heartbeats unanswered before the stream is given up."""
         self._connection, self._experts, self._listener = connection, experts, listener
-        self._federation = federation
+        self._federation, self._grower = federation, grower
         self._hello, self._beat = hello, beat
         self._heartbeat_s, self._silence_s = heartbeat_s, silence_s
         self._jitter, self._now = jitter or random.Random(), now  # noqa: S311 (no secret)
@@ -128,7 +129,7 @@ class NodeStreamClient:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await send(message)
 
-        calls = Calls(self._experts, answer, self._federation)
+        calls = Calls(self._experts, answer, self._federation, self._grower)
         notices: asyncio.Queue[Awaitable[None]] = asyncio.Queue()
         notices.put_nowait(self._listener.on_welcome(welcome))
         tasks = {

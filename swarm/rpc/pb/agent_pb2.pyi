@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainRequest(_message.Message):
-    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key", "sums", "sums_mb", "borrow", "refine")
+    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key", "sums", "sums_mb", "borrow", "refine", "update", "memory", "stream", "stop")
     DATA_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
     BUDGET_S_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,10 @@ class TrainRequest(_message.Message):
     SUMS_MB_FIELD_NUMBER: _ClassVar[int]
     BORROW_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     data: str
     net: str
     budget_s: float
@@ -35,7 +39,25 @@ class TrainRequest(_message.Message):
     sums_mb: float
     borrow: bool
     refine: bool
-    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ..., sums: _Optional[str] = ..., sums_mb: _Optional[float] = ..., borrow: _Optional[bool] = ..., refine: _Optional[bool] = ...) -> None: ...
+    update: str
+    memory: int
+    stream: StreamOptions
+    stop: bool
+    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ..., sums: _Optional[str] = ..., sums_mb: _Optional[float] = ..., borrow: _Optional[bool] = ..., refine: _Optional[bool] = ..., update: _Optional[str] = ..., memory: _Optional[int] = ..., stream: _Optional[_Union[StreamOptions, _Mapping[str, object]]] = ..., stop: _Optional[bool] = ...) -> None: ...
+
+class StreamOptions(_message.Message):
+    __slots__ = ("wait", "test", "idle_s", "most", "keep_mb")
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    KEEP_MB_FIELD_NUMBER: _ClassVar[int]
+    wait: int
+    test: str
+    idle_s: float
+    most: int
+    keep_mb: float
+    def __init__(self, wait: _Optional[int] = ..., test: _Optional[str] = ..., idle_s: _Optional[float] = ..., most: _Optional[int] = ..., keep_mb: _Optional[float] = ...) -> None: ...
 
 class Listing(_message.Message):
     __slots__ = ("what", "detail", "size_bytes", "recipient", "at", "digest", "attributes")

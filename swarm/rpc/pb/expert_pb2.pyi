@@ -122,3 +122,37 @@ class TryGateReply(_message.Message):
     gained_among_own: _containers.RepeatedScalarFieldContainer[int]
     lost_among_own: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., taken: _Optional[_Iterable[int]] = ..., gained_among_own: _Optional[_Iterable[int]] = ..., lost_among_own: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SurveyRequest(_message.Message):
+    __slots__ = ("gate", "specification")
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    SPECIFICATION_FIELD_NUMBER: _ClassVar[int]
+    gate: bytes
+    specification: bytes
+    def __init__(self, gate: _Optional[bytes] = ..., specification: _Optional[bytes] = ...) -> None: ...
+
+class LeafSurvey(_message.Message):
+    __slots__ = ("leaf", "samples", "nll_sum", "correct", "novel")
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NLL_SUM_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    NOVEL_FIELD_NUMBER: _ClassVar[int]
+    leaf: str
+    samples: int
+    nll_sum: float
+    correct: int
+    novel: int
+    def __init__(self, leaf: _Optional[str] = ..., samples: _Optional[int] = ..., nll_sum: _Optional[float] = ..., correct: _Optional[int] = ..., novel: _Optional[int] = ...) -> None: ...
+
+class SurveyReply(_message.Message):
+    __slots__ = ("gate_version", "leaves", "fresh", "fresh_novel")
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
+    FRESH_NOVEL_FIELD_NUMBER: _ClassVar[int]
+    gate_version: int
+    leaves: _containers.RepeatedCompositeFieldContainer[LeafSurvey]
+    fresh: int
+    fresh_novel: int
+    def __init__(self, gate_version: _Optional[int] = ..., leaves: _Optional[_Iterable[_Union[LeafSurvey, _Mapping[str, object]]]] = ..., fresh: _Optional[int] = ..., fresh_novel: _Optional[int] = ...) -> None: ...

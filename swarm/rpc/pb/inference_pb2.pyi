@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile")
+    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile", "gate_version")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class PredictRequest(_message.Message):
     UNIFORM_FIELD_NUMBER: _ClassVar[int]
     COMBINATION_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     top_k: int
     explain: bool
@@ -23,7 +24,8 @@ class PredictRequest(_message.Message):
     uniform: bool
     combination: str
     profile: str
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ...) -> None: ...
+    gate_version: int
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ..., gate_version: _Optional[int] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests", "owners")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from swarm.rpc import convert
 from swarm.rpc import methods as m
+from swarm.rpc.convert.growth import survey_to_pb
 from swarm.rpc.interceptors import Behaviour, Context
 from swarm.rpc.pb import agent_pb2, expert_pb2
 from swarm.rpc.ports import AgentPort, ExpertPort
@@ -24,6 +25,9 @@ class _Expert:
             request.candidate, request.incumbent, options, request.specification
         )
         return convert.gate_trial_to_pb(trial)
+
+    async def survey(self, request: expert_pb2.SurveyRequest, context: Context) -> expert_pb2.SurveyReply:
+        return survey_to_pb(await self._port.survey(request.gate, request.specification))
 
 
 class _Agent:
@@ -54,7 +58,12 @@ class _Agent:
 def expert_service(port: ExpertPort) -> Service:
     """Return `swarm.v1.Expert` over port."""
     on = _Expert(port)
-    return Service("swarm.v1.Expert", {m.EXPERT_PREDICT: on.predict, m.TRY_GATE: on.try_gate})
+    behaviours: dict[m.AnyMethod, Behaviour] = {
+        m.EXPERT_PREDICT: on.predict,
+        m.TRY_GATE: on.try_gate,
+        m.SURVEY: on.survey,
+    }
+    return Service("swarm.v1.Expert", behaviours)
 
 
 def agent_service(port: AgentPort) -> Service:

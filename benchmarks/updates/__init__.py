@@ -1,0 +1,1 @@
+"""One expert whose shard drifts: what each update strategy keeps, learns and costs."""

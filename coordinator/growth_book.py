@@ -1,0 +1,151 @@
+"""Proposals on disk, in the coordinator's folder: every state that one comes to is written, then told."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.envelope_files import EnvelopeFiles
+from coordinator.journal import Journal
+from swarm.domain.errors import ConflictError, NotFoundError
+from swarm.domain.growth import Proposal, ProposalState
+from swarm.domain.ids import NodeId
+
+log = structlog.get_logger()
+
+
+class GrowthBook:
+    """`<id>.json` per proposal; ids are p1, p2, ... and never used twice.
+
+    The gate's versions say which changes they belong to, so a record that a crash left behind them can be
+    brought up to them (`coordinator.growth_changes`).
+    """
+
+    def __init__(self, files: EnvelopeFiles, journal: Journal) -> None:
+        """Read what is there; what is damaged is named in the log and left out. Reads files."""
+        self._files, self._journal = files, journal
+        self._writing = asyncio.Lock()
+        self._known: dict[str, Proposal] = {}
+        self._last = 0
+        for name in files.names():
+            if name[:1] != "p" or not name[1:].isdecimal():
+                continue
+            self._last = max(self._last, int(name[1:]))
+            try:
+                found = TypeAdapter(Proposal).validate_json(files.get(name) or b"")
+            except ValidationError as error:
+                log.error("growth.damaged", proposal=name, reason=str(error)[:200])
+                continue
+            self._known[name] = found
+
+    def all(self) -> list[Proposal]:
+        """Return every proposal, newest first."""
+        return sorted(self._known.values(), key=lambda each: int(each.id[1:]), reverse=True)
+
+    def open(self) -> list[Proposal]:
+        """Return those that have not ended, newest first."""
+        return [each for each in self.all() if not each.has_ended]
+
+    def open_of(self, owner: NodeId) -> Proposal | None:
+        """Return the proposal that an owner carries out, None where it has none."""
+        return next((each for each in self.open() if each.owner == owner), None)
+
+    def find(self, id: str) -> Proposal | None:
+        """Return the proposal of that id, None where there is none."""
+        return self._known.get(id)
+
+    def get(self, id: str) -> Proposal:
+        """Return the proposal of that id; NotFoundError where there is none."""
+        found = self._known.get(id)
+        if found is None:
+            raise NotFoundError(
+                f"proposal {id[:40]!r}",
+                found=f"p{self._last} as the newest" if self._last else "none yet",
+                expected="one that was made",
+                remedy="list them: swarm gate proposals",
+            )
+        return found
+
+    def unended(self, id: str) -> Proposal:
+        """Return the proposal of that id; ConflictError where it has ended."""
+        found = self.get(id)
+        if found.has_ended:
+            raise ConflictError(found.subject, found=has_ended(found), expected="one that has not ended")
+        return found
+
+    def next_id(self) -> str:
+        """Return an id that no proposal ever had."""
+        self._last += 1
+        return f"p{self._last}"
+
+    async def add(self, proposal: Proposal) -> Proposal:
+        """Record a new proposal."""
+        async with self._writing:
+            return await self._put(proposal, "growth.proposed", by=proposal.by)
+
+    async def change(
+        self,
+        id: str,
+        state: ProposalState,
+        at: float,
+        reason: str = "",
+        *,
+        evidence: Mapping[str, float] | None = None,
+        cost: Mapping[str, float] | None = None,
+        gate_version: int = 0,
+    ) -> Proposal:
+        """Bring a proposal to its next state; what is given besides is added to the record.
+
+        Raises ConflictError where it has ended: an end is final.
+        """
+        async with self._writing:
+            known = self.unended(id)
+            versions = known.gate_versions
+            if gate_version and gate_version not in versions:
+                versions = (*versions, gate_version)
+            found = replace(
+                known.now(state, at, reason),
+                evidence={**known.evidence, **(evidence or {})},
+                cost={**known.cost, **(cost or {})},
+                gate_versions=versions,
+            )
+            told = {"gate_version": gate_version} if gate_version else {}
+            return await self._put(found, f"growth.{state}", **told)
+
+    async def touch(self, id: str, at: float, *, before: str = "") -> Proposal:
+        """Take note that a proposal's owner was heard of, and to which contribution it would go back."""
+        async with self._writing:
+            known = self.unended(id)
+            return await self._put(replace(known, changed_at=at, before=before or known.before), "")
+
+    async def _put(self, proposal: Proposal, event: str, **told: Any) -> Proposal:
+        data = TypeAdapter(Proposal).dump_json(proposal)
+        await asyncio.to_thread(self._files.put, proposal.id, data)
+        self._known[proposal.id] = proposal
+        self._last = max(self._last, int(proposal.id[1:]))
+        if event:
+            await self._journal.record(
+                event,
+                proposal=proposal.id,
+                kind=proposal.kind,
+                experts=" ".join(proposal.experts),
+                owner=proposal.owner,
+                reason=proposal.reason,
+                evidence=in_words(proposal.evidence),
+                **told,
+            )
+        return proposal
+
+
+def in_words(evidence: Mapping[str, float]) -> str:
+    """Return figures in few words: `tried_gained 12, tried_lost 3`."""
+    return ", ".join(f"{name} {value:g}" for name, value in evidence.items())
+
+
+def has_ended(proposal: Proposal) -> str:
+    """Say how a proposal ended: `it was rolled back: ...`."""
+    how = {"rolled-back": "was rolled back", "failed": "failed"}.get(proposal.state, f"was {proposal.state}")
+    return f"it {how}: {proposal.reason}" if proposal.reason else f"it {how}"

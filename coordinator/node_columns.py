@@ -1,0 +1,143 @@
+"""The columns of W for every node of a gate's tree.
+
+Regions are solved together, in the order in which they would be leaves, from columns that are sums of
+integers: a leaf's target keeps its bits when the leaf is split. The children of each branch are solved by
+themselves, so a split further down changes no bit of theirs either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.contribution_arrays import CheckedContribution
+from swarm.domain.errors import ShapeMismatchError
+from swarm.domain.ids import NodeId
+from swarm.domain.manifests import GateLeaf
+from swarm.gating.analytic_gate import node_classes, target_rows
+from swarm.gating.ridge import OwnerSums, solve_with
+from swarm.gating.tree import Tree
+
+Integers = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solved:
+    """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
+    likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class."""
+
+    weights: NDArray[np.float32]
+    branch_weights: NDArray[np.float32] | None
+    roots: Doubles
+
+
+def solve_nodes(
+    contributions: Sequence[CheckedContribution],
+    leaves: Sequence[GateLeaf],
+    tree: Tree,
+    class_names: Sequence[str],
+    ridges: Sequence[float],
+    fixed_point: float,
+) -> Solved:
+    """Return W for all leaves and branches with columns. Raises as `ridge.solve`, and ShapeMismatchError
+    where columns do not belong to the leaves' classes."""
+    target_rows(leaves, class_names)  # refuses a class by name that the gate lacks
+    nodes = _Nodes(contributions, leaves, tree)
+    owner_of_region = [leaves[tree.leaves_of(node)[0]].owner for node in tree.regions]
+    with_columns = {leaf.owner for leaf in leaves if leaf.has_columns}
+    owners: list[OwnerSums] = []
+    solved_nodes: list[int] = []
+    for each in contributions:
+        if each.contribution.owner not in with_columns or each.sums is None:
+            continue
+        own = [
+            node
+            for node, owner in zip(tree.regions, owner_of_region, strict=True)
+            if owner == each.contribution.owner
+        ]
+        columns = np.concatenate([nodes.columns(node) for node in own], axis=1)
+        owners.append(replace(each.sums, columns=columns))
+        solved_nodes += own
+    below = [
+        (leaves[tree.leaves_of(children[0])[0]].owner, children)
+        for children in tree.children
+        if leaves[tree.leaves_of(children[0])[0]].has_columns
+    ]
+    further = [
+        (owner, np.concatenate([nodes.columns(child) for child in children], axis=1))
+        for owner, children in below
+    ]
+    weights, blocks = solve_with(owners, ridges, fixed_point, further)
+    of_node = _cut(nodes, solved_nodes, weights)
+    roots = _by_class(of_node, nodes, class_names)
+    for (_, children), block in zip(below, blocks, strict=True):
+        of_node |= _cut(nodes, children, block)
+    of_leaves = [of_node[node] for node in range(tree.leaves) if node in of_node]
+    of_branches = [of_node[node] for node in range(tree.leaves, tree.nodes) if node in of_node]
+    size = weights.shape[:2]
+    return Solved(
+        weights=np.concatenate(of_leaves, axis=2).astype(np.float32),
+        branch_weights=np.concatenate([*of_branches, np.empty((*size, 0))], axis=2).astype(np.float32)
+        if tree.children
+        else None,
+        roots=roots,
+    )
+
+
+class _Nodes:
+    """The integer columns and classes of a tree's nodes: a branch has the sums of its leaves' by class."""
+
+    def __init__(
+        self, contributions: Sequence[CheckedContribution], leaves: Sequence[GateLeaf], tree: Tree
+    ) -> None:
+        self._of_owner: dict[NodeId, CheckedContribution] = {
+            each.contribution.owner: each for each in contributions
+        }
+        self._leaves, self._tree = leaves, tree
+
+    def classes(self, node: int) -> tuple[str, ...]:
+        return node_classes(self._tree, self._leaves, node)
+
+    def columns(self, node: int) -> Integers:
+        """Return int64 [M, classes], classes sorted."""
+        if node < self._tree.leaves:
+            leaf = self._leaves[node]
+            found = self._of_owner[leaf.owner].columns_of(leaf.leaf)
+            if found.shape[1] != len(leaf.class_names):
+                raise ShapeMismatchError(
+                    f"columns of leaf {leaf.leaf}",
+                    found=f"{found.shape[1]} columns",
+                    expected=f"{len(leaf.class_names)} targets",
+                )
+            return found
+        names = self.classes(node)
+        total: Integers | None = None
+        for leaf_row in self._tree.leaves_of(node):
+            part = self.columns(leaf_row)
+            if total is None:
+                total = np.zeros((len(part), len(names)), dtype=np.int64)
+            for column, name in enumerate(self.classes(leaf_row)):
+                total[:, names.index(name)] += part[:, column]
+        assert total is not None, "a branch has leaves"
+        return total
+
+
+def _cut(nodes: _Nodes, order: Sequence[int], weights: Doubles) -> dict[int, Doubles]:
+    widths = [len(nodes.classes(node)) for node in order]
+    if sum(widths) != weights.shape[2]:
+        raise ShapeMismatchError(
+            "gate weights", found=f"{weights.shape[2]} columns", expected=f"{sum(widths)} targets"
+        )
+    return dict(zip(order, np.split(weights, np.cumsum(widths)[:-1], axis=2), strict=True))
+
+
+def _by_class(of_node: dict[int, Doubles], nodes: _Nodes, class_names: Sequence[str]) -> Doubles:
+    first = next(iter(of_node.values()))
+    row_of = {name: row for row, name in enumerate(class_names)}
+    roots = np.zeros((*first.shape[:2], len(class_names)))
+    for node, weights in of_node.items():
+        for column, name in enumerate(nodes.classes(node)):
+            roots[:, :, row_of[name]] += weights[:, :, column]
+    return roots

@@ -1,0 +1,282 @@
+"""Carrying out proposals, one at a time, beside training (docs/adr/0012).
+
+A task that a crash interrupted is taken up again, once the coordinator has said that its proposal still
+stands. What a proposal changed in the tree of leaves is put back where it comes to nothing; what was trained
+stays here and in the registry.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import psutil
+import structlog
+
+from node.durable import link_durably, write_json
+from node.growth.checks import check_order, own_leaves
+from node.growth.job_making import JobMaker
+from node.growth.jobs import GrownLeaf, GrowthJob, GrowthResult
+from node.growth.reporting import Reporting
+from node.growth.stages import GrowerParts, Stages
+from node.jobs import CONTRIBUTION_FILE
+from node.plan import Plan
+from node.stream.novelty import FRESH_FILE, NOVEL_FILE
+from swarm.domain.errors import ConflictError, SwarmError
+from swarm.domain.growth import GrowthOrder, Proposal
+from swarm.domain.ids import LeafId
+from swarm.domain.manifests import GateStatement
+from swarm.trust.statements import Statement, statement_digest
+
+_ORDER, _FAILED = "order.json", "failed.json"
+_CHILD_BYTES = 3 << 30
+"""Children train side by side only where each has so much free memory, and two cores."""
+_log = structlog.get_logger(__name__)
+
+
+class Grower:
+    """GrowerPort: takes orders, carries them out, and follows what becomes of their proposals."""
+
+    def __init__(self, parts: GrowerParts, reporting: Reporting) -> None:
+        self._parts, self._reporting, self._book = parts, reporting, parts.book
+        self._folder = parts.home.state / "growth"
+        self._novel = parts.home.state / NOVEL_FILE
+        self._stages: Stages | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def activity(self) -> str:
+        """What to say in a heartbeat: `split ada.e1 40%`; empty while nothing is carried out."""
+        if self._stages is None:
+            return ""
+        order, done = self._stages.order, self._stages.done
+        expected = 4 if order.kind == "split" else 1  # copies, two children, and what settles it
+        return " ".join((order.kind, *order.experts, f"{sum(done.values()) / expected:.0%}"))
+
+    async def carry_out(self, order: GrowthOrder) -> None:
+        """Take an order, or refuse it by name (`check_order`); what becomes of it is reported.
+
+        Sent twice, it is carried out once. ConflictError while another one is being carried out.
+        """
+        if self._stages is not None:
+            present = self._stages.order
+            if present.proposal == order.proposal:
+                return
+            raise ConflictError(
+                f"{order.kind} of {' and '.join(order.experts) or self._parts.identity.id}",
+                found=f"{present.proposal}, a {present.kind} that is not done yet",
+                expected="one proposal at a time",
+                remedy=f"wait for it, or end it: swarm gate cancel {present.proposal}",
+            )
+        specification = self._parts.knowledge.specification()
+        check_order(order, self._parts.identity.id, self._book, specification, self._novel)
+        folder = self._folder / order.proposal
+        if order.kind == "add":
+            # A stream goes on meanwhile; the leaf is made of what is novel now.
+            link_durably(self._novel, folder / NOVEL_FILE)
+        write_json(folder / _ORDER, asdict(order))
+        self._start(order, folder, is_new=True)
+
+    def resume(self) -> None:
+        """Take up what a crash interrupted, if there is something."""
+        for path in sorted(self._folder.glob(f"*/{_ORDER}")):
+            if self._stages is None:
+                kept = json.loads(path.read_bytes())
+                order = GrowthOrder(**{**kept, "experts": tuple(kept["experts"])})
+                _log.info("growth.resumed", proposal=order.proposal)
+                self._start(order, path.parent, is_new=False)
+
+    def kick(self) -> None:
+        """Look again what became of the proposal."""
+        self._reporting.kick()
+
+    def follow(self, gate: GateStatement) -> None:
+        """After a gate that went back to an older one: let the tree of leaves be as that has it."""
+        own = {leaf.leaf for leaf in gate.leaves if leaf.owner == self._parts.identity.id}
+        if gate.change.kind == "rollback" and own:
+            followed = self._book.tree.follow(own)
+            if followed:
+                _log.info("growth.followed", gate_version=gate.version, proposals=followed)
+        self.kick()
+
+    async def stop(self) -> None:
+        """End what runs; it is taken up by the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _start(self, order: GrowthOrder, folder: Path, *, is_new: bool) -> None:
+        self._stages = Stages(parts=self._parts, order=order)
+        self._task = asyncio.create_task(self._run(self._stages, folder, is_new), name="growth")
+
+    async def _run(self, stages: Stages, folder: Path, is_new: bool) -> None:
+        proposal = stages.order.proposal
+        try:
+            known = None if is_new else await self._reporting.asked(proposal)
+            if is_new or (known is not None and not known.has_ended):
+                await self._work(stages, folder)
+                known = await self._reporting.ended(proposal)
+            self._close(proposal, folder, known)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, SwarmError):
+                _log.exception("growth.broke", proposal=proposal)
+                reason = f"{type(error).__name__}: {error}"
+            write_json(folder / _FAILED, {"reason": reason})
+            self._close(proposal, folder, await self._reporting.tell(proposal, "failed", reason))
+        finally:
+            self._stages = None
+
+    def _close(self, proposal: str, folder: Path, known: Proposal | None) -> None:
+        """Keep, or put back, what a proposal changed, now that it has ended."""
+        if known is not None and known.state == "accepted":
+            self._book.tree.settle(proposal)
+            if (folder / NOVEL_FILE).exists():
+                self._forget_novel()
+        else:
+            self._book.tree.put_back(proposal)
+        state, reason = (known.state, known.reason) if known is not None else ("unknown", "")
+        _log.info("growth.ended", proposal=proposal, state=state, reason=reason)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _forget_novel(self) -> None:
+        """What a leaf was made of is novel no more."""
+        for name in (NOVEL_FILE, FRESH_FILE):
+            (self._parts.home.state / name).unlink(missing_ok=True)
+
+    async def _work(self, stages: Stages, folder: Path) -> None:
+        """Carry an order out; return early when the proposal has ended meanwhile."""
+        if (folder / _FAILED).exists():
+            raise ConflictError(
+                stages.order.proposal, found=json.loads((folder / _FAILED).read_bytes())["reason"]
+            )
+        work = asyncio.create_task(self._carry(stages, folder), name="growth-work")
+        ended = asyncio.create_task(self._reporting.ended(stages.order.proposal), name="growth-ended")
+        try:
+            await asyncio.wait([work, ended], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, ended):
+                task.cancel()
+            await asyncio.gather(work, ended, return_exceptions=True)
+
+    async def _carry(self, stages: Stages, folder: Path) -> None:
+        parts, order = self._parts, stages.order
+        specification = parts.knowledge.specification()
+        await parts.knowledge.provide_trunk(specification)
+        maker = JobMaker(
+            home=parts.home,
+            node=parts.identity.id,
+            book=self._book,
+            registry=parts.registry,
+            specification=specification,
+            order=order,
+            net=parts.net,
+            novel=folder / NOVEL_FILE,
+        )
+        await self._reporting.tell(order.proposal, "started")
+        if order.kind == "split":
+            await self._split(stages, folder, maker)
+            return
+
+        async def job() -> GrowthJob:
+            leaves = [leaf.leaf for leaf in own_leaves(order.experts, parts.identity.id, self._book)]
+            return maker.job(
+                order.kind,
+                leaves if order.kind != "add" else (),
+                new=parts.new_leaves(1) if order.kind in ("merge", "add") else (),
+                ancestor=await maker.ancestor() if order.kind == "merge" else None,
+                threads=parts.threads,
+            )
+
+        await stages.go(folder / order.kind, job)
+        if order.kind == "retrain":
+            await self._reporting.tell(order.proposal, "trained")
+
+    async def _split(self, stages: Stages, folder: Path, maker: JobMaker) -> None:
+        """Exact copies first, under pins; then the children apart; then the same without pins."""
+        parts, order = self._parts, stages.order
+
+        async def copies() -> GrowthJob:
+            (leaf,) = own_leaves(order.experts, parts.identity.id, self._book)
+            return maker.job("split", [leaf.leaf], new=parts.new_leaves(2), threads=parts.threads)
+
+        split = await stages.go(folder / "split", copies)
+        await self._reporting.tell(order.proposal, "split")
+        children = [leaf.leaf for leaf in split.leaves]
+        given = _contribution_of(folder / "split")
+        root = await self._root(split.leaves)
+        together = _have_room(len(children), parts.threads)
+
+        async def train(leaf: LeafId) -> None:
+            async def job() -> GrowthJob:
+                threads = max(1, parts.threads // (len(children) if together else 1))
+                return maker.job("child", [leaf], gate=root, contribution=given, threads=threads)
+
+            offered = self._book.tree.offered(leaf)
+            await stages.go(folder / f"train-{leaf}", job)
+            self._book.tree.note_taken_up(leaf, offered)
+
+        await _each(children, train, together=together)
+        await self._reporting.tell(order.proposal, "trained")
+
+        async def settled() -> GrowthJob:
+            return maker.job("regate", children, contribution=given, threads=parts.threads)
+
+        if not split.split_gate:
+            _as_before(split, folder / "split", folder / "settle")
+        await stages.go(folder / "settle", settled)
+
+    async def _root(self, copies: Sequence[GrownLeaf]) -> Statement[GateStatement] | None:
+        """Return the gate whose root the children's corrections are trained against, if they have some."""
+        if not any(leaf.correction is not None for leaf in copies):
+            return None
+        with suppress(SwarmError):
+            return await self._parts.knowledge.provide_root()
+        return None
+
+
+def _as_before(split: GrowthResult, made: Path, folder: Path) -> None:
+    """Lay down what settles a split without a learned gate: the same arrays."""
+    if (folder / GrowthResult.FILE).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    link_durably(made / CONTRIBUTION_FILE, folder / CONTRIBUTION_FILE)
+    replace(split, task="regate", leaves=(), notes=()).write(folder)
+
+
+def _contribution_of(folder: Path) -> str:
+    """Return the digest of the contribution that a stage has sent."""
+    plan = Plan.read(folder)
+    assert plan is not None and plan.contribution, "the stage is done"
+    return statement_digest(plan.contribution.encode())
+
+
+async def _each(
+    leaves: Sequence[LeafId], work: Callable[[LeafId], Awaitable[None]], *, together: bool
+) -> None:
+    """Do the work for each leaf, all at once or one after the other; the first error ends the rest."""
+    if not together:
+        for leaf in leaves:
+            await work(leaf)
+        return
+    tasks = [asyncio.ensure_future(work(leaf)) for leaf in leaves]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _have_room(children: int, threads: int) -> bool:
+    """Tell whether so many may train side by side: serving and training beside them go on."""
+    cores, free = os.cpu_count() or 1, psutil.virtual_memory().available
+    return threads >= children and cores >= 2 * children and free >= children * _CHILD_BYTES

@@ -1,0 +1,165 @@
+"""Which samples of a mega-batch are new to the whole swarm, and what is kept of them for a new expert.
+
+A sample is novel if it lies farther from its nearest prototype, in units of the prototype's .99 radius, than
+99 of 100 validation samples of what is known. Radii alone would not do: they are of the samples that
+prototypes are means of, and of few samples to a prototype even known ones lie farther out. The newest
+novel samples' places are kept in `state/novel.shard.npz`, and how many they are, of how many, in
+`state/fresh.json` (`fresh`, `fresh_novel`), which a survey tells.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.durable import write_json
+from node.shard_source import ShardPart, ShardSource
+from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.manifests import GateStatement
+from swarm.gating.prototype_gate import PrototypeGate
+from swarm.modules.packing import ReadBlob, unpack
+
+NOVEL_FILE, FRESH_FILE = "novel.shard.npz", "fresh.json"
+MOST_MEGA_BATCHES = 20
+MOST_NOVEL = 20_000
+EXPECTED = 0.01
+"""The share of samples that count as novel where nothing is new."""
+_STANDARD_ERRORS = 3.0
+_ROWS = 4096
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Known:
+    """What is known: prototypes float32 [K, R] with radii [K, 3], and `by`, whose they are."""
+
+    prototypes: Floats
+    radii: Floats
+    by: str
+
+    @classmethod
+    def of_gate(cls, gate: GateStatement, read: ReadBlob) -> "Known":
+        """Return all prototypes of a gate's leaves and branches."""
+        entries = {entry.name: entry for entry in gate.arrays}
+        names = [f"prototypes.{row}" for row in range(len(gate.leaves))]
+        names += [f"branch.{row}" for row in range(len(gate.branches))]
+        arrays = unpack([entries[name] for name in (*names, "radii")], read)
+        return cls(
+            prototypes=np.concatenate([arrays[name] for name in names]),
+            radii=arrays["radii"],
+            by=f"gate {gate.version}",
+        )
+
+    @classmethod
+    def of_summaries(cls, summaries: Sequence[dict[str, NDArray[np.generic]]], by: str) -> "Known | None":
+        """Return the prototypes of this node's own leaves, None without any."""
+        if not summaries:
+            return None
+        return cls(
+            prototypes=np.concatenate([one["prototypes"] for one in summaries]).astype(np.float32),
+            radii=np.concatenate([one["radii"] for one in summaries]).astype(np.float32),
+            by=by,
+        )
+
+    def distances(self, regions: Floats) -> tuple[Floats, int]:
+        """Return how far out each of features in region columns [N, R] is, float32 [N]: the distance to the
+        nearest prototype over its .99 radius; and the FLOPs."""
+        count = len(self.prototypes)
+        gate = PrototypeGate(
+            prototypes=self.prototypes,
+            leaf_rows=np.zeros(count, dtype=np.int32),
+            log_prior=np.zeros(count, dtype=np.float32),
+            radii=self.radii,
+            leaves=1,
+            temperature=1.0,
+        )
+        ratios = [gate.novelty(regions[at : at + _ROWS]) for at in range(0, len(regions), _ROWS)]
+        flops = 2 * len(regions) * self.prototypes.size
+        return np.concatenate([*ratios, np.zeros(0, np.float32)]), flops
+
+
+def reach_of(distances: Floats) -> float:
+    """Return how far out what is known reaches, from its validation samples' distances [N]: their .99
+    quantile, at least 1."""
+    return max(1.0, float(np.quantile(distances, 1 - EXPECTED))) if len(distances) else 1.0
+
+
+def known_reach(state: Path, by: str) -> float | None:
+    """Return the reach that was found under these prototypes before; samples that were new to them since are
+    among the validation samples now, and must not widen it."""
+    kept = _read(state)
+    return float(kept["reach"]) if kept.get("by") == by and "reach" in kept else None
+
+
+def is_significant(fresh: int, novel: int, min_shard: int) -> bool:
+    """Say whether novel of fresh samples are enough for an expert, and more than chance makes of known ones:
+    by three standard errors of a binomial count."""
+    deviation = (fresh * EXPECTED * (1 - EXPECTED)) ** 0.5
+    return novel >= max(min_shard, 1) and novel - fresh * EXPECTED > _STANDARD_ERRORS * deviation
+
+
+def fresh_counts(state: Path) -> tuple[int, int]:
+    """Return how many of the newest training samples there are, and how many of them are novel."""
+    kept = _read_fresh(state)
+    return sum(each[1] for each in kept), sum(each[2] for each in kept)
+
+
+def keep_novel(
+    state: Path, target: Path, number: int, novel: ShardSource, fresh: int, by: str = "", reach: float = 1.0
+) -> None:
+    """Write into the folder target what the state's two files are once mega-batch `number` was taken: novel
+    names its novel samples (one part, or none), fresh counts its training samples. The oldest give way. `by`
+    are whose prototypes told, `reach` how far out those reach."""
+    counts = [each for each in _read_fresh(state) if each[0] != number]
+    parts = list(_read_parts(state))
+    if len(parts) != sum(each[2] > 0 for each in counts):
+        counts, parts = [], []
+    counts.append((number, fresh, len(novel)))
+    parts += novel.parts
+    while len(counts) > 1 and (
+        len(counts) > MOST_MEGA_BATCHES or sum(each[2] for each in counts) > MOST_NOVEL
+    ):
+        parts = parts[1:] if counts[0][2] else parts
+        counts = counts[1:]
+    ShardSource(parts=tuple(parts)).save(target / NOVEL_FILE)
+    write_json(
+        target / FRESH_FILE,
+        {
+            "fresh": sum(each[1] for each in counts),
+            "fresh_novel": sum(each[2] for each in counts),
+            "mega_batches": counts,
+            "by": by,
+            "reach": reach,
+        },
+    )
+
+
+def forget_novel(state: Path) -> None:
+    """Forget the novel samples: an expert of their own has been made of them."""
+    (state / FRESH_FILE).unlink(missing_ok=True)
+    (state / NOVEL_FILE).unlink(missing_ok=True)
+
+
+def _read_fresh(state: Path) -> list[tuple[int, int, int]]:
+    kept = _read(state).get("mega_batches", [])
+    return [(int(number), int(fresh), int(novel)) for number, fresh, novel in kept]
+
+
+def _read(state: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads((state / FRESH_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _read_parts(state: Path) -> tuple[ShardPart, ...]:
+    try:
+        return ShardSource.read(state / NOVEL_FILE).parts
+    except (NotFoundError, VerificationError):
+        return ()

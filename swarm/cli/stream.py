@@ -1,0 +1,204 @@
+"""`swarm stream report`: what a stream of mega-batches cost this node, and what it brought."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarm.cli.options import Home, Json
+from swarm.cli.output import emit, table
+
+if TYPE_CHECKING:
+    from node.stream.ledger import StreamLedger
+    from swarm.cli.plots import Panel
+    from swarm.domain.streams import MegaBatchRecord
+
+Plot = Annotated[
+    Path | None, typer.Option(help="Write the figure into this file, .png or .svg.", metavar="FILE")
+]
+
+
+def register(app: typer.Typer) -> None:
+    family = typer.Typer(help="Mega-batches that a node learns as they arrive.", no_args_is_help=True)
+    family.command("report")(report)
+    app.add_typer(family, name="stream")
+
+
+def report(plot: Plot = None, home: Home = None, json: Json = False) -> None:
+    """Show every mega-batch of this node's stream: errors, cumulative error (CER), memory and FLOPs."""
+    from node.stream.ledger import LEDGER_FILE, StreamLedger
+    from swarm.cli.places import node_place
+    from swarm.config import NodeHome
+    from swarm.domain.errors import NotReadyError
+
+    if plot is not None:
+        from swarm.cli.plots import check_figure
+
+        check_figure(plot)
+    state = NodeHome(node_place(home).root).state
+    ledger = StreamLedger(state / LEDGER_FILE)
+    if not ledger.recorded and (plot is not None or (not ledger.taken and not ledger.skipped)):
+        raise NotReadyError(
+            "stream", found="no mega-batch recorded yet on this node", remedy="swarm train --watch DIR"
+        )
+    facts = _facts(ledger, state)
+    if plot is not None:
+        from swarm.cli.plots import write_figure
+
+        write_figure(plot, figure_of(ledger.records))
+        facts["plot"] = str(plot)
+    emit("stream-report", facts, as_json=json, text=_text(ledger, facts))
+
+
+def figure_of(records: "Sequence[MegaBatchRecord]") -> "list[Panel]":
+    """Return the panels of a stream: error and CER, memory, and FLOPs by mega-batch."""
+    from swarm.cli.plots import Panel, Series
+
+    numbers = [float(record.number) for record in records]
+    cer, memory, forward, total = (
+        _running([float(value) for value in column])
+        for column in zip(
+            *((one.error, one.parameters, one.flops_forward, one.flops_total) for one in records),
+            strict=True,
+        )
+    )
+    errors = [record.error for record in records]
+    axis = "mega-batch"
+    return [
+        Panel(
+            title="Error",
+            x_label=axis,
+            y_label="share of samples",
+            series=[Series(label="after the mega-batch", x=numbers, y=errors)],
+        ),
+        Panel(
+            title="Cumulative error (CER)",
+            x_label=axis,
+            y_label="sum of errors",
+            series=[Series(label="", x=numbers, y=cer)],
+        ),
+        Panel(
+            title="Cumulative memory",
+            x_label=axis,
+            y_label="sum of parameters",
+            series=[Series(label="", x=numbers, y=memory)],
+        ),
+        Panel(
+            title="Cumulative computation",
+            x_label=axis,
+            y_label="FLOPs",
+            series=[
+                Series(label="forward", x=numbers, y=forward),
+                Series(label="forward + backward, and all else", x=numbers, y=total),
+            ],
+        ),
+    ]
+
+
+def _facts(ledger: "StreamLedger", state: Path) -> dict[str, Any]:
+    from node.stream.novelty import fresh_counts
+    from swarm.domain.streams import cumulative_error, cumulative_flops, cumulative_memory
+
+    records = ledger.records
+    flops = cumulative_flops(records)
+    fresh, novel = fresh_counts(state)
+    measured = {f"{one.measured_on}" for one in ledger.recorded.values()}
+    rows = []
+    for number, one in sorted(ledger.recorded.items()):
+        taken = ledger.taken[number]
+        rows.append(
+            {
+                **_fields(one.record),
+                "file": taken.file,
+                "error_before": taken.error_before,
+                "held_out": taken.held_out,
+                "judged": one.judged,
+                "learned": one.learned,
+                "fresh": taken.fresh,
+                "novel": taken.novel,
+                "novelty_by": taken.novelty_by,
+                "experts": one.experts,
+                "gate_version": one.gate_version,
+                "note": one.note,
+            }
+        )
+    return {
+        "measured_on": sorted(measured),
+        "mega_batches": rows,
+        "waiting": ledger.waiting,
+        "cer": cumulative_error(records),
+        "cumulative_memory": cumulative_memory(records),
+        "cumulative_flops_forward": flops.forward,
+        "cumulative_flops": flops.total,
+        "fresh": fresh,
+        "fresh_novel": novel,
+        "skipped": ledger.skipped,
+    }
+
+
+def _fields(record: "MegaBatchRecord") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def _text(ledger: "StreamLedger", facts: dict[str, Any]) -> str:
+    header = (
+        "number", "samples", "error before", "error", "learned", "parameters", "forward", "FLOPs", "seconds",
+        "novel", "experts", "gate",
+    )  # fmt: skip
+    rows = []
+    for row in facts["mega_batches"]:
+        before = row["error_before"]
+        rows.append(
+            (
+                row["number"],
+                row["samples"],
+                "-" if before is None else f"{before:.4f}",
+                f"{row['error']:.4f}",
+                _range(row["learned"]),
+                row["parameters"],
+                f"{row['flops_forward']:.2e}",
+                f"{row['flops_total']:.2e}",
+                f"{row['seconds']:.1f}",
+                f"{row['novel']} of {row['fresh']}",
+                ", ".join(row["experts"]) or "none yet",
+                row["gate_version"],
+            )
+        )
+    judged = {row["judged"] for row in facts["mega_batches"]}
+    samples = f"{min(judged)} to {max(judged)}" if len(judged) > 1 else f"{max(judged, default=0)}"
+    measured = " and ".join(facts["measured_on"]) or "nothing yet"
+    lines = [
+        table(header, rows) if rows else "no mega-batch recorded yet",
+        f"CER {facts['cer']:.4f} over {len(rows)} mega-batches",
+        f"errors: this node's own experts on {measured}, {samples} samples; before: on each mega-batch's own"
+        " held-out samples",
+        f"cumulative memory {facts['cumulative_memory']} parameters; FLOPs"
+        f" {facts['cumulative_flops_forward']:.3e} forward, {facts['cumulative_flops']:.3e} with backward and"
+        " all else",
+        f"novel: {facts['fresh_novel']} of the newest {facts['fresh']} training samples"
+        " (of what is known 1 % lie as far out)",
+    ]
+    if facts["waiting"]:
+        lines.append(f"waiting to be learned: {_range(facts['waiting'])}")
+    lines += [f"skipped: {one.file}: {one.reason}" for one in ledger.skipped]
+    lines += [f"mega-batch {row['number']}: {row['note']}" for row in facts["mega_batches"] if row["note"]]
+    if "plot" in facts:
+        lines.append(f"figure: {facts['plot']}")
+    return "\n".join(lines)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "waits"
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _running(values: Sequence[float]) -> list[float]:
+    total, found = 0.0, []
+    for value in values:
+        total += value
+        found.append(total)
+    return found

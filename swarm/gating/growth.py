@@ -1,0 +1,260 @@
+"""What a gate should try next: a pure plan from surveys, the gate's leaves, the policy and what was tried.
+
+It only proposes: whether a change pays is for the judges (docs/adr/0012). Source of the losing expert, the
+one of the largest SUMMED validation loss: ALMA (Caccia et al.); the most used one is what their code takes.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from swarm.domain.growth import Criterion, GrowthPolicy, LeafSurvey, Proposal, ProposalKind, Survey
+from swarm.domain.ids import ExpertId, LeafId, NodeId
+from swarm.gating.tree import MAX_DEPTH
+
+SPLIT_SAMPLES: Mapping[GrowthPolicy, int] = {"conservative": 4, "eager": 2}
+"""A leaf may be split that was contributed with so many times the least samples of a leaf."""
+WELL_ABOVE = 1.5
+"""Conservative: a leaf's mean loss must be so many times the mean of all leaves' mean losses."""
+RESTS_S: Mapping[GrowthPolicy, float] = {"conservative": 24 * 3600.0, "eager": 3600.0}
+"""A leaf, or an owner's add, whose proposal did not pay rests so long, unless its contribution changes."""
+NOVEL_SHARE = 0.01
+"""What lies beyond the .99 radii by definition; more of it, by more than chance, is novelty."""
+NOVEL_DEVIATIONS = 2.0
+UNUSED_SURVEYS, ENOUGH_SAMPLES = 3, 100
+"""A leaf that none of at least so many samples was routed to, in so many surveys in a row, is not used."""
+STALE_AFTER_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafFacts:
+    """What the coordinator knows of one leaf of the present gate.
+
+    `samples` and `classes` as contributed; `depth` counts the branches above it; `changed_at` is when its
+    owner signed the present contribution. `computes` names what its expert computes (equal for exact
+    copies), `parent` its branch. `unused` counts the last surveys in a row in which it was not used, `away_s`
+    is for how long its owner has had no lease.
+    """
+
+    leaf: LeafId
+    expert: ExpertId
+    owner: NodeId
+    samples: int
+    classes: int
+    depth: int
+    changed_at: float
+    computes: str = ""
+    parent: str = ""
+    unused: int = 0
+    away_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The specification's `min_leaf_count` and `max_leaves_per_owner`, and when an owner is stale."""
+
+    min_shard: int
+    max_leaves: int
+    stale_after_s: float = STALE_AFTER_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """Surveys of one gate, summed over nodes; `fresh` and `novel` by node, for what is new is its own."""
+
+    leaves: Mapping[LeafId, LeafSurvey] = field(default_factory=dict)
+    fresh: Mapping[NodeId, int] = field(default_factory=dict)
+    novel: Mapping[NodeId, int] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return sum(each.samples for each in self.leaves.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intention:
+    """What to propose: of whom, which experts, and in words why."""
+
+    kind: ProposalKind
+    owner: NodeId
+    experts: tuple[ExpertId, ...]
+    reason: str
+
+
+def is_sound_survey(survey: Survey, gate_version: int, leaves: Iterable[LeafId]) -> bool:
+    """Return whether a survey's figures can be true, of this gate's leaves, each at most once."""
+    known, names = set(leaves), [each.leaf for each in survey.leaves]
+    return (
+        survey.gate_version == gate_version
+        and len(set(names)) == len(names)
+        and known.issuperset(names)
+        and 0 <= survey.fresh_novel <= survey.fresh
+        and all(
+            math.isfinite(each.nll_sum)
+            and each.nll_sum >= 0
+            and 0 <= each.correct <= each.samples
+            and 0 <= each.novel <= each.samples
+            for each in survey.leaves
+        )
+    )
+
+
+def sum_surveys(surveys: Mapping[NodeId, Survey]) -> Surveyed:
+    """Return the sums over nodes."""
+    found: dict[LeafId, LeafSurvey] = {}
+    for survey in surveys.values():
+        for each in survey.leaves:
+            known = found.get(each.leaf)
+            found[each.leaf] = each if known is None else _added(known, each)
+    return Surveyed(
+        leaves=found,
+        fresh={node: survey.fresh for node, survey in surveys.items()},
+        novel={node: survey.fresh_novel for node, survey in surveys.items()},
+    )
+
+
+def plan_growth(
+    found: Surveyed,
+    leaves: Sequence[LeafFacts],
+    policy: GrowthPolicy,
+    history: Sequence[Proposal],
+    *,
+    limits: Limits,
+    criterion: Criterion = "loss",
+    now: float,
+) -> Intention | None:
+    """Return the one change to propose next, None where nothing is called for.
+
+    In this order: remove what is stale, a copy that another leaf makes superfluous, or what nobody uses; add
+    where enough is novel; split the losing leaf. Nothing while a proposal is open, and never what rests.
+    """
+    if policy == "manual" or any(not each.has_ended for each in history):
+        return None
+    rests = _Rests(history, RESTS_S[policy], now)
+    return (
+        _stale(leaves, limits, rests)
+        or _superfluous(leaves, rests)
+        or _unused(leaves, rests)
+        or _novel(found, leaves, limits, rests)
+        or _losing(found, leaves, policy, limits, criterion, rests)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rests:
+    history: Sequence[Proposal]
+    rest_s: float
+    now: float
+
+    def of(self, kind: ProposalKind, owner: NodeId, experts: Iterable[ExpertId], changed_at: float) -> bool:
+        """Return whether the last such proposal came to nothing, lately, and nothing has changed since."""
+        wanted = set(experts)
+        for each in sorted(self.history, key=lambda each: each.changed_at, reverse=True):
+            is_same = bool(wanted & set(each.experts)) if wanted else each.owner == owner and not each.experts
+            if each.kind == kind and is_same:
+                failed = each.state != "accepted"
+                return failed and self.now - each.changed_at < self.rest_s and changed_at <= each.changed_at
+        return False
+
+
+def _stale(leaves: Sequence[LeafFacts], limits: Limits, rests: _Rests) -> Intention | None:
+    owners = {leaf.owner for leaf in leaves if leaf.away_s <= limits.stale_after_s}
+    for leaf in sorted(leaves, key=lambda leaf: (-leaf.away_s, leaf.leaf)):
+        if not owners or leaf.owner in owners:
+            continue
+        experts = tuple(each.expert for each in leaves if each.owner == leaf.owner)
+        if not rests.of("remove", leaf.owner, experts, leaf.changed_at):
+            reason = f"{leaf.owner} has had no lease for {leaf.away_s / 86_400:.1f} days"
+            return Intention(kind="remove", owner=leaf.owner, experts=experts, reason=reason)
+    return None
+
+
+def _superfluous(leaves: Sequence[LeafFacts], rests: _Rests) -> Intention | None:
+    kept: dict[tuple[NodeId, str, str], LeafFacts] = {}
+    for leaf in sorted(leaves, key=lambda leaf: (-leaf.samples, leaf.leaf)):
+        if not leaf.computes:
+            continue
+        first = kept.setdefault((leaf.owner, leaf.parent, leaf.computes), leaf)
+        if first is not leaf and _may_go(leaf, leaves, rests):
+            return _remove(leaf, f"{leaf.expert} computes what {first.expert} does")
+    return None
+
+
+def _unused(leaves: Sequence[LeafFacts], rests: _Rests) -> Intention | None:
+    for leaf in sorted(leaves, key=lambda leaf: (-leaf.unused, leaf.leaf)):
+        if leaf.unused >= UNUSED_SURVEYS and _may_go(leaf, leaves, rests):
+            return _remove(leaf, f"{leaf.leaf} was not used in {leaf.unused} surveys")
+    return None
+
+
+def _may_go(leaf: LeafFacts, leaves: Sequence[LeafFacts], rests: _Rests) -> bool:
+    """Say whether a leaf may be removed: not the last one of its owner, who is here, and not at rest."""
+    is_last = sum(each.owner == leaf.owner for each in leaves) < 2
+    return (
+        not is_last and not leaf.away_s and not rests.of("remove", leaf.owner, [leaf.expert], leaf.changed_at)
+    )
+
+
+def _remove(leaf: LeafFacts, reason: str) -> Intention:
+    return Intention(kind="remove", owner=leaf.owner, experts=(leaf.expert,), reason=reason)
+
+
+def _novel(found: Surveyed, leaves: Sequence[LeafFacts], limits: Limits, rests: _Rests) -> Intention | None:
+    for owner in sorted(found.novel, key=lambda owner: (-found.novel[owner], owner)):
+        own = [leaf for leaf in leaves if leaf.owner == owner]
+        fresh, novel = found.fresh.get(owner, 0), found.novel[owner]
+        chance = NOVEL_SHARE * fresh + NOVEL_DEVIATIONS * math.sqrt(NOVEL_SHARE * (1 - NOVEL_SHARE) * fresh)
+        changed_at = max((leaf.changed_at for leaf in own), default=0.0)
+        if (
+            own
+            and len(own) < limits.max_leaves
+            and novel >= limits.min_shard
+            and novel > chance
+            and not rests.of("add", owner, (), changed_at)
+        ):
+            reason = f"{novel} of {fresh} new samples of {owner} lie beyond every leaf's .99 radius"
+            return Intention(kind="add", owner=owner, experts=(), reason=reason)
+    return None
+
+
+def _losing(
+    found: Surveyed,
+    leaves: Sequence[LeafFacts],
+    policy: GrowthPolicy,
+    limits: Limits,
+    criterion: Criterion,
+    rests: _Rests,
+) -> Intention | None:
+    """Split the leaf that loses most, or is used most, of those that may be split and do not rest."""
+    used = [leaf for leaf in leaves if leaf.leaf in found.leaves and found.leaves[leaf.leaf].samples]
+
+    def weight(leaf: LeafFacts) -> float:
+        survey = found.leaves[leaf.leaf]
+        return survey.nll_sum if criterion == "loss" else float(survey.samples)
+
+    means = [found.leaves[leaf.leaf].nll_sum / found.leaves[leaf.leaf].samples for leaf in used]
+    mean = sum(means) / max(1, len(means))
+    for leaf in sorted(used, key=lambda leaf: (-weight(leaf), leaf.leaf)):
+        survey = found.leaves[leaf.leaf]
+        own = sum(each.owner == leaf.owner for each in leaves)
+        loses = policy == "eager" or survey.nll_sum / survey.samples > WELL_ABOVE * mean
+        may_split = (
+            leaf.samples >= SPLIT_SAMPLES[policy] * limits.min_shard
+            and own < limits.max_leaves
+            and leaf.depth < MAX_DEPTH
+            and not leaf.away_s
+        )
+        if may_split and loses and not rests.of("split", leaf.owner, [leaf.expert], leaf.changed_at):
+            words = f"a loss of {survey.nll_sum:.4g} over {survey.samples} samples routed to it"
+            return Intention(kind="split", owner=leaf.owner, experts=(leaf.expert,), reason=words)
+    return None
+
+
+def _added(one: LeafSurvey, other: LeafSurvey) -> LeafSurvey:
+    return LeafSurvey(
+        leaf=one.leaf,
+        samples=one.samples + other.samples,
+        nll_sum=one.nll_sum + other.nll_sum,
+        correct=one.correct + other.correct,
+        novel=one.novel + other.novel,
+    )

@@ -1,0 +1,335 @@
+"""Records of proposals on disk, what may be proposed, whether it pays, and when it is given up."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from coordinator.envelope_files import EnvelopeFiles
+from coordinator.growth_benefit import Wanted, cost_of, pays, speaking, tried
+from coordinator.growth_book import GrowthBook
+from coordinator.growth_checks import check_caller, check_free, leaves_for, owner_for
+from coordinator.growth_lineage import descends_from_withdrawn, withdrawn_ancestors
+from coordinator.growth_settings import GrowthSettings
+from coordinator.growth_watch import AbandonedProposals
+from coordinator.journal import Journal
+from swarm.domain.combination import Combination
+from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.growth import Proposal, Tried
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.inference import GateTrial
+from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
+from swarm.domain.manifests import Cost, GateLeaf, Manifest, NetReference
+from swarm.domain.membership import Caller
+from swarm.domain.tensors import ModuleEntry, TensorEntry
+from swarm.registry.memory_store import MemoryStore
+from tests.support.answers import gate
+
+ADA, OPERATOR = Caller(role="node", id=NodeId("ada")), Caller(role="operator", id=NodeId("operator"))
+E0, E1 = ExpertId("ada.e0"), ExpertId("ada.e1")
+
+
+def proposal(id: str = "p1", **changes: Any) -> Proposal:
+    values: dict[str, Any] = {
+        "kind": "split", "experts": (E0,), "owner": NodeId("ada"), "gate_version": 3, "by": "operator",
+        "created_at": 1.0, "changed_at": 1.0,
+    }  # fmt: skip
+    return Proposal(id=id, **values | changes)
+
+
+async def book(folder: Path) -> GrowthBook:
+    return GrowthBook(EnvelopeFiles(folder / "proposals"), Journal(MemoryStore(), lambda: 5.0))
+
+
+# Records
+
+
+async def test_a_proposal_is_read_back_as_it_was_left(tmp_path: Path) -> None:
+    first = await book(tmp_path)
+    assert first.next_id() == "p1"
+    await first.add(proposal(options={"gate": "learned"}))
+    await first.change("p1", "working", 6.0, "on its way", evidence={"tried_z": 2.0}, gate_version=4)
+    again = await book(tmp_path)
+    assert again.all() == first.all() and again.next_id() == "p2"
+    found = again.get("p1")
+    assert (found.state, found.gate_versions, found.evidence) == ("working", (4,), {"tried_z": 2.0})
+    assert again.open_of(NodeId("ada")) == found and again.open_of(NodeId("bob")) is None
+
+
+async def test_a_damaged_record_is_left_out_and_its_id_not_used_again(tmp_path: Path) -> None:
+    first = await book(tmp_path)
+    await first.add(proposal())
+    (tmp_path / "proposals" / "p7.json").write_bytes(b'{"id": "p7"')
+    again = await book(tmp_path)
+    assert [each.id for each in again.all()] == ["p1"] and again.next_id() == "p8"
+
+
+async def test_an_end_is_final(tmp_path: Path) -> None:
+    records = await book(tmp_path)
+    await records.add(proposal())
+    await records.change("p1", "rolled-back", 6.0, "it did not pay")
+    with pytest.raises(ConflictError, match="it was rolled back: it did not pay"):
+        await records.change("p1", "accepted", 7.0)
+    with pytest.raises(NotFoundError, match="p1 as the newest"):
+        records.get("p2")
+
+
+async def test_every_state_is_an_event(tmp_path: Path) -> None:
+    store = MemoryStore()
+    records = GrowthBook(EnvelopeFiles(tmp_path), Journal(store, lambda: 5.0))
+    await records.add(proposal())
+    await records.touch("p1", 5.5)
+    await records.change("p1", "accepted", 6.0, "it pays", evidence={"tried_gained": 12.0}, gate_version=4)
+    found = [(event.kind, dict(event.fields)) for event in await store.events("", 10)]
+    assert [kind for kind, _ in found] == ["growth.proposed", "growth.accepted"]
+    last = found[1][1]
+    assert (last["proposal"], last["kind"], last["experts"]) == ("p1", "split", "ada.e0")
+    assert (last["reason"], last["evidence"], last["gate_version"]) == ("it pays", "tried_gained 12", "4")
+
+
+def test_a_policy_set_at_run_time_stays_until_a_start_is_configured_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "growth-policy.json"
+    GrowthSettings(path, "manual").set("eager")
+    assert GrowthSettings(path, "manual").policy == "eager"
+    assert GrowthSettings(path, "conservative").policy == "conservative"
+    path.write_bytes(b"{")
+    assert GrowthSettings(path, "manual").policy == "manual"
+
+
+# What may be proposed
+
+
+def test_experts_of_several_owners_are_not_merged() -> None:
+    with pytest.raises(InvalidInputError, match="experts of ada and bob"):
+        owner_for("merge", [E0, ExpertId("bob.e0")], OPERATOR)
+    assert owner_for("merge", [E0, E1], OPERATOR) == "ada"
+
+
+@pytest.mark.parametrize(
+    ("kind", "experts"),
+    [("split", [E0, E1]), ("split", []), ("merge", [E0]), ("merge", [E0, E0]), ("remove", []), ("add", [])],
+)
+def test_each_kind_takes_so_many_experts(kind: Any, experts: list[ExpertId]) -> None:
+    with pytest.raises(InvalidInputError):
+        owner_for(kind, experts, OPERATOR)
+
+
+def test_a_node_proposes_for_itself_and_an_operator_for_all() -> None:
+    assert owner_for("add", [], ADA) == "ada"
+    check_caller(ADA, NodeId("ada"), "split")
+    check_caller(OPERATOR, NodeId("ada"), "split")
+    with pytest.raises(NotAuthorisedError, match="bob or an operator"):
+        check_caller(ADA, NodeId("bob"), "split")
+
+
+def test_an_expert_without_a_leaf_is_not_found() -> None:
+    present = gate().value
+    leaf = present.leaves[0]
+    assert leaves_for(present, [leaf.expert]) == [leaf]
+    with pytest.raises(NotFoundError, match=r"expert ada\.e9"):
+        leaves_for(present, [ExpertId("ada.e9")])
+
+
+def test_one_proposal_at_a_time_of_an_owner_and_of_an_expert() -> None:
+    with pytest.raises(ConflictError, match=r"split of ada\.e0 \(p1\), which is open"):
+        check_free([proposal()], [E0], NodeId("bob"))
+    with pytest.raises(ConflictError, match="owner ada"):
+        check_free([proposal()], [E1], NodeId("ada"))
+    check_free([proposal()], [ExpertId("bob.e0")], NodeId("bob"))
+
+
+# Whether it pays
+
+
+def trial(samples: int = 100, before: int = 50, **columns: int) -> GateTrial:
+    names = ("correct", "gained", "lost", "gained_among_own", "lost_among_own", "taken", "gained_on_root")
+    values: dict[str, Any] = {name: (columns.get(name, 0),) for name in (*names, "lost_on_root")}
+    return GateTrial(samples=samples, nll_sum=(1.0,), incumbent_correct=before, **values)
+
+
+def test_gains_and_losses_are_paired_over_all_judges() -> None:
+    found = tried(
+        {
+            NodeId("ada"): trial(correct=57, gained=9, lost=2),
+            NodeId("bob"): trial(correct=49, gained=0, lost=1),
+        },
+        "gate top-1",
+    )
+    assert (found.samples, found.gained, found.lost) == (200, 9, 3)
+    assert found.standard_errors == pytest.approx(6 / 12**0.5)
+
+
+def test_nobodys_samples_drown_everybody_elses() -> None:
+    loud = trial(samples=4000, before=0, correct=4000, gained=4000)
+    few = trial(samples=100, before=50, correct=30, lost=20)
+    found = tried({NodeId("loud"): loud, NodeId("few"): few}, "gate top-1")
+    assert found.samples == 500 and found.gained == 400
+
+
+def test_what_is_right_of_a_new_class_counts_as_gained() -> None:
+    """Ten samples of a class that the present gate lacks; three of known ones go to it."""
+    found = tried({NodeId("ada"): trial(correct=57, taken=3)}, "gate top-1")
+    assert (found.gained, found.lost) == (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "wanted", "accepted"),
+    [
+        (0, 0, "gain", False),
+        (1, 0, "gain", False),
+        (2, 0, "gain", True),
+        (9, 6, "gain", False),
+        (10, 4, "gain", True),
+        (0, 0, "no-loss", True),
+        (0, 1, "no-loss", True),
+        (0, 2, "no-loss", False),
+        (0, 9, "nothing", True),
+    ],
+)
+def test_better_by_more_than_one_standard_error(
+    gained: int, lost: int, wanted: Wanted, accepted: bool
+) -> None:
+    found = Tried(samples=100, gained=gained, lost=lost, compared="gate top-1")
+    assert pays(found, wanted) is accepted
+
+
+ROOT, GATE, POE = Combination(name="root"), Combination(name="gate"), Combination(name="poe", top_k=2)
+
+
+@pytest.mark.parametrize(
+    ("served", "evidence", "has_sums", "wanted"),
+    [
+        (1, {}, True, GATE),
+        (0, {"accuracy_gate_top1": 0.8, "accuracy_poe_top2": 0.9}, True, POE),
+        (0, {"accuracy_gate_top1": 0.9, "accuracy_poe_top2": 0.8}, True, GATE),
+        (1, {}, False, Combination(name="prototypes", top_k=4)),
+    ],
+)
+def test_a_proposal_is_tried_where_experts_speak(
+    served: int, evidence: dict[str, float], has_sums: bool, wanted: Combination
+) -> None:
+    combinations = [ROOT, GATE, POE, Combination(name="prototypes", top_k=4)]
+    found = speaking(combinations, served, evidence, has_sums=has_sums, has_corrections=False)
+    assert found == wanted
+
+
+def test_the_cost_of_a_split_is_told_before_and_after() -> None:
+    leaves = [_leaf("ada.l0"), _leaf("bob.l0")]
+    after = [_leaf("ada.l1"), _leaf("ada.l2"), _leaf("bob.l0")]
+    flops = {"ada.l0": 100, "bob.l0": 300, "ada.l1": 100, "ada.l2": 100}
+
+    def answering(leaf: GateLeaf) -> tuple[Digest, Manifest]:
+        return Digest(leaf.leaf), _manifest(leaf, flops[leaf.leaf])
+
+    before_shapes = {"weights": (10, 4)}
+    after_shapes = {"weights": (10, 5), "branch_weights": (10, 2)}
+    found = cost_of(replace(GATE, top_k=2), (leaves, before_shapes), (after, after_shapes), answering)
+    assert found["train_flops"] == 2 * 7
+    assert (found["expert_flops_before"], found["expert_flops_after"]) == (400.0, pytest.approx(1000 / 3))
+    assert found["gate_flops_before"] == 80 + 20 + 8 + 16
+    assert found["gate_flops_after"] == 140 + 20 + 14 + 24
+
+
+# Given up, and trained anew
+
+
+async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tmp_path: Path) -> None:
+    records = await book(tmp_path)
+    await records.add(proposal(changed_at=0.0))
+    await records.add(proposal("p2", owner=NodeId("bob"), experts=(), changed_at=0.0))
+    now, live, ended = [0.0], {"ada", "bob"}, list[tuple[str, str]]()
+
+    async def end(id: str, reason: str) -> Proposal:
+        ended.append((id, reason))
+        return await records.change(id, "failed", now[0], reason)
+
+    class Live:
+        def get(self, node: str) -> object | None:
+            return node if node in live else None
+
+    watch = AbandonedProposals(
+        records,
+        cast(Any, Live()),
+        lambda: now[0],
+        end=end,
+        left_alone=set(),
+        patience_s=10.0,
+        silence_s=100.0,
+    )
+    for at, gone in ((1.0, True), (9.0, True), (10.0, False), (12.0, True), (20.0, True), (23.0, True)):
+        now[0] = at
+        live.discard("ada") if gone else live.add("ada")
+        await watch.look()
+        assert not ended or at == 23.0
+    assert ended == [("p1", "ada was away for 11 s")]
+    now[0] = 101.0
+    await watch.look()
+    assert ended[1:] == [("p2", "nothing was heard of it for 0.0 h")]
+    assert not records.open()
+
+
+class Registry:
+    """The lineage of ada.e0: version 2 came from bob's, which was withdrawn."""
+
+    def __init__(self, newest: Standing) -> None:
+        self._newest = newest
+
+    async def lineage(self, manifest: str = "", expert: str = "") -> Lineage:
+        def node(digest: str, of: str, version: int, standing: Standing) -> LineageNode:
+            owner = NodeId(of.split(".", maxsplit=1)[0])
+            return LineageNode(
+                manifest=Digest(digest), expert=ExpertId(of), version=version, owner=owner,
+                standing=standing, created_at=1.0,
+            )  # fmt: skip
+
+        return Lineage(
+            nodes=(
+                node("a1", "ada.e0", 1, "superseded"),
+                node("a2", "ada.e0", 2, self._newest),
+                node("b1", "bob.e0", 1, "withdrawn"),
+                node("c1", "cyd.e0", 1, "live"),
+            ),
+            edges=(
+                LineageEdge(child=Digest("a2"), parent=Digest("b1"), kind="borrowed-from"),
+                LineageEdge(child=Digest("b1"), parent=Digest("c1"), kind="borrowed-from"),
+            ),
+        )
+
+
+async def test_the_owner_of_a_withdrawn_ancestor_is_found() -> None:
+    tainted = cast(Any, Registry("descends-from-withdrawn"))
+    assert await withdrawn_ancestors(tainted, E0) == {"bob"}
+    assert await descends_from_withdrawn(tainted, E0) == "ada.e0@2"
+    assert await descends_from_withdrawn(cast(Any, Registry("live")), E0) == ""
+
+
+def _leaf(name: str) -> GateLeaf:
+    owner, number = name.split(".l")
+    expert = ExpertId(f"{owner}.e{number}")
+    return GateLeaf(leaf=LeafId(name), owner=NodeId(owner), expert=expert, class_names=("a",))
+
+
+def _manifest(leaf: GateLeaf, inference_flops: int) -> Manifest:
+    digest = Digest("0" * 64)
+    entry = TensorEntry(name="w", dtype="float32", shape=(1,), blob=digest, offset=0, size_bytes=4)
+    return Manifest(
+        swarm=cast(Any, "plants"), expert=leaf.expert, version=1, parent_version=0, leaf=leaf.leaf,
+        owner=leaf.owner, class_names=("a",), parents=(), trunk=digest, gate_version_seen=0,
+        net=NetReference(factory="linear", input_shape=(2,), classes=1, code_digest=""),
+        modules=(ModuleEntry(name="m", digest=digest, tensors=(entry,)),), share="borrow", metrics={},
+        cost=Cost(train_flops=7, inference_flops=inference_flops, samples_seen=1, duration_s=1.0),
+        created_at=1.0,
+    )  # fmt: skip
+
+
+def test_the_loop_is_not_held_up_by_files(tmp_path: Path) -> None:
+    """Records are written by threads: two changes at a time leave both."""
+
+    async def both() -> None:
+        records = await book(tmp_path)
+        await asyncio.gather(*(records.add(proposal(f"p{number}")) for number in (1, 2)))
+        assert {each.id for each in (await book(tmp_path)).all()} == {"p1", "p2"}
+
+    asyncio.run(both())

@@ -1,0 +1,143 @@
+"""Which version answers for a leaf: the head, or the one that a gate pins, as long as nobody withdrew it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.envelope_files import EnvelopeFiles
+from coordinator.heads import Heads
+from swarm.digests import digest_of
+from swarm.domain.errors import UnreachableError, VerificationError
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.manifests import GateLeaf, Manifest
+from swarm.domain.membership import Event, Head
+from swarm.trust.signing import Signer
+from swarm.trust.statements import Statement, read_statement, sign_statement
+from tests.support.trust import manifest, module
+
+SIGNER = Signer.generate()
+LEAF = GateLeaf(
+    leaf=LeafId("ada.l1"), owner=NodeId("ada"), expert=ExpertId("ada.e1"), class_names=("beech", "élm")
+)
+
+
+class Shelf:
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.envelopes: dict[str, bytes] = {}
+        self.head_of: dict[str, Head] = {}
+        self.withdrawn: dict[str, bytes] = {}
+        self.away = False
+        self.asked: list[str] = []
+
+    async def manifest(self, digest: Digest) -> bytes | None:
+        if self.away:
+            raise UnreachableError("store")
+        self.asked.append(digest)
+        return self.envelopes.get(digest)
+
+    async def heads(self) -> list[Head]:
+        return list(self.head_of.values())
+
+    async def head(self, expert: ExpertId) -> Head | None:
+        return self.head_of.get(expert)
+
+    async def tombstones(self) -> dict[str, bytes]:
+        return self.withdrawn
+
+    def publish(self, value: Manifest) -> Digest:
+        envelope = sign_statement(value, SIGNER)
+        digest = read_statement(envelope, Manifest).digest
+        self.envelopes[digest] = envelope
+        self.head_of[value.expert] = Head(expert=value.expert, version=value.version, manifest=digest)
+        return digest
+
+
+class Members:
+    """Takes every signature for its owner's, except of what is called false."""
+
+    async def open(self, envelope: bytes, cls: type[Any]) -> Statement[Any]:
+        statement = read_statement(envelope, cls)
+        if statement.value.metrics.get("false"):
+            raise VerificationError("manifest", found="another signature")
+        return statement
+
+
+def heads(folder: Path, shelf: Shelf) -> Heads:
+    return Heads(
+        shelf,  # type: ignore[arg-type]
+        Members(),  # type: ignore[arg-type]
+        EnvelopeFiles(folder / "heads"),
+        EnvelopeFiles(folder / "tombstones"),
+    )
+
+
+async def test_a_pinned_version_answers_while_newer_ones_are_published_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    shelf = Shelf()
+    first = shelf.publish(manifest("ada"))
+    known = heads(tmp_path, shelf)
+    assert (await known.pin(first)) is not None
+    second = shelf.publish(replace(manifest("ada", version=2), modules=(module("trained"),)))
+    await known.refresh()
+    for each in (known, heads(tmp_path, Shelf())):
+        await each.load()
+        pinned, free = each.answering(replace(LEAF, manifest=first)), each.answering(LEAF)
+        assert pinned is not None and (pinned.digest, pinned.manifest.version) == (first, 1)
+        assert free is not None and (free.digest, free.manifest.version) == (second, 2)
+    assert each.manifests().keys() == {"ada.e1"}
+
+
+async def test_a_pin_that_is_not_here_is_never_replaced_by_the_head_and_fetched_when_it_can_be(
+    tmp_path: Path,
+) -> None:
+    shelf = Shelf()
+    first = shelf.publish(manifest("ada"))
+    shelf.publish(manifest("ada", version=2))
+    known = heads(tmp_path, shelf)
+    await known.refresh()
+    leaf = replace(LEAF, manifest=first)
+    shelf.away = True
+    with pytest.raises(UnreachableError):
+        await known.pin(first)
+    assert known.answering(leaf) is None and known.answering(LEAF) is not None
+    shelf.away = False
+    await known.on_event(Event(id="1", kind="gate.activated", at=0.0, fields=()))
+    found = known.answering(leaf)
+    assert found is not None and found.manifest.version == 1
+    asked = len(shelf.asked)
+    await known.pin(first)
+    await known.refresh()
+    assert len(shelf.asked) == asked
+
+
+@pytest.mark.parametrize("target", ["ada.e1", "ada"])
+async def test_a_withdrawn_experts_pinned_versions_are_not_given(tmp_path: Path, target: str) -> None:
+    shelf = Shelf()
+    first = shelf.publish(manifest("ada"))
+    known = heads(tmp_path, shelf)
+    await known.pin(first)
+    shelf.withdrawn[target] = b"tombstone"
+    await known.refresh()
+    assert known.answering(replace(LEAF, manifest=first)) is None and await known.pin(first) is None
+    again = heads(tmp_path, shelf)
+    await again.load()
+    assert again.answering(replace(LEAF, manifest=first)) is None
+
+
+async def test_a_pin_that_does_not_verify_or_is_of_another_expert_is_not_given(tmp_path: Path) -> None:
+    shelf = Shelf()
+    false = shelf.publish(replace(manifest("ada"), metrics={"false": 1.0}))
+    other = shelf.publish(manifest("bob"))
+    swapped = digest_of(b"promised")
+    shelf.envelopes[swapped] = shelf.envelopes[other]
+    known = heads(tmp_path, shelf)
+    assert await known.pin(false) is None and await known.pin(swapped) is None
+    assert await known.pin(digest_of(b"nowhere")) is None
+    assert await known.pin(other) is not None
+    for digest in (false, swapped, other):
+        assert known.answering(replace(LEAF, manifest=digest)) is None

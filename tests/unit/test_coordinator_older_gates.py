@@ -1,0 +1,68 @@
+"""Gate versions of before answer whoever asks by them, unless something in them was withdrawn."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.active_gate import ActiveGate
+from coordinator.older_gates import OlderGates
+from swarm.domain.errors import NotFoundError
+from swarm.domain.manifests import GateLeaf, GateStatement
+from swarm.trust.statements import Statement
+from tests.support.answers import gate as active_gate
+
+
+class Files:
+    """Versions 1 to 6; the arrays of one are gone."""
+
+    def __init__(self, without_arrays: int = 0) -> None:
+        self.loaded: list[int] = []
+        self.without_arrays = without_arrays
+
+    def statement(self, version: int) -> Statement[GateStatement]:
+        if not 1 <= version <= 6:
+            raise NotFoundError(f"gate {version}", found="gate 6 as the newest")
+        present = active_gate().statement
+        return replace(present, value=replace(present.value, version=version))
+
+    def load(self, statement: Statement[GateStatement]) -> ActiveGate:
+        version = statement.value.version
+        if version == self.without_arrays:
+            raise NotFoundError("blob abc")
+        self.loaded.append(version)
+        return replace(active_gate(), statement=statement)
+
+
+def nothing_withdrawn(leaf: GateLeaf) -> bool:
+    return False
+
+
+async def test_the_versions_asked_for_last_stay_loaded() -> None:
+    files: Any = Files()
+    older = OlderGates(files, nothing_withdrawn, kept=2)
+    for version in (1, 2, 1, 3, 1, 2):
+        assert (await older.get(version)).version == version
+    assert files.loaded == [1, 2, 3, 2]
+
+
+async def test_a_version_that_never_was_or_lost_its_arrays_is_not_found_by_name() -> None:
+    files: Any = Files(without_arrays=4)
+    older = OlderGates(files, nothing_withdrawn)
+    with pytest.raises(NotFoundError, match="gate 2000: found gate 6 as the newest"):
+        await older.get(2000)
+    with pytest.raises(NotFoundError, match="gate 4: found its statement only: blob abc is gone"):
+        await older.get(4)
+    assert (await older.get(5)).version == 5
+
+
+async def test_what_is_withdrawn_while_a_version_is_loaded_is_not_answered_from_it() -> None:
+    files: Any = Files()
+    withdrawn: set[str] = set()
+    older = OlderGates(files, lambda leaf: leaf.owner in withdrawn)
+    owners = {leaf.owner for leaf in (await older.get(3)).value.leaves}
+    withdrawn.add(next(iter(owners)))
+    with pytest.raises(NotFoundError, match=r"gate 3: .*withdrawn since"):
+        await older.get(3)
+    withdrawn.clear()
+    assert (await older.get(3)).version == 3 and files.loaded == [3]

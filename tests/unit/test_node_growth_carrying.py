@@ -1,0 +1,246 @@
+"""An order's way on a node: taken or refused at once, carried out beside the rest, followed to its end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from node.delivery import Delivery
+from node.durable import write_json
+from node.growth.carrying import Grower
+from node.growth.reporting import Reporting
+from node.growth.stages import GrowerParts
+from node.outbox import Intent
+from swarm.domain.errors import ConflictError, NotFoundError, UnreachableError
+from swarm.domain.growth import GrowthReport, Proposal, ProposalState
+from swarm.domain.ids import LeafId
+from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.membership import Head
+from swarm.domain.specification import Specification
+from swarm.trust.statements import Statement, read_statement
+from tests.support.growing import NODE, Plot, two_kinds
+
+
+class Coordinator:
+    """What a coordinator says of proposals; a contribution without pins is decided as `verdict` says."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.contributions: list[Contribution] = []
+        self.state: ProposalState = "working"
+        self.verdict: ProposalState = "accepted"
+        self.away = 0
+
+    async def report_growth(self, report: GrowthReport, key: str = "") -> Proposal:
+        self._reached()
+        self.told.append((report.stage, report.reason))
+        if report.stage == "failed" or (report.stage == "trained" and self.verdict == "failed"):
+            self.state = "failed"
+        return self.proposal(report.proposal)
+
+    async def proposals(self, proposal: str = "") -> list[Proposal]:
+        self._reached()
+        if proposal == "unknown":
+            raise NotFoundError(proposal, found="none")
+        return [self.proposal(proposal)]
+
+    def proposal(self, id: str) -> Proposal:
+        return Proposal(
+            id=id, kind="split", experts=(), owner=NODE, gate_version=1, by="op", created_at=0.0,
+            changed_at=0.0, state=self.state,
+        )  # fmt: skip
+
+    def given(self, contribution: Contribution) -> Delivery:
+        self.contributions.append(contribution)
+        if not any(leaf.manifest for leaf in contribution.leaves):
+            self.state = self.verdict
+            if self.verdict != "accepted":
+                return Delivery(state="refused", reason="it does not pay")
+        return Delivery(state="activated", gate_version=2)
+
+    def _reached(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise UnreachableError("coordinator", found="nobody")
+
+
+class Courier:
+    """Everything arrives at once."""
+
+    def __init__(self, plot: Plot, coordinator: Coordinator) -> None:
+        self._plot, self._coordinator = plot, coordinator
+
+    def kick(self) -> None:
+        pass
+
+    async def outcome(self, intent: Intent, patience_s: float) -> Delivery | None:
+        self._plot.outbox.done(intent)
+        if intent.kind == "contribute":
+            return self._coordinator.given(read_statement(intent.envelope, Contribution).value)
+        statement = read_statement(intent.envelope, Manifest)
+        head = Head(expert=statement.value.expert, version=statement.value.version, manifest=statement.digest)
+        self._plot.book.note_accepted(statement, head)
+        return Delivery(state="delivered")
+
+
+class Knowledge:
+    gate_version = 1
+
+    def __init__(self, specification: Specification) -> None:
+        self._specification = specification
+
+    def specification(self) -> Specification:
+        return self._specification
+
+    async def provide_trunk(self, specification: Specification) -> None:
+        pass
+
+    async def provide_root(self) -> Statement[object]:
+        raise NotFoundError("gate", found="none")
+
+
+class Identity:
+    id = NODE
+
+    def __init__(self, plot: Plot) -> None:
+        self._plot = plot
+
+    def required_signer(self) -> object:
+        return self._plot.signer
+
+
+@pytest.fixture
+def plot(tmp_path: Path) -> Plot:
+    plot = Plot(tmp_path)
+    plot.learn(two_kinds(tmp_path / "data.npz"))
+    return plot
+
+
+@pytest.fixture
+def coordinator() -> Coordinator:
+    return Coordinator()
+
+
+@pytest.fixture
+async def grower(plot: Plot, coordinator: Coordinator) -> AsyncIterator[Grower]:
+    grower = made(plot, coordinator)
+    yield grower
+    await grower.stop()
+
+
+def made(plot: Plot, coordinator: Coordinator) -> Grower:
+    parts = GrowerParts(
+        home=plot.home,
+        identity=Identity(plot),  # type: ignore[arg-type]
+        book=plot.book,
+        outbox=plot.outbox,
+        courier=Courier(plot, coordinator),  # type: ignore[arg-type]
+        cache=plot.cache,
+        knowledge=Knowledge(plot.specification),  # type: ignore[arg-type]
+        registry=None,  # type: ignore[arg-type]
+        net="mlp:16x1",
+        threads=1,
+    )
+    return Grower(parts, Reporting(coordinator, look_again_s=0.05))
+
+
+async def idle(grower: Grower) -> None:
+    async with asyncio.timeout(120):
+        while grower.activity:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_split_is_told_step_by_step_and_given_twice(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    await grower.carry_out(plot.order("split", "rose.e1", steps="20"))
+    assert grower.activity == "split rose.e1 0%"
+    await idle(grower)
+    assert [stage for stage, _ in coordinator.told] == ["started", "split", "trained"]
+    first, second = coordinator.contributions
+    assert all(leaf.manifest for leaf in first.leaves) and first.proposal == second.proposal == "p1"
+    assert not any(leaf.manifest for leaf in second.leaves) and second.epoch == first.epoch + 1
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
+    assert {plot.head(leaf).version for leaf in ("rose.l2", "rose.l3")} == {2}
+    change = plot.book.tree.change("p1")
+    assert change is not None and change.state == "done"
+    assert not list((plot.home.state / "growth").iterdir())
+
+
+async def test_a_split_that_does_not_pay_is_put_back_and_its_work_stays(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    coordinator.verdict = "rolled-back"
+    await grower.carry_out(plot.order("split", "rose.e1", steps="20"))
+    await idle(grower)
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
+    assert plot.book.manifest_file(plot.book.everything()[1].manifest).exists()
+
+
+async def test_what_cannot_be_done_is_reported_as_failed_with_its_reason(
+    plot: Plot, grower: Grower, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    order = plot.order("split", "rose.e1")
+    (tmp_path / "data.npz").unlink()
+    coordinator.away = 2
+    await grower.carry_out(order)
+    await idle(grower)
+    stage, reason = coordinator.told[-1]
+    assert stage == "failed" and "the data of rose.l1 at" in reason and not coordinator.contributions
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
+
+
+async def test_a_second_order_is_refused_while_one_is_carried_out_and_the_same_one_is_not(
+    plot: Plot, grower: Grower
+) -> None:
+    order = plot.order("retrain", "rose.e1", steps="200")
+    await grower.carry_out(order)
+    await grower.carry_out(order)
+    with pytest.raises(ConflictError, match="p1, a retrain that is not done yet"):
+        await grower.carry_out(replace(order, proposal="p2"))
+
+
+async def test_a_proposal_that_ended_while_the_node_was_away_is_put_back_and_nothing_is_sent(
+    plot: Plot, coordinator: Coordinator
+) -> None:
+    order = plot.order("split", "rose.e1")
+    plot.grow(order, "split", "rose.l1", new=2)
+    write_json(plot.home.state / "growth" / "p1" / "order.json", asdict(order))
+    coordinator.state, coordinator.away = "rolled-back", 1
+    grower = made(plot, coordinator)
+    grower.resume()
+    await idle(grower)
+    assert not coordinator.told and not coordinator.contributions
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
+
+
+async def test_a_split_that_a_crash_interrupted_goes_on_where_it_was(
+    plot: Plot, coordinator: Coordinator
+) -> None:
+    order = plot.order("split", "rose.e1", steps="20")
+    grower = made(plot, coordinator)
+    await grower.carry_out(order)
+    while not coordinator.contributions:
+        await asyncio.sleep(0.02)
+    await grower.stop()
+    assert (plot.home.state / "growth" / "p1" / "order.json").exists()
+    another = made(plot, coordinator)
+    another.resume()
+    await idle(another)
+    contributions = {each.epoch: each for each in coordinator.contributions}
+    assert len(contributions) == 2 and coordinator.state == "accepted"
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
+    assert plot.book.leaf(LeafId("rose.l4")) is None
+
+
+async def test_a_cancelled_proposal_ends_the_work(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    await grower.carry_out(plot.order("retrain", "rose.e1", steps="1000000"))
+    await asyncio.sleep(0.3)
+    coordinator.state = "failed"
+    grower.kick()
+    await idle(grower)
+    assert plot.head("rose.l1").version == 1

@@ -1,0 +1,207 @@
+"""What mega-batches add to a leaf: sums as of their union, prototypes joined, samples found again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from node.held_out import write_validation
+from node.hold_out import VALIDATION_FRACTION, hold_out
+from node.jobs import VALIDATION_FILE, WAITING_FILE, LearningResult
+from node.learning import learn
+from node.shard_source import ShardSource
+from node.stream.gathered import Gathered
+from node.sums import LeafSums
+from swarm.data.sources import load_training
+from swarm.domain.agent import TrainOrder
+from swarm.domain.errors import InvalidInputError
+from swarm.experts.updating.memory import read_memory
+from swarm.gating.joined_summaries import joined_summary
+from swarm.gating.regions import summarise_leaf
+from swarm.modules.blobs import BlobFiles
+from tests.support.learning import continued, contributed, digits_like, make_job, make_specification
+
+
+def mega_batch(folder: Path, name: str, images: np.ndarray, labels: np.ndarray) -> Path:
+    """Write a mega-batch, and beside it its training samples as an intake leaves them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / f"{name}.npz"
+    np.savez(source, x=images, y=labels)
+    dataset = load_training(str(source), min_classes=1)
+    kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+    Gathered.of(dataset, kept, str(source)).save(folder / f"{name}.training.npz")
+    write_validation(folder / f"{name}.validation.npz", dataset.subset(held_out), len(held_out))
+    return folder / f"{name}.training.npz"
+
+
+def run(folder: Path, gathered: list[Path], **changes: object) -> LearningResult:
+    """Learn gathered mega-batches, validating on the last one's."""
+    torch.set_num_threads(1)
+    order = TrainOrder(
+        data="stream",
+        net="mlp:8x1",
+        steps=2,
+        sums=str(changes.pop("sums", "exact")),  # type: ignore[arg-type]
+        update=str(changes.pop("update", "")),
+        gathered=tuple(map(str, gathered)),
+        accumulate=True,
+    )
+    specification = make_specification(BlobFiles(folder.parent / "cache"), min_leaf_count=5)
+    job = make_job(folder, order, specification=specification, **changes)
+    beside = gathered[-1].with_name(gathered[-1].name.replace("training", "validation"))
+    (folder / VALIDATION_FILE).write_bytes(beside.read_bytes())
+    result = learn(job, folder, lambda stage, message, fraction: None)
+    result.write(folder)
+    return result
+
+
+def two_mega_batches(folder: Path) -> tuple[Path, Path]:
+    """Return two mega-batches, the second with a class more."""
+    images, labels = digits_like(700, 5, seed=3)
+    first = labels < 4
+    first[350:] = False
+    second = ~first
+    return (
+        mega_batch(folder, "a", images[first], labels[first]),
+        mega_batch(folder, "b", images[second], labels[second]),
+    )
+
+
+def after_both(folder: Path, first: Path, second: Path, **changes: object) -> LearningResult:
+    run(folder / "first", [first], **changes)
+    existing = continued(folder / "first", BlobFiles(folder / "cache"))
+    leaves = LearningResult.read(folder / "first").leaves
+    paths = {leaf.leaf: leaf for leaf in leaves}
+    existing = tuple(
+        replace(
+            leaf,
+            shard=str(folder / "first" / paths[leaf.leaf].shard),
+            memory=str(folder / "first" / paths[leaf.leaf].memory) if paths[leaf.leaf].memory else "",
+        )
+        for leaf in existing
+    )
+    return run(folder / "second", [second], existing=existing, first_free_leaf=2, **changes)
+
+
+def test_exact_sums_of_two_mega_batches_are_those_of_their_union_to_the_bit(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    result = after_both(tmp_path, first, second)
+    union = run(tmp_path / "union", [first, second])
+    _, added = contributed(tmp_path / "second")
+    _, at_once = contributed(tmp_path / "union")
+    (leaf,), (whole,) = result.leaves, union.leaves
+    assert leaf.class_counts == whole.class_counts and leaf.parent_version == 1
+    for name in ("gram", "rose.l1/columns"):
+        assert added[name].dtype == at_once[name].dtype
+        np.testing.assert_array_equal(added[name], at_once[name])
+    assert result.contribution is not None and result.contribution.sums is not None
+    assert result.contribution.sums.samples == sum(leaf.class_counts.values())
+    assert added["rose.l1/prototype_counts"].sum() == sum(leaf.class_counts.values())
+    kept = LeafSums.read(tmp_path / "second" / leaf.sums, len(added["rose.l1/columns"]))
+    assert kept is not None and kept.f.samples == sum(leaf.class_counts.values())
+
+
+def test_compact_sums_are_joined_and_the_expert_keeps_the_outputs_of_classes_that_are_away(
+    tmp_path: Path,
+) -> None:
+    images, labels = digits_like(600, 4, seed=5)
+    first = mega_batch(tmp_path / "data", "a", images[:300], labels[:300])
+    only = np.isin(labels, (0, 1)) & (np.arange(600) >= 300)
+    second = mega_batch(tmp_path / "data", "b", images[only], labels[only])
+    result = after_both(tmp_path, first, second, sums="compact")
+    (leaf,) = result.leaves
+    assert leaf.class_names == ("0", "1", "2", "3")
+    assert result.contribution is not None and result.contribution.sums is not None
+    assert result.contribution.sums.form == "compact"
+    counted = LearningResult.read(tmp_path / "first").leaves[0].class_counts
+    assert leaf.class_counts["2"] == counted["2"] and leaf.class_counts["0"] > counted["0"]
+
+
+def test_a_leafs_samples_of_all_mega_batches_are_found_again_where_they_came_from(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    (leaf,) = after_both(tmp_path, first, second).leaves
+    source = ShardSource.read(tmp_path / "second" / leaf.shard)
+    assert [Path(part.source).name for part in source.parts] == ["a.npz", "b.npz"]
+    specification = make_specification(BlobFiles(tmp_path / "cache"), min_leaf_count=5)
+    assert source.load(specification, "rose.l1").class_counts() == leaf.class_counts
+
+
+def test_samples_of_a_class_with_fewer_than_five_wait_and_count_with_the_next_ones(tmp_path: Path) -> None:
+    images, labels = digits_like(400, 4, seed=7)
+    rare = np.flatnonzero(labels == 3)
+    common = labels != 3
+    data = tmp_path / "data"
+    first_rows = np.sort(np.concatenate([np.flatnonzero(common[:200]), rare[:4]]))
+    first = mega_batch(data, "a", images[first_rows], labels[first_rows])
+    rest = np.setdiff1d(np.arange(400), first_rows)
+    second = mega_batch(data, "b", images[rest], labels[rest])
+    waiting = tmp_path / "first" / WAITING_FILE
+    result = run(tmp_path / "first", [first])
+    assert "3" not in result.leaves[0].class_counts
+    held_back = Gathered.read(waiting)
+    assert set(held_back.samples.class_names) == {"3"} and 1 <= len(held_back) < 5
+    assert any("wait for more" in note for note in result.notes)
+    existing = continued(tmp_path / "first", BlobFiles(tmp_path / "cache"))
+    later = mega_batch(data, "again", images[rest], labels[rest])
+    waiting.rename(data / "waiting.training.npz")
+    after = run(
+        tmp_path / "second", [data / "waiting.training.npz", later], existing=existing, first_free_leaf=2
+    )
+    union = run(tmp_path / "union", [first, second])
+    assert after.leaves[0].class_counts == union.leaves[0].class_counts
+    _, added = contributed(tmp_path / "second")
+    _, at_once = contributed(tmp_path / "union")
+    np.testing.assert_array_equal(added["gram"], at_once["gram"])
+
+
+def test_too_few_samples_are_refused_and_stay_with_the_stream(tmp_path: Path) -> None:
+    images, labels = digits_like(8, 4, seed=7)
+    few = mega_batch(tmp_path / "data", "a", images, labels)
+    with pytest.raises(InvalidInputError, match="too few of each class and leaf"):
+        run(tmp_path / "job", [few])
+
+
+@pytest.mark.parametrize("name", ["fine-tune", "replay", "ewc", "si", "lwf"])
+def test_every_update_strategy_is_reachable_and_leaves_its_memory_to_the_owner_alone(
+    tmp_path: Path, name: str
+) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    (leaf,) = after_both(tmp_path, first, second, update=name).leaves
+    file = tmp_path / "second" / leaf.memory
+    assert file.stat().st_mode & 0o077 == 0
+    memory = read_memory(file)
+    assert memory is not None and memory.seen == sum(leaf.class_counts.values())
+
+
+def test_replay_is_what_a_stream_does_unless_told(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    (leaf,) = after_both(tmp_path, first, second).leaves
+    memory = read_memory(tmp_path / "second" / leaf.memory)
+    assert memory is not None and memory.samples is not None and len(memory.samples) > 0
+
+
+def test_joined_summaries_keep_counts_and_no_prototype_is_of_fewer_samples_than_before() -> None:
+    rng = np.random.default_rng(0)
+    old = summarise_leaf(rng.normal(size=(300, 6)), prototypes=8, seed=0)
+    new = summarise_leaf(rng.normal(size=(200, 6)) + 9.0, prototypes=8, seed=0)
+    both = joined_summary(old, new, prototypes=8)
+    assert len(both.prototypes) == 8 and both.counts.sum() == 500
+    mean = (both.prototypes * both.counts[:, None]).sum(axis=0)
+    parts = (old.prototypes * old.counts[:, None]).sum(axis=0)
+    parts = parts + (new.prototypes * new.counts[:, None]).sum(axis=0)
+    np.testing.assert_allclose(mean, parts, rtol=1e-4)
+    assert both.counts.min() >= min(old.counts.min(), new.counts.min())
+    assert (np.diff(both.radii, axis=1) >= 0).all()
+    # Nothing far apart was joined: the two clouds keep prototypes of their own.
+    assert 0 < (both.prototypes.mean(axis=1) > 4.5).sum() < 8
+
+
+def test_a_summary_that_has_room_for_all_prototypes_is_unchanged() -> None:
+    rng = np.random.default_rng(0)
+    old = summarise_leaf(rng.normal(size=(300, 6)), prototypes=4, seed=0)
+    new = summarise_leaf(rng.normal(size=(200, 6)), prototypes=4, seed=0)
+    both = joined_summary(old, new, prototypes=8)
+    np.testing.assert_array_equal(both.prototypes, np.concatenate([old.prototypes, new.prototypes]))
+    np.testing.assert_allclose(both.radii, np.concatenate([old.radii, new.radii]), rtol=1e-6)
