@@ -45,7 +45,9 @@ from swarm.domain.growth import (
     checked_options,
 )
 from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.manifests import Contribution
 from swarm.domain.membership import Caller
+from swarm.gating.growth import LEAF_SAMPLES
 from swarm.registry.store import MetadataStore
 
 ORDER_TIMEOUT_S = 20.0
@@ -238,6 +240,7 @@ class Growth:
             created_at=now,
             changed_at=now,
             options=chosen,
+            evidence={LEAF_SAMPLES: float(_samples_of(experts, given.value))} if given is not None else {},
             before=given.digest if given is not None else "",
         )
         if parts.changes.is_retirement(proposal):
@@ -319,3 +322,9 @@ class Growth:
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+
+def _samples_of(experts: Sequence[ExpertId], contribution: Contribution) -> int:
+    """Return how many samples these experts' leaves stand for."""
+    own = [leaf for leaf in contribution.leaves if leaf.expert in experts]
+    return sum(sum(leaf.class_counts.values()) for leaf in own)

@@ -18,6 +18,11 @@ WELL_ABOVE = 1.5
 """Conservative: a leaf's mean loss must be so many times the mean of all leaves' mean losses."""
 RESTS_S: Mapping[GrowthPolicy, float] = {"conservative": 24 * 3600.0, "eager": 3600.0}
 """A leaf, or an owner's add, whose proposal did not pay rests so long, unless its contribution changes."""
+GROWN = 1.5
+"""A leaf whose split did not pay rests until it stands for so many times the samples that it stood for then:
+a stream changes its contribution with every mega-batch."""
+LEAF_SAMPLES = "leaf_samples"
+"""The evidence of a proposal that says how many samples its leaves stood for when it was made."""
 NOVEL_SHARE = 0.01
 """What lies beyond the .99 radii by definition; more of it, by more than chance, is novelty."""
 NOVEL_DEVIATIONS = 2.0
@@ -146,14 +151,23 @@ class _Rests:
     rest_s: float
     now: float
 
-    def of(self, kind: ProposalKind, owner: NodeId, experts: Iterable[ExpertId], changed_at: float) -> bool:
-        """Return whether the last such proposal came to nothing, lately, and nothing has changed since."""
+    def of(
+        self,
+        kind: ProposalKind,
+        owner: NodeId,
+        experts: Iterable[ExpertId],
+        changed_at: float,
+        samples: int = 0,
+    ) -> bool:
+        """Return whether the last such proposal came to nothing, lately, and too little has changed since."""
         wanted = set(experts)
         for each in sorted(self.history, key=lambda each: each.changed_at, reverse=True):
             is_same = bool(wanted & set(each.experts)) if wanted else each.owner == owner and not each.experts
             if each.kind == kind and is_same:
-                failed = each.state != "accepted"
-                return failed and self.now - each.changed_at < self.rest_s and changed_at <= each.changed_at
+                if each.state == "accepted" or self.now - each.changed_at >= self.rest_s:
+                    return False
+                then = each.evidence.get(LEAF_SAMPLES, 0.0)
+                return samples < GROWN * then if samples and then else changed_at <= each.changed_at
         return False
 
 
@@ -244,7 +258,11 @@ def _losing(
             and leaf.depth < MAX_DEPTH
             and not leaf.away_s
         )
-        if may_split and loses and not rests.of("split", leaf.owner, [leaf.expert], leaf.changed_at):
+        if (
+            may_split
+            and loses
+            and not rests.of("split", leaf.owner, [leaf.expert], leaf.changed_at, leaf.samples)
+        ):
             words = f"a loss of {survey.nll_sum:.4g} over {survey.samples} samples routed to it"
             return Intention(kind="split", owner=leaf.owner, experts=(leaf.expert,), reason=words)
     return None

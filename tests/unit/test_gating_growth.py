@@ -46,7 +46,12 @@ def surveyed(*leaves: LeafSurvey, **novel: tuple[int, int]) -> Surveyed:
 
 
 def past(
-    kind: Any, *experts: str, owner: str = "ada", state: Any = "refused", ago_s: float = 60.0
+    kind: Any,
+    *experts: str,
+    owner: str = "ada",
+    state: Any = "refused",
+    ago_s: float = 60.0,
+    samples: int = 0,
 ) -> Proposal:
     return Proposal(
         id="p1",
@@ -58,6 +63,7 @@ def past(
         created_at=NOW - ago_s,
         changed_at=NOW - ago_s,
         state=state,
+        evidence={"leaf_samples": float(samples)} if samples else {},
     )
 
 
@@ -175,6 +181,19 @@ CASES = [
         found=LOSING,
         leaves=(leaf("ada.1", changed_at=NOW - 10), leaf("bob.1")),
         history=(past("split", "ada.e1", ago_s=60.0),),
+        wanted="split ada.e1",
+    ),
+    Case(
+        name="in a stream until it stands for half as many samples again",
+        found=LOSING,
+        leaves=(leaf("ada.1", changed_at=NOW - 10, samples=149), leaf("bob.1")),
+        history=(past("split", "ada.e1", ago_s=60.0, samples=100),),
+    ),
+    Case(
+        name="and no longer",
+        found=LOSING,
+        leaves=(leaf("ada.1", changed_at=NOW - 10, samples=150), leaf("bob.1")),
+        history=(past("split", "ada.e1", ago_s=60.0, samples=100),),
         wanted="split ada.e1",
     ),
     Case(

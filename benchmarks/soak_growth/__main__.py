@@ -1,0 +1,76 @@
+"""`python -m benchmarks.soak_growth --data-dir DIR`: a never-ending day, into figures and a plot."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.results_file import RESULTS, write_result
+from benchmarks.soak_growth.day import Day, play
+from benchmarks.soak_growth.results import draw, figures_of
+from benchmarks.soak_growth.story import Story, tell_story
+from benchmarks.soak_growth.swarm_of_five import SwarmOfFive
+from swarm.cli.up.supervisor import Supervisor, free_ports
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--mega-batches", type=int, default=200)
+    parser.add_argument("--look-every", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trunk", default="randconv-sqrt:100")
+    parser.add_argument("--net", default="mlp:128x2")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--growth", default="eager", choices=("manual", "conservative", "eager"))
+    parser.add_argument("--growth-every-s", type=float, default=30.0)
+    parser.add_argument("--keep", type=Path, default=None, help="play in this folder, and leave it")
+    arguments = parser.parse_args()
+    story = tell_story(arguments.data_dir, arguments.mega_batches, arguments.seed)
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True)
+        day = asyncio.run(_played(arguments, story, arguments.keep))
+    else:
+        with tempfile.TemporaryDirectory(prefix="swarm-soak-") as folder:
+            day = asyncio.run(_played(arguments, story, Path(folder)))
+    path = write_result("soak-growth", figures_of(day, story))
+    draw(day, RESULTS / "soak-growth.svg")
+    for failure in day.service.failures[:10]:
+        print(f"unanswered: {failure}", file=sys.stderr)
+    print(f"{path} and soak-growth.svg beside it are written")
+    if day.service.failures:
+        sys.exit(1)
+
+
+async def _played(arguments: argparse.Namespace, story: Story, folder: Path) -> Day:
+    started = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    join_port, port, registry_port = free_ports(3)
+    environment = {
+        "SWARM_JOIN_PORT": str(join_port),
+        "SWARM_COORDINATOR_PORT": str(port),
+        "SWARM_REGISTRY_PORT": str(registry_port),
+        "SWARM_THREADS": "1",
+        "SWARM_GROWTH_EVERY_S": f"{arguments.growth_every_s:g}",
+    }
+    async with Supervisor(folder, environment=environment, tell=tell) as supervisor:
+        swarm = SwarmOfFive(
+            supervisor,
+            story,
+            trunk=arguments.trunk,
+            net=arguments.net,
+            steps=arguments.steps,
+            growth=arguments.growth,
+            seed=arguments.seed,
+            tell=tell,
+        )
+        return await play(swarm, story, arguments.look_every, tell)
+
+
+if __name__ == "__main__":
+    main()
