@@ -186,7 +186,7 @@ class Growth:
         caller = Caller(role="node", id=owner) if not experts else _POLICY
         async with self._proposing:
             proposal = await self._proposal(caller, kind, tuple(experts), {}, gate_version, by=POLICY)
-            await self._book.add(replace(proposal, reason=reason))
+            await self._book.add(replace(proposal, why=reason))
         if self._parts.changes.is_retirement(proposal):
             self._retiring.add(proposal.id)
             await self._retire(proposal.id)

@@ -97,9 +97,8 @@ class GrowthBook:
         cost: Mapping[str, float] | None = None,
         gate_version: int = 0,
     ) -> Proposal:
-        """Bring a proposal to its next state; what is given besides is added to the record.
-
-        Raises ConflictError where it has ended: an end is final.
+        """Bring a proposal to its next state; what is given besides is added to the record, but what a query
+        cost before stays: a split has two stages. Raises ConflictError where it has ended: an end is final.
         """
         async with self._writing:
             known = self.unended(id)
@@ -109,11 +108,15 @@ class GrowthBook:
             found = replace(
                 known.now(state, at, reason),
                 evidence={**known.evidence, **(evidence or {})},
-                cost={**known.cost, **(cost or {})},
+                cost={
+                    **(cost or {}),
+                    **{name: kept for name, kept in known.cost.items() if _stays(name, cost or {})},
+                },
                 gate_versions=versions,
             )
             told = {"gate_version": gate_version} if gate_version else {}
-            return await self._put(found, f"growth.{state}", **told)
+            is_news = told or (known.state, known.reason) != (found.state, found.reason)
+            return await self._put(found, f"growth.{state}" if is_news else "", **told)
 
     async def touch(self, id: str, at: float, *, before: str = "") -> Proposal:
         """Take note that a proposal's owner was heard of, and to which contribution it would go back."""
@@ -133,11 +136,18 @@ class GrowthBook:
                 kind=proposal.kind,
                 experts=" ".join(proposal.experts),
                 owner=proposal.owner,
-                reason=proposal.reason,
-                evidence=in_words(proposal.evidence),
+                **{name: words for name, words in _in_words(proposal).items() if words},
                 **told,
             )
         return proposal
+
+
+def _stays(name: str, newer: Mapping[str, float]) -> bool:
+    return name.endswith("_before") or name not in newer
+
+
+def _in_words(proposal: Proposal) -> dict[str, str]:
+    return {"why": proposal.why, "reason": proposal.reason, "evidence": in_words(proposal.evidence)}
 
 
 def in_words(evidence: Mapping[str, float]) -> str:

@@ -116,6 +116,7 @@ class GrowthChanges:
             f"{proposal.subject}, epoch {statement.value.epoch}",
             kind=DECIDES[proposal.kind],
             untouched=others if mine is not None else None,
+            saves=mine is not None and len(statement.value.leaves) < len(mine.value.leaves),
         )
 
     async def retire(self, id: str) -> None:
@@ -123,7 +124,7 @@ class GrowthChanges:
         proposal = self.book.unended(id)
         present = await self._parts.records.present()
         others = [each for each in present if each.value.owner != proposal.owner]
-        await self._decide(proposal, others, proposal.subject, kind="retire", untouched=None)
+        await self._decide(proposal, others, proposal.subject, kind="retire", untouched=None, saves=True)
 
     async def end(self, id: str, reason: str) -> Proposal:
         """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended."""
@@ -194,6 +195,7 @@ class GrowthChanges:
         *,
         kind: ChangeKind,
         untouched: Sequence[Given] | None,
+        saves: bool,
     ) -> ContributionOutcome:
         trial, is_wish = self._parts.trial, proposal.by == proposal.owner
         if kind == "retire" and is_wish:  # nothing comes in, so nothing can harm
@@ -207,7 +209,7 @@ class GrowthChanges:
                 reason,
                 kind=kind,
                 proposal=proposal.id,
-                wanted=_wanted(kind, is_wish=is_wish),
+                wanted=_wanted(kind, is_wish=is_wish, saves=saves),
                 untouched=untouched,
             )
         except SwarmError as error:
@@ -296,9 +298,12 @@ def _of(owner: NodeId, present: Sequence[Given]) -> Given | None:
     return next((each for each in present if each.value.owner == owner), None)
 
 
-def _wanted(kind: ChangeKind, *, is_wish: bool) -> Wanted:
+def _wanted(kind: ChangeKind, *, is_wish: bool, saves: bool) -> Wanted:
     """Return what a change has to be good for. An owner may take away what is its own, but what it gives in
-    the same contribution must harm nobody, as ever."""
+    the same contribution must harm nobody, as ever. A merge that leaves fewer experts to hold (`saves`) need
+    only not be worse: that is what it is good for (docs/growth.md, Merging)."""
+    if kind == "merge" and saves:
+        return "no-loss"
     if kind not in ("remove", "retire"):
         return "gain"
     return "nothing" if is_wish else "no-loss"

@@ -83,7 +83,7 @@ def columns_with(kept: Kept | None, new: NDArray[np.int64], names: Sequence[str]
     """
     if kept is None or kept.sums is None:
         return new
-    return _columns_together(kept.sums.columns, sorted(kept.class_counts), new, list(names))
+    return columns_together(kept.sums.columns, sorted(kept.class_counts), new, list(names))
 
 
 def summed_with(
@@ -100,9 +100,10 @@ def summed_with(
     return total, flops + cost
 
 
-def _columns_together(
+def columns_together(
     old: NDArray[np.int64], old_names: list[str], new: NDArray[np.int64], new_names: list[str]
 ) -> NDArray[np.int64]:
+    """Return the sum of columns [M, classes] of two lists of classes, for all of them in sorted order."""
     names = sorted({*old_names, *new_names})
     found = np.zeros((len(old), len(names)), dtype=np.int64)
     for columns, of in ((old, old_names), (new, new_names)):

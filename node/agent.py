@@ -123,7 +123,7 @@ class Agent:
         return await self._relay.try_gate(candidate, incumbent, options, specification)
 
     async def survey(self, gate: bytes, specification: bytes) -> Survey:
-        """Relay a survey of a gate's leaves to the expert server."""
+        """Relay a survey of a gate's leaves to the expert server, which tells how much is new as well."""
         return await self._relay.survey(gate, specification)
 
     async def carry_out(self, order: GrowthOrder) -> None:

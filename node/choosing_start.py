@@ -26,7 +26,8 @@ SEARCHED_ROWS = 1000
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Start:
     """The net that training begins with. `borrowed_from` is empty for random weights; `metrics` say how the
-    choice came about (they go into the manifest), `flops` what it cost."""
+    choice came about (they go into the manifest), `flops` what it cost, `is_noted` that its message is for
+    the person who trains also without them."""
 
     net: Net
     reference: NetReference
@@ -34,6 +35,7 @@ class Start:
     metrics: Mapping[str, float] = field(default_factory=dict)
     flops: int = 0
     message: str = "starts from random weights"
+    is_noted: bool = False
 
 
 def nearest_experts(

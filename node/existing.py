@@ -1,10 +1,13 @@
 """The node's own leaves and branches as a job finds them."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from node.jobs import ExistingBranch, ExistingLeaf
+from node.jobs import ExistingBranch, ExistingLeaf, OfferedWeights
 from node.leaves import LeafBook
 from node.stream.taking import Answering
+from swarm.domain.errors import SwarmError
+from swarm.domain.ids import Digest, LeafId
 
 
 def existing_leaves(book: LeafBook) -> tuple[ExistingLeaf, ...]:
@@ -25,9 +28,26 @@ def existing_leaves(book: LeafBook) -> tuple[ExistingLeaf, ...]:
                 parent=book.tree.place(leaf.leaf).parent,
                 memory=_path(book.memory(leaf.leaf)),
                 shard=_path(book.shard(leaf.leaf)),
+                offered=offered_weights(book, leaf.leaf),
+                moved_out=book.tree.moved_out(leaf.leaf),
             )
         )
     return tuple(found)
+
+
+def offered_weights(book: LeafBook, leaf: LeafId) -> OfferedWeights | None:
+    """Return what a leaf's parent was trained to while it was split, if it is offered to start from that."""
+    digest = book.tree.offered(leaf)
+    with suppress(SwarmError):
+        if digest:
+            manifest = book.signed(Digest(digest)).value
+            return OfferedWeights(
+                manifest=Digest(digest),
+                net=manifest.net,
+                class_names=manifest.class_names,
+                modules=manifest.modules,
+            )
+    return None
 
 
 def existing_branches(book: LeafBook) -> tuple[ExistingBranch, ...]:

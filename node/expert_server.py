@@ -12,6 +12,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from node.leaves import import_paths_of
 from node.outbound import OutboundLog
 from node.own_validation import OwnValidation
 from node.revocation_file import RevocationFile
+from node.stream.novelty import fresh_counts
 from swarm.config import NodeHome
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
@@ -79,6 +81,7 @@ async def serve(config: ExpertServerConfig) -> None:
                 import_paths=config.import_paths,
             ),
             outbound=OutboundLog(home.outbound),
+            fresh=partial(fresh_counts, home.state),
         )
         local = create_local_server(Caller(role="node", id=identity.id), [expert_service(service)])
         local.add_socket(Path(config.socket))

@@ -71,8 +71,11 @@ class ExpertService:
         keyring: Keyring,
         evaluator: GateEvaluator,
         outbound: OutboundLog,
+        fresh: Callable[[], tuple[int, int]] = lambda: (0, 0),
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`fresh` counts the newest training samples, and the novel ones among them; it may read files."""
+        self._fresh = fresh
         self._store, self._specification, self._keyring = store, specification, keyring
         self._evaluator, self._outbound, self._clock = evaluator, outbound, clock
         self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
@@ -102,6 +105,8 @@ class ExpertService:
         agreed = self._keyring.open(specification, Specification).value
         async with self._one_trial:
             found = await self._evaluator.survey(opened, agreed)
+        fresh, novel = await asyncio.to_thread(self._fresh)
+        found = replace(found, fresh=fresh, fresh_novel=novel)
         line = sent_survey_listing(found)
         self._outbound.record([replace(line, at=self._clock(), digest=opened.digest)])
         return found

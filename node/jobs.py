@@ -112,7 +112,8 @@ class ExistingLeaf:
     leaves, `sums` that of its sums; each empty if it is lost. `parent` names the branch that it is a child of
     (empty: at the top). `memory` is the path of what its update remembers, `shard` that of where its samples
     are (empty: none). `offered` are weights that its parent was trained to while it was split: it starts
-    from them where they are better on its validation samples.
+    from them where they are better on its validation samples. `moved_out` are the proposals by which samples
+    that it stood for are in another leaf.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -129,6 +130,7 @@ class ExistingLeaf:
     offered: "OfferedWeights | None" = None
     memory: str = ""
     shard: str = ""
+    moved_out: tuple[str, ...] = ()
 
     @property
     def number(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +29,7 @@ from node.expert_training import (
     turns,
     update_of,
 )
+from node.growth.offering import better_start
 from node.held_out import write_validation
 from node.jobs import (
     BLOBS_FOLDER,
@@ -36,8 +38,9 @@ from node.jobs import (
     LearnedLeaf,
     LearningJob,
     LearningResult,
+    OfferedWeights,
 )
-from node.listings import expert_listings, trial_listing
+from node.listings import expert_listings, survey_listing, trial_listing
 from node.loans import Loan
 from node.preparing import (
     FEATURES_FRACTION,
@@ -132,6 +135,7 @@ def learn(
             *given.listings,
             *(listing for one in learned for listing in one.listings),
             trial_listing(len(validation)),
+            survey_listing(len(validation)),
         ),
         notes=(
             *given.notes,
@@ -145,8 +149,13 @@ def learn(
 
 
 def _source(shard: Shard, found: Gathered) -> ShardSource:
-    """Return where all samples are that a leaf stands for, as far as it is known."""
-    new = found.source(shard.rows)
+    """Return where all samples are that a leaf stands for, as far as it is known.
+
+    Of a class that had too few samples to be told of, those stay untold also once more came and are: they are
+    in no sums.
+    """
+    untold = np.setdiff1d(shard.rows, shard.told)
+    new = found.source(shard.told).joined(found.source(untold).untold())
     if shard.kept is None or shard.existing is None or not shard.existing.shard:
         return new
     try:
@@ -221,7 +230,7 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -
         shard=shard_file(shard),
         memory=memory,
     )
-    note = f"{shard.leaf} {start.message}" if start.metrics else ""
+    note = f"{shard.leaf} {start.message}" if start.metrics or start.is_noted else ""
     return _Learned(
         leaf=leaf,
         listings=expert_listings(f"{shard.leaf} weights", shard.leaf, modules),
@@ -242,6 +251,8 @@ def _start(
     it is the former."""
     order = bench.job.order
     net, continues = _initial_net(bench, shard, reference)
+    if shard.existing is not None and shard.existing.offered is not None and not order.dry_run:
+        return _offered_start(bench, shard, shard.existing.offered, net, reference, validation), continues
     if shard.existing is not None or order.dry_run or not loans:
         return Start(net=net, reference=reference), continues
     start = choose_start(
@@ -258,6 +269,26 @@ def _start(
     )
     bench.report("borrow", f"{shard.leaf} {start.message}", TRAIN_FRACTION)
     return start, False
+
+
+def _offered_start(
+    bench: Bench,
+    shard: Shard,
+    offered: OfferedWeights,
+    own: nn.Module,
+    reference: NetReference,
+    validation: Samples,
+) -> Start:
+    """Return the leaf's own weights, or those that its parent was trained to while it was split, where they
+    are better on its validation samples."""
+    read, paths = bench.read_from.open_verified, bench.job.order.import_paths
+    try:
+        net, note, flops = better_start(own, offered, reference, shard.class_names, validation, read, paths)
+    except (NotFoundError, VerificationError) as error:
+        net, note, flops = own, f"starts from its own weights: {error}", 0
+    if note:
+        bench.report("train", f"{shard.leaf} {note}", TRAIN_FRACTION)
+    return Start(net=net, reference=reference, flops=flops, message=note, is_noted=bool(note))
 
 
 def _initial_net(bench: Bench, shard: Shard, reference: NetReference) -> tuple[nn.Module, bool]:

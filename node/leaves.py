@@ -4,18 +4,24 @@ how they grew: which were split or are no longer leaves, and by which proposal.
 `state/leaves.json` is the index; `state/manifests/<digest>.json` keeps every manifest that this node signed,
 where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate,
 `<leaf>.sums.npz` its sums, `<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update
-needs and, of one that was split with a learned gate, `<leaf>.split.npy`.
+needs and, of one that was split with a learned gate, `<leaf>.split.npy`. Of a leaf that gave samples to
+another one other files may count (`node.growth.reshaping`).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from node.durable import link_durably, write_durably, write_json
+from node.growth.changes import TreeChange
+from node.growth.jobs import ReshapedLeaf
 from node.growth.kept import KeptContributions
 from node.growth.own_tree import OwnTree
+from node.growth.reshaping import LeafSets, Part, is_same_file, sets_of_job
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, number_of
 from swarm.domain.manifests import Manifest
@@ -23,6 +29,9 @@ from swarm.domain.membership import Head
 from swarm.trust.statements import Statement, read_statement
 
 _SCHEMA = "swarm.leaves/1"
+_UNDOABLE = 4
+"""What so many of the newest moves of samples need to be undone is kept."""
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +40,7 @@ class OwnLeaf:
     `head` the newest that the registry accepted (0 and empty: none yet).
 
     `class_counts` is of the data that the leaf was trained on last; `import_paths` find its net's code.
+    `files` names the set of its summary, sums and shard that counts (empty: what training left).
     """
 
     leaf: LeafId
@@ -40,6 +50,7 @@ class OwnLeaf:
     head: str = ""
     class_counts: Mapping[str, int]
     import_paths: tuple[str, ...] = ()
+    files: str = ""
 
     @property
     def expert(self) -> ExpertId:
@@ -60,7 +71,8 @@ class LeafBook:
             state / "leaves",
         )
         self._leaves: dict[LeafId, OwnLeaf] = {}
-        self.tree = OwnTree(self._save)
+        self._sets = LeafSets(self._summaries)
+        self.tree = OwnTree(self._save, self._reshape)
         self.contributions = KeptContributions(state / "contributions")
         self.epoch = 0
         if self._index.exists():
@@ -95,15 +107,15 @@ class LeafBook:
 
     def summary(self, leaf: LeafId) -> Path:
         """Return where the leaf's summary lies."""
-        return self._summaries / f"{leaf}.npz"
+        return self._file(leaf, "summary")
 
     def sums(self, leaf: LeafId) -> Path:
         """Return where the leaf's sums lie, if it has any."""
-        return self._summaries / f"{leaf}.sums.npz"
+        return self._file(leaf, "sums")
 
     def shard(self, leaf: LeafId) -> Path:
         """Return where it is kept where the leaf's samples are (`node.shard_source`), if it is known."""
-        return self._summaries / f"{leaf}.shard.npz"
+        return self._file(leaf, "shard")
 
     def memory(self, leaf: LeafId) -> Path:
         """Return where what the leaf's next update needs lies, if it has any."""
@@ -149,26 +161,31 @@ class LeafBook:
         sums: Path | None = None,
         shard: Path | None = None,
         memory: Path | None = None,
+        moved_out: Collection[str] | None = None,
     ) -> None:
         """Keep a new version before it goes out, with the files of its summary and of its sums, shard and
-        memory (None: it has none). Noting a known version again changes nothing."""
+        memory (None: it has none). Noting a known version again changes nothing.
+
+        `moved_out`: the proposals that had moved samples out of what the version adds to; where others have
+        by now, its files are brought to that.
+        """
         manifest = statement.value
         self._keep_envelope(statement)
         known = self._leaves.get(manifest.leaf)
         if known is not None and known.version >= manifest.version:
             return
         self._summaries.mkdir(parents=True, exist_ok=True)
-        link_durably(summary, self.summary(manifest.leaf))
+        link_durably(summary, self._sets.path(manifest.leaf, "", "summary"))
         for found, kept in (
-            (sums, self.sums(manifest.leaf)),
-            (shard, self.shard(manifest.leaf)),
+            (sums, self._sets.path(manifest.leaf, "", "sums")),
+            (shard, self._sets.path(manifest.leaf, "", "shard")),
             (memory, self.memory(manifest.leaf)),
         ):
             if found is None:
                 kept.unlink(missing_ok=True)
             else:
                 link_durably(found, kept)
-        self._leaves[manifest.leaf] = OwnLeaf(
+        leaf = OwnLeaf(
             leaf=manifest.leaf,
             version=manifest.version,
             manifest=statement.digest,
@@ -177,6 +194,7 @@ class LeafBook:
             class_counts=dict(class_counts),
             import_paths=import_paths,
         )
+        self._leaves[manifest.leaf] = self._caught_up(leaf, moved_out)
         self._save()
 
     def note_refined(self, statement: Statement[Manifest]) -> None:
@@ -208,6 +226,59 @@ class LeafBook:
         if epoch > self.epoch:
             self.epoch = epoch
             self._save()
+
+    def keep_reshaped(self, proposal: str, reshaped: Sequence[ReshapedLeaf], folder: Path) -> None:
+        """Keep what a task left in its folder of leaves whose samples are about to move. Safe to repeat."""
+        for one in reshaped:
+            leaf, number = one.leaf, number_of(one.leaf)
+            before, counts = sets_of_job(folder, number, "before"), one.before
+            if is_same_file(self.shard(leaf), before["shard"]):
+                # Put back, it is bit for bit what the leaf has: the task wrote its summary and sums anew.
+                before = {part: self._file(leaf, part) for part in before}
+                counts = self._leaves[leaf].class_counts
+            self._sets.keep(leaf, f"{proposal}-before", before, counts)
+            self._sets.keep(leaf, f"{proposal}-after", sets_of_job(folder, number, "leaf"), one.after)
+            self._sets.keep(leaf, f"{proposal}-moved", sets_of_job(folder, number, "moved"), one.moved)
+        if reshaped:
+            used = [(leaf.leaf, leaf.files) for leaf in self._leaves.values()]
+            for old in [each for each in self.tree.reshaping() if each != proposal][: 1 - _UNDOABLE]:
+                self._sets.forget(old, used)
+
+    def _reshape(self, change: TreeChange, back: bool) -> None:
+        for leaf in change.reshaped:
+            self._leaves[leaf] = self._moved(self._leaves[leaf], change.proposal, back=back)
+
+    def _caught_up(self, leaf: OwnLeaf, moved_out: Collection[str] | None) -> OwnLeaf:
+        if moved_out is None:
+            return leaf
+        now = self.tree.moved_out(leaf.leaf)
+        for proposal in (each for each in now if each not in moved_out):
+            leaf = self._moved(leaf, proposal, back=False)
+        for proposal in (each for each in moved_out if each not in now):
+            leaf = self._moved(leaf, proposal, back=True)
+        return leaf
+
+    def _moved(self, known: OwnLeaf, proposal: str, *, back: bool) -> OwnLeaf:
+        """Return a leaf after samples of it moved by a proposal, or (`back`) moved back."""
+        leaf, sets = known.leaf, self._sets
+        was, wanted = (
+            f"{proposal}-{each}" for each in (("after", "before") if back else ("before", "after"))
+        )
+        if not all(sets.has(leaf, name) for name in (was, wanted)):
+            _log.warning("leaf.not_reshaped", leaf=leaf, proposal=proposal, because="its files are not kept")
+            return known
+        if sets.is_of_the_same(leaf, known.files, was):
+            return replace(known, files=wanted, class_counts=sets.counts(leaf, wanted))
+        name = f"{proposal}-{'back' if back else 'again'}-{known.version}"
+        counts = sets.carry_over(leaf, (known.files, known.class_counts), proposal, name, back=back)
+        if counts is None:
+            _log.warning("leaf.not_reshaped", leaf=leaf, proposal=proposal, because="it was trained anew")
+            return known
+        return replace(known, files=name, class_counts=counts)
+
+    def _file(self, leaf: LeafId, part: Part) -> Path:
+        known = self._leaves.get(leaf)
+        return self._sets.path(leaf, known.files if known is not None else "", part)
 
     def _keep_envelope(self, statement: Statement[Manifest]) -> None:
         path = self.manifest_file(statement.digest)

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, get_origin
 
+from swarm.domain.growth import LeafSurvey, Survey
+from swarm.domain.ids import LeafId
 from swarm.domain.inference import GateTrial, Listing
 from swarm.domain.tensors import ModuleEntry
 from swarm.gating.combinations import option_grid, ridge_options
 from swarm.gating.prototype_gate import TEMPERATURE_FACTORS
 from swarm.gating.ridge import RIDGES
 from swarm.rpc.convert import gate_trial_to_pb
+from swarm.rpc.convert.growth import survey_to_pb
 
 _MANIFEST_BYTES = 1500
 """A signed manifest without its modules' digests."""
@@ -44,6 +47,20 @@ def trial_listing(samples: int) -> Listing:
         what="trial sums",
         detail=f"for each candidate gate, at most {_described(trial)}",
         size_bytes=gate_trial_to_pb(trial).ByteSize(),
+        recipient="coordinator",
+    )
+
+
+def survey_listing(samples: int) -> Listing:
+    """Return what a node sends where the swarm grows by itself, for each leaf of the gate."""
+    leaf = LeafSurvey(leaf=LeafId("x" * 40), samples=samples, nll_sum=1.0, correct=samples, novel=samples)
+    sent = Survey(gate_version=1 << 20, leaves=(leaf,), fresh=1 << 30, fresh_novel=1 << 30)
+    return Listing(
+        what="survey sums",
+        detail="now and then, where growth is not manual, for each leaf that some of"
+        f" {samples} own validation samples are routed to: how many, their summed loss, right and novel ones;"
+        " once how many new training samples there are and how many of them are novel",
+        size_bytes=survey_to_pb(sent).ByteSize(),
         recipient="coordinator",
     )
 

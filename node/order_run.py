@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from node.jobs import LearningResult
+from node.outbox import Intent
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import SwarmError
+from swarm.domain.manifests import Contribution
+from swarm.trust.statements import read_statement
 
 
 class OrderRun:
@@ -54,6 +57,15 @@ class OrderRun:
     async def _more_than(self, told: int) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self.ended or len(self.steps) > told)
+
+
+def is_kept_aside(intent: Intent) -> bool:
+    """Return whether the coordinator keeps aside a contribution that would harm: one with sums, with which
+    askers may agree, and none that carries a proposal out, which is put back instead."""
+    if intent.kind != "contribute":
+        return False
+    contribution = read_statement(intent.envelope, Contribution).value
+    return contribution.sums is not None and not contribution.proposal
 
 
 def done_step(result: LearningResult, message: str, figures: Mapping[str, float]) -> TrainStep:

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
 from node.durable import link_durably, write_json
 from node.growth.changes import TreeChange
-from node.growth.jobs import GrownLeaf
+from node.growth.jobs import GrownLeaf, ReshapedLeaf
 from node.jobs import CONTRIBUTION_FILE, LearnedLeaf, LearningJob, LearningResult
 from node.leaves import LeafBook
 from node.outbox import Intent, Outbox
@@ -28,7 +28,9 @@ _log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPublish:
     """One signed manifest with what the node's book keeps about its leaf: files of the job's folder. Without
-    a summary the leaf stands for the same samples as before."""
+    a summary the leaf stands for the same samples as before. `moved_out`: what was learned adds to what the
+    leaf stood for once these proposals had moved samples of it (None: it adds to nothing).
+    """
 
     key: str
     envelope: str
@@ -37,6 +39,7 @@ class PlannedPublish:
     sums: str
     shard: str = ""
     memory: str = ""
+    moved_out: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +47,8 @@ class Plan:
     """The manifests to publish and then the contribution (empty: nothing to contribute).
 
     `change` is what a proposal changes in the tree of the node's leaves, `unpins` the proposal whose leaves
-    answer with their heads from now on, `split_gates` the file of each branch's learned gate. `note` says why
-    what was learned is not contributed.
+    answer with their heads from now on, `split_gates` the file of each branch's learned gate, `reshaped` the
+    leaves of which samples move. `note` says why what was learned is not contributed.
     """
 
     publishes: tuple[PlannedPublish, ...]
@@ -56,6 +59,7 @@ class Plan:
     change: TreeChange | None = None
     unpins: str = ""
     split_gates: Mapping[LeafId, str] = field(default_factory=dict)
+    reshaped: tuple[ReshapedLeaf, ...] = ()
     note: str = ""
 
     @classmethod
@@ -68,7 +72,8 @@ class Plan:
         return cls(
             **{
                 **kept,
-                "publishes": tuple(PlannedPublish(**one) for one in kept["publishes"]),
+                "publishes": tuple(_published(one) for one in kept["publishes"]),
+                "reshaped": tuple(ReshapedLeaf(**one) for one in kept.get("reshaped", ())),
                 "import_paths": tuple(kept["import_paths"]),
                 "change": TreeChange.from_fields(kept["change"]) if kept.get("change") else None,
             }
@@ -86,6 +91,7 @@ class Plan:
         """
         intents = []
         if self.change is not None:
+            book.keep_reshaped(self.change.proposal, self.reshaped, folder)
             book.tree.note_change(self.change)
         book.tree.unpin(self.unpins)
         for leaf, name in self.split_gates.items():
@@ -132,12 +138,18 @@ class Plan:
                 sums=folder / one.sums if one.sums else None,
                 shard=folder / one.shard if one.shard else None,
                 memory=folder / one.memory if one.memory else None,
+                moved_out=one.moved_out,
             )
         if standing == "branch":
             children = book.tree.offer(leaf, str(statement.digest))
             _log.info(
                 "leaf.offered", expert=statement.value.expert, version=statement.value.version, to=children
             )
+
+
+def _published(fields: Mapping[str, Any]) -> PlannedPublish:
+    moved_out = fields.get("moved_out")
+    return PlannedPublish(**{**fields, "moved_out": None if moved_out is None else tuple(moved_out)})
 
 
 def make_plan(
@@ -161,6 +173,8 @@ def make_plan(
         assert known is not None
         manifest = refined_manifest(refined, book.signed(known.manifest), gate_version=gate_version, now=now)
         publishes.append(planned(manifest, signer, job, refined.class_counts))
+    learning = LearningJob.read(folder)
+    adds_to = {leaf.leaf: leaf.moved_out for leaf in learning.existing} if learning.order.accumulate else {}
     for learned in result.leaves:
         manifest = manifest_of(
             learned,
@@ -171,7 +185,8 @@ def make_plan(
             gate_version=gate_version,
             now=now,
         )
-        publishes.append(planned(manifest, signer, job, learned.class_counts, learned))
+        one = planned(manifest, signer, job, learned.class_counts, learned)
+        publishes.append(replace(one, moved_out=adds_to.get(learned.leaf)))
     plan = Plan(publishes=tuple(publishes), import_paths=import_paths)
     if result.contribution is not None:
         note = _why_not_contributed(result, folder, book)
@@ -193,7 +208,7 @@ def make_plan(
             )
     plan.write(folder)
     trained = {leaf.leaf for leaf in result.leaves}
-    for leaf in LearningJob.read(folder).existing:
+    for leaf in learning.existing:
         if leaf.offered is not None and leaf.leaf in trained:
             book.tree.note_taken_up(leaf.leaf, leaf.offered.manifest)
     return plan

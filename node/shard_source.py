@@ -21,18 +21,23 @@ from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, Ve
 from swarm.domain.ids import Digest
 from swarm.domain.specification import Specification
 
+Place = tuple[str, tuple[str, ...], int]
+"""A sample by its source, the folders that lead to its code, and its row."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardPart:
     """Some samples of one source: their places `rows` int64 [n] in the data set that `source` is loaded as.
 
     `digest` is that of these samples alone (`samples_digest`): a file that has grown since is still good.
+    `told`: the gate is told of them; else they are of classes with too few samples, and in no sums.
     """
 
     source: str
     import_paths: tuple[str, ...]
     digest: Digest
     rows: NDArray[np.int64]
+    told: bool = True
 
     @classmethod
     def of(
@@ -53,6 +58,20 @@ class ShardSource:
     def __len__(self) -> int:
         return sum(len(part.rows) for part in self.parts)
 
+    @property
+    def told(self) -> NDArray[np.bool_]:
+        """Which samples the gate is told of, bool [N]."""
+        each = [np.full(len(part.rows), part.told) for part in self.parts]
+        return np.concatenate([*each, np.zeros(0, dtype=np.bool_)])
+
+    def untold(self) -> Self:
+        """Return the same samples as ones that the gate is told nothing of."""
+        return type(self)(parts=tuple(replace(part, told=False) for part in self.parts))
+
+    def places(self) -> list[Place]:
+        """Return where each sample is, in order."""
+        return [(part.source, part.import_paths, row) for part in self.parts for row in part.rows.tolist()]
+
     def save(self, path: Path) -> None:
         """Write the places as .npz, whole or not at all."""
         arrays: dict[str, NDArray[Any]] = {"parts": np.array(len(self.parts))}
@@ -61,6 +80,7 @@ class ShardSource:
             arrays[f"{number}/import_paths"] = np.array(part.import_paths, dtype=np.str_)
             arrays[f"{number}/digest"] = np.array(str(part.digest))
             arrays[f"{number}/rows"] = part.rows
+            arrays[f"{number}/told"] = np.array(part.told)
         save_arrays(path, arrays)
 
     @classmethod
@@ -117,7 +137,7 @@ class ShardSource:
             raise NotFoundError(
                 f"samples of {subject}", found="none", expected="some", remedy="swarm train DATA"
             )
-        dataset = _together(found, subject)
+        dataset = together(found, subject)
         check_fits(dataset, specification)
         return dataset
 
@@ -141,6 +161,7 @@ def _part(arrays: dict[str, NDArray[Any]], number: int) -> ShardPart:
         import_paths=tuple(str(path) for path in arrays[f"{number}/import_paths"].tolist()),
         digest=Digest(str(arrays[f"{number}/digest"])),
         rows=arrays[f"{number}/rows"].astype(np.int64),
+        told=bool(arrays.get(f"{number}/told", True)),
     )
 
 
@@ -169,8 +190,9 @@ def _samples(dataset: Dataset, part: ShardPart, subject: str) -> Dataset:
     )
 
 
-def _together(parts: Sequence[Dataset], name: str) -> Dataset:
-    """Return the samples of all parts; classes are the same where their names are."""
+def together(parts: Sequence[Dataset], name: str) -> Dataset:
+    """Return the samples of all parts, one after the other; classes are the same where their names are.
+    `name` is whose they are: InvalidInputError where inputs differ in shape or type."""
     if len(parts) == 1:
         return parts[0]
     shapes = {(part.input_shape, part.inputs.dtype) for part in parts}

@@ -134,7 +134,7 @@ def joined(parts: Sequence[LeafSums], rank: int, seed: int) -> tuple[GramSums, i
         total = grams[0].astype(np.int64)
         for gram in grams[1:]:
             total += gram
-        return GramSums(samples=samples, gram=_narrowed(total)), len(total) * (len(parts) - 1)
+        return GramSums(samples=samples, gram=narrowed(total)), len(total) * (len(parts) - 1)
     compact, flops = _compacted(parts, samples, rank, seed)
     return GramSums(samples=samples, compact=compact), flops
 
@@ -193,7 +193,7 @@ class _Gram:
         return self._factors @ (self._factors.T @ block) + self._remainder[:, None] * block
 
 
-def _narrowed(values: NDArray[np.int64]) -> NDArray[Any]:
+def narrowed(values: NDArray[np.int64]) -> NDArray[Any]:
     """Return integers as int32 where all fit."""
     limits = np.iinfo(np.int32)
     fits = int(values.min()) >= limits.min and int(values.max()) <= limits.max

@@ -26,7 +26,7 @@ from node.jobs import (
 )
 from node.leaves import LeafBook
 from node.loans import Lending, Loans, Wanted
-from node.order_run import OrderRun, done_step
+from node.order_run import OrderRun, done_step, is_kept_aside
 from node.outbox import Intent, Outbox
 from node.plan import Plan, make_plan
 from node.stream.keeper import StreamKeeper
@@ -285,8 +285,8 @@ class Trainer:
             return
         run.learning = False
         intents: list[Intent] = []
+        plan = Plan.read(folder)
         if not (folder / _QUEUED).exists():
-            plan = Plan.read(folder)
             await asyncio.to_thread(self._bring_home, folder, run.order)
             if plan is None:
                 plan = make_plan(
@@ -306,7 +306,7 @@ class Trainer:
             write_json(folder / _QUEUED, {"at": self._clock()})
             self._courier.kick()
             await asyncio.to_thread(self._forget_old_jobs)
-        await self._follow_deliveries(run, result, intents)
+        await self._follow_deliveries(run, result, intents, plan.note if plan is not None else "")
 
     def _bring_home(self, folder: Path, order: TrainOrder) -> None:
         """Move a job's weights into the node's cache, and what the next one needs into the node's state."""
@@ -322,7 +322,10 @@ class Trainer:
             else:
                 waiting.unlink(missing_ok=True)
 
-    async def _follow_deliveries(self, run: OrderRun, result: LearningResult, intents: list[Intent]) -> None:
+    async def _follow_deliveries(
+        self, run: OrderRun, result: LearningResult, intents: list[Intent], left_out: str
+    ) -> None:
+        """Tell what becomes of everything; `left_out`: why what was laid down is not contributed."""
         figures: dict[str, float] = {
             "gate_version": self._knowledge.gate_version,
             "activated": 0.0,
@@ -338,8 +341,7 @@ class Trainer:
             if delivery is None:
                 message = f"{len(self._outbox)} deliveries wait in the outbox: {self._courier.trouble}"
                 break
-            has_sums = result.contribution is not None and result.contribution.sums is not None
-            if isinstance(delivery.error, HarmfulContributionError) and has_sums:
+            if isinstance(delivery.error, HarmfulContributionError) and is_kept_aside(intent):
                 message += f"; contribution kept aside, no gate has it: {delivery.error.found}"
                 continue
             if delivery.error is not None:
@@ -350,7 +352,7 @@ class Trainer:
                 message += f"; contribution {delivery.state}"
                 message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"
         if intents and intents[-1].kind == "publish" and not run.order.refine:
-            why = result.notes[-1] if result.notes else "no leaf has samples enough"
+            why = left_out or (result.notes[-1] if result.notes else "no leaf has samples enough")
             message += f"; nothing contributed: {why}"
         await run.add(done_step(result, message, {**figures, "outbox": float(len(self._outbox))}))
 

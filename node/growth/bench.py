@@ -1,7 +1,7 @@
 """What every task of growth needs: a leaf's samples again, their features, the validation samples near it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,8 @@ from swarm.modules.blobs import BlobFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stood:
-    """A leaf as it will stand in the gate: its part of the contribution, and the names of its files."""
+    """A leaf as it will stand in the gate: its part of the contribution, and the names of its files.
+    `class_counts` are those that the gate is told of."""
 
     laid: LaidLeaf
     class_counts: dict[str, int]
@@ -139,18 +140,21 @@ class GrowthBench:
         *,
         rank: int,
         parent: str = "",
-        told: dict[str, int] | None = None,
+        told: Collection[str] | None = None,
+        name: str = "leaf",
     ) -> Stood:
-        """Summarise and sum up a leaf's samples, and save what is kept of it.
+        """Summarise and sum up a leaf's samples, and save what is kept of it in files that begin with `name`.
 
-        `told`: the classes that the gate is told of, with their counts; None: those with samples enough.
+        `told`: the classes that the gate is told of; None: those with samples enough.
         """
-        job, number = self.job, number_of(leaf)
-        counts = samples.class_counts()
-        told = told_counts(counts) if told is None else told
-        names = sorted(told)
+        job, stem = self.job, f"{name}-{number_of(leaf)}"
+        counted = samples.subset(np.flatnonzero(source.told)).class_counts()
+        if told is None:
+            told = told_counts(counted)
+        counts = {each: count for each, count in counted.items() if each in told}
+        names = sorted(counts)
         labels = samples.labels_among(names)
-        rows = np.flatnonzero(labels >= 0)
+        rows = np.flatnonzero((labels >= 0) & source.told)
         summary = summarise_leaf(
             features.regions[rows if len(rows) else slice(None)],
             prototypes=job.specification.max_prototypes_per_leaf,
@@ -158,22 +162,22 @@ class GrowthBench:
         )
         self.flops += summary.flops
         arrays = summary_arrays(summary)
-        save_arrays(self.folder / f"leaf-{number}.npz", arrays)
+        save_arrays(self.folder / f"{stem}.npz", arrays)
         sums = ""
         if features.q is not None and len(rows):
             q = features.q[rows]
             columns = target_columns(q, labels[rows], len(names))
             f, cost = summed(q, rank, job.seed)
             self.flops += cost + columns.shape[0] * len(rows)
-            sums = f"leaf-{number}.sums.npz"
+            sums = f"{stem}.sums.npz"
             LeafSums(columns=columns, f=f).save(self.folder / sums)
             arrays = {**arrays, "columns": narrowed(columns)}
-        shard = f"leaf-{number}.shard.npz"
+        shard = f"{stem}.shard.npz"
         source.save(self.folder / shard)
         return Stood(
-            laid=LaidLeaf(leaf=leaf, class_counts=told, arrays=arrays, parent=parent),
+            laid=LaidLeaf(leaf=leaf, class_counts=counts, arrays=arrays, parent=parent),
             class_counts=counts,
-            summary=f"leaf-{number}.npz",
+            summary=f"{stem}.npz",
             sums=sums,
             shard=shard,
         )
@@ -201,10 +205,11 @@ def nearest(regions: NDArray[np.float32], laid: Laid) -> NDArray[np.int64]:
     return found
 
 
-def check_same(laid: LaidLeaf, samples: Dataset, features: Features) -> None:
-    """Raise VerificationError unless these are the samples that the leaf's part of the contribution is of."""
+def check_same(laid: LaidLeaf, samples: Dataset, features: Features, told: NDArray[np.bool_]) -> None:
+    """Raise VerificationError unless the leaf's part of the contribution is of these samples, of those among
+    them that are told, bool [N]."""
     names = sorted(laid.class_counts)
-    labels = samples.labels_among(names)
+    labels = np.where(told, samples.labels_among(names), -1)
     counted = np.bincount(labels[labels >= 0], minlength=len(names)).tolist()
     same = counted == [laid.class_counts[name] for name in names]
     if same and "columns" in laid.arrays and features.q is not None:

@@ -18,9 +18,10 @@ import psutil
 import structlog
 
 from node.durable import link_durably, write_json
-from node.growth.checks import check_order, own_leaves
+from node.growth.checks import check_order, contribution_before, own_leaves
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrownLeaf, GrowthJob, GrowthResult
+from node.growth.overlap import keep_held
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts, Stages
 from node.jobs import CONTRIBUTION_FILE
@@ -78,6 +79,8 @@ class Grower:
         if order.kind == "add":
             # A stream goes on meanwhile; the leaf is made of what is novel now.
             link_durably(self._novel, folder / NOVEL_FILE)
+            before = contribution_before(order, self._parts.identity.id, self._book).value
+            keep_held(self._parts.home.state, self._book, (leaf.leaf for leaf in before.leaves), folder)
         write_json(folder / _ORDER, asdict(order))
         self._start(order, folder, is_new=True)
 

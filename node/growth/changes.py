@@ -27,7 +27,8 @@ class TreeChange:
     """What one proposal changes: the places of some leaves before it and after it.
 
     Leaves that it makes are retired before it. While it is on trial, `pins` name the versions (by digest)
-    that its leaves answer with. open: on trial; done: accepted; undone: rolled back, or refused.
+    that its leaves answer with. `reshaped` leaves gave samples to another one (`node.growth.reshaping`).
+    open: on trial; done: accepted; undone: rolled back, or refused.
     """
 
     proposal: str
@@ -35,6 +36,7 @@ class TreeChange:
     before: Mapping[LeafId, Place]
     after: Mapping[LeafId, Place]
     pins: Mapping[LeafId, str] = field(default_factory=dict)
+    reshaped: tuple[LeafId, ...] = ()
     state: Literal["open", "done", "undone"] = "open"
 
     @classmethod
@@ -44,14 +46,22 @@ class TreeChange:
             name: {LeafId(leaf): Place(**place) for leaf, place in fields[name].items()}
             for name in ("before", "after")
         }
-        return cls(**{**fields, **places})
+        reshaped = tuple(LeafId(leaf) for leaf in fields.get("reshaped", ()))
+        return cls(**{**fields, **places, "reshaped": reshaped})
 
     def fields(self) -> dict[str, Any]:
         """Return the change as JSON can keep it."""
         return asdict(self)
 
-    def is_undone_by(self, gate_leaves: Collection[LeafId]) -> bool:
-        """Tell whether a gate with these leaves is from before the change: it has one that this took away."""
+    def is_undone_by(self, gate_leaves: Collection[LeafId], places: Mapping[LeafId, Place]) -> bool:
+        """Tell whether a gate with these leaves is from before the change: it has one that this took away; or
+        it lacks one that this added and that is a leaf now (`places`)."""
+        if self.kind == "add":
+            return any(
+                place.standing == "leaf" and leaf not in gate_leaves
+                for leaf, place in places.items()
+                if leaf in self.after and self.before[leaf].standing == "retired"
+            )
         gone = [leaf for leaf, place in self.before.items() if place.standing == "leaf"]
         return any(leaf in gate_leaves and self.after[leaf].standing != "leaf" for leaf in gone)
 

@@ -5,9 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.existing import offered_weights
 from node.growth.checks import contribution_before
 from node.growth.jobs import GrowingLeaf, GrowthJob, GrowthTask
-from node.jobs import VALIDATION_FILE, OfferedWeights
+from node.growth.overlap import held_files
+from node.jobs import VALIDATION_FILE
 from node.leaves import LeafBook, OwnLeaf
 from swarm.config import NodeHome
 from swarm.domain.errors import NotFoundError, SwarmError
@@ -19,12 +21,14 @@ from swarm.domain.specification import Specification
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement
 
-_STEPS = 1000
+_STEPS, _MERGE_STEPS = 1000, 100
+"""Without any that are known; and after a merge (docs/growth.md, Merging)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobMaker:
-    """Makes the jobs of one order. `net` is the factory of a new leaf's expert, `novel` names its samples."""
+    """Makes the jobs of one order. `net` is the factory of a new leaf's expert, `novel` names its samples;
+    beside it lies what `keep_held` noted."""
 
     home: NodeHome
     node: NodeId
@@ -71,9 +75,10 @@ class JobMaker:
             arrays=str(kept[1]) if kept is not None else "",
             gate=gate.value if gate is not None else None,
             gate_digest=gate.digest if gate is not None else "",
-            offered=self._offered(leaves[0]) if task == "child" else None,
+            offered=offered_weights(book, leaves[0]) if task == "child" else None,
             ancestor=ancestor,
             shard=str(self.novel) if task == "add" else "",
+            held=held_files(self.novel.parent) if task == "add" else (),
             net=self.net,
             import_paths=tuple(dict.fromkeys(paths)),
             steps=self._steps(growing),
@@ -125,23 +130,13 @@ class JobMaker:
             sums=str(sums) if sums.exists() else "",
         )
 
-    def _offered(self, leaf: LeafId) -> OfferedWeights | None:
-        digest = self.book.tree.offered(leaf)
-        with suppress(SwarmError):
-            if digest:
-                manifest = self.book.signed(Digest(digest)).value
-                return OfferedWeights(
-                    manifest=Digest(digest),
-                    net=manifest.net,
-                    class_names=manifest.class_names,
-                    modules=manifest.modules,
-                )
-        return None
-
     def _steps(self, leaves: Sequence[GrowingLeaf]) -> int:
-        """Return the steps to train: of the order, else those that the leaf, or what it came from, had."""
+        """Return the steps to train: of the order, else those that the leaf, or what it came from, had; few
+        for a merge, which begins with what both have learned."""
         if "steps" in self.order.options:
             return int(self.order.options["steps"])
+        if self.order.kind == "merge":
+            return _MERGE_STEPS
         manifests = [leaf.manifest for leaf in leaves]
         for leaf in leaves:
             with suppress(SwarmError):

@@ -46,8 +46,8 @@ class GrowthJob(JobRecord):
 
     `contribution` is the one to change, its arrays the file `arrays`; `others` are the node's further leaves
     in it. `validation` is the file of the node's validation samples, `shard` where the samples of a leaf to
-    add are. The blobs of trunk, weights and `gate` lie in `blob_folder`. `ancestor` is the version from which
-    the leaves to merge came.
+    add are, and `held` the files that name what is on its way into other leaves. The blobs of trunk, weights
+    and `gate` lie in `blob_folder`. `ancestor` is the version from which the leaves to merge came.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -70,6 +70,7 @@ class GrowthJob(JobRecord):
     offered: OfferedWeights | None = None
     ancestor: Manifest | None = None
     shard: str = ""
+    held: tuple[str, ...] = ()
     net: str = ""
     import_paths: tuple[str, ...] = ()
     steps: int = 1000
@@ -99,8 +100,22 @@ class GrownLeaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReshapedLeaf:
+    """A leaf of which samples moved to another one: its class counts before and after, and those of what
+    moved. The job's folder has its files as `before-<number>`, `leaf-<number>` and `moved-<number>`."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    leaf: LeafId
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    moved: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthResult(JobRecord):
-    """What a task came to. `split_gate` names the file of a branch's learned gate (empty: it has none)."""
+    """What a task came to. `split_gate` names the file of a branch's learned gate (empty: it has none);
+    `reshaped` are leaves that gave samples away."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = "result.json"
@@ -109,4 +124,5 @@ class GrowthResult(JobRecord):
     leaves: tuple[GrownLeaf, ...]
     contribution: ContributionDraft | None = None
     split_gate: str = ""
+    reshaped: tuple[ReshapedLeaf, ...] = ()
     notes: tuple[str, ...] = ()

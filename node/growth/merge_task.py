@@ -11,24 +11,23 @@ from node.growth.changes import merged_places
 from node.growth.expert_task import validation_samples
 from node.growth.jobs import GrowingLeaf, GrownLeaf, GrowthResult
 from node.growth.laying import Arrays, LaidLeaf, narrowed
-from node.growth.net_training import accuracy, loss
+from node.growth.net_training import Trained, trained_net, untrained_net
 from node.shard_source import ShardSource
 from node.shards import summary_arrays
 from node.sums import LeafSums, joined
+from swarm.data.dataset import Dataset
 from swarm.domain.errors import InvalidInputError, SwarmError
 from swarm.domain.ids import LeafId, number_of
-from swarm.domain.manifests import Cost, Parent
-from swarm.experts.flops import forward_flops
-from swarm.experts.merging import merged_net
-from swarm.experts.samples import Samples
-from swarm.experts.weights import pack_net
+from swarm.domain.manifests import Parent
+from swarm.experts.borrowing import Net
+from swarm.experts.merging import DEFAULT_METHOD, merged_net
 from swarm.gating.joined_summaries import joined_summary
 from swarm.gating.regions import LeafSummary
 
 
 def merge_leaves(bench: GrowthBench) -> GrowthResult:
     """Return the merge of the job's leaves and the contribution in which it stands for what both stood for:
-    columns add, F'F stays as it is.
+    columns add, F'F stays as it is. It is trained for some steps on the samples of both, if there are any.
 
     Corrections are left out. Raises InvalidInputError where the nets differ.
     """
@@ -38,53 +37,66 @@ def merge_leaves(bench: GrowthBench) -> GrowthResult:
         raise InvalidInputError("merge", found="no common ancestor in the lineage", expected="one")
     bench.report("merge", " and ".join(f"{each.expert}@{each.version}" for each in parents), 0.1)
     net, class_names = merged_net(
-        job.options.get("method", "magmax"),
+        job.options.get("method", DEFAULT_METHOD),
         job.ancestor,
         parents,
         bench.read_from.open_verified,
         job.import_paths,
     )
-    modules, blobs = pack_net(net)
-    for blob in blobs.values():
-        bench.write_to.put(blob)
     laid = bench.laid
     merged = [leaf.leaf for leaf in job.leaves]
     own = _together(bench, new, [laid.leaf(leaf) for leaf in merged])
     changed = replace(laid, leaves=(*laid.leaves, own)).placed(merged_places(laid.places(), merged, new))
     if any(each.correction is not None for each in parents):
         bench.notes.append(f"{new} has no correction: swarm train DATA --refine makes one")
-    judged = bench.validation(new, class_names, changed)
-    metrics: dict[str, float] = {"merged": float(len(parents))}
-    if judged is not None:
-        none = Samples(inputs=judged.inputs[:0], labels=np.zeros(0, dtype=np.int64))
-        samples = validation_samples(bench, judged, class_names, none)
-        nll = loss(net, samples)
-        assert nll is not None
-        metrics |= {"validation_nll": nll, "validation_accuracy": accuracy(net, samples)}
-        metrics["validation_samples"] = float(len(samples))
-    counts: dict[str, int] = dict(own.class_counts)
-    per_query = forward_flops(net, parents[0].net.input_shape)
+    sums, shard = _sums(bench, new), _shard(bench, new)
+    trained = _trained(bench, new, net, class_names, bench.validation(new, class_names, changed), shard)
     grown = GrownLeaf(
         leaf=new,
         net=replace(parents[0].net, classes=len(class_names)),
         class_names=class_names,
-        class_counts=counts,
-        modules=modules,
+        class_counts=dict(own.class_counts),
+        modules=trained.modules,
         parents=tuple(Parent(kind="merged-from", manifest=leaf.digest) for leaf in job.leaves),
-        metrics=metrics,
-        cost=Cost(
-            train_flops=bench.flops,
-            inference_flops=per_query,
-            samples_seen=0,
-            duration_s=bench.clock() - bench.started,
-        ),
+        metrics={**trained.metrics, "merged": float(len(parents))},
+        cost=trained.cost,
         summary=f"leaf-{number_of(new)}.npz",
-        sums=_sums(bench, new),
-        shard=_shard(bench, new),
+        sums=sums,
+        shard=shard,
     )
     return GrowthResult(
         task="merge", leaves=(grown,), contribution=changed.lay_down(bench.folder), notes=tuple(bench.notes)
     )
+
+
+def _trained(
+    bench: GrowthBench,
+    new: LeafId,
+    net: Net,
+    class_names: tuple[str, ...],
+    judged: Dataset | None,
+    shard: str,
+) -> Trained:
+    """Return the merged net after some steps on the samples of both, where these can be had and the steps
+    make it better on validation samples; else as it is."""
+    samples = _samples(bench, new, shard)
+    if samples is None:
+        return untrained_net(bench, net, class_names, judged)
+    samples = samples.subset(np.flatnonzero(samples.labels_among(class_names) >= 0))
+    training = bench.as_samples(samples, class_names)
+    validation = validation_samples(bench, judged, class_names, training)
+    return trained_net(bench, new, net, training, validation, keep_better=True)
+
+
+def _samples(bench: GrowthBench, new: LeafId, shard: str) -> Dataset | None:
+    if not shard:
+        return None
+    try:
+        source = ShardSource.read(bench.folder / shard)
+        return source.load(bench.job.specification, " and ".join(leaf.leaf for leaf in bench.job.leaves))
+    except SwarmError as error:
+        bench.notes.append(f"{new} is not trained after the merge: {error}")
+        return None
 
 
 def _together(bench: GrowthBench, new: LeafId, parts: list[LaidLeaf]) -> LaidLeaf:

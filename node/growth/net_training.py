@@ -10,9 +10,11 @@ from torch import nn
 
 from node.expert_training import cost_of, metrics_of
 from node.growth.bench import GrowthBench
+from swarm.data.dataset import Dataset
 from swarm.domain.ids import LeafId, number_of
 from swarm.domain.manifests import Cost
 from swarm.domain.tensors import ModuleEntry
+from swarm.experts.flops import forward_flops
 from swarm.experts.inputs import best_device
 from swarm.experts.samples import Feed, Samples, derived_seed
 from swarm.experts.training import TrainProgress, TrainSettings, train_expert
@@ -78,6 +80,31 @@ def trained_net(
     return Trained(
         modules=modules, metrics=metrics, cost=replace(cost, train_flops=cost.train_flops + counted)
     )
+
+
+def untrained_net(
+    bench: GrowthBench, net: nn.Module, class_names: tuple[str, ...], judged: Dataset | None
+) -> Trained:
+    """Store a net as it is, judged on validation samples if there are some; what the bench counted is its
+    cost."""
+    modules, blobs = pack_net(net)
+    for blob in blobs.values():
+        bench.write_to.put(blob)
+    metrics: dict[str, float] = {}
+    shape = bench.job.specification.input_shape
+    if judged is not None:
+        samples = bench.as_samples(judged, class_names)
+        metrics["validation_nll"] = float(losses(net, samples).mean())
+        metrics["validation_accuracy"] = accuracy(net, samples)
+        metrics["validation_samples"] = float(len(samples))
+    cost = Cost(
+        train_flops=bench.flops,
+        inference_flops=forward_flops(net, shape),
+        samples_seen=0,
+        duration_s=bench.clock() - bench.started,
+    )
+    bench.flops = 0
+    return Trained(modules=modules, metrics=metrics, cost=cost)
 
 
 def loss(net: nn.Module, samples: Samples) -> float | None:

@@ -11,8 +11,13 @@ from swarm.domain.ids import LeafId, number_of
 class OwnTree:
     """Part of the node's book of leaves. `save` brings the whole book to disk; each change calls it last."""
 
-    def __init__(self, save: Callable[[], None]) -> None:
-        self._save = save
+    def __init__(
+        self,
+        save: Callable[[], None],
+        reshape: Callable[[TreeChange, bool], None] = lambda change, back: None,
+    ) -> None:
+        """`reshape` gives or takes samples as a change does, or (True) as what it did before; saved next."""
+        self._save, self._reshape = save, reshape
         self._places: dict[LeafId, Place] = {}
         self._changes: dict[str, TreeChange] = {}
         self._offers: dict[LeafId, str] = {}
@@ -79,9 +84,22 @@ class OwnTree:
         """Return what a proposal changed, None where it changed nothing here."""
         return self._changes.get(proposal)
 
+    def moved_out(self, leaf: LeafId) -> tuple[str, ...]:
+        """Return the proposals by which samples of a leaf are in another one now."""
+        return tuple(
+            each.proposal
+            for each in self._changes.values()
+            if leaf in each.reshaped and each.state != "undone"
+        )
+
+    def reshaping(self) -> tuple[str, ...]:
+        """Return the proposals by which samples ever moved, oldest first."""
+        return tuple(each.proposal for each in self._changes.values() if each.reshaped)
+
     def note_change(self, change: TreeChange) -> None:
         """Let a proposal change the tree, until it ends. Noting a known one again changes nothing."""
         if change.proposal not in self._changes:
+            self._reshape(change, False)
             self._put(change, change.after)
 
     def unpin(self, proposal: str) -> None:
@@ -100,6 +118,7 @@ class OwnTree:
         """Take back what a proposal changed. What it made is retired: files and ids stay theirs."""
         change = self._changes.get(proposal)
         if change is not None and change.state != "undone":
+            self._reshape(change, True)
             self._put(replace(change, state="undone", pins={}), change.before)
 
     def follow(self, gate_leaves: Collection[LeafId]) -> tuple[str, ...]:
@@ -107,12 +126,14 @@ class OwnTree:
         proposals by which the tree differs from it. Return them."""
         followed = []
         for change in reversed(tuple(self._changes.values())):
-            if change.state == "done" and change.is_undone_by(gate_leaves):
+            if change.state == "done" and change.is_undone_by(gate_leaves, self._places):
+                self._reshape(change, True)
                 self._put(replace(change, state="undone"), change.before)
                 followed.append(change.proposal)
         for change in tuple(self._changes.values()):
             if change.proposal in followed or change.state != "undone" or not change.is_done_in(gate_leaves):
                 continue
+            self._reshape(change, False)
             self._put(replace(change, state="done"), change.after)
             followed.append(change.proposal)
         return tuple(followed)

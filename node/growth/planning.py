@@ -73,7 +73,8 @@ def make_growth_plan(
             places = book.tree.places([leaf.leaf for leaf in book.everything()])
             after = _places_after(order, places, [leaf.leaf for leaf in result.leaves])
             change = tree_change(order.proposal, order.kind, places, after, pins)
-            plan = replace(plan, change=change)
+            change = replace(change, reshaped=tuple(one.leaf for one in result.reshaped))
+            plan = replace(plan, change=change, reshaped=result.reshaped)
         else:
             plan = replace(plan, unpins=order.proposal)
         if result.split_gate:

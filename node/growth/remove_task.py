@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from node.growth.bench import GrowthBench
 from node.growth.changes import pruned
 from node.growth.jobs import GrowthResult
-from node.sums import GramSums, LeafSums, joined
+from node.sums import GramSums, LeafSums, joined, narrowed
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.ids import LeafId
 
@@ -47,7 +46,7 @@ def _left(bench: GrowthBench, total: GramSums) -> GramSums:
         left = total.gram.astype(np.int64)
         for gram in grams:
             left -= gram
-        return GramSums(samples=total.samples - sum(f.samples for f in own), gram=_narrowed(left))
+        return GramSums(samples=total.samples - sum(f.samples for f in own), gram=narrowed(left))
     others: list[LeafSums] = []
     for other in bench.job.others:
         kept = bench.own_sums(other)
@@ -66,9 +65,3 @@ def _not_kept(leaf: LeafId) -> NotReadyError:
         expected="each leaf's own sums, which training keeps",
         remedy="train once more: swarm train DATA",
     )
-
-
-def _narrowed(values: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
-    limits = np.iinfo(np.int32)
-    fits = int(values.min()) >= limits.min and int(values.max()) <= limits.max
-    return values.astype(np.int32) if fits else values

@@ -24,10 +24,10 @@ def split_leaf(bench: GrowthBench) -> GrowthResult:
     (parent,), old = job.leaves, laid.leaf(job.leaves[0].leaf)
     source, samples = bench.samples(parent)
     features = bench.features(samples.inputs, in_fixed_point=laid.sums is not None)
-    check_same(old, samples, features)
+    check_same(old, samples, features, source.told)
     parts = two_parts(
         features.regions,
-        samples.labels,
+        np.where(source.told, samples.labels, -1),
         samples.class_names,
         old.class_counts,
         min_count=job.specification.min_leaf_count,
@@ -44,7 +44,6 @@ def split_leaf(bench: GrowthBench) -> GrowthResult:
         rows = parts.of(part)
         bench.report("sums", f"{leaf}: {len(rows)} samples", 0.5 + 0.2 * part)
         part_samples = samples.subset(rows)
-        counts = part_samples.class_counts()
         stood.append(
             bench.stands(
                 leaf,
@@ -58,7 +57,7 @@ def split_leaf(bench: GrowthBench) -> GrowthResult:
                 rank=rank,
                 parent=parent.leaf,
                 # What the gate is told of the leaf it is told of the parts, no more and no less.
-                told={name: counts[name] for name in old.class_counts if name in counts},
+                told=old.class_counts,
             )
         )
     arrays, split_gate = {name: array for name, array in old.arrays.items() if name != "columns"}, ""

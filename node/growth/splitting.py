@@ -43,7 +43,8 @@ def two_parts(
     """Return a leaf's samples in two parts by balanced 2-means on their features in region columns [N, R].
 
     Balanced while the centres are sought; then each sample goes to the nearer one (Gururangan et al. 2023).
-    labels int64 [N] are rows of class_names, `told` the classes that the gate is told of. One of them with
+    labels int64 [N] are rows of class_names (-1: the gate is told nothing of the sample), `told` the classes
+    that the gate is told of. One of them with
     fewer than MIN_CLASS_COUNT samples in a part lies in the other part altogether. Tries up to five seeds;
     raises InvalidInputError where each leaves a part with fewer than min_count told samples.
     """

@@ -5,13 +5,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.array_files import save_arrays
-from node.shard_source import ShardPart, ShardSource
+from node.shard_source import Place, ShardPart, ShardSource
 from swarm.data.dataset import Dataset
 from swarm.domain.errors import ShapeMismatchError, VerificationError
 
@@ -122,12 +122,8 @@ class Gathered:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return what `save` wrote; VerificationError where it cannot be read."""
+        arrays = _read(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            if str(arrays["schema"]) != _SCHEMA:
-                raise ValueError(f"schema {arrays['schema']}")
-            sources = json.loads(str(arrays["sources"]))
             return cls(
                 samples=Dataset(
                     inputs=arrays["inputs"],
@@ -135,14 +131,43 @@ class Gathered:
                     class_names=tuple(arrays["class_names"].tolist()),
                     name=str(arrays["name"]),
                 ),
-                sources=tuple((str(source), tuple(map(str, paths))) for source, paths in sources),
+                sources=_sources(arrays),
                 parts=arrays["parts"],
                 rows=arrays["rows"],
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise VerificationError(
-                str(path),
-                found=f"no readable samples ({error})",
-                expected=_SCHEMA,
-                remedy="end the stream and begin it again: swarm train --stop",
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _unreadable(path, error) from error
+
+    @staticmethod
+    def places_in(path: Path) -> list[Place]:
+        """Return the places of the samples that `save` wrote; VerificationError where it did not."""
+        arrays = _read(path, ("schema", "sources", "parts", "rows"))
+        sources = _sources(arrays)
+        pairs = zip(arrays["parts"].tolist(), arrays["rows"].tolist(), strict=True)
+        return [(*sources[part], row) for part, row in pairs]
+
+
+def _read(path: Path, names: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file, all of them or those that are named."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names or file.files}
+        if str(arrays["schema"]) != _SCHEMA:
+            raise ValueError(f"schema {arrays['schema']}")
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    return arrays
+
+
+def _sources(arrays: dict[str, NDArray[Any]]) -> tuple[Places, ...]:
+    kept = json.loads(str(arrays["sources"]))
+    return tuple((str(source), tuple(map(str, paths))) for source, paths in kept)
+
+
+def _unreadable(path: Path, error: Exception) -> VerificationError:
+    return VerificationError(
+        str(path),
+        found=f"no readable samples ({error})",
+        expected=_SCHEMA,
+        remedy="end the stream and begin it again: swarm train --stop",
+    )

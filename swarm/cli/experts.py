@@ -57,7 +57,9 @@ def experts(
                 head.version,
                 manifest.net.factory,
                 ", ".join(manifest.class_names),
-                f"{manifest.metrics.get('validation_accuracy', float('nan')):.3f}",
+                f"{accuracy:.3f}"
+                if (accuracy := manifest.metrics.get("validation_accuracy")) is not None
+                else "-",
                 bytes_text(sum(module.size_bytes for module in manifest.modules)),
                 manifest.share,
             )

@@ -70,7 +70,7 @@ def merge(
     second: ExpertName,
     method: Annotated[
         str, typer.Option(help="magmax, ties or mean, from the common ancestor.", metavar="HOW")
-    ] = "magmax",
+    ] = "mean",
     against: Against = 0,
     no_wait: NoWait = False,
     home: Home = None,
@@ -184,13 +184,6 @@ def check_accepted(proposal: "Proposal") -> None:
         raise ConflictError(
             proposal.subject,
             found=f"{proposal.state}: {proposal.reason or 'no reason given'}",
-            expected=_EXPECTED.get(proposal.state, "a proposal that is accepted"),
+            expected="a proposal that is accepted",
             remedy=f"the gate is as it was before; its figures: swarm gate proposals {proposal.id}",
         )
-
-
-_EXPECTED = {
-    "refused": "a change that does better than what it replaces, and harms nobody",
-    "rolled-back": "a change that does better than what it replaces, and harms nobody",
-    "failed": "an owner that can carry it out",
-}

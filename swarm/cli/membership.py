@@ -13,6 +13,7 @@ from swarm.config import home_flag
 if TYPE_CHECKING:
     from swarm.cli.places import Place
     from swarm.cli.withdrawing import Descendant
+    from swarm.domain.ids import ExpertId
     from swarm.rpc.clients import AgentClient
 
 
@@ -84,10 +85,11 @@ def leave(
 
     async def work() -> None:
         async with agent(place) as client:
-            found = await _opt_out(place, client, reason) if retrain else []
-            gate_version, experts = await client.leave(reason)
+            named, found = await _opt_out(place, client, reason) if retrain else ([], [])
+            gate_version, left = await client.leave(reason)
             note_departure(place)
             await client.stop()
+        experts = sorted({*named, *left})
         text = f"left; {', '.join(experts) or 'no expert'} withdrawn, gate version {gate_version}"
         facts: dict[str, object] = {"gate_version": gate_version, "withdrawn": experts}
         if retrain:
@@ -98,8 +100,10 @@ def leave(
     run_async(work())
 
 
-async def _opt_out(place: "Place", own: "AgentClient", reason: str) -> "list[Descendant]":
-    """Withdraw this node's experts by name and ask that what came from them is trained anew.
+async def _opt_out(
+    place: "Place", own: "AgentClient", reason: str
+) -> "tuple[list[ExpertId], list[Descendant]]":
+    """Withdraw this node's experts by name and ask that what came from them is trained anew; return both.
 
     Before it leaves: who has left may ask nothing any more.
     """
@@ -110,7 +114,7 @@ async def _opt_out(place: "Place", own: "AgentClient", reason: str) -> "list[Des
     async with registry(place) as blobs, coordinator(place) as client:
         experts = [head.expert for head in await blobs.heads(place.identity().id)]
         found = await withdraw_experts(place, blobs, experts, reason, fence)
-        return await ask_for_retraining(client, found, follow=False)
+        return experts, await ask_for_retraining(client, found, follow=False)
 
 
 def down(home: Home = None, json: Json = False) -> None:

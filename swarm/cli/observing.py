@@ -1,5 +1,6 @@
 """`swarm status`, `swarm events`, `swarm doctor`: how the swarm is, what happened, what to repair."""
 
+import asyncio
 import json as json_lines
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -7,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, plain, printable, run_async, say, table
+from swarm.cli.output import bytes_text, emit, plain, printable, progress, run_async, say, table
 
 if TYPE_CHECKING:
     from swarm.domain.agent import AgentState
     from swarm.domain.membership import Event, SwarmStatus
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 _EVENT_ID = re.compile(r"[0-9]{1,18}(?:-[0-9]{0,18})?")
 
 
@@ -101,7 +103,7 @@ def events(
 ) -> None:
     """Show what happened, the newest last. With --follow --json: one JSON object a line."""
     from swarm.cli.places import coordinator, find_place
-    from swarm.domain.errors import UsageError
+    from swarm.domain.errors import UnreachableError, UsageError
 
     if after and _EVENT_ID.fullmatch(after) is None:
         raise UsageError(
@@ -126,8 +128,16 @@ def events(
             for event in found:
                 show(event)
             last = found[-1].id if found else after
-            async for event in client.events(after=last, follow=True, limit=0):
-                show(event)
+            pause_s = FIRST_PAUSE_S
+            while True:
+                try:
+                    async for event in client.events(after=last, follow=True, limit=0):
+                        last, pause_s = event.id, FIRST_PAUSE_S
+                        show(event)
+                except UnreachableError as error:
+                    progress(f"the coordinator is away, asked again in {pause_s:.0f} s: {error.found}")
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     run_async(work())
 

@@ -137,7 +137,8 @@ def describe_proposal(proposal: "Proposal") -> str:
     led_to = ", ".join(map(str, proposal.gate_versions)) or "none"
     lines = [
         describe_state(proposal),
-        f"made by {proposal.by} at {stamp(proposal.created_at)} against gate {proposal.gate_version},"
+        f"made by {proposal.by} at {stamp(proposal.created_at)} against gate {proposal.gate_version}"
+        f"{f' ({proposal.why})' if proposal.why else ''},"
         f" owner {proposal.owner}{f', {options}' if options else ''}; gate versions it led to: {led_to}",
     ]
     for name, figures in (("evidence", proposal.evidence), ("cost", proposal.cost)):

@@ -120,7 +120,7 @@ async def _withdraw(
             proposal = await _out_of_the_gate(place, expert) if wait else ""
             fence = (await own.state()).fence
         found = await withdraw_experts(place, blobs, [expert], reason, fence)
-        progress("the coordinator makes a gate without its leaf")
+        progress("its tombstone is signed: no gate will have its leaf")
         if retrain:
             async with coordinator(place) as client:
                 found = await ask_for_retraining(client, found, follow=wait)

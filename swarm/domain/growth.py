@@ -24,7 +24,7 @@ MERGE_METHODS = ("magmax", "ties", "mean")
 NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
     "add": {},
     "split": {"gate": SPLIT_GATES, "steps": ()},
-    "merge": {"method": MERGE_METHODS},
+    "merge": {"method": MERGE_METHODS, "steps": ()},
     "remove": {},
     "retrain": {"steps": ()},
 }
@@ -34,6 +34,8 @@ NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """One change of the gate on its way. `by` is who made it: `policy`, or a member's id.
+
+    `why` is what the policy saw, `reason` why it is in its state.
 
     open: recorded; working: its owner carries it out; trying: nodes judge it; accepted, refused (never came
     into a gate), rolled-back (came in for a while) and failed (could not be carried out) are ends. `before`
@@ -53,6 +55,7 @@ class Proposal:
     changed_at: float
     options: Mapping[str, str] = field(default_factory=dict)
     state: ProposalState = "open"
+    why: str = ""
     reason: str = ""
     evidence: Mapping[str, float] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)

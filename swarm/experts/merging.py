@@ -20,7 +20,7 @@ from swarm.domain.growth import MERGE_METHODS
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import check_class_names
 from swarm.experts.nets import build_net
-from swarm.experts.weights import _head_tensors, load_tensors, tensors_of
+from swarm.experts.weights import head_tensors, load_tensors, tensors_of
 from swarm.modules.packing import ReadBlob
 
 SCALES: Final[Mapping[str, float]] = MappingProxyType({"magmax": 0.5, "ties": 0.55, "mean": 1.0})
@@ -145,7 +145,7 @@ def merged_net(
     # Every weight is replaced: its random initialisation is nobody's business.
     with torch.random.fork_rng(devices=[]):
         net = build_net(replace(nets[0], classes=len(classes)), import_paths)
-    head = replace(head, tensors=frozenset(_head_tensors(net, len(classes))))
+    head = replace(head, tensors=frozenset(head_tensors(net, len(classes))))
     if not head.tensors and {tuple(names) for names in (*head.parents, head.ancestor)} != {classes}:
         raise InvalidInputError(
             subject,

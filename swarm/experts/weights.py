@@ -93,7 +93,7 @@ def warm_start(
     """
     old = tensors_of(modules, read)
     own = state_tensors(net)
-    head = _head_tensors(net, len(new_classes))
+    head = head_tensors(net, len(new_classes))
     shared = [name for name in new_classes if name in old_classes]
     rows = [list(new_classes).index(name) for name in shared]
     old_rows = [list(old_classes).index(name) for name in shared]
@@ -115,7 +115,7 @@ def warm_start(
 def zero_head(net: nn.Module, classes: int) -> bool:
     """Set the last linear layer to zero, so that net answers 0 for every class; False where it has none of
     that width, or other layers follow (net is then as it was, or answers otherwise)."""
-    head = _head_tensors(net, classes)
+    head = head_tensors(net, classes)
     with torch.no_grad():
         for name, tensor in state_tensors(net).items():
             if name in head:
@@ -157,7 +157,7 @@ def tensor_dtypes(net: nn.Module) -> dict[str, str]:
     return {name: _CARRIED[tensor.dtype] for name, tensor in state_tensors(net).items()}
 
 
-def _head_tensors(net: nn.Module, classes: int) -> set[str]:
+def head_tensors(net: nn.Module, classes: int) -> set[str]:
     """Return the names of the last linear layer's tensors, if its width is the number of classes."""
     linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != classes:

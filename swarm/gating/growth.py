@@ -18,6 +18,8 @@ WELL_ABOVE = 1.5
 """Conservative: a leaf's mean loss must be so many times the mean of all leaves' mean losses."""
 RESTS_S: Mapping[GrowthPolicy, float] = {"conservative": 24 * 3600.0, "eager": 3600.0}
 """A leaf, or an owner's add, whose proposal did not pay rests so long, unless its contribution changes."""
+FAILED_RESTS_S = 300.0
+"""What its owner could not carry out, because it was busy or broke, is proposed again after so long."""
 GROWN = 1.5
 """A leaf whose split did not pay rests until it stands for so many times the samples that it stood for then:
 a stream changes its contribution with every mega-batch."""
@@ -166,6 +168,8 @@ class _Rests:
             if each.kind == kind and is_same:
                 if each.state == "accepted" or self.now - each.changed_at >= self.rest_s:
                     return False
+                if each.state == "failed":
+                    return self.now - each.changed_at < FAILED_RESTS_S
                 then = each.evidence.get(LEAF_SAMPLES, 0.0)
                 return samples < GROWN * then if samples and then else changed_at <= each.changed_at
         return False

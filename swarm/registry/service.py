@@ -42,6 +42,9 @@ SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
 
 MAX_ANNOUNCED: Final = 1000
+HEADS_PER_LEAF: Final = 16
+"""An owner may have so many experts for each leaf that the gate takes of it: what was split, merged away or
+rolled back stays in the registry."""
 _PROGRESS_S: Final = 30.0
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -253,12 +256,12 @@ class RegistryService:
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
         limit = (await self._current_specification()).max_leaves_per_owner
         others = [head for head in await self._store.heads(manifest.owner) if head.expert != manifest.expert]
-        if len(others) >= limit:
+        if len(others) >= HEADS_PER_LEAF * limit:
             raise ExhaustedError(
                 f"experts of {manifest.owner}",
                 found=f"{len(others)} and one more",
-                expected=f"at most {limit}",
-                remedy="withdraw one first, or train with fewer leaves",
+                expected=f"at most {HEADS_PER_LEAF * limit}",
+                remedy="withdraw some that no gate has: swarm expert remove EXPERT",
             )
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:

@@ -22,7 +22,7 @@ from swarm.domain.inference import Query
 from swarm.domain.manifests import Parent
 from tests.support.coordinator import BackEnd, back_end, refusal, samples
 from tests.support.gates import current, swapped
-from tests.support.growing_node import GrowingNode
+from tests.support.growing_node import CHILDREN, GrowingNode
 from tests.support.rpc import eventually
 
 E0, E1, E2 = (ExpertId(f"ada.e{number}") for number in range(3))
@@ -90,6 +90,28 @@ async def test_a_split_that_pays_is_accepted(swarm: BackEnd) -> None:
     assert gate.evidence["tried_samples"] == 80
     for name in ("proposed", "working", "trying", "accepted"):
         assert (await events(swarm, f"growth.{name}"))[0]["proposal"] == "p1"
+
+
+async def test_a_merge_is_accepted_for_what_it_saves_and_has_to_gain_where_it_saves_nothing(
+    swarm: BackEnd,
+) -> None:
+    ada, _ = await ada_and_bob(swarm)
+    operator = await swarm.operator()
+    await operator.propose("split", [E0])
+    await ada.split("p1")
+    assert (await ada.settle("p1", {})).state == "activated"
+    both = [ada.expert_of(number) for number in CHILDREN]
+    await operator.propose("merge", both)
+    error = await refusal(ada.send("p2", pinned=False))  # as many leaves as before
+    assert isinstance(error, HarmfulContributionError) and "more than 1 wanted" in error.found
+    await operator.propose("merge", both, {"steps": "50"})
+    outcome = await ada.give("p3", {CHILDREN[0]: ada.called}, is_split=False, pinned=False)
+    assert outcome.state == "activated"
+    found = (await operator.proposals("p3"))[0]
+    assert found.state == "accepted" and abs(found.evidence["tried_z"]) <= 1
+    assert [leaf.leaf for leaf in (await current(ada)).leaves if leaf.owner == "ada"] == [
+        ada.leaf(CHILDREN[0])
+    ]
 
 
 @pytest.mark.parametrize("sums", ["", "exact"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from node.growth.jobs import GrowthJob, GrowthResult, GrowthTask
 from node.growth.laying import Laid
 from node.growth.planning import Signing, make_growth_plan
 from node.growth.working import grow
-from node.jobs import CONTRIBUTION_FILE, LearningJob, LearningResult
+from node.held_out import write_validation
+from node.hold_out import VALIDATION_FRACTION, hold_out
+from node.jobs import CONTRIBUTION_FILE, VALIDATION_FILE, LearningJob, LearningResult
 from node.learning import learn
 from node.leaves import LeafBook
 from node.outbox import Outbox
 from node.plan import Plan, make_plan
+from node.stream.gathered import Gathered
 from swarm.config import NodeHome
+from swarm.data.sources import load_training
 from swarm.domain.agent import TrainOrder
 from swarm.domain.growth import GrowthOrder, ProposalKind
 from swarm.domain.ids import ExpertId, LeafId, NodeId, leaf_of
@@ -32,9 +37,18 @@ from tests.support.learning import digits_like, make_specification
 NODE = NodeId("rose")
 
 
-def two_kinds(path: Path, count: int = 400, *, share: float = 0.5, rare: int = 0, seed: int = 0) -> str:
+def two_kinds(
+    path: Path,
+    count: int = 400,
+    *,
+    share: float = 0.5,
+    rare: int = 0,
+    seed: int = 0,
+    classes: Mapping[int, int] = MappingProxyType({}),
+) -> str:
     """Write digits of classes 0 to 3: 2 and 3 are brighter, so that they fall in two, but not so much that
-    they are leaves of their own. `share` of them are dark, and `rare` bright samples are of class 0."""
+    they are leaves of their own. `share` of them are dark, and `rare` bright samples are of class 0; of each
+    of `classes` so many are called class 9."""
     images, labels = digits_like(2 * count, 4, seed=seed, noise=4.0)
     bright = labels >= 2
     images = np.clip(images.astype(np.int64) + 3 * bright[:, None, None], 0, 16).astype(np.uint8)
@@ -43,6 +57,8 @@ def two_kinds(path: Path, count: int = 400, *, share: float = 0.5, rare: int = 0
     images, labels = images[kept], labels[kept]
     if rare:
         labels[np.flatnonzero(labels == 2)[:rare]] = 0
+    for label, few in classes.items():
+        labels[np.flatnonzero(labels == label)[:few]] = 9
     np.savez(path, x=images, y=labels)
     return str(path)
 
@@ -58,6 +74,19 @@ def two_puzzles(path: Path, count: int = 900, *, seed: int = 0) -> str:
     images[:, 4:, 4:] += 4 * second[:, None, None]
     np.savez(path, x=np.clip(images, 0, 16).astype(np.uint8), y=2 * bright + (first ^ second))
     return str(path)
+
+
+def mega_batch(path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    """Write a mega-batch `<name>.npz`, and beside it its training and validation samples as an intake leaves
+    them; return the file of the former."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x=images, y=labels)
+    dataset = load_training(str(path), min_classes=1)
+    kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+    training = path.with_suffix(".training.npz")
+    Gathered.of(dataset, kept, str(path)).save(training)
+    write_validation(path.with_suffix(".validation.npz"), dataset.subset(held_out), len(held_out))
+    return training
 
 
 class Plot:
@@ -82,6 +111,9 @@ class Plot:
         """Train on data, and return the job's folder before anything of it is signed."""
         torch.set_num_threads(1)
         folder = self._new_folder("learn")
+        if "gathered" in order:
+            beside = order["gathered"][-1].replace(".training.", ".validation.")
+            (folder / VALIDATION_FILE).write_bytes(Path(beside).read_bytes())
         job = LearningJob(
             node=NODE,
             order=TrainOrder(data=data, **{"net": "mlp:16x1", "steps": 60, "sums": "exact", **order}),
@@ -98,6 +130,17 @@ class Plot:
         if (folder / "validation.npz").exists():
             (self.home.state / "validation.npz").write_bytes((folder / "validation.npz").read_bytes())
         return folder
+
+    def learn_batch(self, path: Path, images: np.ndarray, labels: np.ndarray, **order: Any) -> LearningResult:
+        """Learn a mega-batch as a stream does, added to what the leaves stand for."""
+        folder = self.late_batch(path, images, labels, **order)
+        self.land(folder)
+        return LearningResult.read(folder)
+
+    def late_batch(self, path: Path, images: np.ndarray, labels: np.ndarray, **order: Any) -> Path:
+        """Learn a mega-batch, and return the job's folder before anything of it is signed."""
+        gathered = str(mega_batch(path, images, labels))
+        return self.late_training("stream", gathered=(gathered,), accumulate=True, **order)
 
     def land(self, folder: Path) -> Plan:
         """Sign what a training job came to, and let everything be accepted."""

@@ -197,6 +197,19 @@ CASES = [
         wanted="split ada.e1",
     ),
     Case(
+        name="what its owner could not carry out rests for minutes",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="failed", ago_s=200.0),),
+    ),
+    Case(
+        name="and no longer than that",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="failed", ago_s=400.0),),
+        wanted="split ada.e1",
+    ),
+    Case(
         name="what was accepted does not rest",
         found=LOSING,
         leaves=TWO,

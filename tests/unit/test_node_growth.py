@@ -8,9 +8,10 @@ import pytest
 
 from node.growth.checks import check_order
 from node.growth.jobs import GrowthResult
-from node.jobs import CONTRIBUTION_FILE
+from node.jobs import CONTRIBUTION_FILE, WAITING_FILE, LearningResult
 from node.plan import Plan
 from node.shard_source import ShardPart, ShardSource
+from node.stream.gathered import Gathered
 from node.sums import LeafSums
 from swarm.data.sources import load_training
 from swarm.domain.errors import (
@@ -24,7 +25,7 @@ from swarm.domain.errors import (
 from swarm.domain.ids import Digest, LeafId
 from swarm.domain.manifests import Correction, Manifest
 from swarm.trust.statements import read_statement
-from tests.support.growing import NODE, Plot, columns, two_kinds
+from tests.support.growing import NODE, Plot, columns, mega_batch, two_kinds
 from tests.support.learning import gate_of
 
 
@@ -293,6 +294,81 @@ def test_a_leaf_is_added_on_novel_samples_with_its_own_sums(plot: Plot, tmp_path
     assert np.array_equal(after.sums.arrays()["gram"], before.sums.arrays()["gram"] + own.f.gram)
     assert after.sums.samples == before.sums.samples + 100
     assert plot.head("rose.l2").parents == ()
+
+
+def test_a_class_told_only_since_a_later_mega_batch_does_not_stand_against_a_split(tmp_path: Path) -> None:
+    """Of the few that came first the gate is told nothing, ever; they are trained on all the same."""
+    plot = Plot(tmp_path)
+    plot.learn(two_kinds(tmp_path / "data.npz", classes={2: 4}))
+    few = LearningResult.read(plot.last).leaves[0].class_counts["9"]
+    assert 0 < few < 5
+    images, labels = load(two_kinds(tmp_path / "more.npz", seed=4, classes={2: 12}))
+    plot.learn_batch(tmp_path / "b.npz", images, labels)
+    given = plot.laid().leaf(LeafId("rose.l1"))
+    source = ShardSource.read(plot.book.shard(LeafId("rose.l1")))
+    samples = source.load(plot.specification, "rose.l1")
+    assert samples.class_counts()["9"] == given.class_counts["9"] + few and given.class_counts["9"] >= 5
+    before = plot.laid()
+    split(plot)
+    after = plot.laid()
+    summed, whole = columns(after, "rose.l2", "rose.l3"), columns(before, "rose.l1")
+    assert all(np.array_equal(summed[name], whole[name]) for name in whole)
+    children = [ShardSource.read(plot.book.shard(LeafId(leaf))) for leaf in ("rose.l2", "rose.l3")]
+    assert sum(map(len, children)) == len(source)
+    # Each child goes on from what it stands for.
+    plot.book.tree.settle("p1")
+    images, labels = load(two_kinds(tmp_path / "yet.npz", seed=6))
+    result = plot.learn_batch(tmp_path / "c.npz", images, labels)
+    assert not any("stands for its new samples alone" in note for note in result.notes)
+
+
+def test_few_of_a_class_wait_for_the_next_mega_batch_and_are_told_with_it(tmp_path: Path) -> None:
+    plot = Plot(tmp_path)
+    images, labels = load(two_kinds(tmp_path / "data.npz", classes={2: 4}))
+    folder = plot.late_batch(tmp_path / "a.npz", images, labels)
+    plot.land(folder)
+    waiting = Gathered.read(folder / WAITING_FILE)
+    assert set(waiting.samples.class_names) == {"9"} and "9" not in plot.laid().leaves[0].class_counts
+    images, labels = load(two_kinds(tmp_path / "more.npz", seed=4, classes={2: 5}))
+    second = mega_batch(tmp_path / "b.npz", images, labels)
+    own = Gathered.read(second).samples.class_counts()["9"]
+    assert len(waiting) < 5 and own < 5 <= own + len(waiting)
+    gathered = (str(folder / WAITING_FILE), str(second))
+    plot.learn("stream", gathered=gathered, accumulate=True)
+    assert plot.laid().leaf(LeafId("rose.l1")).class_counts["9"] == own + len(waiting)
+    split(plot)
+
+
+def load(source: str) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(source) as file:
+        return file["x"], file["y"]
+
+
+def test_a_merge_is_trained_for_some_steps_on_the_samples_of_both(plot: Plot) -> None:
+    ancestor = plot.head("rose.l1")
+    split(plot)
+    order = plot.order("merge", "rose.e2", "rose.e3", proposal="p2")
+    job = plot.maker(order).job(
+        "merge",
+        [LeafId("rose.l2"), LeafId("rose.l3")],
+        new=[LeafId("rose.l4")],
+        ancestor=ancestor,
+    )
+    assert job.steps == 100
+    result, _ = plot.do(order, replace(job, steps=30))
+    (merged,) = result.leaves
+    assert merged.cost.samples_seen > 0 and merged.metrics["steps"] == 30
+    assert plot.head("rose.l4").modules == merged.modules
+
+
+def test_a_merge_whose_samples_are_gone_is_not_trained_and_says_so(plot: Plot, tmp_path: Path) -> None:
+    ancestor = plot.head("rose.l1")
+    split(plot)
+    (tmp_path / "data.npz").unlink()
+    order = plot.order("merge", "rose.e2", "rose.e3", proposal="p2")
+    result, _ = plot.grow(order, "merge", "rose.l2", "rose.l3", new=1, ancestor=ancestor)
+    assert any("is not trained after the merge" in note for note in result.notes)
+    assert result.leaves[0].cost.samples_seen == 0 and result.leaves[0].metrics["validation_samples"] > 0
 
 
 def test_an_order_that_cannot_be_carried_out_is_refused_by_name(plot: Plot) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from node.existing import existing_leaves
 from node.growth.changes import Place, merged_places, pruned, split_places, tree_change
+from node.jobs import LearningResult
 from node.leaves import LeafBook
 from node.outbox import Outbox
 from swarm.domain.ids import LeafId
@@ -118,6 +120,27 @@ def test_training_of_a_leaf_that_was_split_meanwhile_is_a_version_of_it_that_its
     order = plot.order("split", "rose.e1", steps="10")
     result, _ = plot.grow(order, "child", "rose.l2", contribution=str(plot.given().digest))
     assert any("what its parent was trained to meanwhile" in note for note in result.notes)
+
+
+def test_the_next_training_of_a_child_starts_from_what_it_is_offered_where_that_is_better(
+    plot: Plot, tmp_path: Path
+) -> None:
+    late = plot.late_training(two_kinds(tmp_path / "late.npz", seed=2), steps=400)
+    split(plot)
+    plot.land(late)
+    plot.book.tree.settle("p1")
+    assert [leaf.offered is not None for leaf in existing_leaves(plot.book)] == [True, True]
+    more = two_kinds(tmp_path / "more.npz", seed=3)
+    folder = plot.late_training(more)
+    result = LearningResult.read(folder)
+    offered = [note for note in result.notes if "what its parent was trained to meanwhile" in note]
+    assert len(offered) == 2 and any("starts from" in note for note in offered)
+    plot.land(folder)
+    assert [leaf.offered for leaf in existing_leaves(plot.book)] == [None, None]
+    without = LearningResult.read(plot.late_training(more))
+    for with_offer, alone in zip(result.leaves, without.leaves, strict=True):
+        judged = 2 * with_offer.metrics["validation_samples"] * with_offer.cost.inference_flops
+        assert with_offer.cost.train_flops - alone.cost.train_flops == judged
 
 
 def test_training_of_a_leaf_that_was_removed_meanwhile_is_kept_with_its_reason(

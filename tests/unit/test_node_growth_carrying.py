@@ -1,15 +1,20 @@
 """An order's way on a node: taken or refused at once, carried out beside the rest, followed to its end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from node.delivery import Delivery
 from node.durable import write_json
 from node.growth.carrying import Grower
+from node.growth.job_making import JobMaker
+from node.growth.jobs import GrowthJob, GrowthTask
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
 from node.outbox import Intent
@@ -233,6 +238,53 @@ async def test_a_split_that_a_crash_interrupted_goes_on_where_it_was(
     assert len(contributions) == 2 and coordinator.state == "accepted"
     assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
     assert plot.book.leaf(LeafId("rose.l4")) is None
+
+
+async def test_children_are_trained_side_by_side_where_there_is_room(
+    plot: Plot, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.growth.carrying._have_room", lambda children, threads: True)
+    grower, together, seen = made(plot, coordinator), 0, set[int]()
+    await grower.carry_out(plot.order("split", "rose.e1", steps="1500"))
+    async with asyncio.timeout(120):
+        while grower.activity:
+            running = {child.pid for child in psutil.Process().children() if is_learner(child)}
+            together, seen = max(together, len(running)), seen | running
+            await asyncio.sleep(0.01)
+    assert together == 2 and len(seen) == 3  # the copies, then one process for each child
+    assert [stage for stage, _ in coordinator.told] == ["started", "split", "trained"]
+    assert {plot.head(leaf).version for leaf in ("rose.l2", "rose.l3")} == {2}
+    assert coordinator.state == "accepted" and len(coordinator.contributions) == 2
+
+
+def is_learner(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "node.learner" in process.cmdline()
+    return False
+
+
+async def test_where_one_child_fails_the_other_is_ended_too(
+    plot: Plot, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.growth.carrying._have_room", lambda children, threads: True)
+    job = JobMaker.job
+
+    def spoiled(maker: JobMaker, task: GrowthTask, leaves: Sequence[LeafId], **more: Any) -> GrowthJob:
+        made = job(maker, task, leaves, **more)
+        if task != "child":
+            return made
+        is_first = leaves == [LeafId("rose.l2")]
+        gone = tuple(replace(leaf, shard="/nowhere") for leaf in made.leaves)
+        return replace(made, leaves=gone) if is_first else replace(made, steps=10**6)
+
+    monkeypatch.setattr(JobMaker, "job", spoiled)
+    grower = made(plot, coordinator)
+    await grower.carry_out(plot.order("split", "rose.e1"))
+    await idle(grower)
+    stage, reason = coordinator.told[-1]
+    assert stage == "failed" and "no record of where the leaf's samples are" in reason
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
+    assert not [child for child in psutil.Process().children() if is_learner(child)]
 
 
 async def test_a_cancelled_proposal_ends_the_work(

@@ -219,11 +219,11 @@ class TestRefusals:
 
     async def test_one_expert_more_than_an_owner_may_have(self, tmp_path: Path) -> None:
         registry = await open_registry(tmp_path, max_leaves_per_owner=2)
-        for number in (1, 2):
+        for number in range(1, 33):
             await registry.add(number=number)
-        made, blobs = expert(number=3)
+        made, blobs = expert(number=33)
         await registry.publish(blobs)
-        await refused(registry, made, ExhaustedError, "experts of ada", "at most 2")
+        await refused(registry, made, ExhaustedError, "experts of ada", "at most 32")
         await registry.add(number=2, version=2)
         await registry.add("bob")
 

@@ -88,6 +88,7 @@ def proposal_to_pb(value: Proposal) -> growth_pb2.Proposal:
         cost={name: float(figure) for name, figure in value.cost.items()},
         before=value.before,
         gate_versions=value.gate_versions,
+        why=_line(value.why),
     )
 
 
@@ -117,6 +118,7 @@ def proposal_from_pb(message: growth_pb2.Proposal) -> Proposal:
         },
         before=digest(message.before) if message.before else "",
         gate_versions=tuple(map(_version, message.gate_versions)),
+        why=_reason(message.why),
     )
 
 

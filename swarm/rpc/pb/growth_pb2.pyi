@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Proposal(_message.Message):
-    __slots__ = ("id", "kind", "experts", "owner", "gate_version", "by", "created_at", "changed_at", "options", "state", "reason", "evidence", "cost", "before", "gate_versions")
+    __slots__ = ("id", "kind", "experts", "owner", "gate_version", "by", "created_at", "changed_at", "options", "state", "reason", "evidence", "cost", "before", "gate_versions", "why")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,7 @@ class Proposal(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     experts: _containers.RepeatedScalarFieldContainer[str]
@@ -59,7 +60,8 @@ class Proposal(_message.Message):
     cost: _containers.ScalarMap[str, float]
     before: str
     gate_versions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., gate_version: _Optional[int] = ..., by: _Optional[str] = ..., created_at: _Optional[float] = ..., changed_at: _Optional[float] = ..., options: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., evidence: _Optional[_Mapping[str, float]] = ..., cost: _Optional[_Mapping[str, float]] = ..., before: _Optional[str] = ..., gate_versions: _Optional[_Iterable[int]] = ...) -> None: ...
+    why: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., gate_version: _Optional[int] = ..., by: _Optional[str] = ..., created_at: _Optional[float] = ..., changed_at: _Optional[float] = ..., options: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., evidence: _Optional[_Mapping[str, float]] = ..., cost: _Optional[_Mapping[str, float]] = ..., before: _Optional[str] = ..., gate_versions: _Optional[_Iterable[int]] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ProposeRequest(_message.Message):
     __slots__ = ("kind", "experts", "options", "gate_version", "idempotency_key")
