@@ -14,7 +14,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-superlink check format proto bench-demo bench-skew bench-domains bench-updates clean test-compose
+.PHONY: help setup demo test test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates clean test-compose
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,12 @@ demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+
+test-growth: $(STAMP) ## real nodes that split, merge, remove and learn mega-batches as they arrive (some minutes)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m growth tests/integration $(ARGS)
+
+soak-growth: $(STAMP) ## a never-ending day: 200 mega-batches, five nodes that come and go (ARGS="--data-dir DIR")
+	$(BIN)/python -m benchmarks.soak_growth $(ARGS)
 
 test-superlink: $(STAMP) ## the sums app on a stock Flower SuperLink with three SuperNodes: the same weights
 	$(BIN)/python -m pytest -n 0 -rs -m superlink tests/superlink $(ARGS)

@@ -125,7 +125,9 @@ async def serve(config: NodeConfig) -> None:
                 threads=config.worker_threads,
             ),
             Reporting(coordinator),
+            learns_mega_batches=lambda: trainer.learns_mega_batches,
         )
+        trainer.is_growing = lambda: bool(grower.activity)
         configuration = home.run / "experts.json"
         ExpertServerConfig(
             home=str(home.root),

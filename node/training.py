@@ -87,6 +87,8 @@ class Trainer:
         self._lending = lending
         self._jobs = home.state / "jobs"
         self._run: OrderRun | None = None
+        self.is_growing: Callable[[], bool] = lambda: False
+        """Whether a proposal is being carried out beside."""
         self._stopping = False
         self._stream = StreamKeeper(
             home=home, learner=self, knowledge=knowledge, threads=threads, clock=clock
@@ -147,8 +149,17 @@ class Trainer:
             await asyncio.gather(run.task, return_exceptions=True)
 
     def is_busy_besides(self, key: str) -> bool:
-        """Say whether another order than the one with this key is being carried out."""
+        """Say whether another order than the one with this key is being carried out, or growth is on trial:
+        what is learned meanwhile would stay out of the gate."""
+        if self._book.tree.on_trial or self.is_growing():
+            return self.progress_of(key) == "nothing"
         return self._run is not None and not self._run.ended and self._run.key != key
+
+    @property
+    def learns_mega_batches(self) -> bool:
+        """Whether an order of the stream's is being carried out."""
+        run = self._run
+        return run is not None and not run.ended and run.order.accumulate
 
     def progress_of(self, key: str) -> Progress:
         """Say how far the order with this key came: whether there is a result, and whether that is in the

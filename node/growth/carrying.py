@@ -42,8 +42,15 @@ _log = structlog.get_logger(__name__)
 class Grower:
     """GrowerPort: takes orders, carries them out, and follows what becomes of their proposals."""
 
-    def __init__(self, parts: GrowerParts, reporting: Reporting) -> None:
+    def __init__(
+        self,
+        parts: GrowerParts,
+        reporting: Reporting,
+        learns_mega_batches: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`learns_mega_batches`: whether the node's contribution is about to change."""
         self._parts, self._reporting, self._book = parts, reporting, parts.book
+        self._learns_mega_batches = learns_mega_batches
         self._folder = parts.home.state / "growth"
         self._novel = parts.home.state / NOVEL_FILE
         self._stages: Stages | None = None
@@ -72,6 +79,13 @@ class Grower:
                 found=f"{present.proposal}, a {present.kind} that is not done yet",
                 expected="one proposal at a time",
                 remedy=f"wait for it, or end it: swarm gate cancel {present.proposal}",
+            )
+        if self._learns_mega_batches() and order.kind != "retrain":
+            raise ConflictError(
+                f"{order.kind} of {' and '.join(order.experts) or self._parts.identity.id}",
+                found="a mega-batch that is being learned, after which this node contributes anew",
+                expected="a contribution that stands",
+                remedy="propose it again in a minute",
             )
         specification = self._parts.knowledge.specification()
         check_order(order, self._parts.identity.id, self._book, specification, self._novel)

@@ -91,8 +91,16 @@ async def versions(swarm: BackEnd) -> int:
     return (await (await swarm.operator()).history())[1]
 
 
-TRIED_ELSEWHERE = {m.MAKE_PROFILE, m.RUN_FEDERATION}
-"""Profiles in test_coordinator_answers.py, federated runs in test_federation.py."""
+TRIED_ELSEWHERE = {
+    m.MAKE_PROFILE,
+    m.RUN_FEDERATION,
+    m.PROPOSE,
+    m.REPORT_GROWTH,
+    m.CANCEL_GROWTH,
+    m.GROWTH_POLICY,
+}
+"""Profiles in test_coordinator_answers.py, federated runs in test_federation.py, growth in
+test_coordinator_growth.py and test_rpc_growth.py."""
 
 
 async def test_every_act_of_the_wire_is_tried_here() -> None:

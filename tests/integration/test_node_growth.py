@@ -22,7 +22,7 @@ from swarm.trust.statements import read_statement
 from tests.support.growing import two_puzzles
 from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until, whole_swarm
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.growth
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from swarm.cli.output import run_guarded
 from swarm.config import NodeHome
 from swarm.domain.agent import StreamOptions, TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, NotFoundError, NotReadyError
+from swarm.domain.ids import ExpertId
 from swarm.domain.inference import Query
 from swarm.rpc.clients import AgentClient
 from tests.support.learning import digits_like
@@ -25,6 +26,7 @@ from tests.support.node_homes import member_home, start_agent
 from tests.support.whole_swarm import WholeSwarm, agent_of, until, whole_swarm
 
 Agents = Callable[[NodeHome], "subprocess.Popen[bytes]"]
+pytestmark = pytest.mark.growth
 
 
 @pytest.fixture
@@ -207,3 +209,36 @@ async def test_an_iterator_is_learned_item_by_item_and_once(tmp_path: Path, agen
     assert kept.recorded[2].learned == (1, 2) and kept.last == 2
     assert "item 3" in kept.skipped[0].file and "yield one of these" in kept.skipped[0].reason
     assert len(list((home.state / "stream" / "items").glob("*.npz"))) == 2
+
+
+async def test_a_mega_batch_that_comes_during_a_split_waits_and_is_contributed_after_it(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    home, folder = swarm.joined("dahlia"), tmp_path / "incoming"
+    swarm.agent(home)
+    mega_batch(folder, "a", 21)
+    async with agent_of(home) as client, swarm.coordinator() as operator:
+        following = asyncio.create_task(followed(client, order(folder, most=2)))
+        await until(lambda: 1 in ledger(home).recorded, within_s=90)
+
+        async def split() -> bool:
+            made = await operator.propose("split", [ExpertId("dahlia.e1")], {"steps": "1000000"})
+            return made.state == "working"
+
+        await until(split, within_s=60)
+
+        async def has_copies() -> bool:
+            return bool((await operator.proposals())[0].gate_versions)
+
+        await until(has_copies, within_s=60)
+        mega_batch(folder, "b", 22)
+        await until(lambda: 2 in ledger(home).taken, within_s=60)
+        await asyncio.sleep(1.0)
+        assert 2 not in ledger(home).recorded, "it waits while the split is on trial"
+        await operator.cancel((await operator.proposals())[0].id)
+        await following
+    kept = ledger(home)
+    assert kept.recorded[2].learned == (2,) and not kept.recorded[2].note
+    summed = LeafSums.read(home.state / "leaves" / "dahlia.l1.sums.npz", _size(home))
+    samples = sum(taken.samples - taken.held_out for taken in kept.taken.values())
+    assert summed is not None and summed.f.samples == samples, "nothing is lost, nothing counted twice"
