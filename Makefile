@@ -33,8 +33,8 @@ demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--
 test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
 
-test-growth: $(STAMP) ## real nodes that split, merge, remove and learn mega-batches as they arrive (some minutes)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m growth tests/integration $(ARGS)
+test-growth: $(STAMP) ## growth at length: real nodes that split, merge, remove and learn mega-batches as they arrive
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m growth tests $(ARGS)
 
 soak-growth: $(STAMP) ## a never-ending day: 200 mega-batches, five nodes that come and go (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.soak_growth $(ARGS)

@@ -92,6 +92,7 @@ async def test_a_split_that_pays_is_accepted(swarm: BackEnd) -> None:
         assert (await events(swarm, f"growth.{name}"))[0]["proposal"] == "p1"
 
 
+@pytest.mark.growth
 async def test_a_merge_is_accepted_for_what_it_saves_and_has_to_gain_where_it_saves_nothing(
     swarm: BackEnd,
 ) -> None:
@@ -114,6 +115,7 @@ async def test_a_merge_is_accepted_for_what_it_saves_and_has_to_gain_where_it_sa
     ]
 
 
+@pytest.mark.growth
 @pytest.mark.parametrize("sums", ["", "exact"])
 async def test_a_split_that_does_not_pay_is_rolled_back_by_name(swarm: BackEnd, sums: str) -> None:
     """With sums the experts speak beside a root that is right already."""
@@ -134,6 +136,7 @@ async def test_a_split_that_does_not_pay_is_rolled_back_by_name(swarm: BackEnd, 
     assert (await ada.contribute()).state == "activated"  # an ordinary one may come again
 
 
+@pytest.mark.growth
 async def test_proposals_that_cannot_be_are_refused_by_name(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm, count=19)
     operator = await swarm.operator()
@@ -157,6 +160,7 @@ async def test_proposals_that_cannot_be_are_refused_by_name(swarm: BackEnd) -> N
     assert isinstance(error, NotReadyError) and "bob away" in error.found
 
 
+@pytest.mark.growth
 async def test_a_leaf_below_the_least_shard_is_not_split(swarm: BackEnd) -> None:
     ada, _ = await ada_and_bob(swarm, count=9)
     error = await refusal(ada.coordinator.propose("split", [E0]))
@@ -174,6 +178,7 @@ async def test_two_simultaneous_proposals_on_one_leaf_become_one(swarm: BackEnd)
     assert len(await operator.proposals()) == len(ada.orders) == 1
 
 
+@pytest.mark.growth
 async def test_an_owner_that_refuses_or_fails_ends_its_proposal_with_its_words(swarm: BackEnd) -> None:
     ada, _ = await ada_and_bob(swarm)
     ada.fails_to_grow = InvalidInputError("split", found="two samples")
@@ -188,6 +193,7 @@ async def test_an_owner_that_refuses_or_fails_ends_its_proposal_with_its_words(s
     assert (await current(ada)).branches == ()
 
 
+@pytest.mark.growth
 async def test_only_the_split_that_was_proposed_comes_in(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     assert isinstance(await refusal(ada.contribute(proposal="p7")), ConflictError)
@@ -200,6 +206,7 @@ async def test_only_the_split_that_was_proposed_comes_in(swarm: BackEnd) -> None
     assert (await ada.coordinator.proposals("p2"))[0].state == "refused"
 
 
+@pytest.mark.growth
 async def test_ordinary_training_does_not_undo_a_split_on_its_way(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     await ada.coordinator.propose("split", [E0])
@@ -226,6 +233,7 @@ async def test_an_owner_that_dies_in_the_middle_is_rolled_back(swarm: BackEnd) -
     assert (await ada.coordinator.report_growth(report)).state == "rolled-back"  # told when it asks
 
 
+@pytest.mark.growth
 async def test_a_restart_in_the_middle_goes_on_or_is_made_up_for(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     await ada.coordinator.propose("split", [E0])
@@ -237,6 +245,7 @@ async def test_a_restart_in_the_middle_goes_on_or_is_made_up_for(swarm: BackEnd)
     assert (await ada.coordinator.proposals("p1"))[0].state == "accepted"
 
 
+@pytest.mark.growth
 @pytest.mark.parametrize("step", ["split", "settle", "rollback"])
 async def test_a_record_that_a_crash_left_behind_follows_the_gate(swarm: BackEnd, step: str) -> None:
     """The gate counts, and the coordinator dies before it writes down what became of the proposal."""
@@ -261,6 +270,7 @@ async def test_a_record_that_a_crash_left_behind_follows_the_gate(swarm: BackEnd
     assert found.gate_versions[-1] == gate.version == (await current(ada)).version
 
 
+@pytest.mark.growth
 async def test_an_order_that_nobody_may_have_got_is_void_after_a_restart(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     record = swarm.home.coordinator / "proposals" / "p1.json"
@@ -274,6 +284,7 @@ async def test_an_order_that_nobody_may_have_got_is_void_after_a_restart(swarm: 
     assert (await ada.coordinator.propose("split", [E0])).id == "p3"  # p2's record was damaged
 
 
+@pytest.mark.growth
 async def test_a_split_is_undone_by_hand(swarm: BackEnd) -> None:
     """By cancelling it, and by going back to the gate before it."""
     ada, _ = await ada_and_bob(swarm)
@@ -291,6 +302,7 @@ async def test_a_split_is_undone_by_hand(swarm: BackEnd) -> None:
     assert (await current(ada)).branches == ()
 
 
+@pytest.mark.growth
 async def test_an_accepted_split_is_undone_and_redone_by_rollback(swarm: BackEnd) -> None:
     ada, _ = await ada_and_bob(swarm)
     operator = await swarm.operator()
@@ -324,6 +336,7 @@ async def test_a_removal_need_only_not_be_worse(swarm: BackEnd) -> None:
     assert gate.change.kind == "remove" and E2 not in [leaf.expert for leaf in gate.leaves]
 
 
+@pytest.mark.growth
 async def test_all_that_an_owner_has_is_removed_without_its_work(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     operator = await swarm.operator()
@@ -336,6 +349,7 @@ async def test_all_that_an_owner_has_is_removed_without_its_work(swarm: BackEnd)
     assert (await ada.contribute()).state == "activated"  # it is still a member
 
 
+@pytest.mark.growth
 async def test_an_owner_that_leaves_ends_its_proposal(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     await ada.coordinator.propose("split", [E0])
@@ -345,6 +359,7 @@ async def test_an_owner_that_leaves_ends_its_proposal(swarm: BackEnd) -> None:
     assert found.state == "rolled-back" and "ada left: moving on" in found.reason
 
 
+@pytest.mark.growth
 async def test_the_policy_proposes_the_losing_leaf(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     leaves = (_found("ada.l0", 20, 60.0), _found("bob.l0", 20, 1.0))
@@ -366,6 +381,7 @@ async def test_the_policy_proposes_the_losing_leaf(swarm: BackEnd) -> None:
     assert await (await swarm.operator()).growth_policy() == "conservative"
 
 
+@pytest.mark.growth
 async def test_what_was_trained_anew_is_accepted_on_report(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     version = (await current(ada)).version
@@ -376,6 +392,7 @@ async def test_what_was_trained_anew_is_accepted_on_report(swarm: BackEnd) -> No
     assert (await current(ada)).version == version
 
 
+@pytest.mark.growth
 async def test_queries_are_answered_throughout(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     asked: list[int] = []
@@ -410,6 +427,7 @@ async def again(swarm: BackEnd, *nodes: Any) -> None:
         await asyncio.wait_for(node.welcomed.wait(), 20)
 
 
+@pytest.mark.growth
 async def test_an_add_that_knows_a_new_class_is_accepted(swarm: BackEnd) -> None:
     """What is right of a class that the present gate lacks counts for it."""
     ada, _ = await ada_and_bob(swarm, sums="exact")
@@ -427,6 +445,7 @@ async def test_an_add_that_knows_a_new_class_is_accepted(swarm: BackEnd) -> None
     assert gate.change.kind == "add" and "e" in gate.class_names
 
 
+@pytest.mark.growth
 async def test_who_is_away_for_long_is_retired_and_comes_back_with_what_it_gave(tmp_path: Path) -> None:
     options = {"growth": "eager", "growth_every_s": 0.2, "growth_stale_after_s": 1.0}
     async with back_end(tmp_path, **options) as swarm:
@@ -441,7 +460,7 @@ async def test_who_is_away_for_long_is_retired_and_comes_back_with_what_it_gave(
                 await asyncio.sleep(0.1)
         gate = await current(bob)
         assert (gate.change.kind, gate.change.proposal) == ("retire", "p1")
-        assert "ada has had no lease" in (await events(swarm, "growth.proposed"))[0]["reason"]
+        assert "ada has had no lease" in (await events(swarm, "growth.proposed"))[0]["why"]
         await swarm.connect(ada)
         async with asyncio.timeout(30):
             while await owners() != {"ada", "bob"}:
@@ -449,6 +468,7 @@ async def test_who_is_away_for_long_is_retired_and_comes_back_with_what_it_gave(
         assert "ada is here again" in (await current(bob)).reason
 
 
+@pytest.mark.growth
 async def test_an_owner_takes_away_what_is_its_own_though_answers_are_lost(swarm: BackEnd) -> None:
     ada, _ = await ada_and_bob(swarm)
     await ada.coordinator.propose("split", [E0])

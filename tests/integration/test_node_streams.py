@@ -126,8 +126,8 @@ async def test_three_mega_batches_are_learned_every_second_one_while_old_experts
     assert facts["cer"] == pytest.approx(sum(record.error for record in kept.records))
 
 
-def _size(home: NodeHome) -> int:
-    with np.load(home.state / "leaves" / "rose.l1.sums.npz") as file:
+def _size(home: NodeHome, leaf: str = "rose.l1") -> int:
+    with np.load(home.state / "leaves" / f"{leaf}.sums.npz") as file:
         return int(file["columns"].shape[0])
 
 
@@ -239,6 +239,6 @@ async def test_a_mega_batch_that_comes_during_a_split_waits_and_is_contributed_a
         await following
     kept = ledger(home)
     assert kept.recorded[2].learned == (2,) and not kept.recorded[2].note
-    summed = LeafSums.read(home.state / "leaves" / "dahlia.l1.sums.npz", _size(home))
+    summed = LeafSums.read(home.state / "leaves" / "dahlia.l1.sums.npz", _size(home, "dahlia.l1"))
     samples = sum(taken.samples - taken.held_out for taken in kept.taken.values())
     assert summed is not None and summed.f.samples == samples, "nothing is lost, nothing counted twice"

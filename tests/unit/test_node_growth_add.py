@@ -20,6 +20,8 @@ from swarm.domain.ids import Digest, LeafId
 from tests.support.growing import Plot, columns, mega_batch
 from tests.support.learning import digits_like
 
+pytestmark = pytest.mark.growth
+
 L1, L2 = LeafId("rose.l1"), LeafId("rose.l2")
 
 

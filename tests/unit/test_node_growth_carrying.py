@@ -27,6 +27,8 @@ from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement, read_statement
 from tests.support.growing import NODE, Plot, two_kinds
 
+pytestmark = pytest.mark.growth
+
 
 class Coordinator:
     """What a coordinator says of proposals; a contribution without pins is decided as `verdict` says."""
