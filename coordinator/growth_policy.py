@@ -209,4 +209,4 @@ def _depth(leaf: GateLeaf, parents: Mapping[str, str]) -> int:
 
 
 def _computes(head: KnownHead | None) -> str:
-    return "" if head is None else repr(head.manifest.computes)
+    return "" if head is None else head.identity

@@ -4,12 +4,13 @@ Besides them the versions that gates pin, each under its digest, for as long as 
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.members import Members
+from swarm.digests import digest_of
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId, owner_of
 from swarm.domain.manifests import GateLeaf, Manifest
@@ -26,6 +27,11 @@ class KnownHead:
 
     manifest: Manifest
     digest: Digest
+    identity: str = field(init=False)
+    """The same for versions that compute the same; reckoned once, for every query looks at it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", digest_of(repr(self.manifest.computes).encode()))
 
     @property
     def module_digests(self) -> tuple[Digest, ...]:

@@ -35,7 +35,6 @@ from coordinator.query_checks import check_answer_size, check_examples, check_pr
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
-from swarm.domain.manifests import Computation
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
@@ -213,10 +212,10 @@ def _stand_ins(
     leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> list[list[tuple[int, KnownHead]]]:
     """Return for each allowed leaf who can speak for it: itself first, then those that compute the same."""
-    alike: dict[Computation, list[tuple[int, KnownHead]]] = {}
+    alike: dict[str, list[tuple[int, KnownHead]]] = {}
     for row, head in enumerate(leaves):
         if head is not None and allowed[row]:
-            alike.setdefault(head.manifest.computes, []).append((row, head))
+            alike.setdefault(head.identity, []).append((row, head))
     found: list[list[tuple[int, KnownHead]]] = [[] for _ in leaves]
     for group in alike.values():
         for row, head in group:
@@ -227,7 +226,7 @@ def _stand_ins(
 def _planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
-    identities = [head.manifest.computes if head is not None else () for head in leaves]
+    identities = [head.identity if head is not None else "" for head in leaves]
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
     plan = plan_route(reading.weights, identities, max(top_k, 1), allowed)

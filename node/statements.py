@@ -27,27 +27,18 @@ def manifest_of(
 
     It has no correction: one belongs to the weights beside which it was trained, until it is trained anew.
     """
-    parent_version = known.version if known else 0
     parents = [Parent(kind="trained-from", manifest=known.manifest)] if known else []
     if learned.borrowed_from:
         parents.append(Parent(kind="borrowed-from", manifest=digest(learned.borrowed_from)))
-    return Manifest(
-        swarm=specification.swarm,
-        expert=expert_of(learned.leaf),
-        version=parent_version + 1,
-        parent_version=parent_version,
-        leaf=learned.leaf,
+    return _next_version(
+        learned,
+        tuple(parents),
         owner=owner,
-        net=learned.net,
-        class_names=learned.class_names,
-        modules=learned.modules,
-        parents=tuple(parents),
-        trunk=specification.trunk.digest,
-        gate_version_seen=gate_version,
+        specification=specification,
+        known=known,
         share=share,
-        metrics=dict(learned.metrics),
-        cost=learned.cost,
-        created_at=now,
+        gate_version=gate_version,
+        now=now,
     )
 
 
@@ -84,25 +75,48 @@ def grown_manifest(
     now: float,
 ) -> Manifest:
     """Return the manifest of a leaf's version that growth made: the one after the newest of this node's."""
+    made = _next_version(
+        grown,
+        grown.parents,
+        owner=owner,
+        specification=specification,
+        known=known,
+        share=share,
+        gate_version=gate_version,
+        now=now,
+    )
+    return replace(made, correction=grown.correction)
+
+
+def _next_version(
+    made: LearnedLeaf | GrownLeaf,
+    parents: tuple[Parent, ...],
+    *,
+    owner: NodeId,
+    specification: Specification,
+    known: OwnLeaf | None,
+    share: Share,
+    gate_version: int,
+    now: float,
+) -> Manifest:
     parent_version = known.version if known else 0
     return Manifest(
         swarm=specification.swarm,
-        expert=expert_of(grown.leaf),
+        expert=expert_of(made.leaf),
         version=parent_version + 1,
         parent_version=parent_version,
-        leaf=grown.leaf,
+        leaf=made.leaf,
         owner=owner,
-        net=grown.net,
-        class_names=grown.class_names,
-        modules=grown.modules,
-        parents=grown.parents,
+        net=made.net,
+        class_names=made.class_names,
+        modules=made.modules,
+        parents=parents,
         trunk=specification.trunk.digest,
         gate_version_seen=gate_version,
         share=share,
-        metrics=dict(grown.metrics),
-        cost=grown.cost,
+        metrics=dict(made.metrics),
+        cost=made.cost,
         created_at=now,
-        correction=grown.correction,
     )
 
 

@@ -151,9 +151,9 @@ class Trainer:
     def is_busy_besides(self, key: str) -> bool:
         """Say whether another order than the one with this key is being carried out, or growth is on trial:
         what is learned meanwhile would stay out of the gate."""
-        if self._book.tree.on_trial or self.is_growing():
-            return self.progress_of(key) == "nothing"
-        return self._run is not None and not self._run.ended and self._run.key != key
+        is_other = self._run is not None and not self._run.ended and self._run.key != key
+        grows = bool(self._book.tree.on_trial) or self.is_growing()
+        return is_other or (grows and self.progress_of(key) == "nothing")
 
     @property
     def learns_mega_batches(self) -> bool:

@@ -26,7 +26,7 @@ from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts, Stages
 from node.jobs import CONTRIBUTION_FILE
 from node.plan import Plan
-from node.stream.novelty import FRESH_FILE, NOVEL_FILE
+from node.stream.novelty import NOVEL_FILE, forget_novel
 from swarm.domain.errors import ConflictError, SwarmError
 from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import LeafId
@@ -155,17 +155,12 @@ class Grower:
         if known is not None and known.state == "accepted":
             self._book.tree.settle(proposal)
             if (folder / NOVEL_FILE).exists():
-                self._forget_novel()
+                forget_novel(self._parts.home.state)
         else:
             self._book.tree.put_back(proposal)
         state, reason = (known.state, known.reason) if known is not None else ("unknown", "")
         _log.info("growth.ended", proposal=proposal, state=state, reason=reason)
         shutil.rmtree(folder, ignore_errors=True)
-
-    def _forget_novel(self) -> None:
-        """What a leaf was made of is novel no more."""
-        for name in (NOVEL_FILE, FRESH_FILE):
-            (self._parts.home.state / name).unlink(missing_ok=True)
 
     async def _work(self, stages: Stages, folder: Path) -> None:
         """Carry an order out; return early when the proposal has ended meanwhile."""

@@ -28,7 +28,6 @@ MOST_MEGA_BATCHES = 20
 MOST_NOVEL = 20_000
 EXPECTED = 0.01
 """The share of samples that count as novel where nothing is new."""
-_STANDARD_ERRORS = 3.0
 _ROWS = 4096
 
 Floats = NDArray[np.float32]
@@ -94,13 +93,6 @@ def known_reach(state: Path, by: str) -> float | None:
     among the validation samples now, and must not widen it."""
     kept = _read(state)
     return float(kept["reach"]) if kept.get("by") == by and "reach" in kept else None
-
-
-def is_significant(fresh: int, novel: int, min_shard: int) -> bool:
-    """Say whether novel of fresh samples are enough for an expert, and more than chance makes of known ones:
-    by three standard errors of a binomial count."""
-    deviation = (fresh * EXPECTED * (1 - EXPECTED)) ** 0.5
-    return novel >= max(min_shard, 1) and novel - fresh * EXPECTED > _STANDARD_ERRORS * deviation
 
 
 def fresh_counts(state: Path) -> tuple[int, int]:

@@ -31,10 +31,6 @@ class LeafColumns(Protocol):
     def has_columns(self) -> bool: ...
 
 
-class PlacedColumns(LeafColumns, Place, Protocol):
-    """A leaf of a gate with branches."""
-
-
 class LearnedBranch(Place, Protocol):
     """A branch, and whether its gate is learned; `swarm.domain.manifests.GateBranch` has it."""
 

@@ -22,7 +22,6 @@ from node.stream.novelty import (
     Known,
     forget_novel,
     fresh_counts,
-    is_significant,
     keep_novel,
     known_reach,
     reach_of,
@@ -146,16 +145,6 @@ def test_only_the_newest_mega_batches_count_as_fresh(tmp_path: Path) -> None:
     kept = range(6, MOST_MEGA_BATCHES + 6)
     assert fresh_counts(state)[1] == sum(number % 3 for number in kept)
     assert len(ShardSource.read(state / NOVEL_FILE)) == fresh_counts(state)[1]
-
-
-@pytest.mark.parametrize(
-    ("fresh", "novel", "significant"),
-    [(1000, 10, False), (1000, 19, False), (1000, 40, True), (100, 30, True), (100, 19, False)],
-)
-def test_novelty_needs_more_than_chance_and_samples_enough_for_a_leaf(
-    fresh: int, novel: int, significant: bool
-) -> None:
-    assert is_significant(fresh, novel, 20) is significant
 
 
 def test_what_is_known_reaches_as_far_as_99_of_100_validation_samples() -> None:

@@ -147,11 +147,6 @@ def alma_panels(runs: Sequence[Run]) -> list[Panel]:
     return panels
 
 
-def _mean_errors(point: Point) -> list[float]:
-    curves = [run["errors"] for run in point.runs.values()]
-    return [statistics.fmean(errors) for errors in zip(*curves, strict=True)]
-
-
 def _fronts(points: Sequence[Point], cost: str) -> list[Series]:
     groups: dict[str, list[Point]] = {}
     for point in points:
