@@ -15,6 +15,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,6 +34,7 @@ _SOCKET_RECORD: Final = "socket-folder"
 _LOG_TAIL_BYTES: Final = 4096
 _LOOK_AGAIN_S: Final = 0.02
 _SAVE_S: Final = 20.0
+_ENDING_S: Final = 3.0  # a server whose parent was killed syncs and ends within this
 _DAMAGED: Final = (
     "Bad file format reading",
     "Unexpected end of file reading",
@@ -127,7 +129,7 @@ class RedisServer:
         damaged, UnreachableError if it ends at once, DeadlineError after timeout_s without an answer.
         """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = self._locked()
+        lock = await self._locked()
         log_start = self.log.stat().st_size if self.log.exists() else 0
         self._socket_folder = self._socket_home()
         process = self._process = self._spawned(self._socket_folder / "redis.sock", lock)
@@ -168,25 +170,30 @@ class RedisServer:
             raise NotReadyError("Redis", found="a server that was not started")
         return self._process
 
-    def _locked(self) -> BinaryIO:
-        """Take the folder. The server inherits the lock, so it holds as long as either process lives."""
-        lock = (self.folder / "lock").open("ab")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ConflictError(
-                f"Redis folder {self.folder}",
-                found="another server that uses it",
-                expected="one server for each folder",
-                remedy="stop the other one: swarm down",
-            ) from None
+    async def _locked(self) -> BinaryIO:
+        """Take the folder, from a server that is just ending too.
+
+        The server inherits the lock, so it holds as long as either process lives.
+        """
+        deadline = time.monotonic() + _ENDING_S
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context((self.folder / "lock").open("ab"))
+            while not _taken(lock):
+                if time.monotonic() > deadline:
+                    raise ConflictError(
+                        f"Redis folder {self.folder}",
+                        found="another server that uses it",
+                        expected="one server for each folder",
+                        remedy="stop the other one: swarm down",
+                    )
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            opened.pop_all()
         self._lock = lock
         return lock
 
     def _socket_home(self) -> Path:
         """Return a private folder of a short name, last time's where possible: clients keep their url."""
-        note = self.folder / "socket-folder"
+        note = self.folder / _SOCKET_RECORD
         last = Path(note.read_text()) if note.exists() else None
         if last is not None:
             with contextlib.suppress(OSError):
@@ -262,3 +269,11 @@ class RedisServer:
             expected="a server that runs",
             remedy=f"read {self.log}",
         )
+
+
+def _taken(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
