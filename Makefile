@@ -12,9 +12,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 TESTS ?= tests
-WORKERS ?= 2
+WORKERS ?= 3
+# A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates clean test-compose
+.PHONY: help setup demo test test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates clean test-compose
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,10 +33,13 @@ demo: $(STAMP) ## a whole swarm on this machine, from data to a report (ARGS="--
 	@$(BIN)/swarm up $(ARGS)
 
 test: $(STAMP) ## run the tests (TESTS=tests/unit to choose, ARGS="-k name" for pytest's own)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(ARGS)
+	$(PYTEST) $(TESTS) $(ARGS)
+
+test-chaos: $(STAMP) ## what is killed, full, cut off or large, at length
+	$(PYTEST) -m chaos tests $(ARGS)
 
 test-growth: $(STAMP) ## growth at length: real nodes that split, merge, remove and learn mega-batches as they arrive
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m growth tests $(ARGS)
+	$(PYTEST) -m growth tests $(ARGS)
 
 soak-growth: $(STAMP) ## a never-ending day: 200 mega-batches, five nodes that come and go (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.soak_growth $(ARGS)

@@ -84,8 +84,8 @@ def test_an_early_ctrl_c_is_quiet(sh: Shell, after_s: float) -> None:
         pytest.param("run as processes", once(signal.SIGHUP), id="services-closed-terminal"),
         pytest.param("private samples", twice(signal.SIGINT, signal.SIGTERM), id="joining-ctrl-c-then-term"),
         pytest.param("clusters", once(signal.SIGINT), id="learning-ctrl-c"),
-        pytest.param("publish", once(signal.SIGINT), id="publishing-ctrl-c"),
-        pytest.param("routing held-out", once(signal.SIGINT), id="reporting-ctrl-c"),
+        pytest.param("publish", once(signal.SIGINT), id="publishing-ctrl-c", marks=pytest.mark.chaos),
+        pytest.param("routing held-out", once(signal.SIGINT), id="reporting-ctrl-c", marks=pytest.mark.chaos),
     ],
 )
 def test_an_end_at_any_moment_leaves_no_process_and_no_file(

@@ -208,6 +208,7 @@ async def test_a_stranger_at_the_registrys_address_gets_nothing_and_costs_no_wor
     assert await versions(swarm, "rose") == [version + 1]
 
 
+@pytest.mark.chaos
 async def test_agents_killed_at_any_moment_of_a_publication_finish_it_after_their_restart(
     swarm: Garden,
 ) -> None:
@@ -232,6 +233,7 @@ async def test_agents_killed_at_any_moment_of_a_publication_finish_it_after_thei
     assert owners(await swarm.settled()) == {"rose", "tulip"}
 
 
+@pytest.mark.chaos
 async def test_a_learner_that_dies_with_its_agent_goes_on_after_the_restart(swarm: Garden) -> None:
     (version,) = await versions(swarm, "tulip")
     family: list[psutil.Process] = []
@@ -253,6 +255,7 @@ async def test_a_learner_that_dies_with_its_agent_goes_on_after_the_restart(swar
     await delivered(swarm, "tulip")
 
 
+@pytest.mark.chaos
 async def test_a_full_disk_is_named_serving_goes_on_and_delivery_follows_when_there_is_room(
     swarm: Garden,
 ) -> None:
@@ -276,6 +279,7 @@ async def test_a_full_disk_is_named_serving_goes_on_and_delivery_follows_when_th
     await asyncio.to_thread(swarm.swarm.start_registry)
 
 
+@pytest.mark.chaos
 async def test_a_node_whose_disk_is_full_says_so_keeps_its_version_and_learns_when_there_is_room(
     swarm: Garden,
 ) -> None:
@@ -300,6 +304,7 @@ async def test_a_node_whose_disk_is_full_says_so_keeps_its_version_and_learns_wh
     await swarm.restart("rose")
 
 
+@pytest.mark.chaos
 async def test_a_swarm_restored_in_another_folder_is_the_same_swarm_for_its_nodes(swarm: Garden) -> None:
     before = await swarm.settled()
     backup = swarm.swarm.folder / "backup.tgz"

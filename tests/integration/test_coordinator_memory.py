@@ -45,7 +45,7 @@ def own_memory(process: int) -> int:
     return 1024 * int(found[1])
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 async def test_large_contributions_do_not_stay_in_the_coordinators_memory(swarm: BackEnd) -> None:
