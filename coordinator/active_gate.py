@@ -7,8 +7,8 @@ import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate, Placed
 from swarm.gating.branches import splits_of

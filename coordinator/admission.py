@@ -22,7 +22,7 @@ from swarm.domain.errors import (
     UnauthenticatedError,
 )
 from swarm.domain.ids import NodeId, node_id
-from swarm.domain.manifests import MemberRecord, Role
+from swarm.domain.members import MemberRecord, Role
 from swarm.domain.membership import Caller
 from swarm.registry.store import MetadataStore
 from swarm.trust.ca import CertificateAuthority

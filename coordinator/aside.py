@@ -13,9 +13,10 @@ import structlog
 from coordinator.candidate import plan_group
 from coordinator.contributions import ContributionFiles
 from coordinator.heads import Heads
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import SwarmError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Contribution, GateLeaf, GateStatement
 from swarm.trust.statements import Statement
 
 log = structlog.get_logger()

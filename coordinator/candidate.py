@@ -18,15 +18,10 @@ from numpy.typing import NDArray
 
 from coordinator.solver_jobs import Arrays, Group, Solution
 from swarm.domain.combination import Combination
+from swarm.domain.contributions import Contribution, LeafContribution
+from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
-from swarm.domain.manifests import (
-    Contribution,
-    GateBranch,
-    GateLeaf,
-    GateStatement,
-    LeafContribution,
-    Manifest,
-)
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, Placed
 from swarm.gating.branches import splits_of

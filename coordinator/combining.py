@@ -17,9 +17,9 @@ from coordinator.expert_calls import Asked
 from coordinator.heads import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, NodeId
 from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
-from swarm.domain.manifests import GateStatement
 from swarm.gating.combinations import expert_weights, mix
 
 OF_SOME_OWNERS = ("gate", "prototypes")

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from coordinator.contribution_checks import LARGEST_COUNT, arrays_blob
 from swarm.digests import verify_digest
+from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
 from swarm.domain.errors import InvalidInputError, NotFoundError
 from swarm.domain.ids import Digest, LeafId
-from swarm.domain.manifests import BranchContribution, Contribution, LeafContribution
 from swarm.domain.specification import TrunkReference
 from swarm.gating.regions import LeafSummary
 from swarm.gating.ridge import OwnerSums, check_sums

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.errors import (
     ConflictError,
     ExhaustedError,
@@ -14,13 +15,7 @@ from swarm.domain.errors import (
     TrunkMismatchError,
 )
 from swarm.domain.ids import Digest, ExpertId, digest, expert_of, owner_of
-from swarm.domain.manifests import (
-    BranchContribution,
-    Contribution,
-    FeatureSums,
-    LeafContribution,
-    Manifest,
-)
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import (
     MAX_EXPERT_FLOPS,

@@ -15,9 +15,9 @@ from coordinator.heads import Heads
 from coordinator.members import Members
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Contribution
 from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement

@@ -13,9 +13,9 @@ import structlog
 from coordinator.contribution_checks import arrays_blob
 from coordinator.envelope_files import sweep_unfinished
 from swarm.digests import blake3
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, SwarmError, VerificationError
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Contribution
 from swarm.trust.key_files import sync_folder, write_file
 from swarm.trust.statements import Statement, read_statement
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from coordinator.heads import KnownHead
 from coordinator.live_nodes import LiveNodes
 from swarm.domain.errors import DeadlineError, SwarmError, VerificationError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, ExpertTask
-from swarm.domain.manifests import GateStatement
 
 PATIENCE_S = 5.0
 """How long one node may take before another is asked."""

@@ -15,7 +15,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, NodeHome, SwarmHome
 from swarm.domain.errors import ConflictError
 from swarm.domain.ids import Digest, swarm_id
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.specification import MAX_NEW_CLASSES_PER_OWNER, Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.ca import CertificateAuthority

@@ -13,8 +13,9 @@ from coordinator.solver_jobs import Group, Solution
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.trials import Defaults, defaults_for, still_sensible
+from swarm.domain.contributions import Contribution
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import Contribution, GateStatement
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.trust.statements import Statement
 

@@ -22,10 +22,11 @@ from coordinator.growth_changes import GrowthChanges
 from coordinator.growth_return import ReturningOwners
 from coordinator.heads import Heads
 from coordinator.specifications import Specifications
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import HarmfulContributionError, NotReadyError, UnreachableError
+from swarm.domain.gates import GateChange
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.manifests import Contribution, GateChange
 from swarm.domain.membership import Caller, ContributionOutcome
 from swarm.trust.statements import read_statement
 

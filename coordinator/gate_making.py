@@ -19,8 +19,9 @@ from coordinator.live_nodes import LiveNodes
 from coordinator.specifications import Specifications
 from coordinator.trials import Verdict, judge_ridge, judge_trials
 from swarm.domain.combination import TrialOption
+from swarm.domain.contributions import Contribution
+from swarm.domain.gates import ChangeKind, GateChange, GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import ChangeKind, Contribution, GateChange, GateStatement
 from swarm.domain.membership import ContributionOutcome
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import option_grid, ridge_options

@@ -11,8 +11,8 @@ from coordinator.active_gate import ActiveGate, GateFiles
 from coordinator.candidate import Candidate, Signable, gate_statement
 from swarm.domain.combination import Combination
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
+from swarm.domain.gates import GateChange, GateStatement
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import GateChange, GateStatement
 from swarm.registry.store import MetadataStore
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement

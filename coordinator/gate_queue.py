@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from coordinator.contributions import Arrived
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Contribution
 from swarm.domain.membership import ContributionOutcome
 from swarm.trust.statements import Statement
 

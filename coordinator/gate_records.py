@@ -9,8 +9,8 @@ from coordinator.active_gate import ActiveGate
 from coordinator.contributions import ContributionFiles
 from coordinator.gate_publication import GatePublication
 from coordinator.journal import Journal
+from swarm.domain.contributions import Contribution
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import Contribution
 from swarm.domain.membership import ContributionOutcome
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement

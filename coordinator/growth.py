@@ -27,6 +27,7 @@ from coordinator.heads import Heads
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
 from coordinator.specifications import Specifications
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     InvalidInputError,
@@ -45,7 +46,6 @@ from swarm.domain.growth import (
     checked_options,
 )
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.manifests import Contribution
 from swarm.domain.membership import Caller
 from swarm.gating.growth import LEAF_SAMPLES
 from swarm.registry.store import MetadataStore

@@ -10,9 +10,10 @@ from typing import Literal
 from coordinator.trials import accuracy_of
 from coordinator.weighing import Trials, summed, weighed
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
+from swarm.domain.gates import GateLeaf
 from swarm.domain.growth import BEYOND, Tried
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import GateLeaf, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS
 
 Wanted = Literal["gain", "no-loss", "nothing"]

@@ -16,10 +16,11 @@ from coordinator.growth_book import GrowthBook, has_ended
 from coordinator.growth_split import ExactSplits
 from coordinator.growth_trial import GrowthTrial, Judged
 from coordinator.specifications import Specifications
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError
+from swarm.domain.gates import ChangeKind, GateChange
 from swarm.domain.growth import Proposal, ProposalKind, ProposalState
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import ChangeKind, Contribution, GateChange
 from swarm.domain.membership import ContributionOutcome
 from swarm.trust.statements import Statement
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.growth import Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, NodeId, expert_of, owner_of
-from swarm.domain.manifests import Contribution, GateLeaf, GateStatement
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 

@@ -18,9 +18,9 @@ from coordinator.heads import Heads, KnownHead
 from coordinator.live_nodes import LiveNode, LiveNodes
 from coordinator.specifications import Specifications
 from swarm.domain.errors import SwarmError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.growth import Criterion, Proposal, Survey
 from swarm.domain.ids import Digest, LeafId, NodeId
-from swarm.domain.manifests import GateLeaf, GateStatement
 from swarm.gating.growth import (
     ENOUGH_SAMPLES,
     STALE_AFTER_S,

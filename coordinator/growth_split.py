@@ -6,10 +6,10 @@ from coordinator.contribution_arrays import read_arrays
 from coordinator.contributions import ContributionFiles
 from coordinator.heads import Heads
 from coordinator.split_checks import check_exact_split
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import Digest, expert_of
-from swarm.domain.manifests import Contribution
 from swarm.trust.statements import Statement
 
 

@@ -8,9 +8,11 @@ from coordinator.gate_candidates import DEFAULT_RIDGE, says
 from coordinator.gate_making import GateMaker, MakerParts, Trial, chosen
 from coordinator.growth_benefit import Benefit, Shapes, Wanted, cost_of, pays, speaking, tried
 from swarm.domain.combination import Combination, TrialOption
+from swarm.domain.contributions import Contribution
+from swarm.domain.gates import ChangeKind, GateChange, GateLeaf, GateStatement
 from swarm.domain.growth import Tried
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import ChangeKind, Contribution, GateChange, GateLeaf, GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome
 from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS
 from swarm.gating.ridge import RIDGES

@@ -12,8 +12,9 @@ from coordinator.envelope_files import EnvelopeFiles
 from coordinator.members import Members
 from swarm.digests import digest_of
 from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import Digest, ExpertId, owner_of
-from swarm.domain.manifests import GateLeaf, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Event
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement, read_statement

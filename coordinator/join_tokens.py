@@ -10,7 +10,7 @@ import structlog
 
 from coordinator.addresses import Endpoints
 from swarm.domain.errors import ConflictError, InvalidInputError
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.membership import TokenView
 from swarm.registry.store import MetadataStore
 from swarm.trust.key_files import sync_folder

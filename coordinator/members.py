@@ -8,7 +8,7 @@ import structlog
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import MemberRecord
+from swarm.domain.members import MemberRecord
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement

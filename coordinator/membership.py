@@ -20,7 +20,7 @@ from coordinator.specifications import Specifications
 from coordinator.status import StatusView
 from swarm.domain.errors import InvalidInputError, NotAuthorisedError, StaleFenceError, UnreachableError
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.manifests import Role, Tombstone
+from swarm.domain.members import Role, Tombstone
 from swarm.domain.membership import (
     LEASE_SECONDS,
     Caller,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from coordinator.contribution_arrays import CheckedContribution
 from swarm.domain.errors import ShapeMismatchError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import GateLeaf
 from swarm.gating.analytic_gate import node_classes, target_rows
 from swarm.gating.ridge import OwnerSums, solve_with
 from swarm.gating.tree import Tree

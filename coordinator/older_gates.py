@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from coordinator.active_gate import ActiveGate, GateFiles
 from swarm.domain.errors import NotFoundError
-from swarm.domain.manifests import GateLeaf
+from swarm.domain.gates import GateLeaf
 
 KEPT = 4
 """So many versions stay loaded: those who lag behind lag by a few."""

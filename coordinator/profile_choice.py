@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
 from coordinator.agreement import ClassRoot, agreeing_owners, class_root, is_clearly_better
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import GateStatement
 
 Roots = Callable[[Sequence[Sequence[NodeId]]], Awaitable[list[ClassRoot]]]
 """Solves for each group of owners."""

@@ -26,9 +26,9 @@ from coordinator.solver_jobs import Group, Solution
 from swarm.digests import blake3
 from swarm.domain.combination import Combination
 from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, TrunkMismatchError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
-from swarm.domain.manifests import GateLeaf
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import linear_scores, target_rows
 from swarm.gating.combinations import mix

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.gates import GateStatement
 from swarm.domain.inference import MAX_EXAMPLES, MAX_QUERY_ROWS, Examples, Query
-from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 

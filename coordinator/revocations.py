@@ -8,7 +8,7 @@ import structlog
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import RevocationList
+from swarm.domain.members import RevocationList
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.signing import Signer

@@ -30,8 +30,8 @@ from coordinator.solver_jobs import (
     write_record,
 )
 from swarm.domain.errors import ShapeMismatchError, SwarmError
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import GateBranch, GateLeaf
 from swarm.domain.problems import Problem
 from swarm.gating.prototype_gate import build_prototype_gate
 from swarm.gating.tree import Tree

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from swarm.domain.contributions import Contribution
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import Contribution, GateBranch, GateLeaf, NetReference
+from swarm.domain.manifests import NetReference
 from swarm.domain.problems import Problem
 from swarm.domain.specification import TrunkReference
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry

@@ -27,9 +27,9 @@ from coordinator.solver_jobs import (
     read_record,
     write_job,
 )
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import DeadlineError, ExhaustedError
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import Contribution
 from swarm.domain.problems import Problem
 from swarm.domain.specification import TrunkReference
 from swarm.end_with_parent import command_that_ends_with_us

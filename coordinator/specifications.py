@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotFoundError
-from swarm.domain.manifests import Contribution
 from swarm.domain.specification import Specification
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring

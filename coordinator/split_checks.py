@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.contribution_arrays import CheckedContribution
+from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import LeafId
-from swarm.domain.manifests import BranchContribution, Contribution, LeafContribution, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.gating.regions import LeafSummary
 from swarm.gating.ridge import OwnerSums
 

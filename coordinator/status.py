@@ -12,7 +12,7 @@ from coordinator.specifications import Specifications
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import SocketBytes
-from swarm.domain.manifests import MemberRecord
+from swarm.domain.members import MemberRecord
 from swarm.domain.membership import NodeView, SwarmStatus
 from swarm.registry.store import MetadataStore
 

@@ -19,7 +19,7 @@ from swarm.config import NodeHome, SwarmHome
 from swarm.digests import verify_digest
 from swarm.domain.errors import ConflictError, InvalidInputError, UsageError, VerificationError
 from swarm.domain.ids import NodeId, SwarmId, node_id
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.certificates import ca_swarm, new_key_and_csr

@@ -27,6 +27,7 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import Survey
 from swarm.domain.inference import (
     MAX_QUERY_ROWS,
@@ -35,7 +36,6 @@ from swarm.domain.inference import (
     ExpertTask,
     GateTrial,
 )
-from swarm.domain.manifests import GateStatement
 from swarm.domain.specification import Specification
 from swarm.trust.keyring import Keyring
 

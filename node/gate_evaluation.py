@@ -23,10 +23,11 @@ from node.gate_trial import TrialGate, Voice, answering, arrays_for, experts_wan
 from node.own_validation import Floats, OwnValidation
 from swarm.domain.combination import USES_EXPERTS, Combination, TrialOption
 from swarm.domain.errors import ExhaustedError, NotFoundError, TrunkMismatchError, UnreachableError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import Survey
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertForm, GateTrial
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
 from swarm.experts.inputs import best_device

@@ -11,9 +11,9 @@ import numpy as np
 from node.gate_trial import TrialGate, Voice, answering
 from swarm.domain.combination import USES_EXPERTS, Combination, TrialOption
 from swarm.domain.errors import InvalidInputError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import LeafSurvey, Survey
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import GateStatement
 from swarm.gating.combine import PROBABILITY_FLOOR
 from swarm.gating.distances import Floats
 from swarm.gating.regions import region_columns

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination, TrialOption
 from swarm.domain.errors import ShapeMismatchError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.inference import ExpertForm, GateTrial
-from swarm.domain.manifests import GateLeaf, GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, AnalyticGate, Placed
 from swarm.gating.branches import SPLIT, splits_of

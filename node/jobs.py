@@ -26,18 +26,12 @@ from typing import ClassVar, Self
 from pydantic import TypeAdapter, ValidationError
 
 from swarm.domain.agent import TrainOrder
+from swarm.domain.contributions import BranchContribution, FeatureSums, LeafContribution
 from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import (
-    BranchContribution,
-    Correction,
-    Cost,
-    FeatureSums,
-    GateStatement,
-    LeafContribution,
-    NetReference,
-)
+from swarm.domain.manifests import Correction, Cost, NetReference
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry, TensorEntry
 

@@ -11,7 +11,7 @@ from node.durable import write_durably
 from node.revocation_file import RevocationFile
 from swarm.config import NodeHome
 from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import RegistryClient

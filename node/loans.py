@@ -14,8 +14,9 @@ import structlog
 
 from node.jobs import JobRecord, Lender
 from swarm.domain.errors import SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId
-from swarm.domain.manifests import GateStatement, Manifest, NetReference
+from swarm.domain.manifests import Manifest, NetReference
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 from swarm.experts.factories import buildable, can_build
 from swarm.rpc.verified import VerifiedRegistry

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from node.jobs import LearningResult
 from node.outbox import Intent
 from swarm.domain.agent import TrainOrder, TrainStep
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import SwarmError
-from swarm.domain.manifests import Contribution
 from swarm.trust.statements import read_statement
 
 

@@ -15,8 +15,9 @@ from node.jobs import CONTRIBUTION_FILE, LearnedLeaf, LearningJob, LearningResul
 from node.leaves import LeafBook
 from node.outbox import Intent, Outbox
 from node.statements import contribution_of, manifest_of, refined_manifest
+from swarm.domain.contributions import Contribution
 from swarm.domain.ids import LeafId, NodeId
-from swarm.domain.manifests import Contribution, Manifest, Share
+from swarm.domain.manifests import Manifest, Share
 from swarm.domain.specification import Specification
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement

@@ -13,9 +13,10 @@ from node.leaves import LeafBook
 from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox, refreshed
 from node.statements import on_newer_head
+from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
 from swarm.domain.errors import StaleParentError
 from swarm.domain.inference import Listing
-from swarm.domain.manifests import BranchContribution, Contribution, LeafContribution, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome, Head
 from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles

@@ -6,8 +6,9 @@ from dataclasses import replace
 from node.growth.jobs import GrownLeaf
 from node.jobs import ContributionDraft, LearnedLeaf, RefinedLeaf
 from node.leaves import OwnLeaf
+from swarm.domain.contributions import Contribution
 from swarm.domain.ids import LeafId, NodeId, digest, expert_of
-from swarm.domain.manifests import Contribution, Manifest, Parent, Share
+from swarm.domain.manifests import Manifest, Parent, Share
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement

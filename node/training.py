@@ -36,7 +36,7 @@ from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, SwarmError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles

@@ -15,7 +15,7 @@ from swarm.config import NodeHome
 from swarm.data.dataset import Dataset
 from swarm.data.sources import save_npz
 from swarm.domain.errors import NotReadyError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 CONNECT_SECONDS = 60.0

@@ -28,9 +28,9 @@ from node.jobs import CONTRIBUTION_FILE
 from node.plan import Plan
 from node.stream.novelty import NOVEL_FILE, forget_novel
 from swarm.domain.errors import ConflictError, SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import LeafId
-from swarm.domain.manifests import GateStatement
 from swarm.trust.statements import Statement, statement_digest
 
 _ORDER, _FAILED = "order.json", "failed.json"

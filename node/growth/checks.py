@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from node.leaves import LeafBook, OwnLeaf
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     InvalidInputError,
@@ -13,7 +14,6 @@ from swarm.domain.errors import (
 )
 from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import ExpertId, NodeId, owner_of
-from swarm.domain.manifests import Contribution
 from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement
 

@@ -8,8 +8,9 @@ from node.growth.jobs import GrowingLeaf
 from node.growth.net_training import loss, trained_net
 from node.preparing import feature_parts
 from swarm.data.dataset import Dataset
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import Correction, GateStatement
+from swarm.domain.manifests import Correction
 from swarm.experts.nets import build_net
 from swarm.experts.weights import load_net
 from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate

@@ -13,10 +13,11 @@ from node.jobs import VALIDATION_FILE
 from node.leaves import LeafBook, OwnLeaf
 from swarm.config import NodeHome
 from swarm.domain.errors import NotFoundError, SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import Digest, LeafId, NodeId
 from swarm.domain.lineage import common_ancestor
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.statements import Statement

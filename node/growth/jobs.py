@@ -9,16 +9,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from node.jobs import ContributionDraft, JobRecord, OfferedWeights
+from swarm.domain.contributions import Contribution
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, LeafId, NodeId
-from swarm.domain.manifests import (
-    Contribution,
-    Correction,
-    Cost,
-    GateStatement,
-    Manifest,
-    NetReference,
-    Parent,
-)
+from swarm.domain.manifests import Correction, Cost, Manifest, NetReference, Parent
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from node.durable import link_durably, sync_folder, write_durably, write_json
-from swarm.domain.manifests import Contribution
+from swarm.domain.contributions import Contribution
 from swarm.trust.statements import Statement, read_statement
 
 _NEWEST = 4

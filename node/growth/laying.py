@@ -14,14 +14,9 @@ from node.growth.changes import Place
 from node.jobs import CONTRIBUTION_FILE, ContributionDraft
 from node.sums import GramSums
 from swarm.digests import verify_digest
+from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import LeafId, expert_of, number_of
-from swarm.domain.manifests import (
-    BranchContribution,
-    Contribution,
-    FeatureSums,
-    LeafContribution,
-)
 from swarm.domain.tensors import TensorEntry
 from swarm.gating.sums import CompactSums
 from swarm.modules.packing import unpack

@@ -21,9 +21,9 @@ from node.outbox import Intent, Outbox
 from node.plan import Plan
 from swarm.config import NodeHome
 from swarm.domain.errors import ConflictError, SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import LeafId, leaf_of
-from swarm.domain.manifests import GateStatement
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from node.durable import write_json
 from node.shard_source import ShardPart, ShardSource
 from swarm.domain.errors import NotFoundError, VerificationError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.packing import ReadBlob, unpack
 

@@ -8,7 +8,7 @@ from node.jobs import JobRecord
 from node.stream.taking import Answering
 from swarm.domain.agent import StreamOptions, TrainOrder, TrainStep
 from swarm.domain.errors import SwarmError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN
 

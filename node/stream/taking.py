@@ -8,7 +8,8 @@ from typing import ClassVar
 from node.children import Child
 from node.jobs import JobRecord
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.gates import GateStatement
+from swarm.domain.manifests import Manifest
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN

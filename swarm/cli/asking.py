@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from swarm.cli.places import Place
     from swarm.data.dataset import Dataset
+    from swarm.domain.gates import GateStatement
     from swarm.domain.ids import NodeId
     from swarm.domain.inference import Answer, Profile
-    from swarm.domain.manifests import GateStatement
     from swarm.domain.specification import Specification
     from swarm.rpc.clients import CoordinatorClient
 
@@ -188,7 +188,7 @@ def load_examples(source: str) -> "Dataset":
 
 async def open_gate(client: "CoordinatorClient", place: "Place") -> "GateStatement":
     """Return the current gate's statement, verified."""
-    from swarm.domain.manifests import GateStatement
+    from swarm.domain.gates import GateStatement
 
     return place.identity().keyring().open(await client.gate(), GateStatement).value
 

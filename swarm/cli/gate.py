@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from swarm.domain.combination import Combination
-    from swarm.domain.manifests import GateStatement
+    from swarm.domain.gates import GateStatement
     from swarm.rpc.clients import CoordinatorClient
     from swarm.trust.keyring import Keyring
 
@@ -156,7 +156,7 @@ def rollback(version: Annotated[int, typer.Argument(min=1)], home: Home = None, 
 
 
 def _opened(keyring: "Keyring", envelope: bytes) -> "GateStatement":
-    from swarm.domain.manifests import GateStatement
+    from swarm.domain.gates import GateStatement
 
     return keyring.open(envelope, GateStatement).value
 

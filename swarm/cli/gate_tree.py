@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.cli.output import table
 
 if TYPE_CHECKING:
-    from swarm.domain.manifests import GateBranch, GateLeaf, GateStatement
+    from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 
 _INDENT = "  "
 
@@ -30,8 +30,8 @@ _Node = tuple["GateLeaf | GateBranch", list[Any]]
 
 
 def _forest(statement: "GateStatement") -> list[_Node]:
+    from swarm.domain.gates import GateBranch
     from swarm.domain.ids import number_of
-    from swarm.domain.manifests import GateBranch
 
     branches = {branch.leaf for branch in statement.branches}
     items: list[GateLeaf | GateBranch] = [*statement.branches, *statement.leaves]
@@ -56,7 +56,7 @@ def _forest(statement: "GateStatement") -> list[_Node]:
 
 
 def _object(item: "GateLeaf | GateBranch", children: list[Any]) -> dict[str, Any]:
-    from swarm.domain.manifests import GateLeaf
+    from swarm.domain.gates import GateLeaf
 
     if isinstance(item, GateLeaf):
         facts = {"expert": item.expert, "manifest": item.manifest, "class_names": item.class_names}
@@ -66,7 +66,7 @@ def _object(item: "GateLeaf | GateBranch", children: list[Any]) -> dict[str, Any
 
 
 def _rows(forest: list[_Node], indent: str) -> Iterator[tuple[str, ...]]:
-    from swarm.domain.manifests import GateLeaf
+    from swarm.domain.gates import GateLeaf
 
     for item, children in forest:
         name = f"{indent}{item.leaf}"

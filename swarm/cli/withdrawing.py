@@ -136,7 +136,7 @@ async def _out_of_the_gate(place: "Place", expert: "ExpertId") -> str:
     """
     from swarm.cli.places import coordinator
     from swarm.domain.errors import SwarmError
-    from swarm.domain.manifests import GateStatement
+    from swarm.domain.gates import GateStatement
 
     try:
         async with coordinator(place) as client:
@@ -159,7 +159,7 @@ async def withdraw_experts(
 
     The withdrawn experts' own versions are not among it, nor are versions of other withdrawn experts.
     """
-    from swarm.domain.manifests import Tombstone
+    from swarm.domain.members import Tombstone
     from swarm.trust.statements import sign_statement
 
     identity = place.identity()

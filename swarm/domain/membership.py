@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import SocketBytes
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 
 LEASE_SECONDS = 10.0
 """A node that is silent for this long has no lease; DESIGN.md promises at most 15 s."""

@@ -23,7 +23,7 @@ WEIGHTS, BRANCH_WEIGHTS = "weights", "branch_weights"
 
 
 class LeafColumns(Protocol):
-    """What the gate needs to know of a leaf; `swarm.domain.manifests.GateLeaf` has it."""
+    """What the gate needs to know of a leaf; `swarm.domain.gates.GateLeaf` has it."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -32,7 +32,7 @@ class LeafColumns(Protocol):
 
 
 class LearnedBranch(Place, Protocol):
-    """A branch, and whether its gate is learned; `swarm.domain.manifests.GateBranch` has it."""
+    """A branch, and whether its gate is learned; `swarm.domain.gates.GateBranch` has it."""
 
     @property
     def is_learned(self) -> bool: ...

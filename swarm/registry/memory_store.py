@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Manifest, Role
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Role
 from swarm.domain.membership import Event, Head, Lease, TokenView
 from swarm.registry import refusals
 from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S

@@ -19,7 +19,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from swarm.domain.errors import ExhaustedError, UnreachableError, UsageError
 from swarm.domain.ids import Digest, ExpertId, NodeId, SwarmId
-from swarm.domain.manifests import Manifest, Role
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Role
 from swarm.domain.membership import Event, Head, Lease, TokenView
 from swarm.registry import refusals
 from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S

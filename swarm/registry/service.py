@@ -24,7 +24,8 @@ from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.ids import digest as checked_digest
 from swarm.domain.inference import SocketBytes
 from swarm.domain.lineage import Lineage
-from swarm.domain.manifests import Manifest, Tombstone
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, RegistryHealth
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol
 
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import Manifest, Role
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Role
 from swarm.domain.membership import Event, Head, Lease, TokenView
 
 MEMORY_OF_KEYS_S = 24 * 3600

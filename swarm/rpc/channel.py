@@ -15,7 +15,7 @@ import grpc
 
 from swarm.domain.errors import SwarmError, UnauthenticatedError, UnreachableError, VerificationError
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.rpc.credentials import IdentitySource, channel_credentials
 from swarm.rpc.failures import wire_errors
 from swarm.rpc.methods import Method, Reply, Request

@@ -15,7 +15,7 @@ from swarm.domain.errors import ExhaustedError
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.lineage import Lineage
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.membership import (
     ContributionOutcome,
     Event,

@@ -17,7 +17,7 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.membership import Event
 from swarm.rpc.clients import CoordinatorClient
 from swarm.trust.keyring import Keyring

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar, get_args
 from google.protobuf.message import DecodeError, Message
 
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.rpc.pb import (
     agent_pb2,
     expert_pb2,

@@ -30,7 +30,7 @@ from swarm.domain.inference import (
     Query,
 )
 from swarm.domain.lineage import Lineage
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.membership import (
     Caller,
     ContributionOutcome,

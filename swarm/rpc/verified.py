@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles

@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, VerificationError
 from swarm.domain.ids import NodeId, SwarmId, swarm_id
-from swarm.domain.manifests import MemberRecord, Role
+from swarm.domain.members import MemberRecord, Role
 from swarm.trust.certificates import (
     BACKDATE,
     ca_swarm,

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from swarm.domain.errors import InvalidInputError, SwarmError, UnauthenticatedError, VerificationError
 from swarm.domain.ids import NodeId, SwarmId, node_id, swarm_id
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.membership import Caller
 
 BACKDATE = timedelta(minutes=5)

@@ -15,7 +15,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from swarm.domain.contributions import Contribution, LeafContribution
 from swarm.domain.errors import InvalidInputError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import (
     Digest,
     ExpertId,
@@ -28,7 +30,6 @@ from swarm.domain.ids import (
     owner_of,
     swarm_id,
 )
-from swarm.domain.manifests import Contribution, GateLeaf, GateStatement, LeafContribution
 
 T = TypeVar("T")
 LATER: Mapping[type, frozenset[str]] = {

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, VerificationError
 from swarm.domain.ids import NodeId, SwarmId
-from swarm.domain.manifests import MemberRecord, Role
+from swarm.domain.members import MemberRecord, Role
 from swarm.domain.membership import Caller
 from swarm.domain.tensors import FORBID_UNKNOWN
 from swarm.trust.ca import CertificateAuthority

@@ -5,17 +5,12 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError, UnknownMemberError, VerificationError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ExpertId, NodeId, SwarmId, expert_of, node_id, owner_of
-from swarm.domain.manifests import (
-    Contribution,
-    GateStatement,
-    Manifest,
-    MemberRecord,
-    RevocationList,
-    Role,
-    Tombstone,
-)
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import MemberRecord, RevocationList, Role, Tombstone
 from swarm.domain.specification import Specification
 from swarm.trust.certificates import ca_swarm, certificate_pin, load_certificate
 from swarm.trust.signing import SSlibKey

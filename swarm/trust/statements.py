@@ -14,16 +14,12 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError as SslibVerificationError
 
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError, SwarmError, VerificationError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
-from swarm.domain.manifests import (
-    Contribution,
-    GateStatement,
-    Manifest,
-    MemberRecord,
-    RevocationList,
-    Tombstone,
-)
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import MemberRecord, RevocationList, Tombstone
 from swarm.domain.specification import Specification
 from swarm.trust.codec import MAX_JSON_BYTES, canonical_json, from_json, parse_json, to_json
 from swarm.trust.signing import SSlibKey, StatementSigner, statement_key

@@ -12,8 +12,9 @@ import pytest_asyncio
 
 from coordinator.members import Members
 from swarm.domain.errors import SwarmError, UnauthenticatedError, UnreachableError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId, SwarmId
-from swarm.domain.manifests import GateStatement, Tombstone
+from swarm.domain.members import Tombstone
 from swarm.registry.redis_store import RedisStore, connect_redis
 from swarm.rpc import methods as m
 from swarm.trust.proofs import renewal_request

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     InvalidInputError,
@@ -26,8 +27,10 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId, SwarmId
-from swarm.domain.manifests import Contribution, GateStatement, Manifest, Role, Tombstone
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Role, Tombstone
 from swarm.domain.membership import Hello
 from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel

@@ -16,6 +16,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     ExhaustedError,
@@ -27,14 +28,9 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId, SwarmId
-from swarm.domain.manifests import (
-    Contribution,
-    Cost,
-    GateStatement,
-    Manifest,
-    NetReference,
-)
+from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.tensors import TensorEntry
 from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles

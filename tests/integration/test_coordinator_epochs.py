@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.gates import GateStatement
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, Query
-from swarm.domain.manifests import GateStatement
 from swarm.rpc.gate_follower import GateFollower
 from swarm.trust.identity import Identity
 from tests.support.commands import shell

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator import gate_keeper
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     DeadlineError,
@@ -23,8 +24,9 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ExpertId, NodeId
-from swarm.domain.manifests import Contribution, GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
 from swarm.gating.ridge import RIDGES

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from swarm.domain.manifests import Contribution
+from swarm.domain.contributions import Contribution
 from swarm.gating.regions import LeafSummary, region_columns, summarise_leaf
 from swarm.trust.statements import read_statement
 from tests.integration.test_coordinator_process import started

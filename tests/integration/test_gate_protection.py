@@ -17,9 +17,9 @@ from swarm.domain.errors import (
     SwarmError,
     UnreachableError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.inference import Examples
-from swarm.domain.manifests import GateStatement
 from swarm.trust.statements import read_statement
 from tests.support.coordinator import (
     BackEnd,

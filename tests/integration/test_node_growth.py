@@ -11,10 +11,11 @@ from node.leaves import LeafBook
 from node.outbound import OutboundLog
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.inference import Query
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient
 from swarm.trust.identity import Identity

@@ -17,8 +17,9 @@ from swarm.domain.errors import (
     UnknownMemberError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Correction, GateStatement, Manifest
+from swarm.domain.manifests import Correction, Manifest
 from swarm.domain.membership import Lease
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import pack_arrays, pack_module, pack_single

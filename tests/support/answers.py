@@ -22,9 +22,10 @@ from coordinator.routing import Router
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination
 from swarm.domain.errors import NotFoundError, UnreachableError
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, Query
-from swarm.domain.manifests import Correction, GateLeaf, GateStatement, Manifest
+from swarm.domain.manifests import Correction, Manifest
 from swarm.domain.membership import Hello
 from swarm.domain.specification import Specification
 from swarm.gating.analytic_gate import AnalyticGate, target_rows

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.ids import NodeId, expert_of, leaf_of
-from swarm.domain.manifests import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.gating.regions import region_columns, summarise_leaf
 from swarm.gating.sums import compact_sums, exact_gram, pack_triangle, quantised, target_columns

@@ -28,21 +28,13 @@ from node.join_port import JoinPort
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
 from swarm.domain.combination import TrialOption
+from swarm.domain.contributions import Contribution, FeatureSums, LeafContribution
 from swarm.domain.errors import SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, GateTrial, Query, SocketBytes
-from swarm.domain.manifests import (
-    Contribution,
-    Correction,
-    Cost,
-    FeatureSums,
-    GateStatement,
-    LeafContribution,
-    Manifest,
-    NetReference,
-    Share,
-)
+from swarm.domain.manifests import Correction, Cost, Manifest, NetReference, Share
 from swarm.domain.membership import ContributionOutcome, Event, Head, Heartbeat, Hello, Welcome
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import ModuleEntry

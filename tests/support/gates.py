@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.trust.statements import read_statement
 from tests.support.coordinator import BackEnd, SmallNode, samples
 

@@ -25,9 +25,10 @@ from node.stream.gathered import Gathered
 from swarm.config import NodeHome
 from swarm.data.sources import load_training
 from swarm.domain.agent import TrainOrder
+from swarm.domain.contributions import Contribution
 from swarm.domain.growth import GrowthOrder, ProposalKind
 from swarm.domain.ids import ExpertId, LeafId, NodeId, leaf_of
-from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.signing import Signer

@@ -7,17 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.ids import ExpertId, LeafId, expert_of, leaf_of
-from swarm.domain.manifests import (
-    BranchContribution,
-    Contribution,
-    Cost,
-    FeatureSums,
-    LeafContribution,
-    Manifest,
-    NetReference,
-    Parent,
-)
+from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.membership import ContributionOutcome, Head
 from swarm.gating.regions import summarise_leaf
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns

@@ -13,8 +13,8 @@ from node.jobs import CONTRIBUTION_FILE, ExistingLeaf, LearningJob, LearningResu
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder
 from swarm.domain.combination import Combination
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import Digest, NodeId, SwarmId
-from swarm.domain.manifests import GateLeaf, GateStatement
 from swarm.domain.specification import Specification
 from swarm.experts.trunk import make_trunk
 from swarm.gating.ridge import OwnerSums, solve

@@ -35,7 +35,7 @@ from swarm.domain.inference import (
     Query,
     SocketBytes,
 )
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.domain.membership import Caller, Event, Heartbeat, Hello, SwarmStatus, TokenView, Welcome
 from swarm.rpc.channel import Connection, open_channel
 from swarm.rpc.clients import CoordinatorClient

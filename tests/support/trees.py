@@ -12,8 +12,8 @@ from coordinator.contribution_arrays import CheckedContribution
 from coordinator.solver import solve_group
 from coordinator.solver_jobs import Group, Solution
 from swarm.digests import digest_of
+from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.ids import Digest, LeafId, NodeId, SwarmId, expert_of, leaf_of, number_of
-from swarm.domain.manifests import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.tensors import TensorEntry
 from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, AnalyticGate, Placed
 from swarm.gating.branches import splits_of

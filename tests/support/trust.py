@@ -6,21 +6,11 @@ from pathlib import Path
 
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination
+from swarm.domain.contributions import Contribution, LeafContribution
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import NodeId, SwarmId, expert_of, leaf_of
-from swarm.domain.manifests import (
-    Contribution,
-    Cost,
-    GateLeaf,
-    GateStatement,
-    LeafContribution,
-    Manifest,
-    MemberRecord,
-    NetReference,
-    Parent,
-    RevocationList,
-    Role,
-    Tombstone,
-)
+from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
+from swarm.domain.members import MemberRecord, RevocationList, Role, Tombstone
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.domain.tensors import ModuleEntry, TensorEntry
 from swarm.trust.ca import CertificateAuthority

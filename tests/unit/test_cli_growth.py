@@ -21,11 +21,12 @@ from swarm.cli.output import run_guarded
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError, UnreachableError
+from swarm.domain.gates import GateBranch, GateChange, GateStatement
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.lineage import Lineage, LineageNode
-from swarm.domain.manifests import GateBranch, GateChange, GateStatement, Tombstone
+from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, NodeView, SwarmStatus
 from swarm.trust.identity import create_service_identity
 from swarm.trust.statements import read_statement, sign_statement

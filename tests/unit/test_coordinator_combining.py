@@ -13,9 +13,9 @@ from coordinator.heads import KnownHead
 from coordinator.query_checks import rows_that_fit
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
+from swarm.domain.gates import GateBranch
 from swarm.domain.ids import ROOT_EXPERT, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import MAX_QUERY_ROWS, Answer, ExpertAnswer, Query
-from swarm.domain.manifests import GateBranch
 from swarm.domain.specification import MAX_CLASSES
 from swarm.gating.analytic_gate import AnalyticGate, Placed
 from swarm.gating.branches import Cluster

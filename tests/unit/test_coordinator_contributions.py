@@ -17,6 +17,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from coordinator.solver import solve_group
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     ExhaustedError,
@@ -28,8 +29,9 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId, leaf_of
-from swarm.domain.manifests import Contribution, Correction, Cost, GateStatement, Manifest
+from swarm.domain.manifests import Correction, Cost, Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import MAX_EXPERT_FLOPS, Specification
 from swarm.modules.packing import unpack

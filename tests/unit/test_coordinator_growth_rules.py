@@ -17,11 +17,12 @@ from coordinator.growth_watch import AbandonedProposals
 from coordinator.journal import Journal
 from swarm.domain.combination import Combination
 from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.growth import Proposal, Tried
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 from swarm.domain.inference import GateTrial
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
-from swarm.domain.manifests import Cost, GateLeaf, Manifest, NetReference
+from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.membership import Caller
 from swarm.domain.tensors import ModuleEntry, TensorEntry
 from swarm.registry.memory_store import MemoryStore

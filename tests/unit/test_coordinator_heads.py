@@ -10,8 +10,9 @@ from coordinator.envelope_files import EnvelopeFiles
 from coordinator.heads import Heads
 from swarm.digests import digest_of
 from swarm.domain.errors import UnreachableError, VerificationError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
-from swarm.domain.manifests import GateLeaf, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Event, Head
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement

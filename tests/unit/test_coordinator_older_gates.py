@@ -8,7 +8,7 @@ import pytest
 from coordinator.active_gate import ActiveGate
 from coordinator.older_gates import OlderGates
 from swarm.domain.errors import NotFoundError
-from swarm.domain.manifests import GateLeaf, GateStatement
+from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.trust.statements import Statement
 from tests.support.answers import gate as active_gate
 

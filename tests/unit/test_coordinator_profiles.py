@@ -27,9 +27,9 @@ from swarm.domain.errors import (
     ShapeMismatchError,
     TrunkMismatchError,
 )
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
-from swarm.domain.manifests import GateLeaf
 from swarm.domain.membership import Caller
 from swarm.gating.analytic_gate import target_rows
 from swarm.gating.ridge import OwnerSums, solve

@@ -17,6 +17,7 @@ from coordinator.solver import solve_group
 from coordinator.solver_jobs import CheckJob, Group, Solution, SolveJob, read_job, write_job
 from coordinator.solver_process import Solver
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
@@ -24,8 +25,8 @@ from swarm.domain.errors import (
     NotFoundError,
     VerificationError,
 )
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import Contribution, GateLeaf
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.gating.regions import LeafSummary

@@ -7,8 +7,8 @@ import pytest
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.specifications import Specifications
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.manifests import Contribution
 from swarm.domain.specification import Specification
 from swarm.registry.memory_store import MemoryStore
 from swarm.trust.statements import sign_statement

@@ -11,6 +11,7 @@ from coordinator.contribution_arrays import CheckedContribution, check_arrays, r
 from coordinator.contribution_checks import check_experts, check_statement
 from coordinator.split_checks import check_exact_split
 from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     InvalidInputError,
     NotAuthorisedError,
@@ -19,7 +20,7 @@ from swarm.domain.errors import (
     SwarmError,
 )
 from swarm.domain.ids import LeafId, NodeId, expert_of, leaf_of
-from swarm.domain.manifests import Contribution, Correction, Manifest
+from swarm.domain.manifests import Correction, Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from tests.support.contributions import GivenBranch, GivenLeaf, grown_contribution

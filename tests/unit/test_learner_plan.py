@@ -10,8 +10,9 @@ from node.leaves import LeafBook
 from node.outbox import Intent, Outbox
 from node.plan import Plan, make_plan
 from swarm.domain.agent import TrainOrder
+from swarm.domain.contributions import Contribution
 from swarm.domain.ids import LeafId, NodeId
-from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement

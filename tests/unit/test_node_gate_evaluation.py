@@ -21,17 +21,10 @@ from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, NotFoundError, TrunkMismatchError
+from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, owner_of
 from swarm.domain.inference import MAX_TRIAL_SAMPLES, ExpertForm, ExpertRequest, ExpertTask
-from swarm.domain.manifests import (
-    Correction,
-    Cost,
-    GateBranch,
-    GateLeaf,
-    GateStatement,
-    Manifest,
-    Share,
-)
+from swarm.domain.manifests import Correction, Cost, Manifest, Share
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import ModuleEntry
 from swarm.experts.nets import build_net, net_reference

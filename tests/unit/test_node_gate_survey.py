@@ -10,9 +10,9 @@ from node.gate_survey import survey, survey_combination, survey_options
 from node.gate_trial import TrialGate, Voice, arrays_for
 from swarm.domain.combination import Combination
 from swarm.domain.errors import InvalidInputError
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.growth import LeafSurvey
 from swarm.domain.ids import LeafId, NodeId, expert_of, owner_of
-from swarm.domain.manifests import GateBranch, GateLeaf
 from swarm.gating.branches import Cluster
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.tree import Tree

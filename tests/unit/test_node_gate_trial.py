@@ -17,9 +17,9 @@ from node.gate_trial import (
 )
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import ExpertId, LeafId, NodeId, expert_of
 from swarm.domain.inference import GateTrial
-from swarm.domain.manifests import GateLeaf
 from swarm.gating.combinations import FALLBACK, ridge_options
 from tests.support import trust
 

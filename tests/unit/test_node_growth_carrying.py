@@ -18,10 +18,11 @@ from node.growth.jobs import GrowthJob, GrowthTask
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
 from node.outbox import Intent
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, NotFoundError, UnreachableError
 from swarm.domain.growth import GrowthReport, Proposal, ProposalState
 from swarm.domain.ids import LeafId
-from swarm.domain.manifests import Contribution, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement, read_statement

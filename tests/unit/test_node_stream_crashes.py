@@ -20,7 +20,7 @@ from node.stream.taking import TRAINING_FILE, Answering, BadMegaBatchError, Inta
 from swarm.config import NodeHome
 from swarm.domain.agent import StreamOptions, TrainOrder, TrainStep
 from swarm.domain.errors import InvalidInputError, SwarmError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
 from tests.support.learning import make_specification

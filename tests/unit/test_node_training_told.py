@@ -10,8 +10,8 @@ from node.order_run import OrderRun, is_kept_aside
 from node.outbox import Intent
 from node.training import Trainer
 from swarm.domain.agent import TrainOrder
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import HarmfulContributionError
-from swarm.domain.manifests import Contribution
 from swarm.domain.specification import Specification
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.growing import NODE, Plot, two_kinds

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.membership import Event
 from swarm.rpc.gate_follower import GateFollower
 from swarm.trust.signing import Signer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pool
 
-from swarm.domain.manifests import Role
+from swarm.domain.members import Role
 from swarm.rpc import generate
 from swarm.rpc import methods as m
 from swarm.rpc.node_stream import NodeStreamServicer

@@ -19,7 +19,7 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import NodeId, SwarmId
-from swarm.domain.manifests import MemberRecord, Role
+from swarm.domain.members import MemberRecord, Role
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.certificates import (
     LIFETIMES,

@@ -5,16 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError, error_classes
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import (
-    Contribution,
-    GateStatement,
-    Manifest,
-    MemberRecord,
-    RevocationList,
-    Tombstone,
-)
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import MemberRecord, RevocationList, Tombstone
 from swarm.domain.specification import Specification
 from swarm.trust.keyring import Keyring, UnknownMemberError
 from swarm.trust.signing import Signer

@@ -6,15 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from swarm.domain.contributions import BranchContribution, Contribution
 from swarm.domain.errors import VerificationError
+from swarm.domain.gates import GateBranch, GateChange, GateStatement
 from swarm.domain.ids import ExpertId, LeafId, NodeId
-from swarm.domain.manifests import (
-    BranchContribution,
-    Contribution,
-    GateBranch,
-    GateChange,
-    GateStatement,
-)
 from swarm.trust.codec import to_json
 from swarm.trust.signing import Signer
 from swarm.trust.statements import open_statement, read_statement, sign_statement

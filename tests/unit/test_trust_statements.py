@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, SwarmError, VerificationError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.manifests import GateStatement, Manifest, MemberRecord, RevocationList, Tombstone
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import MemberRecord, RevocationList, Tombstone
 from swarm.domain.membership import Head, Lease
 from swarm.trust.codec import MAX_JSON_BYTES
 from swarm.trust.signing import Signer, verify_signature

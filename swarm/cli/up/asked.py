@@ -8,9 +8,9 @@ from swarm.cli.up.questions import How, ask
 from swarm.cli.up.report import Cost, Row, Scores, correct, mean_row, row
 from swarm.cli.up.stage import Stage
 from swarm.cli.up.watching import has_combination
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Examples
-from swarm.domain.manifests import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 TOP_KS = (1, 2, 4)

@@ -17,8 +17,9 @@ from swarm.cli.up.deal import Deal, write_private
 from swarm.cli.up.supervisor import Service, Supervisor
 from swarm.data.dataset import Dataset
 from swarm.domain.errors import NotReadyError, SwarmError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
-from swarm.domain.manifests import GateStatement, Manifest
+from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.gating.ridge import RIDGES
 from swarm.rpc.clients import CoordinatorClient

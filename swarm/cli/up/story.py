@@ -15,8 +15,8 @@ from swarm.cli.up.questions import pick_examples
 from swarm.cli.up.report import Row, Scores, in_order
 from swarm.cli.up.stage import Stage, run_all
 from swarm.cli.up.watching import gate_of_owners, gate_with_corrections, has_combination
+from swarm.domain.gates import GateStatement
 from swarm.domain.inference import Answer
-from swarm.domain.manifests import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 

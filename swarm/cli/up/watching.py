@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from swarm.cli.up.stage import Stage
 from swarm.domain.errors import NotReadyError, SwarmError
-from swarm.domain.manifests import GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 NO_NEWS_SECONDS = 240.0

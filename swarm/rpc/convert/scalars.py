@@ -7,7 +7,8 @@ from typing import cast, get_args
 from swarm.domain.errors import InvalidInputError, SwarmError
 from swarm.domain.ids import Digest, ExpertId, LeafId, digest, expert_of, owner_of
 from swarm.domain.inference import SocketBytes
-from swarm.domain.manifests import Role, Share
+from swarm.domain.manifests import Share
+from swarm.domain.members import Role
 from swarm.rpc import status
 from swarm.rpc.pb import types_pb2
 
