@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -29,12 +30,18 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=None, help="play in this folder, and leave it")
     arguments = parser.parse_args()
     story = tell_story(arguments.data_dir, arguments.mega_batches, arguments.seed)
-    if arguments.keep is not None:
-        arguments.keep.mkdir(parents=True)
-        day = asyncio.run(_played(arguments, story, arguments.keep))
-    else:
-        with tempfile.TemporaryDirectory(prefix="swarm-soak-") as folder:
-            day = asyncio.run(_played(arguments, story, Path(folder)))
+    day = Day()
+    try:
+        if arguments.keep is not None:
+            arguments.keep.mkdir(parents=True)
+            asyncio.run(_played(arguments, story, day, arguments.keep))
+        else:
+            with tempfile.TemporaryDirectory(prefix="swarm-soak-") as folder:
+                asyncio.run(_played(arguments, story, day, Path(folder)))
+    except BaseException:
+        if day.sights:
+            print(f"cut short; so far: {json.dumps(figures_of(day, story), indent=1)}", file=sys.stderr)
+        raise
     path = write_result("soak-growth", figures_of(day, story))
     draw(day, RESULTS / "soak-growth.svg")
     for failure in day.service.failures[:10]:
@@ -44,7 +51,7 @@ def main() -> None:
         sys.exit(1)
 
 
-async def _played(arguments: argparse.Namespace, story: Story, folder: Path) -> Day:
+async def _played(arguments: argparse.Namespace, story: Story, day: Day, folder: Path) -> None:
     started = time.monotonic()
 
     def tell(line: str) -> None:
@@ -69,7 +76,7 @@ async def _played(arguments: argparse.Namespace, story: Story, folder: Path) -> 
             seed=arguments.seed,
             tell=tell,
         )
-        return await play(swarm, story, arguments.look_every, tell)
+        await play(swarm, story, day, arguments.look_every, tell)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,14 @@ class Day:
     seconds: float = 0.0
 
 
-async def play(swarm: SwarmOfFive, story: Story, look_every: int, tell: Callable[[str], None]) -> Day:
-    """Return what a whole day came to. The first mega-batch of each founder is fed before anybody asks."""
-    day, started = Day(), time.monotonic()
+async def play(
+    swarm: SwarmOfFive, story: Story, day: Day, look_every: int, tell: Callable[[str], None]
+) -> None:
+    """Play a whole day, writing into `day` as it goes on: what was seen outlives a day that is cut short.
+
+    The first mega-batch of each founder is fed before anybody asks.
+    """
+    started = time.monotonic()
     await swarm.found()
     async with places.coordinator(swarm.founder) as client:
         for name in FOUNDERS:
@@ -68,10 +73,11 @@ async def play(swarm: SwarmOfFive, story: Story, look_every: int, tell: Callable
                 if (feeding.number + 1) % look_every == 0:
                     seen = await _look(swarm, client, story, feeding.number, time.monotonic() - started)
                     day.sights.append(seen)
+                    day.proposals = await client.proposals()
+                    day.seconds = time.monotonic() - started
                     tell(_in_words(seen, day.service))
         day.proposals = await client.proposals()
     day.seconds = time.monotonic() - started
-    return day
 
 
 def _first_of_founders(story: Story) -> list[Feeding]:
