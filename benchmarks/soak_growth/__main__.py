@@ -10,25 +10,30 @@ from pathlib import Path
 
 from benchmarks.results_file import RESULTS, write_result
 from benchmarks.soak_growth.day import Day, play
+from benchmarks.soak_growth.document import update_docs
 from benchmarks.soak_growth.results import draw, figures_of
 from benchmarks.soak_growth.story import Story, tell_story
 from benchmarks.soak_growth.swarm_of_five import SwarmOfFive
 from swarm.cli.up.supervisor import Supervisor, free_ports
 
 
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__)
+    found.add_argument("--data-dir", type=Path, default=Path("data"))
+    found.add_argument("--mega-batches", type=int, default=200)
+    found.add_argument("--look-every", type=int, default=10)
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--trunk", default="randconv-sqrt:100")
+    found.add_argument("--net", default="mlp:128x2")
+    found.add_argument("--steps", type=int, default=200)
+    found.add_argument("--growth", default="eager", choices=("manual", "conservative", "eager"))
+    found.add_argument("--growth-every-s", type=float, default=30.0)
+    found.add_argument("--keep", type=Path, default=None, help="play in this folder, and leave it")
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--mega-batches", type=int, default=200)
-    parser.add_argument("--look-every", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trunk", default="randconv-sqrt:100")
-    parser.add_argument("--net", default="mlp:128x2")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--growth", default="eager", choices=("manual", "conservative", "eager"))
-    parser.add_argument("--growth-every-s", type=float, default=30.0)
-    parser.add_argument("--keep", type=Path, default=None, help="play in this folder, and leave it")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     story = tell_story(arguments.data_dir, arguments.mega_batches, arguments.seed)
     day = Day()
     try:
@@ -42,13 +47,25 @@ def main() -> None:
         if day.sights:
             print(f"cut short; so far: {json.dumps(figures_of(day, story), indent=1)}", file=sys.stderr)
         raise
-    path = write_result("soak-growth", figures_of(day, story))
+    figures = figures_of(day, story)
+    path = write_result("soak-growth", figures)
     draw(day, RESULTS / "soak-growth.svg")
+    update_docs(day, story, figures, _command(arguments))
     for failure in day.service.failures[:10]:
         print(f"unanswered: {failure}", file=sys.stderr)
-    print(f"{path} and soak-growth.svg beside it are written")
+    print(f"{path}, soak-growth.svg beside it and docs/growth.md are written")
     if day.service.failures:
         sys.exit(1)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command without the reader's folders."""
+    given = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(arguments).items()
+        if name not in ("data_dir", "keep") and value != parser().get_default(name)
+    ]
+    return " ".join(["python -m benchmarks.soak_growth", *given])
 
 
 async def _played(arguments: argparse.Namespace, story: Story, day: Day, folder: Path) -> None:

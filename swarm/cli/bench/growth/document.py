@@ -13,7 +13,9 @@ system beside them. Sections between markers are written by their benchmark from
 
 
 def begin(name: str) -> str:
-    return f"<!-- {name}: make bench-{name} -->"
+    """Return the first marker of a section, which names the make target that writes it."""
+    target = name if name.startswith("soak-") else f"bench-{name}"
+    return f"<!-- {name}: make {target} -->"
 
 
 def end(name: str) -> str:
