@@ -175,9 +175,9 @@ class Agent:
         )
 
     def served(self) -> tuple[Digest, ...]:
-        """Return the manifests that the expert server can load: own ones, and those that were pulled."""
-        folders = (self._home.state / "manifests", self._home.cache / "manifests")
-        return tuple(sorted(Digest(file.stem) for folder in folders for file in folder.glob("*.json")))
+        """Return the manifests of others that were pulled: for those it may stand in. What it owns is known
+        from its heads, and grows with every version."""
+        return tuple(sorted(Digest(file.stem) for file in (self._home.cache / "manifests").glob("*.json")))
 
     async def on_welcome(self, welcome: Welcome) -> None:
         """A new lease: take up what is new, announce the heads under its fence, and deliver what waits."""

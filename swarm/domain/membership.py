@@ -41,8 +41,8 @@ class Hello:
     """The first message on a node's stream.
 
     `manifests` are the signed envelopes of the node's own heads: announcing them with every new lease lets
-    the registry be rebuilt. `can_build` names the factories this node has; `served` the manifests it holds
-    and may serve, its own and those it pulled.
+    the registry be rebuilt. `can_build` names the factories this node has; `served` the manifests of others
+    that it pulled and may answer for.
     """
 
     advertise: str
