@@ -1,13 +1,15 @@
 """A gate version ready for use, and the folder that keeps every version with its arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError
-from swarm.domain.gates import GateStatement
+from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate, Placed
@@ -112,21 +114,44 @@ class GateFiles:
         if not value.leaves:
             return ActiveGate(statement=statement, prototypes=None, analytic=None)
         arrays = unpack(value.arrays, self.blobs.open_verified)
-        placed = Placed.of(value.leaves, value.branches)
-        prototypes = PrototypeGate.from_arrays(
+        prototypes, analytic = gates_of(
             arrays,
-            leaves=len(value.leaves),
+            value.leaves,
+            value.branches,
+            class_names=value.class_names,
+            trunk=self._trunk() if value.kind == "analytic" else None,
             temperature=prototype_temperature(value),
-            tree=placed.tree,
-            splits=splits_of(arrays, placed.is_learned),
         )
-        analytic = None
-        if value.kind == "analytic":
-            trunk = self._trunk()
-            analytic = AnalyticGate.from_statement_arrays(
-                arrays, value.leaves, value.class_names, trunk.fixed_point, trunk.has_constant, placed
-            )
         return ActiveGate(statement=statement, prototypes=prototypes, analytic=analytic)
+
+
+def gates_of(
+    arrays: Mapping[str, NDArray[np.generic]],
+    leaves: Sequence[GateLeaf],
+    branches: Sequence[GateBranch],
+    *,
+    class_names: Sequence[str],
+    trunk: TrunkReference | None,
+    temperature: float,
+) -> tuple[PrototypeGate, AnalyticGate | None]:
+    """Return a statement's arrays as gates; without a trunk it is of kind `prototypes`.
+
+    Raises ShapeMismatchError where an array is missing or misshapen.
+    """
+    placed = Placed.of(leaves, branches)
+    prototypes = PrototypeGate.from_arrays(
+        arrays,
+        leaves=len(leaves),
+        temperature=temperature,
+        tree=placed.tree,
+        splits=splits_of(arrays, placed.is_learned),
+    )
+    if trunk is None:
+        return prototypes, None
+    analytic = AnalyticGate.from_statement_arrays(
+        arrays, leaves, class_names, trunk.fixed_point, trunk.has_constant, placed
+    )
+    return prototypes, analytic
 
 
 def prototype_temperature(value: GateStatement) -> float:

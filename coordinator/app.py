@@ -12,7 +12,6 @@ import structlog
 from coordinator.addresses import Endpoints, joined_address
 from coordinator.building import Coordinator, build
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
-from coordinator.federation import Federation
 from coordinator.follower import Follower
 from coordinator.join_app import JoinServer, join_app
 from coordinator.upkeep import Upkeep
@@ -102,9 +101,6 @@ async def _serve(
         certificate_days=upkeep.certificate_days,
     )
 
-    federation = Federation(
-        parts.live, lambda: parts.specifications.current.value, config.home.run / "federation.log"
-    )
     server = create_server(
         folder.identity,
         parts.revocations.is_revoked,
@@ -113,7 +109,7 @@ async def _serve(
             gate_service(parts.keeper),
             growth_service(parts.growth),
             inference_service(parts.router),
-            federation_service(federation),
+            federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),
         ],
     )
@@ -137,7 +133,7 @@ async def _serve(
     await server.start()
     stack.push_async_callback(server.stop)
     stack.push_async_callback(parts.close)
-    stack.push_async_callback(federation.close)
+    stack.push_async_callback(parts.federation.close)
     _say_ready(parts, endpoints)
     on_ready(endpoints)
     await _until(told, tasks[:-1])

@@ -16,6 +16,7 @@ from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
+from coordinator.federation import Federation
 from coordinator.gate_candidates import Candidates
 from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
@@ -63,6 +64,7 @@ class Coordinator:
     router: Router
     growth: Growth
     policies: GrowthPolicies
+    federation: Federation
     admission: Admission
     members: Members
     revocations: Revocations
@@ -246,7 +248,9 @@ async def build(
             changing=changing,
         )
     )
-    growth, policies = growing.growth(changes, returning, keeper)
+    log_file = config.home.run / "federation.log"
+    federation = Federation(live, lambda: specifications.current.value, log_file)
+    growth, policies = growing.growth(changes, returning, keeper, federation)
     gate_is_new.append(policies.notice_gate)
     try:
         await keeper.follow_gate(at_start=True)
@@ -318,6 +322,7 @@ async def build(
         router=router,
         growth=growth,
         policies=policies,
+        federation=federation,
         admission=admission,
         members=members,
         revocations=revocations,

@@ -48,6 +48,7 @@ class ContributionFiles:
     def __init__(self, folder: Path, *, sweep: bool = True) -> None:
         """`sweep` removes what a crash left: for the one process that writes here, at its start."""
         self._folder = folder
+        self._pinned: dict[Digest, bool] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not sweep:
             return
@@ -176,6 +177,22 @@ class ContributionFiles:
                 continue
             if statement.value.owner == owner:
                 self.remove(digest)
+
+    def pinned(self) -> set[Digest]:
+        """Return the contributions of exact copies, which pin their versions. Each file is read once."""
+        known = {digest: self._pinned.get(digest) for digest in self.digests()}
+        self._pinned = {
+            digest: self._is_pinned(digest) if is_pinned is None else is_pinned
+            for digest, is_pinned in known.items()
+        }
+        return {digest for digest, is_pinned in self._pinned.items() if is_pinned}
+
+    def _is_pinned(self, digest: Digest) -> bool:
+        try:
+            return any(leaf.manifest for leaf in self.statement(digest).value.leaves)
+        except SwarmError as error:
+            log.error("contribution.damaged", contribution=digest, reason=str(error))
+            return False
 
     def digests(self) -> list[Digest]:
         """Return the digests of everything that is stored, sorted."""

@@ -26,9 +26,10 @@ class EnvelopeFiles:
         except FileNotFoundError:
             return None
 
-    def remove(self, name: str | int) -> None:
-        """Forget the envelope; again is harmless."""
-        self._path(name).unlink(missing_ok=True)
+    def remove(self, *names: str | int) -> None:
+        """Forget these envelopes; again is harmless."""
+        for name in names:
+            self._path(name).unlink(missing_ok=True)
         sync_folder(self._folder)
 
     def names(self) -> list[str]:

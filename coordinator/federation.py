@@ -8,7 +8,7 @@ answered, for it may have to be asked again; so is the result, of at most 60 MiB
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from coordinator.federation_exchange import Exchange
-from coordinator.live_nodes import LiveNodes
+from coordinator.live_nodes import LiveNode, LiveNodes
 from swarm.domain.errors import ConflictError, ExhaustedError, NotReadyError, SwarmError
 from swarm.domain.federation import FederationOrder, FederationPart, FederationStep
 from swarm.domain.ids import NodeId, node_id
@@ -77,6 +77,11 @@ class Federation:
                 remedy="order it again under a new key",
             )
         settings = parse_options(order.app, order.options)
+        for node in sorted(only_nodes(settings)):
+            if self._live.get(node) is None:
+                raise NotReadyError(
+                    f"node {node}", found="not connected", expected="a connected node", remedy="swarm status"
+                )
         text = TypeAdapter(Specification).dump_json(self._specification()).decode()
         run = self._present = _Run(order, self._live, settings, text, self._log)
         self._past = [*self._past, order.idempotency_key][-_KNOWN_KEYS:]
@@ -100,6 +105,7 @@ class _Run:
         self.over = False
         self.when_over: Callable[[_Run], None] = lambda _: None
         self._live, self._settings, self._specification, self._log = live, settings, specification, log
+        self._only = only_nodes(settings)
         self._steps: deque[FederationStep] = deque([FederationStep(stage="start")], _KEPT_STEPS)
         self._told = 1
         self._error: SwarmError | None = None
@@ -186,7 +192,7 @@ class _Run:
                 case "send":
                     self._send_on(child, header, payload)
                 case "nodes":
-                    names = sorted(str(node.link.node) for node in self._live if not node.suspected)
+                    names = sorted(str(node.link.node) for node in self._live if self._takes(node))
                     await child.send({"kind": "nodes", "id": header["id"], "nodes": names})
                 case "forget":
                     for each in header["ids"]:
@@ -237,6 +243,9 @@ class _Run:
 
         self._sending[each] = asyncio.create_task(send())
 
+    def _takes(self, node: LiveNode) -> bool:
+        return not node.suspected and (not self._only or node.link.node in self._only)
+
     def _say_goodbye(self) -> None:
         """Tell the nodes that took part that the run is over; nobody waits for it."""
         for node in self._asked:
@@ -253,6 +262,11 @@ class _Run:
             self._steps.append(step)
             self._told += 1
             self._changed.notify_all()
+
+
+def only_nodes(settings: Mapping[str, Any]) -> frozenset[NodeId]:
+    """Return the nodes that alone are to be asked, none for all; InvalidInputError for what is no name."""
+    return frozenset(node_id(name) for name in str(settings.get("nodes", "")).split(",") if name)
 
 
 _farewells: set[asyncio.Task[None]] = set()

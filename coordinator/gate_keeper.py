@@ -23,7 +23,7 @@ from coordinator.growth_return import ReturningOwners
 from coordinator.heads import Heads
 from coordinator.specifications import Specifications
 from swarm.domain.contributions import Contribution
-from swarm.domain.errors import HarmfulContributionError, NotReadyError, UnreachableError
+from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, UnreachableError
 from swarm.domain.gates import GateChange
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import ExpertId, NodeId
@@ -197,6 +197,15 @@ class GateKeeper:
         gone = len(older.contributions) - len(kept)
         reason = f"rollback to gate {version}" + (f", without {gone} owners that left" if gone else "")
         statements, change = await self._records.statements(kept), GateChange(kind="rollback")
+        absent = {leaf.owner for leaf in older.leaves} - {each.value.owner for each in statements}
+        on_trial = sorted(owner for owner in absent if not self._parts.heads.has_left(owner))
+        if on_trial:
+            raise ConflictError(
+                f"rollback to gate {version}",
+                found=f"exact copies of {' and '.join(on_trial)} that were on trial then, and are gone",
+                expected="a version without a split on trial",
+                remedy="take the one before it or after it: swarm gate history",
+            )
         outcome = await self._parts.maker.activate_as_is(statements, older, reason, change)
         await self._parts.growth.reconcile()
         return outcome

@@ -10,6 +10,7 @@ import structlog
 from coordinator.gate_keeper import GateKeeper
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
+from coordinator.growth_adds import checked_add
 from coordinator.growth_book import GrowthBook
 from coordinator.growth_changes import POLICY, GrowthChanges
 from coordinator.growth_checks import (
@@ -19,15 +20,16 @@ from coordinator.growth_checks import (
     check_version,
     leaves_for,
     owner_for,
+    samples_of,
 )
 from coordinator.growth_lineage import LineageRegistry, descends_from_withdrawn, withdrawn_ancestors
+from coordinator.growth_orders import give_order
 from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import PATIENCE_S, SILENCE_S, AbandonedProposals
 from coordinator.heads import Heads
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
 from coordinator.specifications import Specifications
-from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     InvalidInputError,
@@ -38,7 +40,6 @@ from swarm.domain.errors import (
 )
 from swarm.domain.growth import (
     POLICIES,
-    GrowthOrder,
     GrowthPolicy,
     GrowthReport,
     Proposal,
@@ -47,10 +48,9 @@ from swarm.domain.growth import (
 )
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
-from swarm.gating.growth import LEAF_SAMPLES
+from swarm.gating.growth import LEAF_SAMPLES, Intention
 from swarm.registry.store import MetadataStore
 
-ORDER_TIMEOUT_S = 20.0
 _POLICY = Caller(role="coordinator", id=POLICY)
 
 log = structlog.get_logger()
@@ -85,6 +85,8 @@ class Growth:
         self._proposing = asyncio.Lock()
         self._retiring: set[str] = set()
         self._running: set[asyncio.Task[Any]] = set()
+        self.on_policy: Callable[[], None] = lambda: None
+        """Called when another policy was set."""
         self._abandoned = AbandonedProposals(
             parts.book,
             parts.live,
@@ -105,21 +107,27 @@ class Growth:
         options: Mapping[str, str],
         gate_version: int,
         key: str,
+        *,
+        owner: NodeId | None = None,
+        regions: bytes = b"",
     ) -> Proposal:
         """Record a proposal and give it to its owner; what it refuses changes nothing.
 
         An operator may propose everything, a node what concerns its own experts, and the owner of a withdrawn
-        expert that what came from it is trained anew. Raises ConflictError for another gate than the present
-        one and for an expert or owner with an open proposal, NotFoundError for an expert without a leaf,
-        InvalidInputError for too few samples, NotReadyError while the owner is away. An owner that refuses
-        its order ends the proposal, which is returned as failed with its words.
+        expert that what came from it is trained anew. `owner` and `regions` are an add's: whose it is, and
+        the prototypes that it is to have in common with others. Raises ConflictError for another gate than
+        the present one and for an expert or owner with an open proposal, NotFoundError for an expert without
+        a leaf, InvalidInputError for too few samples, NotReadyError while the owner is away. An owner that
+        refuses its order ends the proposal, which is returned as failed with its words.
         """
         name = f"propose:{caller.id}:{key}" if key else ""
         async with self._proposing:
             known = await self._parts.store.recall(name) if name else None
             if known is not None:
                 return self._book.get(known)
-            proposal = await self._proposal(caller, kind, tuple(experts), options, gate_version)
+            proposal = await self._proposal(
+                caller, kind, tuple(experts), options, gate_version, owner=owner, regions=regions
+            )
             await self._book.add(proposal)
             if name:
                 await self._parts.store.remember(name, proposal.id)
@@ -127,7 +135,7 @@ class Growth:
             self._retiring.add(proposal.id)
             self._begin(self._retire(proposal.id), "retire an owner")
             return proposal
-        return await self._order(proposal)
+        return await self._order(proposal, regions)
 
     async def proposals(self, proposal: str) -> list[Proposal]:
         """Return all proposals, newest first, or the one of that id; NotFoundError where there is none."""
@@ -144,6 +152,10 @@ class Growth:
             return await self._end(known.id, f"{known.owner} could not carry it out: {report.reason[:300]}")
         if report.stage == "trained" and known.kind == "retrain":
             return await self._trained_anew(known)
+        if report.stage == "started" and report.reason:
+            await self._parts.journal.record(
+                "growth.withdrew_unused", proposal=known.id, owner=known.owner, reason=report.reason[:300]
+            )
         if known.state == "open":
             return await self._book.change(known.id, "working", self._parts.clock())
         return await self._book.touch(known.id, self._parts.clock())
@@ -170,28 +182,31 @@ class Growth:
                 raise InvalidInputError("growth", found=policy[:40], expected=" or ".join(POLICIES))
             await asyncio.to_thread(settings.set, wanted)
             await self._parts.journal.record("growth.policy", policy=wanted)
+            self.on_policy()
         return settings.policy
 
     # Of its own accord
 
     async def propose_by_policy(
         self,
-        kind: ProposalKind,
-        owner: NodeId,
-        experts: Sequence[ExpertId],
+        intention: Intention,
         gate_version: int,
-        reason: str,
+        regions: bytes = b"",
     ) -> Proposal:
         """Propose what the policy found, as `propose` does; a retirement is carried out before it returns."""
-        caller = Caller(role="node", id=owner) if not experts else _POLICY
+        owner, experts = intention.owner if intention.kind == "add" else None, intention.experts
         async with self._proposing:
-            proposal = await self._proposal(caller, kind, tuple(experts), {}, gate_version, by=POLICY)
-            await self._book.add(replace(proposal, why=reason))
+            proposal = await self._proposal(
+                _POLICY, intention.kind, experts, {}, gate_version, by=POLICY, owner=owner, regions=regions
+            )
+            found = {LEAF_SAMPLES: float(intention.samples)} if intention.samples else {}
+            noted = replace(proposal, why=intention.reason, evidence={**proposal.evidence, **found})
+            await self._book.add(noted)
         if self._parts.changes.is_retirement(proposal):
             self._retiring.add(proposal.id)
             await self._retire(proposal.id)
             return self._book.get(proposal.id)
-        return await self._order(proposal)
+        return await self._order(proposal, regions)
 
     async def run(self) -> None:
         """End what nobody carries out any more, until cancelled."""
@@ -214,10 +229,12 @@ class Growth:
         gate_version: int,
         *,
         by: str = "",
+        owner: NodeId | None = None,
+        regions: bytes = b"",
     ) -> Proposal:
         """Return a proposal that may be made now; see `propose` for the refusals."""
         parts, chosen = self._parts, checked_options(kind, options)
-        owner = owner_for(kind, experts, caller)
+        owner = owner_for(kind, experts, caller, owner)
         subject = f"{kind} of {' and '.join(experts) or owner}"
         if caller is not _POLICY:
             await self._check_caller(caller, kind, experts, owner, subject)
@@ -227,8 +244,14 @@ class Growth:
             leaves_for(gate, experts)
         check_free(self._book.open(), experts, owner)
         given = next((each for each in await parts.records.present() if each.value.owner == owner), None)
+        specification, evidence = parts.specifications.current.value, dict[str, float]()
+        if kind == "add":
+            was_here = owner in parts.live.seen
+            own = given.value if given is not None else None
+            evidence = checked_add(owner, own, chosen, regions, specification, was_here=was_here)
         if given is not None:
-            check_counts(kind, experts, given.value, parts.specifications.current.value)
+            check_counts(kind, experts, given.value, specification)
+            evidence[LEAF_SAMPLES] = float(samples_of(experts, given.value))
         now = parts.clock()
         proposal = Proposal(
             id=self._book.next_id(),
@@ -240,7 +263,7 @@ class Growth:
             created_at=now,
             changed_at=now,
             options=chosen,
-            evidence={LEAF_SAMPLES: float(_samples_of(experts, given.value))} if given is not None else {},
+            evidence=evidence,
             before=given.digest if given is not None else "",
         )
         if parts.changes.is_retirement(proposal):
@@ -263,21 +286,10 @@ class Growth:
             return
         check_caller(caller, owner, subject)
 
-    async def _order(self, proposal: Proposal) -> Proposal:
+    async def _order(self, proposal: Proposal, regions: bytes = b"") -> Proposal:
         """Give a proposal to its owner; its refusal ends it."""
-        order = GrowthOrder(
-            proposal=proposal.id,
-            kind=proposal.kind,
-            experts=proposal.experts,
-            gate_version=proposal.gate_version,
-            before=proposal.before,
-            options=proposal.options,
-        )
         try:
-            node = self._parts.live.get(proposal.owner)
-            if node is None:
-                raise UnreachableError(f"node {proposal.owner}", found="no stream")
-            await node.link.carry_out(order, ORDER_TIMEOUT_S)
+            await give_order(proposal, regions, self._parts.live)
         except SwarmError as error:
             return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
         known = self._book.get(proposal.id)
@@ -322,9 +334,3 @@ class Growth:
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
-
-
-def _samples_of(experts: Sequence[ExpertId], contribution: Contribution) -> int:
-    """Return how many samples these experts' leaves stand for."""
-    own = [leaf for leaf in contribution.leaves if leaf.expert in experts]
-    return sum(sum(leaf.class_counts.values()) for leaf in own)

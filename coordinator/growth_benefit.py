@@ -14,12 +14,26 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.growth import BEYOND, Tried
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import Manifest
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS
+from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.prototype_gate import PrototypeGate
 
 Wanted = Literal["gain", "no-loss", "nothing"]
-Shapes = Mapping[str, tuple[int, ...]]
 Answering = Callable[[GateLeaf], tuple[Digest, Manifest] | None]
 """The version that answers for a leaf: the pinned one, else the head; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Weighing:
+    """A gate whose cost is told: its leaves, and what weighs them; None where it has none of that kind."""
+
+    leaves: Sequence[GateLeaf]
+    prototypes: PrototypeGate | None
+    analytic: AnalyticGate | None
+
+    def flops_per_query(self, combination: Combination) -> int:
+        """Return the FLOPs of routing one query: the very figure that its answer tells."""
+        gate = self.analytic if combination.name in USES_SUMS else self.prototypes
+        return 0 if gate is None else gate.flops_per_query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,34 +119,21 @@ def pays(found: Tried, wanted: Wanted) -> bool:
 
 
 def cost_of(
-    combination: Combination,
-    before: tuple[Sequence[GateLeaf], Shapes],
-    after: tuple[Sequence[GateLeaf], Shapes],
-    answering: Answering,
+    combination: Combination, before: Weighing, after: Weighing, answering: Answering
 ) -> dict[str, float]:
     """Return what a change takes, FLOPs: `train_flops` of the versions that answer newly, and for a query in
     this combination `gate_flops_` and `expert_flops_`, `before` and `after`.
 
-    A gate is its leaves and its arrays' shapes by name. A query asks the combination's top_k experts; which
-    ones is up to the query, so they count at the mean over all leaves' experts.
+    A query asks the combination's top_k experts; which ones is up to the query, so they count at the mean
+    over all leaves' experts.
     """
-    old, new = (_versions(leaves, answering) for leaves, _ in (before, after))
+    old, new = (_versions(gate.leaves, answering) for gate in (before, after))
     trained = [manifest for digest, manifest in new.items() if digest not in old]
     cost = {"train_flops": float(sum(map(_train_flops, trained)))}
-    for when, (leaves, shapes), versions in (("before", before, old), ("after", after, new)):
-        cost[f"gate_flops_{when}"] = float(gate_flops(combination, len(leaves), shapes))
+    for when, gate, versions in (("before", before, old), ("after", after, new)):
+        cost[f"gate_flops_{when}"] = float(gate.flops_per_query(combination))
         cost[f"expert_flops_{when}"] = _expert_flops(combination, versions.values())
     return cost
-
-
-def gate_flops(combination: Combination, leaves: int, shapes: Shapes) -> int:
-    """Return the FLOPs of routing one query, reckoned as `AnalyticGate` and `PrototypeGate` reckon them."""
-    if combination.name in USES_SUMS:
-        size, targets = shapes.get(WEIGHTS, (0, 0))
-        targets += shapes.get(BRANCH_WEIGHTS, (0, 0))[1]
-        return 2 * size * targets + 2 * size + 2 * targets + 8 * leaves
-    rows = [shape for name, shape in shapes.items() if name.startswith(("prototypes.", "branch."))]
-    return sum(2 * count * size + 8 * count for count, size in rows) + (2 * rows[0][1] if rows else 0)
 
 
 def _versions(leaves: Iterable[GateLeaf], answering: Answering) -> dict[Digest, Manifest]:

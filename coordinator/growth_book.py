@@ -13,12 +13,18 @@ from coordinator.journal import Journal
 from swarm.domain.errors import ConflictError, NotFoundError
 from swarm.domain.growth import Proposal, ProposalState
 from swarm.domain.ids import NodeId
+from swarm.gating.growth import RESTS_S
+
+KEPT_ENDED = 1000
+"""So many of the newest proposals are kept, and all that ended while something may still rest for it."""
+KEPT_S = max(RESTS_S.values())
+_RECORD = TypeAdapter(Proposal)
 
 log = structlog.get_logger()
 
 
 class GrowthBook:
-    """`<id>.json` per proposal; ids are p1, p2, ... and never used twice.
+    """`<id>.json` per proposal; ids are p1, p2, ... and never used twice. Old ones that ended are dropped.
 
     The gate's versions say which changes they belong to, so a record that a crash left behind them can be
     brought up to them (`coordinator.growth_changes`).
@@ -35,11 +41,12 @@ class GrowthBook:
                 continue
             self._last = max(self._last, int(name[1:]))
             try:
-                found = TypeAdapter(Proposal).validate_json(files.get(name) or b"")
+                found = _RECORD.validate_json(files.get(name) or b"")
             except ValidationError as error:
                 log.error("growth.damaged", proposal=name, reason=str(error)[:200])
                 continue
             self._known[name] = found
+        files.remove(*self._drop_old_ones())
 
     def all(self) -> list[Proposal]:
         """Return every proposal, newest first."""
@@ -77,9 +84,8 @@ class GrowthBook:
         return found
 
     def next_id(self) -> str:
-        """Return an id that no proposal ever had."""
-        self._last += 1
-        return f"p{self._last}"
+        """Return an id that no proposal ever had; `add` takes it."""
+        return f"p{self._last + 1}"
 
     async def add(self, proposal: Proposal) -> Proposal:
         """Record a new proposal."""
@@ -125,10 +131,12 @@ class GrowthBook:
             return await self._put(replace(known, changed_at=at, before=before or known.before), "")
 
     async def _put(self, proposal: Proposal, event: str, **told: Any) -> Proposal:
-        data = TypeAdapter(Proposal).dump_json(proposal)
+        data = _RECORD.dump_json(proposal)
         await asyncio.to_thread(self._files.put, proposal.id, data)
         self._known[proposal.id] = proposal
         self._last = max(self._last, int(proposal.id[1:]))
+        if proposal.has_ended and (dropped := self._drop_old_ones()):
+            await asyncio.to_thread(self._files.remove, *dropped)
         if event:
             await self._journal.record(
                 event,
@@ -140,6 +148,28 @@ class GrowthBook:
                 **told,
             )
         return proposal
+
+    def _drop_old_ones(self) -> list[str]:
+        """Forget what nobody asks after any more, and return its ids.
+
+        An owner's newest proposal stays, for the owner may be away and ask what became of it; and its newest
+        accepted removal, by which one that was retired comes back.
+        """
+        if len(self._known) <= KEPT_ENDED:
+            return []
+        newest = self.all()
+        rests_since = max(each.changed_at for each in newest) - KEPT_S
+        asked_after = {each.owner: each.id for each in reversed(newest)}
+        removals = [each for each in reversed(newest) if each.kind == "remove" and each.state == "accepted"]
+        kept = {*asked_after.values(), *{each.owner: each.id for each in removals}.values()}
+        old = [
+            each.id
+            for each in newest[KEPT_ENDED:]
+            if each.has_ended and each.changed_at < rests_since and each.id not in kept
+        ]
+        for id in old:
+            del self._known[id]
+        return old
 
 
 def _stays(name: str, newer: Mapping[str, float]) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.federation import Federation
+from coordinator.federation_regions import NovelRegions
 from coordinator.gate_keeper import GateKeeper
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_records import GateRecords
@@ -63,7 +65,7 @@ class GrowthBuilder:
         )
 
     def growth(
-        self, changes: GrowthChanges, returning: ReturningOwners, keeper: GateKeeper
+        self, changes: GrowthChanges, returning: ReturningOwners, keeper: GateKeeper, federation: Federation
     ) -> tuple[Growth, GrowthPolicies]:
         """Return what answers people and nodes, and what proposes of its own accord."""
         making, config = self.making, self.config
@@ -99,6 +101,7 @@ class GrowthBuilder:
                 specifications=making.specifications,
                 heads=making.heads,
                 live=making.live,
+                find_regions=NovelRegions(federation).find,
                 clock=self.clock,
             ),
             every_s=config.growth_every_s,
@@ -106,4 +109,5 @@ class GrowthBuilder:
             stale_after_s=config.growth_stale_after_s,
             started_at=self.clock(),
         )
+        growth.on_policy = policies.notice_gate
         return growth, policies

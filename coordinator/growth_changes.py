@@ -4,6 +4,7 @@ A record follows the gate and never the other way round: what a crash left betwe
 `reconcile`. All of this runs while nothing else changes the gate, `check` excepted.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,8 @@ class GrowthChanges:
                 await self._change(now, "failed", "the coordinator stopped before it was carried out")
             elif now.state == "trying":
                 await self._change(now, "working", "the coordinator stopped while it was tried")
+        if at_start:
+            await self._forget_copies()
 
     def is_retirement(self, proposal: Proposal) -> bool:
         """Return whether a proposal removes all that an owner has in the gate: that takes no work of it."""
@@ -218,6 +221,7 @@ class GrowthChanges:
             raise
         if judged.outcome.state == "activated":
             await self._change(proposal, "accepted", judged.benefit.reason, judged)
+            await self._forget_copies()
             return judged.outcome
         ended = await self._undo(proposal, "refused", judged.outcome.reason, judged)
         version = ended.gate_versions[-1] if ended.state == "rolled-back" else judged.outcome.gate_version
@@ -241,7 +245,21 @@ class GrowthChanges:
             f"{proposal.subject} rolled back: {reason}",
             GateChange(kind="rollback", proposal=proposal.id),
         )
-        return await self._change(proposal, "rolled-back", reason, judged, gate_version=outcome.gate_version)
+        ended = await self._change(proposal, "rolled-back", reason, judged, gate_version=outcome.gate_version)
+        await self._forget_copies()
+        return ended
+
+    async def _forget_copies(self) -> None:
+        """Forget the contributions of exact copies whose trial is over: nobody returns to them."""
+        present = set(self._parts.records.digests)
+
+        def forget() -> None:
+            for digest in self._parts.contributions.pinned() - present:
+                found = self.book.find(self._parts.contributions.statement(digest).value.proposal)
+                if found is None or found.has_ended:
+                    self._parts.contributions.remove(digest)
+
+        await asyncio.to_thread(forget)
 
     async def _follow_gate(self, proposal: Proposal) -> None:
         """Bring one record up to what the gate's versions say of it."""

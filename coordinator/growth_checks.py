@@ -13,11 +13,13 @@ from swarm.domain.specification import Specification
 LOOK_AGAIN = "look at the gate again and propose anew: swarm gate show"
 
 
-def owner_for(kind: ProposalKind, experts: Sequence[ExpertId], caller: Caller) -> NodeId:
+def owner_for(
+    kind: ProposalKind, experts: Sequence[ExpertId], caller: Caller, owner: NodeId | None = None
+) -> NodeId:
     """Return who is to carry a proposal out; InvalidInputError for experts that its kind does not take.
 
-    A merge of several owners' experts is refused: no owner may publish what is made of another's for a leaf
-    of its own yet, nor give another's sums.
+    `owner` names whose an add is. A merge of several owners' experts is refused: no owner may publish what is
+    made of another's for a leaf of its own yet, nor give another's sums.
     """
     subject = f"{kind} of {' and '.join(experts) or 'nothing'}"
     wanted = {"add": (0, 1), "split": (1, 1), "merge": (2, 2), "retrain": (1, 1)}.get(kind, (1, 1 << 10))
@@ -26,13 +28,18 @@ def owner_for(kind: ProposalKind, experts: Sequence[ExpertId], caller: Caller) -
         raise InvalidInputError(
             subject, found=f"{len(experts)} experts", expected=words.get(kind, "one expert")
         )
+    if owner is not None and kind != "add":
+        raise InvalidInputError(subject, found=f"the owner {owner}", expected="the experts' own")
     if not experts:
-        if caller.role != "node":
+        if owner is None and caller.role != "node":
             raise InvalidInputError(
-                subject, found="no owner", expected="an expert of the owner that shall add one"
+                subject,
+                found="no owner",
+                expected="the node that shall add a leaf",
+                remedy="name it: swarm expert add --node NODE",
             )
-        return caller.id
-    owners = list(dict.fromkeys(owner_of(expert) for expert in experts))
+        return owner or caller.id
+    owners = list(dict.fromkeys([*(owner_of(expert) for expert in experts), *([owner] if owner else [])]))
     if len(owners) > 1:
         raise InvalidInputError(
             subject,
@@ -90,6 +97,12 @@ def check_free(open_proposals: Iterable[Proposal], experts: Iterable[ExpertId], 
                 expected="one proposal at a time",
                 remedy=f"wait for it, or end it: swarm gate cancel {each.id}",
             )
+
+
+def samples_of(experts: Sequence[ExpertId], contribution: Contribution) -> int:
+    """Return how many samples these experts' leaves stand for."""
+    own = [leaf for leaf in contribution.leaves if leaf.expert in experts]
+    return sum(sum(leaf.class_counts.values()) for leaf in own)
 
 
 def check_counts(

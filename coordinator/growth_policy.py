@@ -12,6 +12,7 @@ from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.growth import Growth
 from coordinator.growth_book import GrowthBook
+from coordinator.growth_common import CommonRegions, FindRegions
 from coordinator.growth_return import ReturningOwners
 from coordinator.growth_settings import GrowthSettings
 from coordinator.heads import Heads, KnownHead
@@ -55,11 +56,13 @@ class PolicyParts:
     specifications: Specifications
     heads: Heads
     live: LiveNodes
+    find_regions: FindRegions
     clock: Callable[[], float]
 
 
 class GrowthPolicies:
-    """Looks every `every_s`, and soon after `notice_gate`. Under `manual` it asks nobody anything."""
+    """Looks every `every_s`, and soon after `notice_gate`: of a new gate, or policy. Under `manual` it asks
+    nobody anything."""
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class GrowthPolicies:
         self._parts, self._every_s = parts, every_s
         self._criterion, self._stale_after_s = criterion, stale_after_s
         self._started_at = started_at
+        self._common = CommonRegions(parts.find_regions)
         self._soon = asyncio.Event()
         self._unused: dict[LeafId, int] = {}
         self._judged_again: set[Digest] = set()
@@ -124,15 +128,16 @@ class GrowthPolicies:
             criterion=self._criterion,
             now=parts.clock(),
         )
-        if intention is None or parts.publication.active is not active:
+        if intention is None:
             return None
-        return await self._propose(intention, active.version)
+        regions = await self._common.of(intention)
+        if parts.publication.active is not active or parts.book.open():
+            return None
+        return await self._propose(intention, active.version, regions)
 
-    async def _propose(self, intention: Intention, gate_version: int) -> Proposal:
+    async def _propose(self, intention: Intention, gate_version: int, regions: bytes) -> Proposal:
         log.info("growth.intended", kind=intention.kind, owner=intention.owner, reason=intention.reason)
-        return await self._parts.growth.propose_by_policy(
-            intention.kind, intention.owner, intention.experts, gate_version, intention.reason
-        )
+        return await self._parts.growth.propose_by_policy(intention, gate_version, regions)
 
     async def _survey(self, active: ActiveGate) -> Surveyed:
         specification = self._parts.specifications.current.envelope

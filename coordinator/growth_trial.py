@@ -1,12 +1,14 @@
 """A proposal on trial: does it beat what it replaces, and does it harm anybody? Then it is the gate."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from coordinator.active_gate import ActiveGate, gates_of
 from coordinator.candidate import Candidate
 from coordinator.gate_candidates import DEFAULT_RIDGE, says
 from coordinator.gate_making import GateMaker, MakerParts, Trial, chosen
-from coordinator.growth_benefit import Benefit, Shapes, Wanted, cost_of, pays, speaking, tried
+from coordinator.growth_benefit import Benefit, Wanted, Weighing, cost_of, pays, speaking, tried
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.contributions import Contribution
 from swarm.domain.gates import ChangeKind, GateChange, GateLeaf, GateStatement
@@ -14,7 +16,7 @@ from swarm.domain.growth import Tried
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS
+from swarm.domain.specification import Specification
 from swarm.gating.ridge import RIDGES
 from swarm.trust.statements import Statement
 
@@ -97,7 +99,7 @@ class GrowthTrial:
             active.value, contributions, specification, reason
         )
         combination = self._speaking(active.value, candidate)
-        cost = self._cost(active.value, candidate, combination)
+        cost = await self._cost(active, candidate, combination, specification.value)
         if kind == "split":
             cost["train_flops"] = 0.0  # copies: what their manifests say was spent on the parent
         change = GateChange(kind=kind, proposal=proposal, cost=cost)
@@ -109,14 +111,14 @@ class GrowthTrial:
         self, trial: Trial, ridge: float, silent: frozenset[NodeId], wanted: Wanted
     ) -> tuple[Benefit, frozenset[NodeId]]:
         """Return what the judges found, and who of them was silent by now."""
-        active = self._publication.required().value
-        combination = self._speaking(active, trial.candidate)
+        active = self._publication.required()
+        combination = self._speaking(active.value, trial.candidate)
         compared = self._publication.sign_as_served(combination)
         defaults = await self._parts.candidates.defaults(trial.candidate)
         words = says(trial.specification, defaults, ridge, trial.reason)
         heard = await self._maker.ask(trial, compared, words, [TrialOption(combination=combination)], silent)
         found = tried(heard.trials, combination.label)
-        cost = self._cost(active, trial.candidate, combination)
+        cost = await self._cost(active, trial.candidate, combination, trial.specification.value)
         benefit = Benefit(tried=found, pays=pays(found, wanted), cost=cost)
         return benefit, silent | heard.silent
 
@@ -139,13 +141,16 @@ class GrowthTrial:
                 return dict(evidence)
         return {}
 
-    def _cost(
-        self, active: GateStatement, candidate: Candidate, combination: Combination
+    async def _cost(
+        self,
+        active: ActiveGate,
+        candidate: Candidate,
+        combination: Combination,
+        specification: Specification,
     ) -> dict[str, float]:
-        before: Shapes = {entry.name: entry.shape for entry in active.arrays}
-        return cost_of(
-            combination, (active.leaves, before), (candidate.leaves, _shapes(candidate)), self._answering
-        )
+        before = Weighing(leaves=active.value.leaves, prototypes=active.prototypes, analytic=active.analytic)
+        after = await asyncio.to_thread(weighing_of, candidate, specification)
+        return cost_of(combination, before, after, self._answering)
 
     def _answering(self, leaf: GateLeaf) -> tuple[Digest, Manifest] | None:
         found = self._parts.heads.answering(leaf)
@@ -156,13 +161,16 @@ class GrowthTrial:
         return Judged(outcome=outcome) if benefit is None else Judged(outcome=outcome, benefit=benefit)
 
 
-def _shapes(candidate: Candidate) -> Shapes:
-    solution = candidate.solution
-    if solution is None:
-        return {}
-    shapes: dict[str, tuple[int, ...]] = {name: array.shape for name, array in solution.prototypes.items()}
-    if solution.weights is not None:
-        shapes[WEIGHTS] = solution.weights.shape[1:]
-    if solution.branch_weights is not None:
-        shapes[BRANCH_WEIGHTS] = solution.branch_weights.shape[1:]
-    return shapes
+def weighing_of(candidate: Candidate, specification: Specification) -> Weighing:
+    """Return a candidate's leaves and the gates that it would answer by, at any of its ridges."""
+    if candidate.solution is None:
+        return Weighing(leaves=(), prototypes=None, analytic=None)
+    prototypes, analytic = gates_of(
+        candidate.arrays(candidate.ridges[0]),
+        candidate.leaves,
+        candidate.group.branches,
+        class_names=specification.class_names,
+        trunk=specification.trunk if candidate.has_sums else None,
+        temperature=1.0,
+    )
+    return Weighing(leaves=candidate.leaves, prototypes=prototypes, analytic=analytic)

@@ -13,7 +13,7 @@ from coordinator.members import Members
 from swarm.digests import digest_of
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf
-from swarm.domain.ids import Digest, ExpertId, owner_of
+from swarm.domain.ids import Digest, ExpertId, NodeId, owner_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Event
 from swarm.registry.store import MetadataStore
@@ -100,6 +100,10 @@ class Heads:
     def manifests(self) -> dict[ExpertId, Manifest]:
         """Return the newest manifests by expert."""
         return {expert: head.manifest for expert, head in dict(self._known).items()}  # called by threads, too
+
+    def has_left(self, owner: NodeId) -> bool:
+        """Say whether an owner left, or was revoked: all of its experts were withdrawn by one tombstone."""
+        return owner in self._tombstones
 
     async def refresh(self) -> None:
         """Compare everything with the store."""

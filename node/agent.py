@@ -228,6 +228,8 @@ class Agent:
         }[what]
         try:
             taken(envelope)
+            if what == "gate" and self._knowledge.gate is not None:
+                self._book.contributions.note_gate(self._knowledge.gate.contributions)
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))

@@ -24,6 +24,7 @@ from node.federation import FederatedClients, allowed_apps
 from node.growth.carrying import Grower
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
+from node.growth.unused import UnusedExperts
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
 from node.loans import Lending
@@ -91,8 +92,21 @@ async def serve(config: NodeConfig) -> None:
             outbound=outbound,
             signer=identity.required_signer(),
         )
+        unused = UnusedExperts(
+            identity=identity,
+            book=book,
+            outbox=outbox,
+            cache=cache,
+            knowledge=knowledge,
+            registry=registry,
+            fence=lambda: fence.value,
+        )
         courier = Courier(
-            outbox, publisher, fence=lambda: fence.value, on_active=book.contributions.note_active
+            outbox,
+            publisher,
+            fence=lambda: fence.value,
+            on_active=book.contributions.note_active,
+            make_room=unused.make_room,
         )
         verified = VerifiedRegistry(registry, coordinator, identity.keyring(), cache)
         trainer = Trainer(
@@ -123,6 +137,7 @@ async def serve(config: NodeConfig) -> None:
                 registry=verified,
                 net=config.net,
                 threads=config.worker_threads,
+                unused=unused,
             ),
             Reporting(coordinator),
             learns_mega_batches=lambda: trainer.learns_mega_batches,

@@ -1,19 +1,22 @@
 """Carries the outbox to its recipients in the background, in order, while training goes on.
 
 What cannot be reached is tried again, more slowly each time and at once when a new lease comes; what a
-recipient refuses for good is set aside with its reason, and the rest goes on.
+recipient refuses for good is set aside with its reason, and the rest goes on. So does what does not need a
+delivery that its recipient cannot take now (no space, nobody to judge it): that one alone waits.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
 from node.outbox import Intent, Outbox
 from node.publishing import Publisher
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     HarmfulContributionError,
@@ -22,10 +25,13 @@ from swarm.domain.errors import (
     NotFoundError,
     StaleFenceError,
     SwarmError,
+    TooManyExpertsError,
     TrunkMismatchError,
+    UnreachableError,
     VerificationError,
     WrongPeerError,
 )
+from swarm.trust.statements import read_statement
 
 _FINAL = (
     ConflictError,
@@ -33,9 +39,11 @@ _FINAL = (
     InvalidInputError,
     NotAuthorisedError,
     NotFoundError,
+    TooManyExpertsError,
     TrunkMismatchError,
     VerificationError,
 )
+_Went = Literal["ended", "waits", "nobody"]
 _log = structlog.get_logger(__name__)
 
 
@@ -51,7 +59,8 @@ class Delivery:
 
 class Courier:
     """Delivers the outbox. `fence` gives the present lease's fence, 0 while there is none; `on_active` is
-    told each contribution that the coordinator took up."""
+    told each contribution that the coordinator took up; `make_room` makes room for so many experts in the
+    registry (`node.growth.unused`)."""
 
     def __init__(
         self,
@@ -60,12 +69,13 @@ class Courier:
         *,
         fence: Callable[[], int],
         on_active: Callable[[bytes], None] = lambda envelope: None,
+        make_room: Callable[[int], Awaitable[object]] | None = None,
         first_delay_s: float = 0.5,
         longest_delay_s: float = 30.0,
         seed: int | None = None,
     ) -> None:
         self._outbox, self._publisher, self._fence = outbox, publisher, fence
-        self._on_active = on_active
+        self._on_active, self._make_room = on_active, make_room
         self._first_delay, self._longest_delay = first_delay_s, longest_delay_s
         self._jitter = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
         self._wake = asyncio.Event()
@@ -110,7 +120,7 @@ class Courier:
                 await self._note_trouble("")
                 await self._wait(None)
                 continue
-            delay = 0.0 if await self._attempt(pending[0]) else self._later(delay)
+            delay = 0.0 if await self._one_of(pending) else self._later(delay)
 
     def _later(self, delay: float) -> float:
         return min(max(delay * 2, self._first_delay), self._longest_delay)
@@ -120,31 +130,44 @@ class Courier:
             await asyncio.wait_for(self._wake.wait(), timeout_s)
         self._wake.clear()
 
-    async def _attempt(self, intent: Intent) -> bool:
-        """Deliver one intent; False if it has to wait."""
+    async def _one_of(self, pending: Sequence[Intent]) -> bool:
+        """Deliver the first intent that can be delivered now; False if all of them have to wait."""
+        waiting: list[Intent] = []
+        for intent in pending:
+            if any(_needs(intent, other) for other in waiting):
+                waiting.append(intent)
+                continue
+            went = await self._attempt(intent)
+            if went != "waits":
+                return went == "ended"
+            waiting.append(intent)
+        return False
+
+    async def _attempt(self, intent: Intent) -> _Went:
+        """Deliver one intent. `waits`: it has to wait; `nobody`: so has everything else."""
         fence = self._fence()
         if not fence:
             await self._note_trouble(f"no lease: {self.offline or 'the coordinator is not connected'}")
-            return False
+            return "nobody"
         try:
-            ended = await self._deliver(intent, fence)
+            ended = await self._deliver_with_room(intent, fence)
         except _FINAL as error:
             if isinstance(error, (StaleFenceError, WrongPeerError)):  # it says nothing about the intent
                 await self._note_trouble(f"{intent.subject}: {error}")
-                return False
+                return "nobody"
             self._outbox.refuse(intent, str(error))
             _log.warning("outbox.refused", subject=intent.subject, reason=str(error))
             ended = Delivery(state="refused", reason=str(error), error=error)
         except (SwarmError, OSError) as error:
             await self._note_trouble(f"{intent.subject}: {error}")
-            return False
+            return "nobody" if isinstance(error, UnreachableError) else "waits"
         else:
             self._outbox.done(intent)
         async with self._changed:
             self.trouble = ""
             self._ended[intent.number] = ended
             self._changed.notify_all()
-        return True
+        return "ended"
 
     async def _note_trouble(self, trouble: str) -> None:
         if trouble == self.trouble:
@@ -154,6 +177,21 @@ class Courier:
         async with self._changed:
             self.trouble = trouble
             self._changed.notify_all()
+
+    async def _deliver_with_room(self, intent: Intent, fence: int) -> Delivery:
+        try:
+            return await self._deliver(intent, fence)
+        except TooManyExpertsError as refusal:
+            if self._make_room is None:
+                raise
+            try:
+                await self._make_room(1)
+            except (TooManyExpertsError, UnreachableError):
+                raise
+            except SwarmError as error:
+                _log.warning("outbox.no_room", subject=intent.subject, because=str(error))
+                raise refusal from error
+        return await self._deliver(intent, fence)
 
     async def _deliver(self, intent: Intent, fence: int) -> Delivery:
         if intent.kind == "publish":
@@ -165,3 +203,18 @@ class Courier:
         if outcome.state == "activated":
             self._on_active(intent.envelope)
         return Delivery(state=outcome.state, reason=outcome.reason, gate_version=outcome.gate_version)
+
+
+def _needs(intent: Intent, earlier: Intent) -> bool:
+    """Tell whether an intent has to wait for an earlier one: the next version of the same expert, and a
+    contribution that has a leaf of it. A newer contribution replaces an older one, and needs it not."""
+    if earlier.kind != "publish":
+        return False
+    expert = earlier.subject.partition("@")[0]
+    if intent.kind == "publish":
+        return intent.subject.partition("@")[0] == expert
+    try:
+        leaves = read_statement(intent.envelope, Contribution).value.leaves
+    except SwarmError:
+        return True
+    return any(leaf.expert == expert for leaf in leaves)

@@ -69,6 +69,18 @@ def keep_memory(bench: Bench, leaf: LeafId, result: TrainResult) -> str:
     return name
 
 
+def head_note(bench: Bench, leaf: LeafId, class_names: Sequence[str], result: TrainResult) -> str:
+    """Return what to say where a leaf was to end in the nearest-mean head and does not, because it remembers
+    no sample of some class; else nothing."""
+    if bench.job.order.head != "nearest-mean" or result.memory is None or result.memory.samples is None:
+        return ""
+    known = set(result.memory.samples.labels.tolist())
+    missing = [name for place, name in enumerate(class_names) if place not in known]
+    if not missing:
+        return ""
+    return f"{leaf} keeps its own head: nothing is remembered of {', '.join(missing[:5])}"
+
+
 def train_leaf(
     bench: Bench,
     leaf: LeafId,

@@ -75,7 +75,7 @@ def _novel(home: NodeHome, job: LearningJob) -> Dataset | None:
         source = ShardSource.read(home.state / NOVEL_FILE)
     except NotFoundError:
         return None
-    if len(source) < job.specification.min_leaf_count:
+    if not len(source):
         return None
     return source.load(job.specification, f"novel samples of node {job.node}")
 

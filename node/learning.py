@@ -23,6 +23,7 @@ from node.expert_training import (
     TRAIN_FRACTION,
     Turn,
     cost_of,
+    head_note,
     keep_memory,
     metrics_of,
     train_leaf,
@@ -198,7 +199,7 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -
     validation = samples(inputs=shard.validation_inputs, labels=shard.validation_labels)
     start, continues = _start(bench, shard, reference, loans, training, validation)
     net, reference = start.net, start.reference
-    memory, forward = "", 0
+    memory, forward, kept_head = "", 0, ""
     if job.order.dry_run:
         inference_flops = forward_flops(net, reference.input_shape)
         cost = Cost(train_flops=0, inference_flops=inference_flops, samples_seen=0, duration_s=0.0)
@@ -211,6 +212,7 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -
         cost = replace(cost, train_flops=cost.train_flops + start.flops)
         forward = result.forward_flops * result.samples_seen + result.evaluation_flops + start.flops
         memory = keep_memory(bench, shard.leaf, result)
+        kept_head = head_note(bench, shard.leaf, shard.class_names, result)
         modules, blobs = pack_net(result.net)
         for blob in blobs.values():
             bench.write_to.put(blob)
@@ -231,6 +233,7 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -
         memory=memory,
     )
     note = f"{shard.leaf} {start.message}" if start.metrics or start.is_noted else ""
+    note = "; ".join(each for each in (note, kept_head) if each)
     return _Learned(
         leaf=leaf,
         listings=expert_listings(f"{shard.leaf} weights", shard.leaf, modules),

@@ -125,6 +125,11 @@ class LeafBook:
         """Return where the learned gate of a leaf that was split lies, if it has one."""
         return self._summaries / f"{leaf}.split.npy"
 
+    @property
+    def manifests(self) -> Path:
+        """The folder of every manifest that this node signed and did not forget."""
+        return self._manifests
+
     def manifest_file(self, digest: Digest) -> Path:
         """Return where a signed manifest of this node lies."""
         return self._manifests / f"{digest}.json"
@@ -211,8 +216,10 @@ class LeafBook:
     def note_accepted(self, statement: Statement[Manifest], head: Head) -> None:
         """Keep that the registry made this version the head."""
         manifest = statement.value
+        known = self._leaves.get(manifest.leaf)
+        if known is None:  # forgotten while this was on its way
+            return
         self._keep_envelope(statement)
-        known = self._leaves[manifest.leaf]
         if head.version <= known.head_version and known.head == head.manifest:
             return
         newer = replace(known, head_version=head.version, head=str(head.manifest))
@@ -243,6 +250,15 @@ class LeafBook:
             used = [(leaf.leaf, leaf.files) for leaf in self._leaves.values()]
             for old in [each for each in self.tree.reshaping() if each != proposal][: 1 - _UNDOABLE]:
                 self._sets.forget(old, used)
+
+    def forget(self, leaf: LeafId, versions: Collection[Digest]) -> None:
+        """Remove a retired leaf that was withdrawn, its files and these versions; its number stays taken."""
+        self._leaves.pop(leaf, None)
+        used = [(each.leaf, each.files) for each in self._leaves.values()]
+        for proposal in self.tree.forget(leaf):
+            self._sets.forget(proposal, used)
+        for path in (*self._summaries.glob(f"{leaf}.*"), *map(self.manifest_file, versions)):
+            path.unlink(missing_ok=True)
 
     def _reshape(self, change: TreeChange, back: bool) -> None:
         for leaf in change.reshaped:

@@ -2,7 +2,7 @@
 
 An intent carries its idempotency key, so a delivery repeated after a crash or a lost answer acts once.
 Files: `<number>-<kind>.json`, with `<number>-<kind>.bin` for a contribution's arrays (written first);
-`refused/` keeps what a recipient will never accept, with its reason.
+`refused/` keeps what a recipient will never accept, with its reason: the newest of it.
 """
 
 import json
@@ -16,6 +16,9 @@ import structlog
 from node.durable import link_durably, sweep_unfinished, sync_folder, write_json
 
 Kind = Literal["publish", "contribute"]
+KEPT_REFUSED, KEPT_ARRAYS = 200, 8
+"""So many of the newest refusals are kept, and the arrays of so many: a node that grows for years is refused
+more, and arrays are megabytes."""
 _log = structlog.get_logger(__name__)
 _NAME = re.compile(r"(\d{9})-(publish|contribute)\.json")
 
@@ -103,6 +106,13 @@ class Outbox:
         (self._folder / f"{intent.name}.bin").unlink(missing_ok=True)
         sync_folder(self._folder)
 
+    def drop(self, prefix: str) -> None:
+        """Forget what waits under keys that begin with `prefix`: it was made for something that came to
+        nothing."""
+        for intent in self.pending():
+            if intent.key.startswith(prefix):
+                self.done(intent)
+
     def refuse(self, intent: Intent, reason: str) -> None:
         """Set aside what will never be accepted, with its reason; the work itself is kept."""
         refused = self._folder / "refused"
@@ -111,6 +121,7 @@ class Outbox:
             link_durably(arrays, refused / f"{stem}.bin")
         kept = {**asdict(intent), "envelope": intent.envelope.decode(), "reason": reason}
         write_json(refused / f"{stem}.json", kept)
+        self._forget_old_ones(refused)
         self.done(intent)
 
     def keep(self, kind: Kind, *, key: str, subject: str, envelope: bytes, reason: str) -> None:
@@ -133,6 +144,14 @@ class Outbox:
         if intent.kind != "contribute":
             return False
         return any(other.kind == "contribute" and other.number > intent.number for other in self.pending())
+
+    def _forget_old_ones(self, refused: Path) -> None:
+        newest = sorted(refused.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        for path in newest[:-KEPT_REFUSED]:
+            path.unlink()
+        kept = [bin for path in newest[-KEPT_REFUSED:] if (bin := path.with_suffix(".bin")).exists()]
+        for bin in set(refused.glob("*.bin")).difference(kept[-KEPT_ARRAYS:]):
+            bin.unlink()
 
     def _set_aside(self, path: Path, reason: str) -> None:
         """Move a file that the disk has damaged out of the way of the others."""

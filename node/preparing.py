@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,20 +74,24 @@ def update_strategy(order: TrainOrder) -> UpdateStrategy | None:
     else, unless the order names one, None: it is fine-tuned.
 
     InvalidInputError for a name that there is not, and where a strategy that remembers no samples is told how
-    many.
+    many, which, or what to make of them.
     """
-    name, memory = order.update or (DEFAULT_UPDATE if order.gathered else ""), order.memory
+    name = order.update or (DEFAULT_UPDATE if order.gathered else "")
     strategy = strategy_named(name) if name else None
-    if not memory:
+    flags = {"capacity": "--memory", "select": "--remember", "head": "--head"}
+    told = {"capacity": order.memory, "select": order.remember, "head": order.head}
+    given: dict[str, Any] = {knob: value for knob, value in told.items() if value}
+    if not given:
         return strategy
     if not isinstance(strategy, Replay):
+        words = ", ".join(f"{flags[knob]} {value}" for knob, value in given.items())
         raise InvalidInputError(
             "update memory",
-            found=f"{memory} samples for {name or 'fine-tuning'}",
+            found=f"{words} for {name or 'fine-tuning'}",
             expected=f"none: only {Replay.name} remembers samples",
-            remedy=f"--update {Replay.name}, or leave --memory out",
+            remedy=f"--update {Replay.name}, or leave it out",
         )
-    return replace(strategy, capacity=memory)
+    return replace(strategy, **given)
 
 
 def load(bench: Bench) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.array_files import save_arrays
+from node.growth.adding import read_regions
 from node.growth.bench import GrowthBench, Stood, check_same
 from node.growth.expert_task import fresh_net, validation_samples
 from node.growth.jobs import GrowingLeaf, GrownLeaf, GrowthResult, ReshapedLeaf
@@ -90,10 +91,24 @@ def add_leaf(bench: GrowthBench) -> GrowthResult:
             changed = replace(changed, sums=_with(bench, laid.sums, share))
     whole = _together(shares, str(new))
     rank = laid.sums.rank if laid.sums is not None else 0
-    stood = bench.stands(new, whole.samples, whole.features, whole.source, rank=rank)
+    regions = read_regions(job.regions)
+    stood = bench.stands(
+        new,
+        whole.samples,
+        whole.features,
+        whole.source,
+        rank=rank,
+        prototypes=int(job.options.get("k", "0")),
+        regions=regions,
+    )
+    by = (
+        ""
+        if regions is None
+        else f", by {len(stood.laid.arrays['prototypes'])} of {len(regions)} common regions"
+    )
     changed = replace(changed, leaves=(*changed.leaves, stood.laid))
     grown = _trained(bench, whole.samples, stood, changed.leaves)
-    bench.notes.append(f"leaf {number_of(new)} is new, of {len(whole.samples)} samples")
+    bench.notes.append(f"leaf {number_of(new)} is new, of {len(whole.samples)} samples{by}")
     return GrowthResult(
         task="add",
         leaves=(grown,),

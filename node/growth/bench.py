@@ -24,7 +24,7 @@ from swarm.experts.inputs import best_device
 from swarm.experts.samples import Samples
 from swarm.experts.trunk import Trunk
 from swarm.gating.distances import squared_distances
-from swarm.gating.regions import summarise_leaf
+from swarm.gating.regions import summarise_by, summarise_leaf
 from swarm.gating.sums import target_columns
 from swarm.modules.blobs import BlobFiles
 
@@ -142,10 +142,14 @@ class GrowthBench:
         parent: str = "",
         told: Collection[str] | None = None,
         name: str = "leaf",
+        prototypes: int = 0,
+        regions: NDArray[np.float32] | None = None,
     ) -> Stood:
         """Summarise and sum up a leaf's samples, and save what is kept of it in files that begin with `name`.
 
-        `told`: the classes that the gate is told of; None: those with samples enough.
+        `told`: the classes that the gate is told of; None: those with samples enough. It has so many
+        `prototypes` (0: as many as the specification allows), or those of `regions` [K, R] that enough of its
+        samples are near to.
         """
         job, stem = self.job, f"{name}-{number_of(leaf)}"
         counted = samples.subset(np.flatnonzero(source.told)).class_counts()
@@ -155,10 +159,12 @@ class GrowthBench:
         names = sorted(counts)
         labels = samples.labels_among(names)
         rows = np.flatnonzero((labels >= 0) & source.told)
-        summary = summarise_leaf(
-            features.regions[rows if len(rows) else slice(None)],
-            prototypes=job.specification.max_prototypes_per_leaf,
-            seed=job.seed,
+        points = features.regions[rows if len(rows) else slice(None)]
+        most = prototypes or job.specification.max_prototypes_per_leaf
+        summary = (
+            summarise_by(points, regions)
+            if regions is not None
+            else summarise_leaf(points, prototypes=most, seed=job.seed)
         )
         self.flops += summary.flops
         arrays = summary_arrays(summary)

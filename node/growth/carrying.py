@@ -13,21 +13,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import structlog
 
 from node.durable import link_durably, write_json
+from node.growth.adding import forget_taken, take_along
 from node.growth.checks import check_order, contribution_before, own_leaves
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrownLeaf, GrowthJob, GrowthResult
-from node.growth.overlap import keep_held
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts, Stages
+from node.growth.unused import NEW_EXPERTS
 from node.jobs import CONTRIBUTION_FILE
 from node.plan import Plan
-from node.stream.novelty import NOVEL_FILE, forget_novel
-from swarm.domain.errors import ConflictError, SwarmError
+from node.stream.novelty import NOVEL_FILE
+from swarm.domain.errors import ConflictError, SwarmError, UnreachableError
 from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import LeafId
@@ -91,15 +93,16 @@ class Grower:
         check_order(order, self._parts.identity.id, self._book, specification, self._novel)
         folder = self._folder / order.proposal
         if order.kind == "add":
-            # A stream goes on meanwhile; the leaf is made of what is novel now.
-            link_durably(self._novel, folder / NOVEL_FILE)
             before = contribution_before(order, self._parts.identity.id, self._book).value
-            keep_held(self._parts.home.state, self._book, (leaf.leaf for leaf in before.leaves), folder)
-        write_json(folder / _ORDER, asdict(order))
+            take_along(order, self._parts.home.state, self._book, before, specification, folder)
+        write_json(folder / _ORDER, order_fields(order))
         self._start(order, folder, is_new=True)
 
     def resume(self) -> None:
         """Take up what a crash interrupted, if there is something."""
+        for folder in self._folder.glob("*"):
+            if not (folder / _ORDER).exists():  # a crash was faster than its order
+                shutil.rmtree(folder, ignore_errors=True)
         for path in sorted(self._folder.glob(f"*/{_ORDER}")):
             if self._stages is None:
                 kept = json.loads(path.read_bytes())
@@ -146,6 +149,7 @@ class Grower:
                 _log.exception("growth.broke", proposal=proposal)
                 reason = f"{type(error).__name__}: {error}"
             write_json(folder / _FAILED, {"reason": reason})
+            self._parts.outbox.drop(f"{proposal}-")
             self._close(proposal, folder, await self._reporting.tell(proposal, "failed", reason))
         finally:
             self._stages = None
@@ -154,10 +158,10 @@ class Grower:
         """Keep, or put back, what a proposal changed, now that it has ended."""
         if known is not None and known.state == "accepted":
             self._book.tree.settle(proposal)
-            if (folder / NOVEL_FILE).exists():
-                forget_novel(self._parts.home.state)
+            forget_taken(self._parts.home.state, folder)
         else:
             self._book.tree.put_back(proposal)
+            self._parts.outbox.drop(f"{proposal}-")
         state, reason = (known.state, known.reason) if known is not None else ("unknown", "")
         _log.info("growth.ended", proposal=proposal, state=state, reason=reason)
         shutil.rmtree(folder, ignore_errors=True)
@@ -193,7 +197,8 @@ class Grower:
             net=parts.net,
             novel=folder / NOVEL_FILE,
         )
-        await self._reporting.tell(order.proposal, "started")
+        is_laid_down = (folder / order.kind).exists()
+        await self._reporting.tell(order.proposal, "started", "" if is_laid_down else await self._room())
         if order.kind == "split":
             await self._split(stages, folder, maker)
             return
@@ -211,6 +216,20 @@ class Grower:
         await stages.go(folder / order.kind, job)
         if order.kind == "retrain":
             await self._reporting.tell(order.proposal, "trained")
+
+    async def _room(self) -> str:
+        """Make room in the registry for what the order lays down, and say what was withdrawn for it; what it
+        refuses for the lack of room ends the proposal. A registry that is away is asked by the courier later.
+        """
+        stages, unused = self._stages, self._parts.unused
+        if stages is None or unused is None:
+            return ""
+        try:
+            gone = await unused.make_room(NEW_EXPERTS.get(stages.order.kind, 0))
+        except UnreachableError as error:
+            _log.info("growth.room_unknown", because=str(error))
+            return ""
+        return f"withdrew {' '.join(gone)}, which no gate has, to make room" if gone else ""
 
     async def _split(self, stages: Stages, folder: Path, maker: JobMaker) -> None:
         """Exact copies first, under pins; then the children apart; then the same without pins."""
@@ -253,6 +272,11 @@ class Grower:
         with suppress(SwarmError):
             return await self._parts.knowledge.provide_root()
         return None
+
+
+def order_fields(order: GrowthOrder) -> dict[str, Any]:
+    """Return an order as JSON can keep it; regions lie beside it (`node.growth.adding`)."""
+    return {name: each for name, each in asdict(order).items() if name != "regions"}
 
 
 def _as_before(split: GrowthResult, made: Path, folder: Path) -> None:

@@ -21,6 +21,10 @@ class Place:
     standing: Standing = "leaf"
     parent: str = ""
 
+    @property
+    def is_retired(self) -> bool:
+        return self.standing == "retired"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeChange:
@@ -28,7 +32,8 @@ class TreeChange:
 
     Leaves that it makes are retired before it. While it is on trial, `pins` name the versions (by digest)
     that its leaves answer with. `reshaped` leaves gave samples to another one (`node.growth.reshaping`).
-    open: on trial; done: accepted; undone: rolled back, or refused.
+    open: on trial; done: accepted; undone: rolled back, or refused. `was_accepted` stays when an accepted one
+    is undone later.
     """
 
     proposal: str
@@ -38,6 +43,16 @@ class TreeChange:
     pins: Mapping[LeafId, str] = field(default_factory=dict)
     reshaped: tuple[LeafId, ...] = ()
     state: Literal["open", "done", "undone"] = "open"
+    was_accepted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.state == "done":
+            object.__setattr__(self, "was_accepted", True)
+
+    @property
+    def made(self) -> tuple[LeafId, ...]:
+        """The leaves that are there because of it."""
+        return tuple(leaf for leaf, place in self.before.items() if place.is_retired)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -67,8 +82,7 @@ class TreeChange:
 
     def is_done_in(self, gate_leaves: Collection[LeafId]) -> bool:
         """Tell whether a gate with these leaves is from after the change: it has one that this made."""
-        made = [leaf for leaf, place in self.before.items() if place.standing == "retired"]
-        return any(leaf in gate_leaves and self.after[leaf].standing == "leaf" for leaf in made)
+        return any(leaf in gate_leaves and self.after[leaf].standing == "leaf" for leaf in self.made)
 
 
 def tree_change(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from node.growth.adding import check_add
 from node.leaves import LeafBook, OwnLeaf
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
@@ -43,13 +44,8 @@ def check_order(
             expected="one, which training leaves",
             remedy=_ONCE_MORE,
         )
-    if order.kind == "add" and not novel.exists():
-        raise NotReadyError(
-            f"add for {node}",
-            found="nothing novel kept",
-            expected="novel samples of a stream",
-            remedy="swarm train --watch DIR",
-        )
+    if order.kind == "add":
+        check_add(order, node, specification, novel)
     if order.kind == "retrain":
         return
     given = contribution_before(order, node, book).value

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.existing import offered_weights
+from node.growth.adding import regions_file
 from node.growth.checks import contribution_before
 from node.growth.jobs import GrowingLeaf, GrowthJob, GrowthTask
 from node.growth.overlap import held_files
@@ -28,8 +29,8 @@ _STEPS, _MERGE_STEPS = 1000, 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobMaker:
-    """Makes the jobs of one order. `net` is the factory of a new leaf's expert, `novel` names its samples;
-    beside it lies what `keep_held` noted."""
+    """Makes the jobs of one order. `net` is the factory of a new leaf's expert where the node has no leaf,
+    `novel` names its samples; beside it lies what an add took along (`node.growth.adding`)."""
 
     home: NodeHome
     node: NodeId
@@ -80,7 +81,8 @@ class JobMaker:
             ancestor=ancestor,
             shard=str(self.novel) if task == "add" else "",
             held=held_files(self.novel.parent) if task == "add" else (),
-            net=self.net,
+            regions=regions_file(self.novel) if task == "add" else "",
+            net=self._net(given),
             import_paths=tuple(dict.fromkeys(paths)),
             steps=self._steps(growing),
             threads=threads,
@@ -130,6 +132,13 @@ class JobMaker:
             shard=str(shard) if shard.exists() else "",
             sums=str(sums) if sums.exists() else "",
         )
+
+    def _net(self, given: Sequence[LeafId]) -> str:
+        """Return the net of a new leaf: of the order, else that of the newest leaf in the contribution, so
+        that what is compared are leaves and not nets."""
+        newest = [leaf for leaf in self.book.leaves() if leaf.leaf in given][-1:]
+        own = [self.book.signed(leaf.manifest).value.net.factory for leaf in newest]
+        return self.order.options.get("net") or (own or [self.net])[0]
 
     def _steps(self, leaves: Sequence[GrowingLeaf]) -> int:
         """Return the steps to train: of the order, else those that the leaf, or what it came from, had; few

@@ -40,7 +40,8 @@ class GrowthJob(JobRecord):
 
     `contribution` is the one to change, its arrays the file `arrays`; `others` are the node's further leaves
     in it. `validation` is the file of the node's validation samples, `shard` where the samples of a leaf to
-    add are, and `held` the files that name what is on its way into other leaves. The blobs of trunk, weights
+    add are, `held` the files that name what is on its way into other leaves, and `regions` that of the
+    prototypes that it has in common with other nodes (empty: its own). The blobs of trunk, weights
     and `gate` lie in `blob_folder`. `ancestor` is the version from which the leaves to merge came.
     """
 
@@ -65,6 +66,7 @@ class GrowthJob(JobRecord):
     ancestor: Manifest | None = None
     shard: str = ""
     held: tuple[str, ...] = ()
+    regions: str = ""
     net: str = ""
     import_paths: tuple[str, ...] = ()
     steps: int = 1000

@@ -1,10 +1,12 @@
 """The node's last contributions, whole: one that carries out a proposal changes the last one and no more."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from node.durable import link_durably, sync_folder, write_durably, write_json
 from swarm.domain.contributions import Contribution
+from swarm.domain.ids import Digest
 from swarm.trust.statements import Statement, read_statement
 
 _NEWEST = 4
@@ -12,8 +14,8 @@ _ACTIVE = "active.json"
 
 
 class KeptContributions:
-    """`<digest>.json` the signed statement, `<digest>.bin` its arrays: the newest ones, and the one that the
-    coordinator took up last."""
+    """`<digest>.json` the signed statement, `<digest>.bin` its arrays: the newest ones, the one that the gate
+    has, and the one that it had before, to which it goes back where a split does not pay."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,9 +29,13 @@ class KeptContributions:
 
     def note_active(self, envelope: bytes) -> None:
         """Keep that the coordinator took this contribution up."""
-        digest = read_statement(envelope, Contribution).digest
-        if (self._folder / f"{digest}.json").exists():
-            write_json(self._folder / _ACTIVE, {"digest": digest})
+        self._note(read_statement(envelope, Contribution).digest)
+
+    def note_gate(self, contributions: Collection[Digest]) -> None:
+        """Keep which contribution of this node a gate has, if it has one."""
+        for digest in contributions:
+            if (self._folder / f"{digest}.json").exists():
+                self._note(digest)
 
     def find(self, digest: str) -> tuple[Statement[Contribution], Path] | None:
         """Return a contribution and the file of its arrays, None where it is not kept any more."""
@@ -38,9 +44,18 @@ class KeptContributions:
             return None
         return read_statement(statement.read_bytes(), Contribution), arrays
 
+    def _note(self, digest: Digest) -> None:
+        known = self._active()
+        if (self._folder / f"{digest}.json").exists() and known.get("digest") != digest:
+            write_json(self._folder / _ACTIVE, {"digest": digest, "before": known.get("digest", "")})
+
+    def _active(self) -> dict[str, str]:
+        path = self._folder / _ACTIVE
+        found: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+        return found
+
     def _forget_old_ones(self) -> None:
-        active = self._folder / _ACTIVE
-        kept = {json.loads(active.read_bytes())["digest"]} if active.exists() else set()
+        kept = set(self._active().values())
         statements = [path for path in self._folder.glob("*.json") if path.name != _ACTIVE]
         epochs = {
             path.stem: read_statement(path.read_bytes(), Contribution).value.epoch for path in statements

@@ -84,6 +84,29 @@ class OwnTree:
         """Return what a proposal changed, None where it changed nothing here."""
         return self._changes.get(proposal)
 
+    def changes(self) -> tuple[TreeChange, ...]:
+        """Return what proposals changed, oldest first."""
+        return tuple(self._changes.values())
+
+    def forget(self, leaf: LeafId) -> tuple[str, ...]:
+        """Forget a retired leaf, whose number stays taken, and the changes that made nothing else that is
+        known; return their proposals. What moved samples and counts stays."""
+        self._reserved = self.last_number
+        self._places.pop(leaf, None)
+        self._offers.pop(leaf, None)
+        void = [
+            change.proposal
+            for change in self._changes.values()
+            if leaf in change.made
+            and change.state != "open"
+            and not (change.reshaped and change.state == "done")
+            and not any(made in self._places for made in change.made)
+        ]
+        for proposal in void:
+            del self._changes[proposal]
+        self._save()
+        return tuple(void)
+
     def moved_out(self, leaf: LeafId) -> tuple[str, ...]:
         """Return the proposals by which samples of a leaf are in another one now."""
         return tuple(

@@ -15,6 +15,7 @@ from node.delivery import Courier
 from node.durable import write_json
 from node.growth.jobs import GrowthJob, GrowthResult
 from node.growth.planning import Signing, make_growth_plan
+from node.growth.unused import UnusedExperts
 from node.jobs import LearningJob
 from node.leaves import LeafBook
 from node.outbox import Intent, Outbox
@@ -61,6 +62,7 @@ class GrowerParts:
     registry: VerifiedRegistry
     net: str
     threads: int
+    unused: UnusedExperts | None = None
     clock: Callable[[], float] = time.time
 
     def new_leaves(self, count: int) -> tuple[LeafId, ...]:

@@ -77,7 +77,9 @@ def take(job: IntakeJob, folder: Path) -> Intake:
     write_validation(folder / VALIDATION_FILE, validation, seen)
     judged, measured_on = _measure(job, folder / VALIDATION_FILE)
     novel, known, forward, total = _novel(job, judges, training.samples)
-    part = Gathered.of(dataset, kept[novel], job.source, job.import_paths).source(np.arange(len(novel)))
+    # A node's first samples make its first leaves: they are new, but nothing is to be added for them.
+    rows = kept[novel] if job.answering else kept[:0]
+    part = Gathered.of(dataset, rows, job.source, job.import_paths).source(np.arange(len(rows)))
     keep_novel(state, folder, job.number, part, len(kept), *known)
     return Intake(
         samples=len(dataset),

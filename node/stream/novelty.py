@@ -4,7 +4,8 @@ A sample is novel if it lies farther from its nearest prototype, in units of the
 99 of 100 validation samples of what is known. Radii alone would not do: they are of the samples that
 prototypes are means of, and of few samples to a prototype even known ones lie farther out. The newest
 novel samples' places are kept in `state/novel.shard.npz`, and how many they are, of how many, in
-`state/fresh.json` (`fresh`, `fresh_novel`), which a survey tells.
+`state/fresh.json` (`fresh`, `fresh_novel`), which a survey tells. `state/added.json` names the newest
+mega-batch whose novel samples a leaf was made of: of it and those before nothing is novel any more.
 """
 
 import json
@@ -23,7 +24,7 @@ from swarm.domain.gates import GateStatement
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.packing import ReadBlob, unpack
 
-NOVEL_FILE, FRESH_FILE = "novel.shard.npz", "fresh.json"
+NOVEL_FILE, FRESH_FILE, ADDED_FILE = "novel.shard.npz", "fresh.json", "added.json"
 MOST_MEGA_BATCHES = 20
 MOST_NOVEL = 20_000
 EXPECTED = 0.01
@@ -118,9 +119,46 @@ def keep_novel(
     ):
         parts = parts[1:] if counts[0][2] else parts
         counts = counts[1:]
-    ShardSource(parts=tuple(parts)).save(target / NOVEL_FILE)
+    _write(target, counts, parts, by, reach)
+
+
+def novel_count(path: Path) -> int:
+    """Return how many novel samples a file names; NotFoundError where there is none, VerificationError for
+    one that cannot be read."""
+    return len(ShardSource.read(path))
+
+
+def forget_novel(state: Path, taken: Path) -> None:
+    """Forget the novel samples that the folder `taken` has the state's files of: a leaf has been made of
+    them. What came since stays."""
+    last = max((each[0] for each in _read_fresh(taken)), default=0)
+    write_json(state / ADDED_FILE, {"mega_batch": max(last, _last_added(state))})
+    drop_added(state)
+
+
+def drop_added(state: Path) -> None:
+    """Take out of the state's two files the mega-batches that a leaf was made of meanwhile: an intake writes
+    what it found when it began, and more."""
+    last, counts, parts = _last_added(state), _read_fresh(state), list(_read_parts(state))
+    if not any(each[0] <= last for each in counts):
+        return
+    novel = [each[0] for each in counts if each[2]]
+    kept = _read(state)
+    _write(
+        state,
+        [each for each in counts if each[0] > last],
+        [part for number, part in zip(novel, parts, strict=False) if number > last],
+        str(kept.get("by", "")),
+        float(kept.get("reach", 1.0)),
+    )
+
+
+def _write(
+    folder: Path, counts: list[tuple[int, int, int]], parts: list[ShardPart], by: str, reach: float
+) -> None:
+    ShardSource(parts=tuple(parts)).save(folder / NOVEL_FILE)
     write_json(
-        target / FRESH_FILE,
+        folder / FRESH_FILE,
         {
             "fresh": sum(each[1] for each in counts),
             "fresh_novel": sum(each[2] for each in counts),
@@ -131,10 +169,11 @@ def keep_novel(
     )
 
 
-def forget_novel(state: Path) -> None:
-    """Forget the novel samples: an expert of their own has been made of them."""
-    (state / FRESH_FILE).unlink(missing_ok=True)
-    (state / NOVEL_FILE).unlink(missing_ok=True)
+def _last_added(state: Path) -> int:
+    try:
+        return int(json.loads((state / ADDED_FILE).read_bytes())["mega_batch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _read_fresh(state: Path) -> list[tuple[int, int, int]]:

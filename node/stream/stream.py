@@ -15,7 +15,7 @@ from node.durable import link_durably
 from node.jobs import VALIDATION_FILE, WAITING_FILE
 from node.stream.following import StreamRun
 from node.stream.ledger import Recorded, Skipped, StreamLedger, Taken
-from node.stream.novelty import FRESH_FILE, NOVEL_FILE
+from node.stream.novelty import FRESH_FILE, NOVEL_FILE, drop_added
 from node.stream.ports import HaltedError, Knowledge, Learner, StreamOrder
 from node.stream.sources import Source
 from node.stream.taking import (
@@ -171,6 +171,7 @@ class Stream:
             if number and (folder / Intake.FILE).exists():
                 for name in (VALIDATION_FILE, NOVEL_FILE, FRESH_FILE):
                     link_durably(folder / name, self.home.state / name)
+                drop_added(self.home.state)
                 target = self._waiting_folder(number)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folder.rename(target)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli import growth, withdrawing
+from swarm.cli import adding, growth, withdrawing
 from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, printable, run_async, table
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from swarm.domain.manifests import Manifest
 
 expert = typer.Typer(
-    help="One expert: show, pull; change the gate: split, merge, remove, retrain.", no_args_is_help=True
+    help="One expert: show, pull; change the gate: add, split, merge, remove, retrain.", no_args_is_help=True
 )
 ExpertName = Annotated[
     str, typer.Argument(metavar="ID", help="An expert's id, as ada.e1, or a manifest digest.")
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     expert.command("show")(show)
     expert.command("pull")(pull)
     growth.register(expert)
+    expert.command("add")(adding.add)
     expert.command("remove")(withdrawing.remove)
     app.add_typer(expert, name="expert")
 

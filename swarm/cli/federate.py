@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from swarm.domain.federation import FederationStep
     from swarm.domain.specification import Specification
+    from swarm.rpc.clients import CoordinatorClient
 
 federate = typer.Typer(
     help="Federated rounds: sums, common regions, averaging, evaluation.", no_args_is_help=True
@@ -137,9 +138,7 @@ def _run(
     app: str, options: Mapping[str, object], out: Path | None, home: Path | None, *, as_json: bool
 ) -> None:
     from swarm.cli.places import coordinator, find_place
-    from swarm.domain.federation import FederationOrder
     from swarm.federation.options import parse_options
-    from swarm.rpc.federation_client import FederationClient
 
     written = {name: str(value) for name, value in options.items()}
     with advised("option", f"swarm federate {app} --help"):
@@ -149,24 +148,12 @@ def _run(
     place = find_place(home)
 
     async def work() -> "tuple[FederationStep, Specification]":
-        from swarm.domain.errors import SwarmError
         from swarm.domain.specification import Specification
 
         async with coordinator(place) as client:
             envelope = await client.specification()
             specification = place.identity().keyring().open(envelope, Specification).value
-            last, told = None, ""
-            order = FederationOrder(app=app, options=written)
-            with _net_is_built_elsewhere():
-                async for step in FederationClient(client.connection).run_federation(order):
-                    last = step
-                    line = _line(step)
-                    if line != told and step.stage != "done":
-                        progress(line)
-                        told = line
-        if last is None or last.stage != "done":
-            raise SwarmError(f"federated {app}", found="no result", remedy="swarm doctor")
-        return last, specification
+            return await run_told(client, app, written), specification
 
     result, specification = run_async(work())
     if out is not None:
@@ -181,6 +168,26 @@ def _run(
         "out": str(out.resolve()) if out is not None else "",
     }
     emit("federation", facts, as_json=as_json, text=_described(app, result, out))
+
+
+async def run_told(client: "CoordinatorClient", app: str, options: Mapping[str, str]) -> "FederationStep":
+    """Carry out a federated run, telling its steps on stderr, and return the last one, with its result."""
+    from swarm.domain.errors import SwarmError
+    from swarm.domain.federation import FederationOrder
+    from swarm.rpc.federation_client import FederationClient
+
+    last, told = None, ""
+    with _net_is_built_elsewhere():
+        order = FederationOrder(app=app, options=options)
+        async for step in FederationClient(client.connection).run_federation(order):
+            last = step
+            line = _line(step)
+            if line != told and step.stage != "done":
+                progress(line)
+                told = line
+    if last is None or last.stage != "done":
+        raise SwarmError(f"federated {app}", found="no result", remedy="swarm doctor")
+    return last
 
 
 @contextmanager

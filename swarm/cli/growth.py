@@ -71,13 +71,15 @@ def merge(
     method: Annotated[
         str, typer.Option(help="magmax, ties or mean, from the common ancestor.", metavar="HOW")
     ] = "mean",
+    steps: Steps = None,
     against: Against = 0,
     no_wait: NoWait = False,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Merge two experts that came from one ancestor; nodes judge the merged one against both."""
-    _carry("merge", [first, second], {"method": method}, against, no_wait=no_wait, home=home, json=json)
+    options = {"method": method} | ({"steps": str(steps)} if steps is not None else {})
+    _carry("merge", [first, second], options, against, no_wait=no_wait, home=home, json=json)
 
 
 def retrain(

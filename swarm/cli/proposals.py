@@ -37,10 +37,14 @@ def proposals(
             return
         shown = [each for each in found if all or not each.has_ended]
         hidden = len(found) - len(shown)
+        dropped = not_kept(found)
         text = describe_proposals(shown) if shown else "no proposal is on its way"
         if hidden:
             text += f"\n{hidden} that ended: swarm gate proposals --all"
-        emit("proposals", {"proposals": shown, "ended_not_shown": hidden}, as_json=json, text=text)
+        if all and dropped:
+            text += f"\n{describe_dropped(dropped)}"
+        facts = {"proposals": shown, "ended_not_shown": hidden, "dropped": dropped}
+        emit("proposals", facts, as_json=json, text=text)
 
     run_async(work())
 
@@ -85,10 +89,26 @@ def growth(
 
 
 _POLICY_WORDS = {
-    "manual": "people propose: swarm expert split | merge | remove",
+    "manual": "people propose: swarm expert add | split | merge | remove",
     "conservative": "the coordinator proposes what much evidence is for, one thing at a time",
     "eager": "the coordinator proposes what some evidence is for, one thing at a time",
 }
+
+
+def not_kept(found: "Sequence[Proposal]") -> int:
+    """Return how many proposals there were besides all those that a coordinator has: ids are counted up."""
+    return max((int(each.id[1:]) for each in found), default=0) - len(found)
+
+
+def describe_dropped(dropped: int) -> str:
+    """Return in words that so many proposals are gone, which are kept, and where the others' changes are."""
+    from coordinator.growth_book import KEPT_ENDED, KEPT_S
+
+    return (
+        f"{dropped} older ones that ended are not kept any more: the coordinator keeps the newest"
+        f" {KEPT_ENDED} and those of the last {KEPT_S / 3600:g} hours; what they changed is in swarm gate"
+        " history"
+    )
 
 
 def describe_state(proposal: "Proposal") -> str:

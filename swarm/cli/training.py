@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 UPDATES = ("fine-tune", "replay", "ewc", "si", "lwf")
-"""The names in `swarm.experts.updating.registry`, which the command does not load."""
+REMEMBERED = ("herding", "reservoir", "coreset")
+HEADS = ("own", "nearest-mean")
+"""The names in `swarm.experts.updating`, which the command does not load."""
+_OF_REPLAY = {"memory": "--memory", "remember": "--remember", "head": "--head"}
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +79,22 @@ def train(
     memory: Annotated[
         int, typer.Option(min=0, help="How many samples replay remembers for an expert; 0: its own number.")
     ] = 0,
+    remember: Annotated[
+        str,
+        typer.Option(
+            help="Which samples replay remembers: herding (near their class's mean feature), reservoir"
+            " (uniform over everything seen) or coreset (gradients match everyone's; default: herding).",
+            metavar="HOW",
+        ),
+    ] = "",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="The last layer that replay leaves: own, or nearest-mean (iCaRL: the mean of what is"
+            " remembered of each class; the net has to end in nn.Linear; default: own).",
+            metavar="WHICH",
+        ),
+    ] = "",
     watch: Watch = "",
     wait: Wait = 1,
     test: Test = "",
@@ -108,10 +127,17 @@ def train(
         check_net(net)
     with advised("--budget", "for example --budget 10m, or --steps N without it"):
         budget_s = 0.0 if budget is None else seconds(budget, "--budget")
-    if update not in ("", *UPDATES):
-        raise UsageError("--update", found=repr(update[:40]), expected=", ".join(UPDATES))
+    for flag, value, known in (
+        ("--update", update, UPDATES),
+        ("--remember", remember, REMEMBERED),
+        ("--head", head, HEADS),
+    ):
+        if value not in ("", *known):
+            raise UsageError(flag, found=repr(value[:40]), expected=", ".join(known))
     if refine:
         _check_refines_alone(context)
+    elif not stop:
+        _check_replays(context, update, is_stream=bool(watch))
     check_source(context, data, watch, stop=stop, refine=refine, dry_run=dry_run)
     place = node_place(home)
     order = TrainOrder(
@@ -129,6 +155,8 @@ def train(
         refine=refine,
         update=update,
         memory=memory,
+        remember=remember,
+        head=head,
         stream=stream_options(wait, test, idle, most, keep_mb) if watch else None,
         stop=stop,
     )
@@ -177,7 +205,7 @@ def _check_refines_alone(context: typer.Context) -> None:
         "no_borrow": "--no-borrow",
         "share": "--share",
         "update": "--update",
-        "memory": "--memory",
+        **_OF_REPLAY,
     }
     given = [flag for name, flag in flags.items() if _is_given(context, name)]
     if given:
@@ -186,6 +214,21 @@ def _check_refines_alone(context: typer.Context) -> None:
             found=f"--refine together with {', '.join(given)}",
             expected="--refine without them: a correction is of the expert's own net, and all else stays",
             remedy=f"train anew with {', '.join(given)} first, then swarm train DATA --refine",
+        )
+
+
+def _check_replays(context: typer.Context, update: str, *, is_stream: bool) -> None:
+    """Raise UsageError where replay's own flags are given and something else than replay would train."""
+    from swarm.domain.errors import UsageError
+
+    name = update or ("replay" if is_stream else "fine-tune")
+    given = [flag for option, flag in _OF_REPLAY.items() if _is_given(context, option)]
+    if given and name != "replay":
+        raise UsageError(
+            "command line",
+            found=f"{', '.join(given)} with {name}{'' if update else ', which is what trains unless told'}",
+            expected="--update replay: nothing else remembers samples",
+            remedy=f"swarm train .. --update replay, or leave {' and '.join(given)} out",
         )
 
 

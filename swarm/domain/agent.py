@@ -54,8 +54,9 @@ class TrainOrder:
     else compact), `exact`, `compact` or `none`. `borrow`: start from the most relevant peer's weights where
     that helps. `refine`: train the corrections of existing leaves against the active gate's root, no more.
     `update` is what keeps a leaf that continues from forgetting (`swarm.experts.updating`; empty: nothing, it
-    is fine-tuned), `memory` how many samples that may remember (0: its own number). With `stream`, `data`
-    names where mega-batches arrive. `stop` ends the stream that runs and does nothing else.
+    is fine-tuned), `memory` how many samples that may remember (0: its own number), `remember` how it
+    chooses them and `head` which last layer it leaves (empty: its own way, the net's own). With `stream`,
+    `data` names where mega-batches arrive. `stop` ends the stream that runs and does nothing else.
 
     Of the agent alone, never on the wire: `gathered` are files of mega-batches whose validation samples were
     taken out already (`node.stream.gathered`), and `accumulate` adds the samples to those that leaves stand
@@ -78,6 +79,8 @@ class TrainOrder:
     refine: bool = False
     update: str = ""
     memory: int = 0
+    remember: str = ""
+    head: str = ""
     stream: StreamOptions | None = None
     stop: bool = False
     gathered: tuple[str, ...] = ()

@@ -134,6 +134,12 @@ class ExhaustedError(SwarmError):
     code = "exhausted"
 
 
+class TooManyExpertsError(ExhaustedError):
+    """An owner has as many experts in the registry as it may; waiting does not help, withdrawing does."""
+
+    code = "too_many_experts"
+
+
 def _subclasses(cls: type[SwarmError]) -> list[type[SwarmError]]:
     return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
 

@@ -22,13 +22,17 @@ ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back
 SPLIT_GATES = ("means", "learned")
 MERGE_METHODS = ("magmax", "ties", "mean")
 NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
-    "add": {},
+    "add": {"k": (), "steps": (), "net": ()},
     "split": {"gate": SPLIT_GATES, "steps": ()},
     "merge": {"method": MERGE_METHODS, "steps": ()},
     "remove": {},
     "retrain": {"steps": ()},
 }
 """The options of each kind, and their values where there are few."""
+_NUMBERS: Mapping[str, int] = {"steps": 10**9, "k": 4096}
+_LONGEST_NET = 80
+MAX_REGIONS_BYTES = 1 << 20
+"""The most bytes of the regions that an add may bring along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +94,12 @@ def checked_options(kind: ProposalKind, options: Mapping[str, str]) -> dict[str,
             raise InvalidInputError(
                 f"{kind}, {name}", found=repr(value[:40]), expected=" or ".join(known[name])
             )
-        if name == "steps" and not (value.isascii() and value.isdecimal() and 1 <= int(value) <= 10**9):
-            raise InvalidInputError(f"{kind}, steps", found=repr(value[:40]), expected="1 to 1000000000")
+        most = _NUMBERS.get(name, 0)
+        is_number = value.isascii() and value.isdecimal() and len(value) <= len(str(most))
+        if most and not (is_number and 1 <= int(value) <= most):
+            raise InvalidInputError(f"{kind}, {name}", found=repr(value[:40]), expected=f"1 to {most}")
+        if name == "net" and not (value.isprintable() and 0 < len(value) <= _LONGEST_NET):
+            raise InvalidInputError(f"{kind}, net", found=ascii(value[:40]), expected="mlp:128x2 or cnn")
     return dict(options)
 
 
@@ -100,7 +108,8 @@ class GrowthOrder:
     """What the coordinator asks of the owner that carries out a proposal.
 
     `experts` are the owner's, for `merge` possibly two owners' (the first is its own). `before` is the digest
-    of the contribution that the gate has of it: what it changes is compared with that.
+    of the contribution that the gate has of it: what it changes is compared with that. `regions`, for `add`,
+    are those that several nodes' novel samples have in common (`swarm.gating.common_regions`), empty without.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -111,6 +120,7 @@ class GrowthOrder:
     gate_version: int
     before: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    regions: bytes = b""
 
 
 GrowthStage = Literal["started", "split", "trained", "failed"]
@@ -118,7 +128,8 @@ GrowthStage = Literal["started", "split", "trained", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthReport:
-    """What an owner says of a proposal that it carries out; `reason` in words where it failed."""
+    """What an owner says of a proposal that it carries out; `reason` in words where it failed, or, as it
+    starts, which unused experts it withdrew to make room."""
 
     proposal: str
     stage: GrowthStage

@@ -17,6 +17,9 @@ MAX_ACTIVATION_BYTES = 256 << 20
 """What one forward pass of an expert may hold at a time, weights aside; rows at once are chosen by it."""
 MAX_EXPERT_FLOPS = 50 * 10**9
 """What an expert may cost per query: others ask it about thousands of samples before it answers anybody."""
+EXPERTS_PER_LEAF = 16
+"""An owner may have so many experts in the registry for each leaf that the gate takes of it: what was split,
+merged away or rolled back stays there for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,11 @@ class Specification:
                 found=f"{self.founding_classes} founding classes of {len(self.class_names)}",
                 expected=f"0 to {len(self.class_names)}",
             )
+
+    @property
+    def max_experts_per_owner(self) -> int:
+        """How many experts of one owner the registry holds."""
+        return EXPERTS_PER_LEAF * self.max_leaves_per_owner
 
     @property
     def founders_classes(self) -> tuple[str, ...]:

@@ -14,11 +14,24 @@ from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import Digest
 
 BUILT_IN_NETS = ("linear", "mlp", "cnn", "ridge-root")
+_EVERYBODYS = ("linear", "mlp", "cnn")
+"""Those of them that are trained: the root's weights come from sums."""
 
 
 def is_built_in(factory: str) -> bool:
     """Say whether everybody has this factory: a name without a module, like `mlp:128x2`."""
     return factory.partition(":")[0] in BUILT_IN_NETS
+
+
+def check_everybodys(factory: str, subject: str) -> None:
+    """Raise InvalidInputError for a factory that not everybody has: nobody says what code others run."""
+    if factory.partition(":")[0] not in _EVERYBODYS:
+        raise InvalidInputError(
+            subject,
+            found=repr(factory[:80]),
+            expected="one that everybody can build: mlp:128x2, cnn, linear",
+            remedy="leave it out: a new leaf's net is that of its owner's newest leaf",
+        )
 
 
 def import_factory(

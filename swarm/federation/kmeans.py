@@ -197,12 +197,15 @@ def find_regions(grid: Grid, context: Context) -> None:
     """Seed, then iterate until the centres stand still or the rounds are over."""
     limits, specification = RunLimits.of(context), specification_of(context)
     settings = context.run_config
-    k, rounds, seed = int(settings["k"]), int(settings["rounds"]), int(settings["seed"])
+    wanted, rounds, seed = int(settings["k"]), int(settings["rounds"]), int(settings["seed"])
+    k = wanted or specification.max_prototypes_per_leaf
     select = str(settings.get("select", "all"))
     columns = region_columns(specification.trunk.feature_size)
     stage("candidates", 0.0, 0.2)
     offered = ask_nodes(grid, limits, "query.candidates", {}, {"k": k, "seed": seed, "select": select})
-    candidates, stands_for, most = pooled_candidates(offered, k, specification)
+    candidates, stands_for, most = pooled_candidates(offered, k, specification, fill=wanted > 0)
+    if not wanted:
+        k = most_regions(stands_for, len(offered), k, specification.min_leaf_count)
     centres = seed_centres(candidates, stands_for, k, seed)
     counts = np.zeros(k)
     inertia, reseeded, done = 0.0, 0, 0
@@ -241,22 +244,29 @@ def find_regions(grid: Grid, context: Context) -> None:
 
 
 def pooled_candidates(
-    answers: Sequence[Answer], k: int, specification: Specification
+    answers: Sequence[Answer], k: int, specification: Specification, *, fill: bool = True
 ) -> tuple[Floats, Doubles, int]:
     """Return all centroids float32 [m, R], how many samples each stands for, float64 [m], and how many a
     node counts by at most in this run.
 
-    Raises InvalidInputError by the name of a node that gives none, more than k, or what cannot be; and where
-    the samples that they name cannot fill k regions.
+    Raises InvalidInputError by the name of a node that gives none, more than k, or what cannot be; and, with
+    `fill`, where the samples that they name cannot fill k regions.
     """
     found = [_checked_candidates(answer, k, specification) for answer in answers]
     samples = [int(counts.sum()) for _, counts in found]
-    _check_can_fill(k, sum(samples), specification.min_leaf_count)
+    if fill:
+        _check_can_fill(k, sum(samples), specification.min_leaf_count)
     most = most_samples(samples)
     weights = node_weights(samples, most)
     stands_for = [counts * weight for (_, counts), weight in zip(found, weights, strict=True)]
     say(told_clipped(answers, weights), 1.0)
     return np.concatenate([centroids for centroids, _ in found]), np.concatenate(stands_for), most
+
+
+def most_regions(stands_for: Doubles, nodes: int, k: int, minimum: int) -> int:
+    """Return how many regions, 1 to k, so many nodes' samples can fill: at each node a region has on average
+    twice the least that is told of it."""
+    return max(1, min(k, int(stands_for.sum()) // (2 * nodes * minimum)))
 
 
 def _check_can_fill(k: int, samples: int, minimum: int) -> None:

@@ -1,10 +1,11 @@
 """What each app takes from the operator, checked before anything starts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.domain.errors import UsageError
 from swarm.domain.federation import APP_NAMES
+from swarm.domain.ids import NodeId
 
 Option = bool | int | float | str
 
@@ -32,9 +33,10 @@ _TAKEN: Mapping[str, Mapping[str, _Takes]] = {
         "rank": _Takes(150, 1, 4_096),
     },
     "kmeans": {
-        "k": _Takes(8, 1, 4_096),
+        "k": _Takes(8, 0, 4_096),
         "rounds": _Takes(10, 1, 1_000),
         "select": _Takes("all", words=("all", "novel")),
+        "nodes": _Takes("", long=True),
     },
     "average": {
         "net": _Takes("mlp:128x2"),
@@ -45,11 +47,26 @@ _TAKEN: Mapping[str, Mapping[str, _Takes]] = {
 }
 
 
+def novel_regions(
+    nodes: Sequence[NodeId], *, k: int = 0, least: int = 0, timeout_s: float = 600.0
+) -> dict[str, str]:
+    """Return options of `kmeans` for what these nodes found new, of which `least` (0: all) must answer."""
+    return {
+        "select": "novel",
+        "nodes": ",".join(nodes),
+        "k": str(k),
+        "min-nodes": str(least or len(nodes)),
+        "timeout-s": str(timeout_s),
+        "patience-s": "0",
+    }
+
+
 def parse_options(app: str, options: Mapping[str, str]) -> dict[str, Option]:
     """Return every option of an app with its value or default; UsageError names what is wrong.
 
     Common to all: `min-nodes` (how many must answer each round), `timeout-s` (a round's limit), `patience-s`
-    (how long to wait for min-nodes to be connected), `seed`.
+    (how long to wait for min-nodes to be connected), `seed`. Of `kmeans`, `k` 0 means as many as the samples
+    allow, `nodes` the only ones to ask, with commas between them (empty: all).
     """
     if app not in APP_NAMES:
         raise UsageError("federated app", found=repr(app[:40]), expected=", ".join(APP_NAMES))

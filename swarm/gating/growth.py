@@ -22,9 +22,10 @@ FAILED_RESTS_S = 300.0
 """What its owner could not carry out, because it was busy or broke, is proposed again after so long."""
 GROWN = 1.5
 """A leaf whose split did not pay rests until it stands for so many times the samples that it stood for then:
-a stream changes its contribution with every mega-batch."""
+a stream changes its contribution with every mega-batch. So does an owner's add, by its novel samples."""
 LEAF_SAMPLES = "leaf_samples"
-"""The evidence of a proposal that says how many samples its leaves stood for when it was made."""
+"""The evidence of a proposal that says how many samples its leaves stood for when it was made; of an add by
+the policy, how many were novel."""
 NOVEL_SHARE = 0.01
 """What lies beyond the .99 radii by definition; more of it, by more than chance, is novelty."""
 NOVEL_DEVIATIONS = 2.0
@@ -80,12 +81,16 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intention:
-    """What to propose: of whom, which experts, and in words why."""
+    """What to propose: of whom, which experts, and in words why. Of an add, `samples` are its novel ones, and
+    `together` are those whose novel samples its prototypes are to be found on, itself among them; empty: it
+    alone has some."""
 
     kind: ProposalKind
     owner: NodeId
     experts: tuple[ExpertId, ...]
     reason: str
+    samples: int = 0
+    together: tuple[NodeId, ...] = ()
 
 
 def is_sound_survey(survey: Survey, gate_version: int, leaves: Iterable[LeafId]) -> bool:
@@ -218,6 +223,8 @@ def _remove(leaf: LeafFacts, reason: str) -> Intention:
 
 
 def _novel(found: Surveyed, leaves: Sequence[LeafFacts], limits: Limits, rests: _Rests) -> Intention | None:
+    """Add to who has the most novel samples, by regions in common where several have enough."""
+    owners, first = list[NodeId](), ""
     for owner in sorted(found.novel, key=lambda owner: (-found.novel[owner], owner)):
         own = [leaf for leaf in leaves if leaf.owner == owner]
         fresh, novel = found.fresh.get(owner, 0), found.novel[owner]
@@ -228,11 +235,22 @@ def _novel(found: Surveyed, leaves: Sequence[LeafFacts], limits: Limits, rests: 
             and len(own) < limits.max_leaves
             and novel >= limits.min_shard
             and novel > chance
-            and not rests.of("add", owner, (), changed_at)
+            and not rests.of("add", owner, (), changed_at, novel)
         ):
-            reason = f"{novel} of {fresh} new samples of {owner} lie beyond every leaf's .99 radius"
-            return Intention(kind="add", owner=owner, experts=(), reason=reason)
-    return None
+            samples = f"{novel} of {fresh} new samples of {owner}"
+            first = first or f"{samples} lay beyond every leaf's .99 radius when they came"
+            owners.append(owner)
+    if not owners:
+        return None
+    together = tuple(owners) if len(owners) > 1 else ()
+    return Intention(
+        kind="add",
+        owner=owners[0],
+        experts=(),
+        reason=first,
+        samples=found.novel[owners[0]],
+        together=together,
+    )
 
 
 def _losing(

@@ -110,16 +110,47 @@ def summarise_leaf(
     k = max(1, min(prototypes, len(sample) // min_count))
     fit = balanced_kmeans(sample, k, seed=seed)
     costs = squared_distances(points, fit.centres.astype(np.float64))
+    return _summary_of(fit.centres, costs, fit.flops + 2 * len(points) * k * points.shape[1])
+
+
+def summarise_by(
+    features: NDArray[np.generic], centres: Floats, *, min_count: int = MIN_CLASS_COUNT
+) -> LeafSummary:
+    """Return what a leaf of features [N, D] is by given prototypes [K, D], those that enough of it is near.
+
+    The prototype that is nearest to the fewest goes, until each is nearest to min_count samples or one is
+    left. Counts and radii are of the leaf's own samples.
+    """
+    points = check_features(features)
+    if not len(points) or not len(centres) or centres.shape[1:] != points.shape[1:]:
+        raise InvalidInputError(
+            "leaf summary",
+            found=f"{len(points)} samples, prototypes {list(centres.shape)}",
+            expected=f"at least 1 each, of {points.shape[1]} features",
+        )
+    costs = squared_distances(points, centres.astype(np.float64))
+    kept = np.arange(len(centres))
+    while len(kept) > 1:
+        counts = np.bincount(costs[:, kept].argmin(axis=1), minlength=len(kept))
+        if counts.min() >= min_count:
+            break
+        kept = np.delete(kept, counts.argmin())
+    return _summary_of(centres[kept], costs[:, kept], 2 * len(points) * centres.size)
+
+
+def _summary_of(centres: Floats, costs: NDArray[np.floating], flops: int) -> LeafSummary:
+    """Return the summary of samples with squared distances `costs` [N, K] to prototypes, each sample by the
+    nearest one; without those that are nearest to none."""
     labels = costs.argmin(axis=1)
-    nearest = np.sqrt(costs[np.arange(len(points)), labels])
-    counts = np.bincount(labels, minlength=k).astype(np.int64)
+    nearest = np.sqrt(costs[np.arange(len(costs)), labels])
+    counts = np.bincount(labels, minlength=len(centres)).astype(np.int64)
     kept = np.flatnonzero(counts)
     radii = np.array([np.quantile(nearest[labels == row], QUANTILES) for row in kept])
     return LeafSummary(
-        prototypes=fit.centres[kept],
+        prototypes=centres[kept],
         counts=counts[kept],
         radii=np.minimum(np.maximum.accumulate(radii, axis=1), np.finfo(np.float32).max).astype(np.float32),
-        flops=fit.flops + 2 * len(points) * k * points.shape[1],
+        flops=flops,
     )
 
 

@@ -18,7 +18,13 @@ from swarm.domain.ids import NodeId
 from swarm.modules import BlobFiles
 from swarm.registry.redis_store import connect_redis
 from swarm.registry.service import RegistryService
-from swarm.registry.upkeep import certificate_days, follow_revocations, keep_certificate, take_revocations
+from swarm.registry.upkeep import (
+    certificate_days,
+    follow_revocations,
+    keep_certificate,
+    keep_swept,
+    take_revocations,
+)
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient
 from swarm.rpc.server import create_server
@@ -83,6 +89,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         _log.info("registry.ready", swarm=identity.swarm, port=port, durability=await store.durability())
         upkeep = [
             asyncio.create_task(follow_revocations(store, keyring)),
+            asyncio.create_task(keep_swept(service.sweep)),
             asyncio.create_task(
                 keep_certificate(config.identity, CoordinatorClient(coordinator).renew_certificate, _now)
             ),

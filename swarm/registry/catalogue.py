@@ -27,8 +27,8 @@ class Catalogue:
         self._loaded = False
         self._forget()
 
-    async def refresh(self) -> None:
-        """Take in what the store has gained. While it is down, what was known before stays."""
+    async def refresh(self) -> bool:
+        """Take in what the store has gained. While it is down (False), what was known before stays."""
         try:
             # The last known row again: a store that went back to an older state shows by it.
             rows = await self._store.manifests(max(0, len(self._order) - 1))
@@ -42,6 +42,8 @@ class Catalogue:
         except UnreachableError:
             if not self._loaded:
                 raise
+            return False
+        return True
 
     def check_may_leave(self, blob: Digest) -> None:
         """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of.
@@ -61,6 +63,15 @@ class Catalogue:
             expected="weights that their owner shares",
             remedy="ask the expert through the swarm: swarm predict",
         )
+
+    def void_blobs(self) -> list[Digest]:
+        """Return the blobs that only withdrawn experts consist of. What no manifest names (a gate's arrays, a
+        trunk, what is about to be committed) is not among them."""
+        return [
+            blob
+            for blob, users in self._users.items()
+            if all(self._has_tombstone(self._manifests[user]) for user in users)
+        ]
 
     def versions_of(self, target: str) -> list[Digest]:
         """Return all versions of an expert, or of all experts of a node, oldest first."""
@@ -114,8 +125,10 @@ class Catalogue:
             self._users[blob].append(digest)
 
     def _is_withdrawn(self, manifest: Manifest) -> bool:
-        targets = {manifest.expert, manifest.owner}
-        return bool(targets & self._tombstones) or self._is_revoked(manifest.owner)
+        return self._has_tombstone(manifest) or self._is_revoked(manifest.owner)
+
+    def _has_tombstone(self, manifest: Manifest) -> bool:
+        return manifest.expert in self._tombstones or manifest.owner in self._tombstones
 
     def _is_shared(self, manifest: Manifest) -> bool:
         return manifest.share != "serve-only" and not self._is_withdrawn(manifest)

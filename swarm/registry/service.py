@@ -16,6 +16,7 @@ from swarm.domain.errors import (
     NotReadyError,
     StaleFenceError,
     SwarmError,
+    TooManyExpertsError,
     UnknownMemberError,
     UnreachableError,
     VerificationError,
@@ -33,6 +34,7 @@ from swarm.modules import BlobFiles
 from swarm.registry import admission, refusals
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.store import MetadataStore
+from swarm.registry.sweeping import GRACE_S, VoidBlobs
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement, statement_digest
 
@@ -43,9 +45,6 @@ SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
 
 MAX_ANNOUNCED: Final = 1000
-HEADS_PER_LEAF: Final = 16
-"""An owner may have so many experts for each leaf that the gate takes of it: what was split, merged away or
-rolled back stays in the registry."""
 _PROGRESS_S: Final = 30.0
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -66,11 +65,13 @@ class RegistryService:
         certificate_days: Callable[[], float],
         socket_bytes: Callable[[], SocketBytes] = SocketBytes,
         spare_bytes: int = SPARE_BYTES,
+        sweep_grace_s: float = GRACE_S,
     ) -> None:
         self._store, self._blobs, self._keyring = store, blobs, keyring
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
         self._spare_bytes = spare_bytes
         self._catalogue = Catalogue(store, keyring.is_revoked)
+        self._sweep = VoidBlobs(blobs, grace_s=sweep_grace_s)
         self._refreshing = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._specification: tuple[bytes, Specification] | None = None
@@ -79,7 +80,10 @@ class RegistryService:
         """Return the digests whose bytes are not here, or were found damaged."""
         for digest in digests:
             checked_digest(digest)
-        return await asyncio.to_thread(self._blobs.missing, digests)
+        self._sweep.note_wanted(digests)
+        missing = await asyncio.to_thread(self._blobs.missing, digests)
+        self._sweep.note_absent(missing)
+        return missing
 
     async def publish(
         self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes]
@@ -98,6 +102,7 @@ class RegistryService:
             async for chunk in _with_progress(chunks, f"blob {digest[:12]}"):
                 await asyncio.to_thread(writer.write, chunk)
             await asyncio.to_thread(writer.commit)
+        self._sweep.note_wanted([digest])
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
     async def fetch(self, digest: Digest) -> AsyncIterator[bytes]:
@@ -218,6 +223,14 @@ class RegistryService:
             )
         return found
 
+    async def sweep(self) -> int:
+        """Remove the weights that nobody may fetch any more: of withdrawn experts alone, and not asked after
+        for a while. Return how many blobs went; none while the store is away."""
+        async with self._refreshing:
+            if not await self._catalogue.refresh():
+                return 0
+            return self._sweep.sweep(self._catalogue.void_blobs())
+
     async def health(self) -> RegistryHealth:
         """Return how the registry and its Redis stand; an unreachable Redis is told, not raised."""
         try:
@@ -251,17 +264,18 @@ class RegistryService:
     async def _admit(self, manifest: Manifest) -> None:
         """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound."""
         admission.check_fits(manifest, await self._current_specification())
+        self._sweep.note_wanted(manifest.blobs())
         await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
-        limit = (await self._current_specification()).max_leaves_per_owner
+        limit = (await self._current_specification()).max_experts_per_owner
         others = [head for head in await self._store.heads(manifest.owner) if head.expert != manifest.expert]
-        if len(others) >= HEADS_PER_LEAF * limit:
-            raise ExhaustedError(
+        if len(others) >= limit:
+            raise TooManyExpertsError(
                 f"experts of {manifest.owner}",
                 found=f"{len(others)} and one more",
-                expected=f"at most {HEADS_PER_LEAF * limit}",
+                expected=f"at most {limit}",
                 remedy="withdraw some that no gate has: swarm expert remove EXPERT",
             )
 

@@ -1,4 +1,4 @@
-"""What a registry does besides answering: follow the revocation list, renew its certificate."""
+"""What a registry does besides answering: follow the revocation list, renew its certificate, sweep blobs."""
 
 import asyncio
 import uuid
@@ -18,6 +18,7 @@ LOOK_AGAIN_S: Final = 15.0
 """The list is read this often even if no event says that it changed."""
 
 RENEWAL_CHECK_S: Final = 60.0
+SWEEP_EVERY_S: Final = 900.0
 _AFTER_OUTAGE_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +80,19 @@ async def keep_certificate(
         except SwarmError as error:
             _log.warning("certificate.not_renewed", reason=str(error))
         await asyncio.sleep(RENEWAL_CHECK_S)
+
+
+async def keep_swept(sweep: Callable[[], Awaitable[int]], every_s: float = SWEEP_EVERY_S) -> None:
+    """Remove the blobs of what was withdrawn now and then, until cancelled; what fails is tried again.
+
+    Not at once after the start: what was asked for before it is not known.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await sweep()
+        except (SwarmError, OSError) as error:
+            _log.warning("blobs.not_swept", reason=str(error))
 
 
 def certificate_days(folder: Path, now: datetime) -> float:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from swarm.domain.growth import GrowthPolicy, GrowthReport, Proposal, ProposalKind
-from swarm.domain.ids import ExpertId
+from swarm.domain.ids import ExpertId, NodeId
 from swarm.rpc import methods as m
 from swarm.rpc.channel import Connection
 from swarm.rpc.convert import growth as convert
@@ -31,8 +31,12 @@ class GrowthCalls:
         gate_version: int = 0,
         key: str = "",
         timeout_s: float = _ACT_TIMEOUT_S,
+        *,
+        owner: NodeId | str = "",
+        regions: bytes = b"",
     ) -> Proposal:
         """Propose a change; return its record. `gate_version`: that it was made against, 0: the present one.
+        Of an add, `owner` is whose it is (empty: the caller's), `regions` what `packed_regions` packed.
 
         Raises ConflictError, which changes nothing, for another gate version and for a leaf that has an open
         proposal (operator, or the experts' owner).
@@ -43,6 +47,8 @@ class GrowthCalls:
             options=dict(options or {}),
             gate_version=gate_version,
             idempotency_key=key or uuid.uuid4().hex,
+            owner=owner,
+            regions=regions,
         )
         return self._proposal(await self.connection.unary(m.PROPOSE, request, timeout_s))
 

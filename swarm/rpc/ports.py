@@ -168,9 +168,14 @@ class GrowthPort(Protocol):
         options: Mapping[str, str],
         gate_version: int,
         key: str,
+        *,
+        owner: NodeId | None = None,
+        regions: bytes = b"",
     ) -> Proposal:
         """Record a proposal and give it to its owner. `gate_version`: the one that it was made against, 0 for
-        whichever is present; another one is refused by name, and so is a leaf that has a proposal."""
+        whichever is present; another one is refused by name, and so is a leaf that has a proposal. Of an add
+        without an expert, `owner` is whose it is (None: the caller's), `regions` its prototypes, if they are
+        given."""
 
     async def proposals(self, proposal: str) -> list[Proposal]:
         """Return all proposals, newest first, or the one of that id."""

@@ -248,8 +248,12 @@ class Growth:
         options: Mapping[str, str],
         gate_version: int,
         key: str,
+        *,
+        owner: NodeId | None = None,
+        regions: bytes = b"",
     ) -> Proposal:
-        self.acts.append(("propose", caller, kind, tuple(experts), dict(options), gate_version, key))
+        added = (owner, regions) if kind == "add" else ()
+        self.acts.append(("propose", caller, kind, tuple(experts), dict(options), gate_version, key, *added))
         if self.refusal is not None:
             raise self.refusal
         made = replace(
@@ -257,7 +261,7 @@ class Growth:
             id=f"p{len(self.made) + 1}",
             kind=kind,
             experts=tuple(experts),
-            owner=owner_of(experts[0]) if experts else caller.id,
+            owner=owner_of(experts[0]) if experts else owner or caller.id,
             options=dict(options),
             by=caller.id,
         )

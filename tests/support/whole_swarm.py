@@ -30,7 +30,9 @@ Process = subprocess.Popen[bytes]
 class WholeSwarm:
     """The services of one swarm, each started, stopped and killed by name."""
 
-    def __init__(self, folder: Path, class_names: Sequence[str] = tuple("0123")) -> None:
+    def __init__(
+        self, folder: Path, class_names: Sequence[str] = tuple("0123"), *, max_leaves: int = 8
+    ) -> None:
         self.folder, self.home = folder, SwarmHome(folder / "founder")
         join, port, registry = free_ports(3)
         self._ports = {
@@ -50,6 +52,7 @@ class WholeSwarm:
             port=port,
             registry_port=registry,
             token_uses=20,
+            max_leaves_per_owner=max_leaves,
             now=datetime.now(UTC),
         )
         self.redis = RedisServer(self.home.redis)
@@ -146,9 +149,9 @@ class WholeSwarm:
 
 
 @contextmanager
-def whole_swarm(folder: Path) -> Iterator[WholeSwarm]:
+def whole_swarm(folder: Path, *, max_leaves: int = 8) -> Iterator[WholeSwarm]:
     """Run a swarm without nodes for as long as the block lasts."""
-    swarm = WholeSwarm(folder)
+    swarm = WholeSwarm(folder, max_leaves=max_leaves)
     try:
         swarm.start()
         yield swarm

@@ -47,7 +47,7 @@ def test_every_command_explains_itself() -> None:
         " experts lineage predict eval backup restore token expert gate bench federate health"
         " stream",
         "token": "create list revoke",
-        "expert": "show pull split merge remove retrain",
+        "expert": "show pull add split merge remove retrain",
         "gate": "show fit history rollback proposals cancel growth",
         "bench": "skew domains alma hard-moe",
         "federate": "sums kmeans average evaluate",

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from swarm.cli import adding, places
 from swarm.cli import growth as growth_commands
-from swarm.cli import places
 from swarm.cli.app import build
 from swarm.cli.gate import describe_gate
 from swarm.cli.gate_tree import gate_tree
@@ -21,6 +22,7 @@ from swarm.cli.output import run_guarded
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError, UnreachableError
+from swarm.domain.federation import FederationStep
 from swarm.domain.gates import GateBranch, GateChange, GateStatement
 from swarm.domain.growth import Proposal
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId
@@ -28,6 +30,7 @@ from swarm.domain.inference import SocketBytes
 from swarm.domain.lineage import Lineage, LineageNode
 from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, NodeView, SwarmStatus
+from swarm.gating.common_regions import packed_regions
 from swarm.trust.identity import create_service_identity
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.node_homes import member_home
@@ -74,8 +77,13 @@ class Coordinator(Growth):
         experts: Sequence[ExpertId],
         options: Mapping[str, str] | None = None,
         gate_version: int = 0,
+        *,
+        owner: NodeId | None = None,
+        regions: bytes = b"",
     ) -> Proposal:
-        return await super().propose(self.caller, kind, experts, options or {}, gate_version, "k")
+        return await super().propose(
+            self.caller, kind, experts, options or {}, gate_version, "k", owner=owner, regions=regions
+        )
 
     async def proposals(self, proposal: str = "") -> list[Proposal]:
         if self.away:
@@ -339,6 +347,103 @@ def test_proposals_are_listed_with_evidence_and_cost_and_those_that_ended_on_dem
     assert "1 that ended: swarm gate proposals --all" in stage.run("gate", "proposals")[1]
     assert "evidence: tried_samples 200, tried_z 2.32" in stage.run("gate", "proposals", "p2")[1]
     assert stage.run("gate", "proposals", "p9")[0] == 2
+
+
+def test_the_list_of_all_proposals_says_how_many_are_not_kept_any_more(stage: Stage) -> None:
+    stage.coordinator.made["p1"] = replace(ACCEPTED, id="p1")
+    assert "not kept" not in stage.run("gate", "proposals", "--all")[1]
+    stage.coordinator.made["p40"] = replace(ACCEPTED, id="p40")
+    _, out, _ = stage.run("gate", "proposals", "--all")
+    assert "38 older ones that ended are not kept any more: the coordinator keeps the newest 1000" in out
+    assert stage.json("gate", "proposals", "--all")["dropped"] == 38
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (("split", "rose.e0", "--steps", "7", "--gate", "learned"), {"gate": "learned", "steps": "7"}),
+        (("merge", "rose.e0", "rose.e1"), {"method": "mean"}),
+        (("merge", "rose.e0", "rose.e1", "--steps", "7"), {"method": "mean", "steps": "7"}),
+        (("retrain", "rose.e0", "--steps", "7"), {"steps": "7"}),
+    ],
+)
+def test_the_options_of_growth_are_those_of_the_command(
+    stage: Stage, words: tuple[str, ...], options: dict[str, str]
+) -> None:
+    assert stage.run("expert", *words, "--no-wait")[0] == 0
+    assert stage.coordinator.made["p1"].options == options
+
+
+def proposed(stage: Stage) -> list[tuple[Any, ...]]:
+    """Return options, gate version, owner and regions of each add that was proposed."""
+    return [(*each[4:6], *each[7:]) for each in stage.coordinator.acts if each[2] == "add"]
+
+
+def test_an_add_is_of_the_nodes_own_novel_samples_or_of_the_node_that_an_operator_names(stage: Stage) -> None:
+    stage.coordinator.ends = ACCEPTED
+    assert stage.run("expert", "add", node=True)[0] == 0
+    code, _out, err = stage.run(
+        "expert", "add", "--node", "ben", "--k", "3", "--steps", "7", "--net", "mlp:4x1"
+    )
+    assert code == 0 and "add of ben (p2) is working" in err.replace("open", "working"), err
+    assert stage.run("expert", "add", "--node", "ben", "--against", "4", "--no-wait")[0] == 0
+    assert proposed(stage) == [
+        ({}, 0, ROSE, b""),
+        ({"k": "3", "steps": "7", "net": "mlp:4x1"}, 0, "ben", b""),
+        ({}, 4, "ben", b""),
+    ]
+
+
+def test_an_add_that_did_not_pay_is_a_conflict_and_nobodys_is_a_wrong_use(stage: Stage) -> None:
+    stage.coordinator.ends = replace(ACCEPTED, state="refused", reason="0 standard errors")
+    code, _, err = stage.run("expert", "add", "--node", "ben")
+    assert code == 6 and "refused: 0 standard errors" in err
+    code, _, err = stage.run("expert", "add")
+    assert code == 2 and "swarm expert add --node ada" in err
+    code, _, err = stage.run("expert", "add", "--node", "rose", "--node", "ben", node=True)
+    assert code == 2 and "an operator asks several" in err
+    assert stage.run("expert", "add", "--node", "ben", "--k", "0")[0] == 2
+
+
+def found_in(patch: pytest.MonkeyPatch) -> list[Mapping[str, str]]:
+    """Let a federated run find two regions, one of them of nobody's samples; return the options asked for."""
+    asked: list[Mapping[str, str]] = []
+
+    async def run_told(client: Any, app: str, options: Mapping[str, str]) -> FederationStep:
+        asked.append({"app": app, **options})
+        arrays = {"centres": np.ones((2, 3), np.float32), "counts": np.array([40, 0])}
+        return FederationStep(stage="done", arrays=arrays)
+
+    patch.setattr(adding, "run_told", run_told)
+    return asked
+
+
+def test_several_nodes_are_asked_one_after_the_other_by_regions_in_common(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = found_in(monkeypatch)
+    stage.coordinator.ends = ACCEPTED
+    nodes = ("--node", "ben", "--node", "eve", "--node", "ben")
+    code, _, err = stage.run("expert", "add", *nodes, "--k", "5", "--steps", "7")
+    assert code == 0 and "1 regions in common: ben, eve" in err, err
+    assert [(each["app"], each["select"], each["nodes"], each["k"]) for each in asked] == [
+        ("kmeans", "novel", "ben,eve", "5")
+    ]
+    regions = packed_regions(np.ones((1, 3), np.float32))
+    assert proposed(stage) == [({"steps": "7"}, 0, "ben", regions), ({"steps": "7"}, 0, "eve", regions)]
+    assert len(stage.json("expert", "add", *nodes)["proposals"]) == 2
+    stage.coordinator.ends = replace(ACCEPTED, state="refused", reason="0 standard errors")
+    code, _, err = stage.run("expert", "add", *nodes)
+    assert code == 6 and err.count("refused: 0 standard errors") >= 2
+
+
+def test_nothing_is_asked_of_several_nodes_where_the_gate_is_another_by_now(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = found_in(monkeypatch)
+    stage.has_gate("rose.l0")
+    code, _, err = stage.run("expert", "add", "--node", "ben", "--node", "eve", "--against", "99")
+    assert code == 6 and "proposal against gate 99" in err and not asked
 
 
 def test_a_proposal_is_cancelled_and_the_policy_shown_and_set(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -9,9 +10,10 @@ from node.stream.ledger import LEDGER_FILE, Recorded, Skipped, StreamLedger
 from swarm.cli.app import build
 from swarm.cli.output import run_guarded
 from swarm.cli.stream import figure_of
-from swarm.cli.training import UPDATES
+from swarm.cli.training import HEADS, REMEMBERED, UPDATES
 from swarm.domain.streams import MegaBatchRecord
 from swarm.experts.updating.registry import STRATEGIES
+from swarm.experts.updating.replay import Head, Selection
 from tests.support.node_homes import member_home
 from tests.unit.test_node_stream_ledger import TAKEN, recorded
 
@@ -73,6 +75,12 @@ def test_a_figure_sums_up_error_memory_and_flops() -> None:
         (("--watch", "in", "--keep-mb", "0"), "--keep-mb"),
         (("digits", "--update", "hope"), "--update"),
         (("digits", "--stop"), "DATA together with --stop"),
+        (("digits", "--remember", "all"), "--remember"),
+        (("digits", "--head", "two"), "--head"),
+        (("digits", "--head", "nearest-mean"), "--head with fine-tune, which is what trains unless told"),
+        (("digits", "--memory", "9", "--remember", "coreset"), "--memory, --remember with fine-tune"),
+        (("--watch", "in", "--update", "ewc", "--remember", "coreset"), "--remember with ewc"),
+        (("digits", "--refine", "--head", "own"), "--refine together with --head"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(
@@ -84,3 +92,4 @@ def test_what_does_not_go_together_is_refused_by_name(
 
 def test_the_command_names_the_update_strategies_that_there_are() -> None:
     assert set(UPDATES) == set(STRATEGIES)
+    assert set(REMEMBERED) == set(get_args(Selection)) and set(HEADS) == set(get_args(Head))

@@ -1,14 +1,13 @@
 """Records of proposals on disk, what may be proposed, whether it pays, and when it is given up."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from coordinator.envelope_files import EnvelopeFiles
-from coordinator.growth_benefit import Wanted, cost_of, pays, speaking, tried
+from coordinator.growth_benefit import Wanted, pays, speaking, tried
 from coordinator.growth_book import GrowthBook
 from coordinator.growth_checks import check_caller, check_free, leaves_for, owner_for
 from coordinator.growth_lineage import descends_from_withdrawn, withdrawn_ancestors
@@ -17,14 +16,11 @@ from coordinator.growth_watch import AbandonedProposals
 from coordinator.journal import Journal
 from swarm.domain.combination import Combination
 from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
-from swarm.domain.gates import GateLeaf
 from swarm.domain.growth import Proposal, Tried
-from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import GateTrial
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
-from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.membership import Caller
-from swarm.domain.tensors import ModuleEntry, TensorEntry
 from swarm.registry.memory_store import MemoryStore
 from tests.support.answers import gate
 
@@ -65,6 +61,46 @@ async def test_a_damaged_record_is_left_out_and_its_id_not_used_again(tmp_path: 
     (tmp_path / "proposals" / "p7.json").write_bytes(b'{"id": "p7"')
     again = await book(tmp_path)
     assert [each.id for each in again.all()] == ["p1"] and again.next_id() == "p8"
+
+
+async def test_old_proposals_that_ended_are_dropped_and_their_ids_never_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.growth_book.KEPT_ENDED", 5)
+    records = await book(tmp_path)
+    away = proposal("p1", owner=NodeId("bob"))
+    retired = proposal("p2", kind="remove", owner=NodeId("cleo"), by="policy")
+    for each, state in ((away, "accepted"), (retired, "accepted")):
+        await records.add(each)
+        await records.change(each.id, state, 2.0)  # type: ignore[arg-type]
+    await records.add(proposal("p3", owner=NodeId("dan")))  # nobody has carried it out yet
+    await records.add(proposal("p4", owner=NodeId("cleo")))
+    await records.change("p4", "refused", 3.0)
+    for number in range(5, 25):
+        await records.add(proposal(f"p{number}"))
+        await records.change(f"p{number}", "refused", 10.0 + number)
+    assert len(records.all()) == 24  # all of the last day
+    late = 2 * 86_400.0
+    await records.add(proposal("p25"))
+    await records.change("p25", "refused", late)
+    kept = ["p25", "p24", "p23", "p22", "p21", "p4", "p3", "p2", "p1"]
+    assert [each.id for each in records.all()] == kept
+    assert records.next_id() == "p26" and records.find("p9") is None
+    again = await book(tmp_path)
+    assert [each.id for each in again.all()] == kept and again.next_id() == "p26"
+
+
+async def test_what_was_kept_before_there_was_a_limit_is_dropped_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = await book(tmp_path)
+    for number in range(1, 21):
+        await records.add(proposal(f"p{number}"))
+        await records.change(f"p{number}", "refused", 90_000.0 * number)
+    monkeypatch.setattr("coordinator.growth_book.KEPT_ENDED", 5)
+    again = await book(tmp_path)
+    assert [each.id for each in again.all()] == [f"p{number}" for number in range(20, 15, -1)]
+    assert len(list((tmp_path / "proposals").iterdir())) == 5
 
 
 async def test_an_end_is_final(tmp_path: Path) -> None:
@@ -216,23 +252,6 @@ def test_a_proposal_is_tried_where_experts_speak(
     assert found == wanted
 
 
-def test_the_cost_of_a_split_is_told_before_and_after() -> None:
-    leaves = [_leaf("ada.l0"), _leaf("bob.l0")]
-    after = [_leaf("ada.l1"), _leaf("ada.l2"), _leaf("bob.l0")]
-    flops = {"ada.l0": 100, "bob.l0": 300, "ada.l1": 100, "ada.l2": 100}
-
-    def answering(leaf: GateLeaf) -> tuple[Digest, Manifest]:
-        return Digest(leaf.leaf), _manifest(leaf, flops[leaf.leaf])
-
-    before_shapes = {"weights": (10, 4)}
-    after_shapes = {"weights": (10, 5), "branch_weights": (10, 2)}
-    found = cost_of(replace(GATE, top_k=2), (leaves, before_shapes), (after, after_shapes), answering)
-    assert found["train_flops"] == 2 * 7
-    assert (found["expert_flops_before"], found["expert_flops_after"]) == (400.0, pytest.approx(1000 / 3))
-    assert found["gate_flops_before"] == 80 + 20 + 8 + 16
-    assert found["gate_flops_after"] == 140 + 20 + 14 + 24
-
-
 # Given up, and trained anew
 
 
@@ -304,25 +323,6 @@ async def test_the_owner_of_a_withdrawn_ancestor_is_found() -> None:
     assert await withdrawn_ancestors(tainted, E0) == {"bob"}
     assert await descends_from_withdrawn(tainted, E0) == "ada.e0@2"
     assert await descends_from_withdrawn(cast(Any, Registry("live")), E0) == ""
-
-
-def _leaf(name: str) -> GateLeaf:
-    owner, number = name.split(".l")
-    expert = ExpertId(f"{owner}.e{number}")
-    return GateLeaf(leaf=LeafId(name), owner=NodeId(owner), expert=expert, class_names=("a",))
-
-
-def _manifest(leaf: GateLeaf, inference_flops: int) -> Manifest:
-    digest = Digest("0" * 64)
-    entry = TensorEntry(name="w", dtype="float32", shape=(1,), blob=digest, offset=0, size_bytes=4)
-    return Manifest(
-        swarm=cast(Any, "plants"), expert=leaf.expert, version=1, parent_version=0, leaf=leaf.leaf,
-        owner=leaf.owner, class_names=("a",), parents=(), trunk=digest, gate_version_seen=0,
-        net=NetReference(factory="linear", input_shape=(2,), classes=1, code_digest=""),
-        modules=(ModuleEntry(name="m", digest=digest, tensors=(entry,)),), share="borrow", metrics={},
-        cost=Cost(train_flops=7, inference_flops=inference_flops, samples_seen=1, duration_s=1.0),
-        created_at=1.0,
-    )  # fmt: skip
 
 
 def test_the_loop_is_not_held_up_by_files(tmp_path: Path) -> None:

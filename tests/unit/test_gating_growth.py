@@ -233,6 +233,29 @@ CASES = [
         leaves=THREE,
     ),
     Case(
+        name="where several have something novel, the prototypes are to be found together",
+        found=replace(
+            QUIET,
+            fresh=dict.fromkeys((NodeId("ada"), NodeId("bob")), 400),
+            novel={NodeId("ada"): 30, NodeId("bob"): 40},
+        ),
+        leaves=THREE,
+        wanted="add bob with bob ada",
+    ),
+    Case(
+        name="an add that did not pay rests until half as many more are novel",
+        found=replace(QUIET, fresh={NodeId("ada"): 400}, novel={NodeId("ada"): 44}),
+        leaves=tuple(replace(each, changed_at=NOW) for each in THREE),
+        history=(past("add", samples=30),),
+    ),
+    Case(
+        name="and no longer than until then",
+        found=replace(QUIET, fresh={NodeId("ada"): 400}, novel={NodeId("ada"): 45}),
+        leaves=THREE,
+        history=(past("add", samples=30),),
+        wanted="add ada",
+    ),
+    Case(
         name="an add that failed rests",
         found=replace(QUIET, fresh={NodeId("ada"): 400}, novel={NodeId("ada"): 30}),
         leaves=THREE,
@@ -284,6 +307,8 @@ def test_the_policy_proposes_one_thing(case: Case) -> None:
     options: dict[str, Any] = {"limits": LIMITS, "now": NOW} | case.options
     found = plan_growth(case.found, case.leaves, case.policy, case.history, **options)
     said = "" if found is None else " ".join([found.kind, *(found.experts or (found.owner,))])
+    if found is not None and found.together:
+        said += f" with {' '.join(found.together)}"
     assert said == case.wanted
 
 

@@ -1,7 +1,7 @@
 """The courier delivers in order, tries again what cannot be reached, and sets aside what is refused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,9 +9,21 @@ from node.delivery import Courier
 from node.outbox import Intent, Outbox
 from node.publishing import Publisher
 from swarm.digests import digest_of
-from swarm.domain.errors import HarmfulContributionError, StaleFenceError, SwarmError, UnreachableError
-from swarm.domain.ids import ExpertId
+from swarm.domain.contributions import Contribution, LeafContribution
+from swarm.domain.errors import (
+    ExhaustedError,
+    HarmfulContributionError,
+    NotReadyError,
+    StaleFenceError,
+    SwarmError,
+    TooManyExpertsError,
+    UnreachableError,
+)
+from swarm.domain.ids import ExpertId, LeafId, NodeId, SwarmId
 from swarm.domain.membership import ContributionOutcome, Head
+from swarm.domain.tensors import TensorEntry
+from swarm.trust.signing import Signer
+from swarm.trust.statements import sign_statement
 
 
 class ScriptedPublisher(Publisher):
@@ -37,9 +49,20 @@ class ScriptedPublisher(Publisher):
 
 @asynccontextmanager
 async def running(
-    outbox: Outbox, publisher: Publisher, fence: Callable[[], int] = lambda: 7
+    outbox: Outbox,
+    publisher: Publisher,
+    fence: Callable[[], int] = lambda: 7,
+    make_room: Callable[[int], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Courier]:
-    courier = Courier(outbox, publisher, fence=fence, first_delay_s=0.01, longest_delay_s=0.05, seed=1)
+    courier = Courier(
+        outbox,
+        publisher,
+        fence=fence,
+        make_room=make_room,
+        first_delay_s=0.01,
+        longest_delay_s=0.05,
+        seed=1,
+    )
     task = asyncio.create_task(courier.run())
     try:
         yield courier
@@ -98,3 +121,89 @@ async def test_a_new_process_delivers_what_the_old_one_could_not(tmp_path: Path)
     async with running(outbox, publisher) as courier:
         await courier.outcome(outbox.pending()[0], 5)
     assert [key for key, _ in publisher.attempts] == ["1"]
+
+
+class PickyPublisher(ScriptedPublisher):
+    """Never takes what has one of these keys."""
+
+    def __init__(self, never: dict[str, SwarmError]) -> None:
+        super().__init__()
+        self.never = never
+
+    def _attempt(self, intent: Intent, fence: int) -> None:
+        super()._attempt(intent, fence)
+        if intent.key in self.never:
+            raise self.never[intent.key]
+
+
+def contribution(*experts: str) -> bytes:
+    entry = TensorEntry(name="a", dtype="float32", shape=(1,), blob=digest_of(b"a"), offset=0, size_bytes=4)
+    leaves = tuple(
+        LeafContribution(
+            leaf=LeafId(expert.replace(".e", ".l")),
+            expert=ExpertId(expert),
+            class_counts={"yew": 20},
+            prototypes=entry,
+            prototype_counts=entry,
+            radii=entry,
+        )
+        for expert in experts
+    )
+    value = Contribution(
+        swarm=SwarmId("plants"),
+        owner=NodeId("a"),
+        epoch=1,
+        trunk=digest_of(b"t"),
+        leaves=leaves,
+        created_at=1.0,
+    )
+    return sign_statement(value, Signer.generate())
+
+
+async def test_what_its_recipient_cannot_take_now_holds_up_only_what_needs_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    publisher = PickyPublisher({"1": ExhaustedError("disk of the registry"), "5": NotReadyError("judges")})
+    for key, subject in (("1", "a.e1@2"), ("2", "a.e1@3"), ("3", "a.e2@1")):
+        outbox.put("publish", key=key, subject=subject, envelope=b"{}")
+    for number, experts in enumerate((["a.e1", "a.e2"], ["a.e2"], ["a.e2"]), 4):
+        outbox.put(
+            "contribute", key=str(number), subject=f"contribution, epoch {number}",
+            envelope=contribution(*experts),
+        )  # fmt: skip
+    last = outbox.pending()[-1]
+    async with running(outbox, publisher) as courier:
+        assert (await courier.outcome(last, 5)).state == "activated"  # type: ignore[union-attr]
+        while "disk" not in courier.trouble:
+            await asyncio.sleep(0.01)
+    assert [intent.key for intent in outbox.pending()] == ["1", "2", "4"]
+    assert "2" not in {key for key, _ in publisher.attempts}
+
+
+async def test_room_is_made_for_one_expert_too_many_and_it_arrives(tmp_path: Path) -> None:
+    outbox, publisher = Outbox(tmp_path), ScriptedPublisher(TooManyExpertsError("experts of a"))
+    intent, asked = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}"), []
+
+    async def make_room(wanted: int) -> None:
+        asked.append(wanted)
+
+    async with running(outbox, publisher, make_room=make_room) as courier:
+        assert (await courier.outcome(intent, 5)).state == "delivered"  # type: ignore[union-attr]
+    assert asked == [1] and len(publisher.attempts) == 2
+
+
+async def test_one_expert_too_many_without_room_is_set_aside_by_name_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    outbox = Outbox(tmp_path)
+    publisher = PickyPublisher({"1": TooManyExpertsError("experts of a", found="16 and one more")})
+    first = outbox.put("publish", key="1", subject="a.e17@1", envelope=b"{}")
+    second = outbox.put("publish", key="2", subject="a.e1@2", envelope=b"{}")
+
+    async def make_room(wanted: int) -> None:
+        raise TooManyExpertsError("experts of a", found="16, none of which may be withdrawn")
+
+    async with running(outbox, publisher, make_room=make_room) as courier:
+        refused = await courier.outcome(first, 5)
+        assert refused is not None and isinstance(refused.error, TooManyExpertsError)
+        assert (await courier.outcome(second, 5)).state == "delivered"  # type: ignore[union-attr]
+    assert outbox.refused() == [("a.e17@1", "experts of a: found 16, none of which may be withdrawn")]

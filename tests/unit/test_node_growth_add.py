@@ -1,5 +1,6 @@
 """A leaf that is added takes over what others hold of its samples: nothing counts twice, all can return."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 import node.leaves
+from node.growth.adding import take_along
+from node.growth.checks import check_order
 from node.growth.overlap import NOBODY, STAYS, held_files, held_places, keep_held, movable, overlap_of
 from node.growth.own_tree import OwnTree
 from node.jobs import WAITING_FILE
@@ -15,9 +18,12 @@ from node.plan import Plan
 from node.shard_source import ShardPart, ShardSource
 from node.stream.gathered import Gathered
 from node.sums import LeafSums
-from swarm.domain.errors import InvalidInputError
+from swarm.domain.errors import InvalidInputError, SwarmError
+from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import Digest, LeafId
-from tests.support.growing import Plot, columns, mega_batch
+from swarm.gating.common_regions import packed_regions
+from swarm.gating.regions import summarise_leaf
+from tests.support.growing import NODE, Plot, columns, mega_batch
 from tests.support.learning import digits_like
 
 pytestmark = pytest.mark.growth
@@ -286,3 +292,59 @@ def test_training_that_began_before_an_add_does_not_bring_back_what_moved(tmp_pa
     plot.learn_batch(tmp_path / "one" / "data" / "d.npz", *samples(80, 0, 1, seed=6))
     laid = plot.laid()
     assert laid.sums is not None and laid.sums.samples == sum(leaf.samples for leaf in laid.leaves)
+
+
+def test_a_new_leaf_has_as_many_prototypes_as_are_wanted_and_the_net_of_the_newest_leaf(
+    tmp_path: Path,
+) -> None:
+    plot = streamed(tmp_path, net="mlp:8x1")
+    novel(plot, tmp_path)
+    result, _ = plot.grow(plot.order("add", k="2"), "add", new=1)
+    assert len(plot.laid().leaf(L2).arrays["prototypes"]) == 2
+    assert result.leaves[0].net.factory == "mlp:8x1"
+    other = streamed(tmp_path / "other", net="mlp:8x1")
+    novel(other, tmp_path / "other")
+    result, _ = other.grow(other.order("add", net="mlp:4x1"), "add", new=1)
+    assert result.leaves[0].net.factory == "mlp:4x1"
+
+
+def test_a_new_leaf_stands_by_those_common_regions_that_enough_of_it_is_near_to(tmp_path: Path) -> None:
+    plot = streamed(tmp_path)
+    moved = novel(plot, tmp_path)
+    own = summarise_leaf(
+        np.concatenate([plot.laid().leaf(L1).arrays["prototypes"]]), prototypes=2, seed=0
+    ).prototypes
+    far = np.full((1, own.shape[1]), 1e3, np.float32)
+    order = replace(plot.order("add"), regions=packed_regions(np.concatenate([own, far])))
+    book, specification = plot.book, plot.specification
+    take_along(order, plot.home.state, book, plot.given().value, specification, plot.home.state)
+    result, _ = plot.grow(order, "add", new=1)
+    laid = plot.laid().leaf(L2)
+    assert np.array_equal(laid.arrays["prototypes"], own)
+    assert laid.arrays["prototype_counts"].min() >= 5 and laid.arrays["prototype_counts"].sum() == moved
+    assert any("by 2 of 3 common regions" in note for note in result.notes)
+
+
+def test_an_add_that_cannot_be_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    plot = streamed(tmp_path)
+    order, least = plot.order("add"), plot.specification.min_leaf_count
+
+    def refused(order: GrowthOrder) -> str:
+        with pytest.raises(SwarmError) as error:
+            check_order(order, NODE, plot.book, plot.specification, plot.novel)
+        return str(error.value)
+
+    assert "nothing novel kept" in refused(order) and "swarm train --watch" in refused(order)
+    novel(plot, tmp_path)
+    everything = ShardSource.read(plot.novel)
+    samples = everything.load(plot.specification, "novel samples")
+    everything.subset(samples, np.arange(least - 1)).save(plot.novel)
+    assert f"found {least - 1} novel samples" in refused(order) and f"at least {least}" in refused(order)
+    everything.save(plot.novel)
+    check_order(order, NODE, plot.book, plot.specification, plot.novel)
+    assert "at most 20" in refused(replace(order, options={"k": "21"}))
+    assert "everybody can build" in refused(replace(order, options={"net": "mine:net"}))
+    assert "common regions" in refused(replace(order, regions=b"abc"))
+    columns = plot.laid().leaf(L1).arrays["prototypes"].shape[1]
+    assert "not finite" in refused(replace(order, regions=b"\xff" * 4 * columns))
+    assert "1 to 20 rows" in refused(replace(order, regions=bytes(4 * columns * 21)))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from node.delivery import Delivery
 from node.durable import write_json
-from node.growth.carrying import Grower
+from node.growth.carrying import Grower, order_fields
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrowthJob, GrowthTask
 from node.growth.reporting import Reporting
@@ -215,7 +215,7 @@ async def test_a_proposal_that_ended_while_the_node_was_away_is_put_back_and_not
 ) -> None:
     order = plot.order("split", "rose.e1")
     plot.grow(order, "split", "rose.l1", new=2)
-    write_json(plot.home.state / "growth" / "p1" / "order.json", asdict(order))
+    write_json(plot.home.state / "growth" / "p1" / "order.json", order_fields(order))
     coordinator.state, coordinator.away = "rolled-back", 1
     grower = made(plot, coordinator)
     grower.resume()

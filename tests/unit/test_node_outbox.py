@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from node.outbox import Outbox, refreshed
 
 
@@ -96,3 +98,28 @@ def test_large_arrays_are_never_copied(tmp_path: Path) -> None:
     outbox.refuse(intent, "an incumbent would lose")
     (refused,) = (tmp_path / "refused").glob("*.bin")
     assert refused.samefile(given) and outbox.arrays(intent) is None
+
+
+def test_only_the_newest_refusals_are_kept_with_their_arrays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.outbox.KEPT_REFUSED", 3)
+    monkeypatch.setattr("node.outbox.KEPT_ARRAYS", 2)
+    outbox, arrays = Outbox(tmp_path / "outbox"), tmp_path / "arrays.bin"
+    for number in range(6):
+        arrays.unlink(missing_ok=True)
+        arrays.write_bytes(b"arrays")
+        intent = outbox.put(
+            "contribute", key=f"k{number}", subject=f"epoch {number}", envelope=b"{}", arrays=arrays
+        )
+        outbox.refuse(intent, "it harms")
+    assert [subject for subject, _ in outbox.refused()] == ["epoch 3", "epoch 4", "epoch 5"]
+    assert len(list((tmp_path / "outbox" / "refused").glob("*.bin"))) == 2
+
+
+def test_what_a_proposal_left_behind_is_dropped_and_nothing_else(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for key in ("p1-split-a.e2", "p11-split-a.e4", "p1-split-contribution", "job-a.e1"):
+        outbox.put("publish", key=key, subject=key, envelope=b"{}")
+    outbox.drop("p1-")
+    assert [intent.key for intent in outbox.pending()] == ["p11-split-a.e4", "job-a.e1"]

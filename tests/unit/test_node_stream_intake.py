@@ -20,6 +20,7 @@ from node.stream.novelty import (
     MOST_MEGA_BATCHES,
     NOVEL_FILE,
     Known,
+    drop_added,
     forget_novel,
     fresh_counts,
     keep_novel,
@@ -131,8 +132,9 @@ def test_samples_of_a_class_that_nobody_has_seen_are_novel_and_can_be_found_agai
     assert (told["fresh"], told["fresh_novel"]) == (fresh, novel)
     samples = ShardSource.read(state / NOVEL_FILE).load(job.specification, "novel samples")
     assert len(samples) == novel and samples.class_counts()["4"] > 0.5 * novel
-    forget_novel(state)
+    forget_novel(state, state)
     assert fresh_counts(state) == (0, 0)
+    assert known_reach(state, found.novelty_by) is not None
 
 
 def test_only_the_newest_mega_batches_count_as_fresh(tmp_path: Path) -> None:
@@ -145,6 +147,34 @@ def test_only_the_newest_mega_batches_count_as_fresh(tmp_path: Path) -> None:
     kept = range(6, MOST_MEGA_BATCHES + 6)
     assert fresh_counts(state)[1] == sum(number % 3 for number in kept)
     assert len(ShardSource.read(state / NOVEL_FILE)) == fresh_counts(state)[1]
+
+
+def test_what_came_while_an_add_was_on_trial_stays_novel(tmp_path: Path) -> None:
+    state, taken, taking = (tmp_path / name for name in ("state", "taken", "taking"))
+    for folder in (state, taken, taking):
+        folder.mkdir()
+    images, labels = digits_like(20, 2)
+    found = Gathered.of(make_dataset(images, labels, name="a"), np.arange(20), "a.npz")
+
+    def kept() -> list[int]:
+        return [len(part.rows) for part in ShardSource.read(state / NOVEL_FILE).parts]
+
+    for number in (1, 2, 3):
+        keep_novel(state, state, number, found.source(np.arange(2 * number - 2)), 20)
+        if number == 2:
+            for name in (NOVEL_FILE, FRESH_FILE):
+                (taken / name).write_bytes((state / name).read_bytes())
+    # An intake that is under way when the add is accepted knows nothing of it, and ends after it.
+    keep_novel(state, taking, 4, found.source(np.arange(6)), 20)
+    assert kept() == [2, 4]
+    forget_novel(state, taken)
+    assert kept() == [4] and fresh_counts(state) == (20, 4)
+    for name in (NOVEL_FILE, FRESH_FILE):
+        (state / name).write_bytes((taking / name).read_bytes())
+    drop_added(state)
+    assert kept() == [4, 6] and fresh_counts(state) == (40, 10)
+    drop_added(state)
+    assert kept() == [4, 6]
 
 
 def test_what_is_known_reaches_as_far_as_99_of_100_validation_samples() -> None:

@@ -22,6 +22,7 @@ from swarm.domain.errors import (
     SwarmError,
     TrunkMismatchError,
     UnknownMemberError,
+    UnreachableError,
     VerificationError,
 )
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
@@ -29,6 +30,7 @@ from swarm.domain.manifests import Correction, Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
 from swarm.registry.memory_store import MemoryStore
+from swarm.registry.service import RegistryService
 from swarm.trust.statements import sign_statement
 from tests.support.registry import Registry, chunked, expert, fetched, open_registry, service_of
 from tests.support.trust import revocations, tombstone
@@ -392,6 +394,66 @@ class TestAnnouncing:
             cost=made.cost,
         )
         await refused(registry, replace(made, correction=correction), VerificationError, "head", "NaN")
+
+
+class TestSweeping:
+    async def test_weights_of_withdrawn_experts_alone_go_and_everything_else_stays(
+        self, tmp_path: Path
+    ) -> None:
+        registry = await open_registry(tmp_path)
+        gate = digest_of(b"a gate's arrays, which no manifest names")
+        await registry.publish({gate: b"a gate's arrays, which no manifest names"})
+        first, blobs = expert(number=1, seed=1)
+        copy, _ = expert(number=2, seed=1)
+        trained, more = expert(number=2, version=2, seed=2)
+        other, others = expert("bob", seed=3)
+        await registry.publish(blobs | more | others)
+        for made in (first, copy, trained, other):
+            await registry.commit(made)
+        service = RegistryService(
+            store=registry.store,
+            blobs=registry.blobs,
+            keyring=registry.keyring,
+            certificate_days=lambda: 6.5,
+            sweep_grace_s=0.0,
+        )
+        assert await service.sweep() == 0
+        await registry.store.withdraw("ada.e2", b"stone", None, "")
+        assert await service.sweep() == 2
+        kept = {gate, *blobs, *others}
+        assert set(registry.blobs.digests()) == kept
+        await registry.store.withdraw("bob", b"stone", None, "")
+        await service.sweep()
+        assert set(registry.blobs.digests()) == {gate, *blobs}
+        assert await service.sweep() == 0
+
+    async def test_what_was_just_asked_after_stays_for_who_is_about_to_commit_it(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await registry.commit(made)
+        await registry.store.withdraw("ada.e1", b"stone", None, "")
+        assert await registry.service.missing(list(blobs)) == []
+        assert await registry.service.sweep() == 0
+        again, _ = expert(number=2)
+        await registry.commit(again)
+        assert await registry.service.sweep() == 0
+
+    async def test_nothing_goes_while_the_store_is_away(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await registry.commit(made)
+        await registry.service.lineage("", "ada.e1")
+        await registry.store.withdraw("ada.e1", b"stone", None, "")
+
+        async def away(start: int = 0) -> list[Digest]:
+            raise UnreachableError("redis")
+
+        monkeypatch.setattr(registry.store, "manifests", away)
+        assert await registry.service.sweep() == 0 and registry.blobs.stats()[0] == len(blobs)
 
 
 class TestWithdrawal:

@@ -7,7 +7,13 @@ from pathlib import Path
 from swarm.domain.errors import UnreachableError
 from swarm.domain.ids import NodeId
 from swarm.registry.memory_store import MemoryStore
-from swarm.registry.upkeep import certificate_days, follow_revocations, keep_certificate, take_revocations
+from swarm.registry.upkeep import (
+    certificate_days,
+    follow_revocations,
+    keep_certificate,
+    keep_swept,
+    take_revocations,
+)
 from swarm.trust.identity import LIFETIMES, create_service_identity
 from swarm.trust.statements import sign_statement
 from tests.support.trust import NOW, Founded, found, revocations
@@ -77,3 +83,19 @@ async def test_the_list_is_followed_and_a_forged_or_older_one_is_not_taken(tmp_p
     await store.put_revocations(4, sign_statement(revocations(2), founded.coordinator_signer))
     await take_revocations(store, keyring)
     assert keyring.is_revoked(NodeId("bob"))
+
+
+async def test_blobs_are_swept_again_and_again_also_after_an_outage() -> None:
+    swept, enough = 0, asyncio.Event()
+
+    async def sweep() -> int:
+        nonlocal swept
+        swept += 1
+        if swept == 1:
+            raise UnreachableError("redis")
+        enough.set()
+        return 0
+
+    keeping = asyncio.create_task(keep_swept(sweep, every_s=0.01))
+    await asyncio.wait_for(enough.wait(), 5)
+    keeping.cancel()

@@ -328,6 +328,10 @@ def test_orders_and_progress_cross_unchanged() -> None:
         sums_mb=1.5,
         borrow=False,
         refine=True,
+        update="replay",
+        memory=7,
+        remember="coreset",
+        head="nearest-mean",
         idempotency_key="k",
     )
     assert convert.train_order_from_pb(convert.train_order_to_pb(order)) == order

@@ -46,6 +46,8 @@ def _options(kind: str) -> st.SearchStrategy[dict[str, str]]:
         "gate": st.sampled_from(SPLIT_GATES),
         "method": st.sampled_from(MERGE_METHODS),
         "steps": st.integers(1, 10**9).map(str),
+        "k": st.integers(1, 4096).map(str),
+        "net": st.sampled_from(["cnn", "mlp:16x1"]),
     }
     names = NODE_OPTIONS[kind]  # type: ignore[index]
     return st.fixed_dictionaries({}, optional={name: known[name] for name in names})
@@ -76,7 +78,8 @@ def test_any_proposal_and_any_order_cross_unchanged(data: st.DataObject) -> None
         **common,
     )
     assert convert.proposal_from_pb(convert.proposal_to_pb(made)) == made
-    order = GrowthOrder(proposal=made.id, **common)
+    regions = data.draw(st.binary(max_size=64)) if kind == "add" else b""
+    order = GrowthOrder(proposal=made.id, regions=regions, **common)
     assert convert.growth_order_from_pb(convert.growth_order_to_pb(order)) == order
 
 

@@ -32,6 +32,8 @@ def train_order_to_pb(order: TrainOrder) -> agent_pb2.TrainRequest:
         refine=order.refine,
         update=order.update,
         memory=order.memory,
+        remember=order.remember,
+        head=order.head,
         stop=order.stop,
     )
     if order.stream is not None:
@@ -80,6 +82,8 @@ def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
         refine=message.refine,
         update=message.update,
         memory=message.memory,
+        remember=message.remember,
+        head=message.head,
         stream=_stream_from_pb(message.stream) if message.HasField("stream") else None,
         stop=message.stop,
     )

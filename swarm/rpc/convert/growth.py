@@ -7,6 +7,7 @@ from typing import TypeVar, cast, get_args
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.growth import (
     KINDS,
+    MAX_REGIONS_BYTES,
     POLICIES,
     GrowthOrder,
     GrowthPolicy,
@@ -130,6 +131,7 @@ def growth_order_to_pb(value: GrowthOrder) -> growth_pb2.GrowthOrder:
         gate_version=value.gate_version,
         before=value.before,
         options=dict(value.options),
+        regions=value.regions,
     )
 
 
@@ -143,7 +145,22 @@ def growth_order_from_pb(message: growth_pb2.GrowthOrder) -> GrowthOrder:
         gate_version=_version(message.gate_version),
         before=digest(message.before) if message.before else "",
         options=checked_options(kind, message.options),
+        regions=regions_of(kind, message.regions),
     )
+
+
+def regions_of(kind: ProposalKind, data: bytes) -> bytes:
+    """Return the regions that come with a proposal; InvalidInputError for too many bytes, and where the kind
+    takes none. Whether they are regions is found where the specification is known."""
+    if data and kind != "add":
+        raise InvalidInputError(
+            f"{kind}, regions", found=f"{len(data)} bytes", expected="regions for an add alone"
+        )
+    if len(data) > MAX_REGIONS_BYTES:
+        raise InvalidInputError(
+            f"{kind}, regions", found=f"{len(data)} bytes", expected=f"at most {MAX_REGIONS_BYTES}"
+        )
+    return data
 
 
 def growth_report_to_pb(value: GrowthReport, key: str) -> growth_pb2.ReportRequest:

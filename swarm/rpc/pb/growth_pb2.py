@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15swarm/v1/growth.proto\x12\x08swarm.v1\"\x81\x04\n\x08Proposal\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x12\x12\n\nchanged_at\x18\x08 \x01(\x01\x12\x30\n\x07options\x18\t \x03(\x0b\x32\x1f.swarm.v1.Proposal.OptionsEntry\x12\r\n\x05state\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x32\n\x08\x65vidence\x18\x0c \x03(\x0b\x32 .swarm.v1.Proposal.EvidenceEntry\x12*\n\x04\x63ost\x18\r \x03(\x0b\x32\x1c.swarm.v1.Proposal.CostEntry\x12\x0e\n\x06\x62\x65\x66ore\x18\x0e \x01(\t\x12\x15\n\rgate_versions\x18\x0f \x03(\x04\x12\x0b\n\x03why\x18\x10 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rEvidenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tCostEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc6\x01\n\x0eProposeRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\t\x12\x36\n\x07options\x18\x03 \x03(\x0b\x32%.swarm.v1.ProposeRequest.OptionsEntry\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x10ProposalsRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\"7\n\x0eProposalsReply\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.swarm.v1.Proposal\"Y\n\rReportRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\":\n\rCancelRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"8\n\rPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x1d\n\x0bPolicyReply\x12\x0e\n\x06policy\x18\x01 \x01(\t\"\xc9\x01\n\x0bGrowthOrder\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\t\x12\x33\n\x07options\x18\x06 \x03(\x0b\x32\".swarm.v1.GrowthOrder.OptionsEntry\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0f\n\rCarryOutReply2\xac\x02\n\x06Growth\x12\x37\n\x07Propose\x12\x18.swarm.v1.ProposeRequest\x1a\x12.swarm.v1.Proposal\x12\x41\n\tProposals\x12\x1a.swarm.v1.ProposalsRequest\x1a\x18.swarm.v1.ProposalsReply\x12\x35\n\x06Report\x12\x17.swarm.v1.ReportRequest\x1a\x12.swarm.v1.Proposal\x12\x35\n\x06\x43\x61ncel\x12\x17.swarm.v1.CancelRequest\x1a\x12.swarm.v1.Proposal\x12\x38\n\x06Policy\x12\x17.swarm.v1.PolicyRequest\x1a\x15.swarm.v1.PolicyReply2D\n\x06Grower\x12:\n\x08\x43\x61rryOut\x12\x15.swarm.v1.GrowthOrder\x1a\x17.swarm.v1.CarryOutReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15swarm/v1/growth.proto\x12\x08swarm.v1\"\x81\x04\n\x08Proposal\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\n\n\x02\x62y\x18\x06 \x01(\t\x12\x12\n\ncreated_at\x18\x07 \x01(\x01\x12\x12\n\nchanged_at\x18\x08 \x01(\x01\x12\x30\n\x07options\x18\t \x03(\x0b\x32\x1f.swarm.v1.Proposal.OptionsEntry\x12\r\n\x05state\x18\n \x01(\t\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x32\n\x08\x65vidence\x18\x0c \x03(\x0b\x32 .swarm.v1.Proposal.EvidenceEntry\x12*\n\x04\x63ost\x18\r \x03(\x0b\x32\x1c.swarm.v1.Proposal.CostEntry\x12\x0e\n\x06\x62\x65\x66ore\x18\x0e \x01(\t\x12\x15\n\rgate_versions\x18\x0f \x03(\x04\x12\x0b\n\x03why\x18\x10 \x01(\t\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rEvidenceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tCostEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xe6\x01\n\x0eProposeRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x02 \x03(\t\x12\x36\n\x07options\x18\x03 \x03(\x0b\x32%.swarm.v1.ProposeRequest.OptionsEntry\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\r\n\x05owner\x18\x06 \x01(\t\x12\x0f\n\x07regions\x18\x07 \x01(\x0c\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\x10ProposalsRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\"7\n\x0eProposalsReply\x12%\n\tproposals\x18\x01 \x03(\x0b\x32\x12.swarm.v1.Proposal\"Y\n\rReportRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\":\n\rCancelRequest\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"8\n\rPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x1d\n\x0bPolicyReply\x12\x0e\n\x06policy\x18\x01 \x01(\t\"\xda\x01\n\x0bGrowthOrder\x12\x10\n\x08proposal\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x65xperts\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\t\x12\x33\n\x07options\x18\x06 \x03(\x0b\x32\".swarm.v1.GrowthOrder.OptionsEntry\x12\x0f\n\x07regions\x18\x07 \x01(\x0c\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0f\n\rCarryOutReply2\xac\x02\n\x06Growth\x12\x37\n\x07Propose\x12\x18.swarm.v1.ProposeRequest\x1a\x12.swarm.v1.Proposal\x12\x41\n\tProposals\x12\x1a.swarm.v1.ProposalsRequest\x1a\x18.swarm.v1.ProposalsReply\x12\x35\n\x06Report\x12\x17.swarm.v1.ReportRequest\x1a\x12.swarm.v1.Proposal\x12\x35\n\x06\x43\x61ncel\x12\x17.swarm.v1.CancelRequest\x1a\x12.swarm.v1.Proposal\x12\x38\n\x06Policy\x12\x17.swarm.v1.PolicyRequest\x1a\x15.swarm.v1.PolicyReply2D\n\x06Grower\x12:\n\x08\x43\x61rryOut\x12\x15.swarm.v1.GrowthOrder\x1a\x17.swarm.v1.CarryOutReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,29 +50,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROPOSAL_COSTENTRY']._serialized_start=506
   _globals['_PROPOSAL_COSTENTRY']._serialized_end=549
   _globals['_PROPOSEREQUEST']._serialized_start=552
-  _globals['_PROPOSEREQUEST']._serialized_end=750
+  _globals['_PROPOSEREQUEST']._serialized_end=782
   _globals['_PROPOSEREQUEST_OPTIONSENTRY']._serialized_start=409
   _globals['_PROPOSEREQUEST_OPTIONSENTRY']._serialized_end=455
-  _globals['_PROPOSALSREQUEST']._serialized_start=752
-  _globals['_PROPOSALSREQUEST']._serialized_end=788
-  _globals['_PROPOSALSREPLY']._serialized_start=790
-  _globals['_PROPOSALSREPLY']._serialized_end=845
-  _globals['_REPORTREQUEST']._serialized_start=847
-  _globals['_REPORTREQUEST']._serialized_end=936
-  _globals['_CANCELREQUEST']._serialized_start=938
-  _globals['_CANCELREQUEST']._serialized_end=996
-  _globals['_POLICYREQUEST']._serialized_start=998
-  _globals['_POLICYREQUEST']._serialized_end=1054
-  _globals['_POLICYREPLY']._serialized_start=1056
-  _globals['_POLICYREPLY']._serialized_end=1085
-  _globals['_GROWTHORDER']._serialized_start=1088
-  _globals['_GROWTHORDER']._serialized_end=1289
+  _globals['_PROPOSALSREQUEST']._serialized_start=784
+  _globals['_PROPOSALSREQUEST']._serialized_end=820
+  _globals['_PROPOSALSREPLY']._serialized_start=822
+  _globals['_PROPOSALSREPLY']._serialized_end=877
+  _globals['_REPORTREQUEST']._serialized_start=879
+  _globals['_REPORTREQUEST']._serialized_end=968
+  _globals['_CANCELREQUEST']._serialized_start=970
+  _globals['_CANCELREQUEST']._serialized_end=1028
+  _globals['_POLICYREQUEST']._serialized_start=1030
+  _globals['_POLICYREQUEST']._serialized_end=1086
+  _globals['_POLICYREPLY']._serialized_start=1088
+  _globals['_POLICYREPLY']._serialized_end=1117
+  _globals['_GROWTHORDER']._serialized_start=1120
+  _globals['_GROWTHORDER']._serialized_end=1338
   _globals['_GROWTHORDER_OPTIONSENTRY']._serialized_start=409
   _globals['_GROWTHORDER_OPTIONSENTRY']._serialized_end=455
-  _globals['_CARRYOUTREPLY']._serialized_start=1291
-  _globals['_CARRYOUTREPLY']._serialized_end=1306
-  _globals['_GROWTH']._serialized_start=1309
-  _globals['_GROWTH']._serialized_end=1609
-  _globals['_GROWER']._serialized_start=1611
-  _globals['_GROWER']._serialized_end=1679
+  _globals['_CARRYOUTREPLY']._serialized_start=1340
+  _globals['_CARRYOUTREPLY']._serialized_end=1355
+  _globals['_GROWTH']._serialized_start=1358
+  _globals['_GROWTH']._serialized_end=1658
+  _globals['_GROWER']._serialized_start=1660
+  _globals['_GROWER']._serialized_end=1728
 # @@protoc_insertion_point(module_scope)

@@ -64,7 +64,7 @@ class Proposal(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., owner: _Optional[str] = ..., gate_version: _Optional[int] = ..., by: _Optional[str] = ..., created_at: _Optional[float] = ..., changed_at: _Optional[float] = ..., options: _Optional[_Mapping[str, str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., evidence: _Optional[_Mapping[str, float]] = ..., cost: _Optional[_Mapping[str, float]] = ..., before: _Optional[str] = ..., gate_versions: _Optional[_Iterable[int]] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ProposeRequest(_message.Message):
-    __slots__ = ("kind", "experts", "options", "gate_version", "idempotency_key")
+    __slots__ = ("kind", "experts", "options", "gate_version", "idempotency_key", "owner", "regions")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -77,12 +77,16 @@ class ProposeRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
     kind: str
     experts: _containers.RepeatedScalarFieldContainer[str]
     options: _containers.ScalarMap[str, str]
     gate_version: int
     idempotency_key: str
-    def __init__(self, kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., options: _Optional[_Mapping[str, str]] = ..., gate_version: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    owner: str
+    regions: bytes
+    def __init__(self, kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., options: _Optional[_Mapping[str, str]] = ..., gate_version: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., owner: _Optional[str] = ..., regions: _Optional[bytes] = ...) -> None: ...
 
 class ProposalsRequest(_message.Message):
     __slots__ = ("proposal",)
@@ -131,7 +135,7 @@ class PolicyReply(_message.Message):
     def __init__(self, policy: _Optional[str] = ...) -> None: ...
 
 class GrowthOrder(_message.Message):
-    __slots__ = ("proposal", "kind", "experts", "gate_version", "before", "options")
+    __slots__ = ("proposal", "kind", "experts", "gate_version", "before", "options", "regions")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -145,13 +149,15 @@ class GrowthOrder(_message.Message):
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
     proposal: str
     kind: str
     experts: _containers.RepeatedScalarFieldContainer[str]
     gate_version: int
     before: str
     options: _containers.ScalarMap[str, str]
-    def __init__(self, proposal: _Optional[str] = ..., kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., before: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    regions: bytes
+    def __init__(self, proposal: _Optional[str] = ..., kind: _Optional[str] = ..., experts: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., before: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., regions: _Optional[bytes] = ...) -> None: ...
 
 class CarryOutReply(_message.Message):
     __slots__ = ()

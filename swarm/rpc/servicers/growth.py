@@ -1,6 +1,7 @@
 """Growth: the coordinator's proposals, and what carries them out on a node."""
 
 from swarm.domain.growth import checked_options
+from swarm.domain.ids import node_id
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
@@ -25,6 +26,8 @@ class _Growth:
             checked_options(kind, request.options),
             request.gate_version,
             key,
+            owner=node_id(request.owner) if request.owner else None,
+            regions=growth.regions_of(kind, request.regions),
         )
         return growth.proposal_to_pb(proposal)
 
