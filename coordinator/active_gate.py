@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError
-from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
+from swarm.domain.gates import GateBranch, GateHistory, GateLeaf, GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate, Placed
@@ -19,6 +19,9 @@ from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement
+
+PAGE, PAGE_BYTES = 100, 2 << 20
+"""The most versions that one page of the history has; it ends with the first one beyond so many bytes."""
 
 log = structlog.get_logger()
 
@@ -70,6 +73,19 @@ class GateFiles:
         """Return a version's signed envelope."""
         return self._envelopes.get(version)
 
+    def history(self, current: int, before: int, limit: int) -> GateHistory:
+        """Return the newest versions up to `current`, below `before` unless that is 0: at most PAGE, or as
+        many as `limit` where that is not 0, and at least one, within PAGE_BYTES. Reads files."""
+        newest = min(current, before - 1) if before else current
+        most, found, size_bytes, oldest = min(limit or PAGE, PAGE), list[bytes](), 0, newest + 1
+        while oldest > 1 and len(found) < most and size_bytes < PAGE_BYTES:
+            oldest -= 1
+            envelope = self._envelopes.get(oldest)
+            if envelope is not None:
+                found.append(envelope)
+                size_bytes += len(envelope)
+        return GateHistory(envelopes=tuple(reversed(found)), oldest=oldest, current=current)
+
     def put(self, version: int, envelope: bytes) -> None:
         """Keep a version; its arrays must be in `blobs` already."""
         self._envelopes.put(version, envelope)
@@ -107,6 +123,13 @@ class GateFiles:
                 self._first.setdefault(digest, version)
             self._looked_at = version
         return self._first.get(contribution, self._unreadable)
+
+    def oldest_with_arrays(self) -> int:
+        """Return the oldest version that can be loaded, as all newer ones can; 0 where the newest cannot."""
+        return oldest_with(
+            self.newest(),
+            lambda version: not self.blobs.missing(e.blob for e in self.statement(version).value.arrays),
+        )
 
     def load(self, statement: Statement[GateStatement]) -> ActiveGate:
         """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""
@@ -152,6 +175,24 @@ def gates_of(
         arrays, leaves, class_names, trunk.fixed_point, trunk.has_constant, placed
     )
     return prototypes, analytic
+
+
+def oldest_with(newest: int, is_whole: Callable[[int], bool]) -> int:
+    """Return the oldest version that is whole, as all newer ones are; 0 where the newest is not."""
+    found = 0
+    for version in range(newest, 0, -1):
+        try:
+            if not is_whole(version):
+                break
+        except SwarmError:  # one that cannot be read
+            break
+        found = version
+    return found
+
+
+def versions_there(oldest: int, newest: int) -> str:
+    """Say in words which versions have their arrays: `gate 12 to 61`."""
+    return f"gate {oldest} to {newest}" if 0 < oldest < newest else f"gate {newest}"
 
 
 def prototype_temperature(value: GateStatement) -> float:

@@ -47,6 +47,11 @@ class AsideContributions:
             if known.value.epoch < statement.value.epoch:
                 self._kept[statement.value.owner] = statement
 
+    @property
+    def digests(self) -> frozenset[Digest]:
+        """The contributions that are kept aside."""
+        return frozenset(each.digest for each in self._kept.values())
+
     def has(self, digest: Digest) -> bool:
         """Return whether a contribution is kept aside."""
         return any(each.digest == digest for each in self._kept.values())

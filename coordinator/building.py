@@ -22,6 +22,7 @@ from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
+from coordinator.gate_retention import GateRetention
 from coordinator.gate_trials import TrialRound
 from coordinator.growth import Growth
 from coordinator.growth_building import GrowthBuilder
@@ -31,6 +32,7 @@ from coordinator.heads import Heads
 from coordinator.join_tokens import JoinTokens
 from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
+from coordinator.may_return import MayReturn
 from coordinator.members import Members
 from coordinator.membership import Membership, MembershipParts
 from coordinator.older_gates import OlderGates
@@ -74,6 +76,7 @@ class Coordinator:
     tokens: JoinTokens
     journal: Journal
     publication: GatePublication
+    retention: GateRetention
     features: FeatureService
     root: RootExpert
     registry: LineageRegistry
@@ -92,6 +95,7 @@ class Coordinator:
         await self.journal.catch_up()
         await self.membership.expect_back()
         await self._publish_calmly()
+        self.retention.notice_gate()
 
     async def on_event(self, event: Event) -> None:
         """Follow one event of the store and pass it on to the nodes."""
@@ -124,6 +128,7 @@ class Coordinator:
         """Stop; changes under way end before the nodes' streams do, so that none is judged by nobody."""
         await self.growth.stop()
         await self.keeper.stop()
+        await self.retention.stop()
         await self.root.stop()
         await self.membership.close()
         await self.features.close()
@@ -252,6 +257,21 @@ async def build(
     federation = Federation(live, lambda: specifications.current.value, log_file)
     growth, policies = growing.growth(changes, returning, keeper, federation)
     gate_is_new.append(policies.notice_gate)
+    retention = GateRetention(
+        files=gates,
+        contributions=contributions,
+        changing=changing,
+        kept=config.gate_versions_kept,
+        beside=MayReturn(
+            aside=aside,
+            book=changes.book,
+            returning=returning,
+            publication=publication,
+            specifications=specifications,
+            heads=heads,
+        ).named,
+    )
+    gate_is_new.append(retention.notice_gate)
     try:
         await keeper.follow_gate(at_start=True)
     except SwarmError as error:  # a damaged file of a contribution or gate: queries are answered all the same
@@ -332,6 +352,7 @@ async def build(
         tokens=tokens,
         journal=journal,
         publication=publication,
+        retention=retention,
         features=features,
         root=root,
         registry=registry,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, SwarmHome
+from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, GATE_VERSIONS_KEPT, SwarmHome
 from swarm.domain.growth import Criterion, GrowthPolicy
 
 
@@ -14,7 +14,8 @@ class CoordinatorConfig:
     `registry` is the registry's `host:port` (empty: as founded). `advertise` is the host that others reach
     this coordinator by, `advertise_registry` the registry's `host:port` as others reach it; empty: joiners
     use the host that they joined through. Port 0 takes a free one. `gate_top_k` is how many experts a new
-    gate without sums asks per query. `import_paths` lead a user's trunk to its file.
+    gate without sums asks per query. `import_paths` lead a user's trunk to its file. Of `gate_versions_kept`
+    of the newest gate versions all arrays are kept, of older ones what was signed.
 
     `growth` is the policy of growth unless another was set at run time; it looks every `growth_every_s` for
     the leaf that loses by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
@@ -31,6 +32,7 @@ class CoordinatorConfig:
     advertise_registry: str = ""
     import_paths: tuple[str, ...] = ()
     gate_top_k: int = 2
+    gate_versions_kept: int = GATE_VERSIONS_KEPT
     growth: GrowthPolicy = "manual"
     growth_every_s: float = 300.0
     growth_criterion: Criterion = "loss"

@@ -40,9 +40,9 @@ class Arrived:
 class ContributionFiles:
     """One contribution is `<digest>.json` (the signed envelope) and `<digest>.bin` (its arrays).
 
-    The arrays are written first, so an envelope on disk always has them; a crash between leaves arrays
-    alone, which the next start removes. Nothing here holds arrays in memory. Which contributions count is
-    said by the gate, not by this folder.
+    The arrays are written first, so an envelope on disk has them until they are dropped, which leaves what
+    its owner signed; a crash between leaves arrays alone, which the next start removes. Nothing here holds
+    arrays in memory. Which contributions count is said by the gate, not by this folder.
     """
 
     def __init__(self, folder: Path, *, sweep: bool = True) -> None:
@@ -98,11 +98,15 @@ class ContributionFiles:
         if self.has(digest):
             arrived.discard()
             return
+        was_dropped = self.is_dropped(digest)
         try:
             arrived.path.replace(self.arrays_path(digest))
             write_file(self._folder / f"{digest}.json", envelope, 0o600)
         except OSError as error:
-            self.remove(digest)
+            if was_dropped:
+                self.drop_arrays(digest)
+            else:
+                self.remove(digest)
             if error.errno not in _NO_SPACE:
                 raise
             raise self._full("the statement of a contribution") from error
@@ -133,7 +137,19 @@ class ContributionFiles:
 
     def has(self, digest: Digest) -> bool:
         """Return whether the contribution is here, whole."""
-        return (self._folder / f"{digest}.json").exists()
+        return self._is_signed(digest) and self.arrays_path(digest).exists()
+
+    def is_dropped(self, digest: Digest) -> bool:
+        """Return whether what its owner signed is here, and the arrays are not any more."""
+        return self._is_signed(digest) and not self.arrays_path(digest).exists()
+
+    def whole(self) -> list[Digest]:
+        """Return the digests of everything that has its arrays here, sorted."""
+        return [digest for digest in self.digests() if self.arrays_path(digest).exists()]
+
+    def drop_arrays(self, digest: Digest) -> None:
+        """Forget a contribution's arrays and keep what its owner signed; again is harmless."""
+        self.arrays_path(digest).unlink(missing_ok=True)
 
     def statement(self, digest: Digest) -> Statement[Contribution]:
         """Return what a contribution's owner signed.
@@ -159,6 +175,14 @@ class ContributionFiles:
             return mapped(self.arrays_path(digest))
         except FileNotFoundError:
             raise _not_here(digest) from None
+
+    def given_by(self, owner: NodeId, digest: Digest) -> tuple[bytes, memoryview]:
+        """Return the envelope and the mapped arrays of a contribution of this owner; NotFoundError where it
+        is not here, or is another's."""
+        statement = self.statement(digest)
+        if statement.value.owner != owner:
+            raise _not_here(digest)
+        return statement.envelope, self.arrays(digest)
 
     def remove(self, digest: Digest) -> None:
         """Forget a contribution; again is harmless."""
@@ -193,6 +217,9 @@ class ContributionFiles:
         except SwarmError as error:
             log.error("contribution.damaged", contribution=digest, reason=str(error))
             return False
+
+    def _is_signed(self, digest: Digest) -> bool:
+        return (self._folder / f"{digest}.json").exists()
 
     def digests(self) -> list[Digest]:
         """Return the digests of everything that is stored, sorted."""

@@ -24,9 +24,9 @@ from coordinator.heads import Heads
 from coordinator.specifications import Specifications
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, UnreachableError
-from swarm.domain.gates import GateChange
+from swarm.domain.gates import GateChange, GateHistory
 from swarm.domain.growth import Proposal
-from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.membership import Caller, ContributionOutcome
 from swarm.trust.statements import read_statement
 
@@ -103,17 +103,21 @@ class GateKeeper:
             )
         return outcome
 
+    async def contribution(self, caller: Caller, digest: Digest) -> tuple[bytes, memoryview]:
+        """Return a contribution that the caller gave, what it signed and its arrays; NotFoundError where no
+        such one is kept. Nobody else gets it."""
+        return await asyncio.to_thread(self._parts.contributions.given_by, caller.id, digest)
+
     async def gate(self, version: int) -> bytes:
         """Return a version's signed statement, the newest for 0."""
         if version == 0:
             return self._publication.required().envelope
         return self._publication.files.statement(version).envelope
 
-    async def history(self) -> tuple[list[bytes], int]:
-        """Return all versions' signed statements, oldest first, and the number of the newest."""
-        current = self._publication.version
-        found = (self._publication.files.envelope(version) for version in range(1, current + 1))
-        return [envelope for envelope in found if envelope is not None], current
+    async def history(self, before: int, limit: int) -> GateHistory:
+        """Return a page of the versions' signed statements: the newest below `before` (0: of all)."""
+        files, current = self._publication.files, self._publication.version
+        return await asyncio.to_thread(files.history, current, before, limit)
 
     async def rollback(self, version: int, key: str) -> bytes:
         """Make a new version with the content of an older one; owners that left meanwhile stay away."""
@@ -193,9 +197,12 @@ class GateKeeper:
 
     async def _rollback(self, version: int) -> ContributionOutcome:
         older = self._publication.files.statement(version).value
+        await self._records.check_kept(older, f"rollback to gate {version}")
         kept = [digest for digest in older.contributions if self._parts.contributions.has(digest)]
         gone = len(older.contributions) - len(kept)
-        reason = f"rollback to gate {version}" + (f", without {gone} owners that left" if gone else "")
+        reason = f"rollback to gate {version}" + (
+            f", without {gone} owner{'s' * (gone > 1)} that left" if gone else ""
+        )
         statements, change = await self._records.statements(kept), GateChange(kind="rollback")
         absent = {leaf.owner for leaf in older.leaves} - {each.value.owner for each in statements}
         on_trial = sorted(owner for owner in absent if not self._parts.heads.has_left(owner))

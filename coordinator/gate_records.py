@@ -5,11 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from coordinator.active_gate import ActiveGate
+from coordinator.active_gate import ActiveGate, oldest_with, versions_there
 from coordinator.contributions import ContributionFiles
 from coordinator.gate_publication import GatePublication
 from coordinator.journal import Journal
 from swarm.domain.contributions import Contribution
+from swarm.domain.errors import NotFoundError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.membership import ContributionOutcome
 from swarm.registry.store import MetadataStore
@@ -49,6 +51,28 @@ class GateRecords:
             return [self._contributions.statement(digest) for digest in digests]
 
         return await asyncio.to_thread(read)
+
+    async def check_kept(self, gate: GateStatement, subject: str) -> None:
+        """Raise NotFoundError, naming the versions that are there, where a gate of old has contributions
+        whose arrays were dropped."""
+
+        def is_kept(version: int) -> bool:
+            listed = self._publication.files.statement(version).value.contributions
+            return not any(map(self._contributions.is_dropped, listed))
+
+        def oldest() -> int:
+            return oldest_with(self._publication.version, is_kept)
+
+        if not any(
+            [await asyncio.to_thread(self._contributions.is_dropped, each) for each in gate.contributions]
+        ):
+            return
+        raise NotFoundError(
+            subject,
+            found="what its owners signed only: the arrays of contributions that old are dropped",
+            expected=versions_there(await asyncio.to_thread(oldest), self._publication.version),
+            remedy="take one of those; more are kept in future by SWARM_GATE_VERSIONS_KEPT",
+        )
 
     async def first_with(self, digest: Digest) -> int:
         """Return the first gate version with a contribution, 0 if there is none."""

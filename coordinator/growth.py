@@ -17,12 +17,13 @@ from coordinator.growth_checks import (
     check_caller,
     check_counts,
     check_free,
+    check_retrained,
     check_version,
     leaves_for,
     owner_for,
     samples_of,
 )
-from coordinator.growth_lineage import LineageRegistry, descends_from_withdrawn, withdrawn_ancestors
+from coordinator.growth_lineage import LineageRegistry, came_from_withdrawn, descends_from_withdrawn
 from coordinator.growth_orders import give_order
 from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import PATIENCE_S, SILENCE_S, AbandonedProposals
@@ -240,7 +241,9 @@ class Growth:
             await self._check_caller(caller, kind, experts, owner, subject)
         gate = parts.publication.required().value
         check_version(gate, gate_version)
-        if kind != "retrain" or parts.heads.get(experts[0]) is None:
+        if kind == "retrain":
+            check_retrained(gate, experts, [each for each in experts if parts.heads.get(each) is not None])
+        else:
             leaves_for(gate, experts)
         check_free(self._book.open(), experts, owner)
         given = next((each for each in await parts.records.present() if each.value.owner == owner), None)
@@ -282,7 +285,7 @@ class Growth:
         self, caller: Caller, kind: ProposalKind, experts: Sequence[ExpertId], owner: NodeId, subject: str
     ) -> None:
         is_others = kind == "retrain" and caller.role == "node" and caller.id != owner
-        if is_others and caller.id in await withdrawn_ancestors(self._parts.registry, experts[0]):
+        if is_others and await came_from_withdrawn(self._parts.registry, experts, caller.id):
             return
         check_caller(caller, owner, subject)
 
@@ -309,15 +312,18 @@ class Growth:
 
     async def _trained_anew(self, proposal: Proposal) -> Proposal:
         """Accept what does not descend from a withdrawn version any more; without a registry, on its word."""
-        descends = ""
-        try:
-            descends = await descends_from_withdrawn(self._parts.registry, proposal.experts[0])
-        except (UnreachableError, NotFoundError) as error:
-            log.warning("growth.lineage_unknown", proposal=proposal.id, reason=str(error))
-        if descends:
-            return await self._end(proposal.id, f"{descends} still descends from a withdrawn version")
+        for expert in proposal.experts:
+            try:
+                descends = await descends_from_withdrawn(self._parts.registry, expert)
+            except (UnreachableError, NotFoundError) as error:
+                log.warning("growth.lineage_unknown", proposal=proposal.id, reason=str(error))
+                continue
+            if descends:
+                return await self._end(proposal.id, f"{descends} still descends from a withdrawn version")
+        count = len(proposal.experts)
+        which = proposal.experts[0] if count == 1 else f"each of {count} experts"
         return await self._book.change(
-            proposal.id, "accepted", self._parts.clock(), f"{proposal.experts[0]} was trained anew"
+            proposal.id, "accepted", self._parts.clock(), f"{which} was trained anew"
         )
 
     async def _end(self, id: str, reason: str) -> Proposal:

@@ -1,6 +1,6 @@
 """Whether a proposal may be made: pure rules, each refusal with what was found and expected."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
@@ -22,11 +22,11 @@ def owner_for(
     made of another's for a leaf of its own yet, nor give another's sums.
     """
     subject = f"{kind} of {' and '.join(experts) or 'nothing'}"
-    wanted = {"add": (0, 1), "split": (1, 1), "merge": (2, 2), "retrain": (1, 1)}.get(kind, (1, 1 << 10))
+    wanted = {"add": (0, 1), "split": (1, 1), "merge": (2, 2)}.get(kind, (1, 1 << 10))
     if not wanted[0] <= len(experts) <= wanted[1] or len(set(experts)) < len(experts):
-        words = {"merge": "two different experts", "remove": "distinct experts", "add": "at most one expert"}
+        words = {"merge": "two different experts", "split": "one expert", "add": "at most one expert"}
         raise InvalidInputError(
-            subject, found=f"{len(experts)} experts", expected=words.get(kind, "one expert")
+            subject, found=f"{len(experts)} experts", expected=words.get(kind, "distinct experts")
         )
     if owner is not None and kind != "add":
         raise InvalidInputError(subject, found=f"the owner {owner}", expected="the experts' own")
@@ -45,7 +45,9 @@ def owner_for(
             subject,
             found=f"experts of {' and '.join(owners)}",
             expected="experts of one owner",
-            remedy="sums cannot change their owner: let one of them borrow from the other instead",
+            remedy="sums cannot change their owner: let one of them borrow from the other instead"
+            if kind == "merge"
+            else "propose it for each owner by itself",
         )
     return owners[0]
 
@@ -73,7 +75,9 @@ def leaves_for(gate: GateStatement, experts: Iterable[ExpertId]) -> list[GateLea
     found = []
     for expert in experts:
         if expert not in by_expert:
-            children = [leaf.leaf for leaf in gate.leaves if leaf.parent == branches.get(expert, "-")]
+            parents = {each.leaf: each.parent for each in gate.branches}
+            parents |= {each.leaf: each.parent for each in gate.leaves}
+            children = sorted(leaf for leaf, parent in parents.items() if parent == branches.get(expert, "-"))
             split = f": it was split into {' and '.join(children)}" if children else ""
             raise NotFoundError(
                 f"expert {expert}",
@@ -83,6 +87,13 @@ def leaves_for(gate: GateStatement, experts: Iterable[ExpertId]) -> list[GateLea
             )
         found.append(by_expert[expert])
     return found
+
+
+def check_retrained(gate: GateStatement, experts: Iterable[ExpertId], heads: Container[ExpertId]) -> None:
+    """Raise NotFoundError for an expert that was split, or that has neither a leaf in the present gate nor a
+    version (`heads`): what no gate has its owner may train anew too."""
+    split = {expert_of(branch.leaf) for branch in gate.branches}
+    leaves_for(gate, [expert for expert in experts if expert in split or expert not in heads])
 
 
 def check_free(open_proposals: Iterable[Proposal], experts: Iterable[ExpertId], owner: NodeId) -> None:

@@ -1,5 +1,6 @@
 """What the lineage says of an expert that shall be trained anew: which withdrawn versions it came from."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from coordinator.root_expert import ManifestRegistry
@@ -22,6 +23,11 @@ async def withdrawn_ancestors(registry: LineageRegistry, expert: ExpertId) -> fr
         for digest in _ancestors(found, _newest(found, expert))
         if digest in nodes and nodes[digest].standing == "withdrawn"
     )
+
+
+async def came_from_withdrawn(registry: LineageRegistry, experts: Iterable[ExpertId], owner: NodeId) -> bool:
+    """Return whether the newest version of each of these experts came from one that `owner` withdrew."""
+    return all([owner in await withdrawn_ancestors(registry, expert) for expert in experts])
 
 
 async def descends_from_withdrawn(registry: LineageRegistry, expert: ExpertId) -> str:

@@ -28,11 +28,9 @@ from swarm.gating.growth import (
     Intention,
     LeafFacts,
     Limits,
-    Surveyed,
-    is_sound_survey,
     plan_growth,
-    sum_surveys,
 )
+from swarm.gating.surveys import Surveyed, is_sound_survey, sum_surveys
 
 EVERY_S = 300.0
 SOON_S = 5.0

@@ -58,7 +58,8 @@ class AbandonedProposals:
             try:
                 if away_s > self._patience_s:
                     await self._end(each.id, f"{each.owner} was away for {away_s:.0f} s")
-                elif silent_s > self._silence_s:
+                # What trains several experts anew speaks once all are done.
+                elif silent_s > self._silence_s * (len(each.experts) if each.kind == "retrain" else 1):
                     await self._end(each.id, f"nothing was heard of it for {silent_s / 3600:.1f} h")
             except (SwarmError, OSError) as error:
                 log.warning("growth.not_ended", proposal=each.id, reason=str(error))

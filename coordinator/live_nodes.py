@@ -26,12 +26,14 @@ class LiveNode:
     activity: str = ""
     socket_bytes: SocketBytes = field(default_factory=SocketBytes)
     suspected: bool = False
+    trouble: str = ""
 
     def hear(self, beat: Heartbeat, now: float) -> None:
         """Take over what a heartbeat says."""
         self.last_seen, self.suspected = now, False
         self.served = frozenset(beat.served)
         self.activity, self.socket_bytes = beat.activity, beat.socket_bytes
+        self.trouble = beat.trouble
 
 
 class LiveNodes:

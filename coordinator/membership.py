@@ -112,6 +112,7 @@ class Membership:
                 expected=f"fence {node.fence}" if node else "the newest stream",
                 remedy="connect again",
             )
+        before = node.trouble
         node.hear(beat, self._parts.clock())
         self._watch.renewed(link.node, self._lease_s)
         if node.fence == NO_LEASE:
@@ -123,6 +124,10 @@ class Membership:
                 remedy="connect again",
             )
         await self._parts.store.renew_lease(link.node, node.fence, self._lease_s)
+        if beat.trouble and beat.trouble != before:
+            await self._parts.journal.record("node.stream_troubled", node=link.node, because=beat.trouble)
+        elif before and not beat.trouble:
+            await self._parts.journal.record("node.stream_goes_on", node=link.node)
 
     async def node_disconnected(self, link: NodeLink) -> None:
         """Route to the node no more. Its lease runs on: it may be back in a moment."""

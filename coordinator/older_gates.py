@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
-from coordinator.active_gate import ActiveGate, GateFiles
+from coordinator.active_gate import ActiveGate, GateFiles, versions_there
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateLeaf
 
@@ -56,6 +56,6 @@ class OlderGates:
             raise NotFoundError(
                 f"gate {version}",
                 found=f"its statement only: {error.subject} is gone",
-                expected="a version with its arrays",
+                expected=versions_there(self._files.oldest_with_arrays(), self._files.newest()),
                 remedy=_REMEDY,
             ) from error

@@ -5,22 +5,14 @@ from dataclasses import replace
 
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
+from swarm.gating.loudness import most_heard
 
 Trials = Mapping[NodeId, GateTrial]
-LOUDEST, ALWAYS_HEARD = 4, 200
-"""A judge counts for no more samples than so many of the median judge's, but may count for ALWAYS_HEARD."""
 
 
 def weighed(trials: Trials) -> dict[NodeId, GateTrial]:
-    """Return the trials with nobody's samples counting for more than LOUDEST lower medians of all.
-
-    No number of samples that a node names lets it choose alone what is served. ALWAYS_HEARD may be more: a
-    judge with a handful of samples silences nobody.
-    """
-    if not trials:
-        return {}
-    median = sorted(trial.samples for trial in trials.values())[(len(trials) - 1) // 2]
-    most = max(LOUDEST * median, ALWAYS_HEARD)
+    """Return the trials with nobody's samples counting for more than `most_heard` of all."""
+    most = most_heard(trial.samples for trial in trials.values())
     return {node: _scaled(trial, min(1.0, most / trial.samples)) for node, trial in trials.items()}
 
 

@@ -99,6 +99,7 @@ class Agent:
             disk_free_bytes=shutil.disk_usage(self._home.root).free,
             clock_skew_s=self._clock_skew_s,
             expert_server_pid=self._relay.pid,
+            trouble=self._trainer.trouble.told if self._trainer.trouble else "",
         )
 
     async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:
@@ -172,6 +173,7 @@ class Agent:
             activity=self.activity,
             served=self.served(),
             gate_version=self._knowledge.gate_version,
+            trouble=self._trainer.trouble.reason if self._trainer.trouble else "",
         )
 
     def served(self) -> tuple[Digest, ...]:

@@ -22,6 +22,7 @@ from node.expert_relay import ExpertRelay
 from node.expert_server_config import ExpertServerConfig
 from node.federation import FederatedClients, allowed_apps
 from node.growth.carrying import Grower
+from node.growth.own_contribution import OwnContributions
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
 from node.growth.unused import UnusedExperts
@@ -138,6 +139,12 @@ async def serve(config: NodeConfig) -> None:
                 net=config.net,
                 threads=config.worker_threads,
                 unused=unused,
+                own=OwnContributions(
+                    identity=identity,
+                    kept=book.contributions,
+                    coordinator=coordinator,
+                    scratch=home.state / "contributions" / "arriving.part",
+                ),
             ),
             Reporting(coordinator),
             learns_mega_batches=lambda: trainer.learns_mega_batches,

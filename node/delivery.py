@@ -49,12 +49,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What became of one intent. `state`: `delivered` | `activated` | `duplicate` | `refused`."""
+    """What became of one intent. `state`: `delivered` | `refused`; of a contribution also `activated`,
+    `duplicate` (the gate has it already) and `superseded` (a newer one of this node replaces it, unsent)."""
 
     state: str
     reason: str = ""
     gate_version: int = 0
     error: SwarmError | None = None
+
+    @property
+    def is_in_the_gate(self) -> bool:
+        """Whether the gate has the contribution: by this delivery, or by one whose answer was lost."""
+        return self.state in ("activated", "duplicate")
 
 
 class Courier:
@@ -198,11 +204,12 @@ class Courier:
             await self._publisher.publish(intent, fence)
             return Delivery(state="delivered")
         if self._outbox.superseded(intent):
-            return Delivery(state="duplicate", reason="a newer contribution of this node replaces it")
+            return Delivery(state="superseded", reason="a newer contribution of this node replaces it")
         outcome = await self._publisher.contribute(intent, fence)
-        if outcome.state == "activated":
+        delivery = Delivery(state=outcome.state, reason=outcome.reason, gate_version=outcome.gate_version)
+        if delivery.is_in_the_gate:
             self._on_active(intent.envelope)
-        return Delivery(state=outcome.state, reason=outcome.reason, gate_version=outcome.gate_version)
+        return delivery
 
 
 def _needs(intent: Intent, earlier: Intent) -> bool:

@@ -73,7 +73,7 @@ class LeafBook:
         self._leaves: dict[LeafId, OwnLeaf] = {}
         self._sets = LeafSets(self._summaries)
         self.tree = OwnTree(self._save, self._reshape)
-        self.contributions = KeptContributions(state / "contributions")
+        self.contributions = KeptContributions(state / "contributions", state / "growth")
         self.epoch = 0
         if self._index.exists():
             self._load()

@@ -32,6 +32,7 @@ from node.plan import Plan, make_plan
 from node.stream.keeper import StreamKeeper
 from node.stream.ports import Progress
 from node.stream.taking import Answering
+from node.stream.trouble import Trouble
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
@@ -99,8 +100,13 @@ class Trainer:
         """What to say in a heartbeat: `idle`, `train 40%`."""
         run = self._run
         if run is None or run.ended or not run.steps:
-            return "stream, waiting" if self._stream.is_running else "idle"
+            return self._stream.activity or "idle"
         return f"{run.steps[-1].stage} {run.steps[-1].fraction:.0%}"
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps the stream from going on, None where nothing does."""
+        return self._stream.trouble
 
     async def train(self, order: TrainOrder) -> AsyncIterator[TrainStep]:
         """Carry out an order and tell its steps; the same key again follows the same run.
@@ -178,7 +184,10 @@ class Trainer:
 
     def _started(self, order: TrainOrder) -> OrderRun:
         run = self._run
-        if run is not None and order.idempotency_key and run.key == order.idempotency_key:
+        is_same = run is not None and order.idempotency_key and run.key == order.idempotency_key
+        # A stream asks again with its key to have done what failed, not to hear of it again.
+        has_failed = run is not None and run.error is not None and order.accumulate
+        if run is not None and is_same and not has_failed:
             return run
         if run is not None and not run.ended:
             raise ConflictError(
@@ -358,7 +367,7 @@ class Trainer:
             if delivery.error is not None:
                 raise delivery.error
             if intent.kind == "contribute":
-                figures["activated"] = float(delivery.state in ("activated", "duplicate"))
+                figures["activated"] = float(delivery.is_in_the_gate)
                 figures["gate_version"] = delivery.gate_version or self._knowledge.gate_version
                 message += f"; contribution {delivery.state}"
                 message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"

@@ -10,6 +10,8 @@ import platformdirs
 COORDINATOR_JOIN_PORT = 7070
 COORDINATOR_PORT = 7071
 REGISTRY_PORT = 7072
+GATE_VERSIONS_KEPT = 50
+"""Of so many of the newest gate versions the coordinator keeps all arrays."""
 
 
 def default_home() -> Path:

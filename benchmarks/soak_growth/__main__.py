@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--trunk", default="randconv-sqrt:100")
     found.add_argument("--net", default="mlp:128x2")
-    found.add_argument("--steps", type=int, default=200)
+    found.add_argument("--steps", type=int, default=100)
     found.add_argument("--growth", default="eager", choices=("manual", "conservative", "eager"))
     found.add_argument("--growth-every-s", type=float, default=30.0)
     found.add_argument("--keep", type=Path, default=None, help="play in this folder, and leave it")

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.soak_growth.asking import Service, ask_for_ever
 from benchmarks.soak_growth.story import FOUNDERS, Feeding, Move, Story
-from benchmarks.soak_growth.swarm_of_five import SwarmOfFive
+from benchmarks.soak_growth.swarm_of_five import KEEPERS, Disk, SwarmOfFive
 from swarm.cli import places
 from swarm.cli.up.deal import truths
 from swarm.cli.up.questions import ask
@@ -25,7 +25,8 @@ LEARN_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """The swarm after mega-batch `number`: accuracy of each domain that has been fed, what the gate takes."""
+    """The swarm after mega-batch `number`: accuracy of each domain that has been fed, what the gate takes,
+    what lies on disk."""
 
     number: int
     samples: int
@@ -34,6 +35,7 @@ class Sight:
     leaves: int
     gate_bytes: int
     flops_per_query: float
+    disk: Disk
     seconds: float
 
 
@@ -144,13 +146,16 @@ async def _look(
         leaves=len(gate.leaves),
         gate_bytes=sum(entry.size_bytes for entry in gate.arrays),
         flops_per_query=float(np.mean(flops)),
+        disk=await asyncio.to_thread(swarm.disk),
         seconds=seconds,
     )
 
 
 def _in_words(seen: Sight, service: Service) -> str:
     accuracies = ", ".join(f"{name} {value:.3f}" for name, value in seen.accuracy.items())
+    disk = ", ".join(f"{who} {getattr(seen.disk, who) / 1e6:.0f}" for who in KEEPERS)
     return (
         f"mega-batch {seen.number + 1}, {seen.seconds:.0f} s: gate {seen.gate_version}, {seen.leaves} leaves,"
-        f" {seen.gate_bytes / 1e6:.2f} MB; {accuracies}; {service.answered} of {service.asked} answered"
+        f" {seen.gate_bytes / 1e6:.2f} MB; MB on disk: {disk}; {accuracies};"
+        f" {service.answered} of {service.asked} answered"
     )

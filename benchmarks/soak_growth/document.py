@@ -6,8 +6,9 @@ from pathlib import Path
 
 from benchmarks.results_file import machine
 from benchmarks.soak_growth.day import Day
-from benchmarks.soak_growth.results import forgetting
+from benchmarks.soak_growth.results import disk_of, forgetting
 from benchmarks.soak_growth.story import Story
+from benchmarks.soak_growth.swarm_of_five import KEEPERS
 from swarm.cli.bench.growth.document import markdown_table, write_section
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "growth.md"
@@ -36,7 +37,7 @@ def section(day: Day, story: Story, figures: Mapping[str, float], command: str) 
             ),
             markdown_table(("", "first look", "last look", "grows as samples to the"), _growth(day, figures)),
             markdown_table(("proposals", "how many"), _proposals(day)),
-            "![Accuracy by domain, and growth beside the data](../benchmarks/results/soak-growth.svg)",
+            "![Accuracy by domain, growth and disks beside the data](../benchmarks/results/soak-growth.svg)",
         )
     )
 
@@ -88,6 +89,16 @@ def _growth(day: Day, figures: Mapping[str, float]) -> list[list[str]]:
             f"{last.flops_per_query:.3g}",
             f"{figures['growth_flops_per_query']:.2f}",
         ],
+        *(
+            [
+                f"on disk, {who}, MB",
+                f"{disk[0] / 1e6:.1f}",
+                f"{disk[-1] / 1e6:.1f}",
+                f"{figures[f'growth_disk_{who}_bytes']:.2f}",
+            ]
+            for who in KEEPERS
+            for disk in [disk_of(day, who)]
+        ),
     ]
 
 

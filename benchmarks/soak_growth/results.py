@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.soak_growth.day import Day, Sight
 from benchmarks.soak_growth.story import Story
+from benchmarks.soak_growth.swarm_of_five import KEEPERS
 from swarm.cli.plots import Panel, Series, write_figure
 
 
@@ -25,6 +26,7 @@ def figures_of(day: Day, story: Story) -> dict[str, float]:
         ("gate_bytes", [float(seen.gate_bytes) for seen in day.sights]),
         ("flops_per_query", [seen.flops_per_query for seen in day.sights]),
         ("leaves", [float(seen.leaves) for seen in day.sights]),
+        *((f"disk_{who}_bytes", disk_of(day, who)) for who in KEEPERS),
     ):
         figures[name] = values[-1]
         figures[f"growth_{name}"] = exponent(samples, values)
@@ -38,6 +40,11 @@ def figures_of(day: Day, story: Story) -> dict[str, float]:
         "wall_time_s": day.seconds,
     }
     return figures
+
+
+def disk_of(day: Day, who: str) -> list[float]:
+    """Return the bytes that one of KEEPERS had on disk at each look."""
+    return [float(getattr(seen.disk, who)) for seen in day.sights]
 
 
 def forgetting(sights: Sequence[Sight], story: Story) -> dict[str, float]:
@@ -56,7 +63,7 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def draw(day: Day, path: Path) -> None:
-    """Draw accuracy by domain, and how gate and cost grow beside the data."""
+    """Draw accuracy by domain, and how gate, cost and disks grow beside the data."""
     numbers = [seen.number + 1 for seen in day.sights]
     names = list(dict.fromkeys(name for seen in day.sights for name in seen.accuracy))
     accuracy = []
@@ -76,6 +83,10 @@ def draw(day: Day, path: Path) -> None:
         ),
         Series(label="leaves", x=numbers, y=[s.leaves / first.leaves for s in day.sights]),
     ]
+    disk = [Series(label="samples seen", x=numbers, y=[s.samples / first.samples for s in day.sights])]
+    for who in KEEPERS:
+        found = disk_of(day, who)
+        disk.append(Series(label=who, x=numbers, y=[each / found[0] for each in found]))
     write_figure(
         path,
         [
@@ -85,6 +96,13 @@ def draw(day: Day, path: Path) -> None:
                 x_label="mega-batch",
                 y_label="times",
                 series=growth,
+                log_y=True,
+            ),
+            Panel(
+                title="bytes on disk since the first look",
+                x_label="mega-batch",
+                y_label="times",
+                series=disk,
                 log_y=True,
             ),
         ],

@@ -1,9 +1,11 @@
 """The swarm that the day is played to: real processes, each started by a command that a user could type."""
 
 import asyncio
+import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.soak_growth.story import Story
@@ -11,7 +13,7 @@ from node.stream.ledger import LEDGER_FILE, StreamLedger
 from swarm.cli.places import Place
 from swarm.cli.up.stage import command
 from swarm.cli.up.supervisor import Service, Supervisor
-from swarm.config import NodeHome
+from swarm.config import NodeHome, SwarmHome
 from swarm.data.dataset import Dataset
 from swarm.data.sources import save_npz
 from swarm.domain.errors import NotReadyError
@@ -19,6 +21,17 @@ from swarm.domain.gates import GateStatement
 from swarm.rpc.clients import CoordinatorClient
 
 CONNECT_SECONDS = 60.0
+KEEPERS = ("coordinator", "registry", "nodes")
+"""Whose disks are looked at: the fields of `Disk`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """Bytes of files: of the coordinator, the registry, and the homes of all nodes that ever joined."""
+
+    coordinator: int
+    registry: int
+    nodes: int
 
 
 class SwarmOfFive:
@@ -114,6 +127,16 @@ class SwarmOfFive:
         """Return the active gate, its signature checked."""
         return self.founder.identity().keyring().open(await client.gate(), GateStatement).value
 
+    def disk(self) -> Disk:
+        """Return what lies on disk now; mega-batches in inboxes are the story's. Reads folders."""
+        founder = SwarmHome(self.founder.root)
+        names = dict.fromkeys(feeding.node for feeding in self.story.feedings)
+        return Disk(
+            coordinator=bytes_of([founder.coordinator]),
+            registry=bytes_of([founder.registry]),
+            nodes=bytes_of(map(self.home, names)),
+        )
+
     def folder(self, name: str) -> Path:
         return self.supervisor.root / name
 
@@ -131,3 +154,16 @@ class SwarmOfFive:
         own = [feeding for feeding in self.story.feedings if feeding.node == name]
         first = (own or self.story.feedings)[0]
         return self.story.domains[first.domain].training.subset(first.rows)
+
+
+def bytes_of(folders: Iterable[Path]) -> int:
+    """Return the bytes of all files under these folders; what goes meanwhile counts for nothing."""
+    total = 0
+    for folder in folders:
+        for place, _, names in os.walk(folder):
+            for name in names:
+                try:
+                    total += os.lstat(os.path.join(place, name)).st_size
+                except FileNotFoundError:
+                    continue
+    return total

@@ -7,15 +7,13 @@ stays here and in the registry.
 
 import asyncio
 import json
-import os
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 
 from node.durable import link_durably, write_json
@@ -24,6 +22,8 @@ from node.growth.checks import check_order, contribution_before, own_leaves
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrownLeaf, GrowthJob, GrowthResult
 from node.growth.reporting import Reporting
+from node.growth.retraining import retrain_each
+from node.growth.side_by_side import each_of, have_room
 from node.growth.stages import GrowerParts, Stages
 from node.growth.unused import NEW_EXPERTS
 from node.jobs import CONTRIBUTION_FILE
@@ -36,8 +36,7 @@ from swarm.domain.ids import LeafId
 from swarm.trust.statements import Statement, statement_digest
 
 _ORDER, _FAILED = "order.json", "failed.json"
-_CHILD_BYTES = 3 << 30
-"""Children train side by side only where each has so much free memory, and two cores."""
+_CLOSING_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -57,6 +56,7 @@ class Grower:
         self._novel = parts.home.state / NOVEL_FILE
         self._stages: Stages | None = None
         self._task: asyncio.Task[None] | None = None
+        self._taking = asyncio.Lock()
 
     @property
     def activity(self) -> str:
@@ -64,7 +64,8 @@ class Grower:
         if self._stages is None:
             return ""
         order, done = self._stages.order, self._stages.done
-        expected = 4 if order.kind == "split" else 1  # copies, two children, and what settles it
+        # Of a split: copies, two children, and what settles it.
+        expected = {"split": 4, "retrain": len(order.experts)}.get(order.kind, 1)
         return " ".join((order.kind, *order.experts, f"{sum(done.values()) / expected:.0%}"))
 
     async def carry_out(self, order: GrowthOrder) -> None:
@@ -72,10 +73,24 @@ class Grower:
 
         Sent twice, it is carried out once. ConflictError while another one is being carried out.
         """
+        async with self._taking:
+            if self._stages is not None and self._stages.order.proposal == order.proposal:
+                return
+            await self._closing()
+            self._check_free(order)
+            await self._bring_back(order.before)
+            self._check_free(order)
+            self._take(order)
+
+    async def _closing(self) -> None:
+        """Give an order whose proposal has ended a moment to be closed: the next may come at once."""
+        if self._task is not None:
+            self.kick()
+            await asyncio.wait([self._task], timeout=_CLOSING_S)
+
+    def _check_free(self, order: GrowthOrder) -> None:
         if self._stages is not None:
             present = self._stages.order
-            if present.proposal == order.proposal:
-                return
             raise ConflictError(
                 f"{order.kind} of {' and '.join(order.experts) or self._parts.identity.id}",
                 found=f"{present.proposal}, a {present.kind} that is not done yet",
@@ -89,6 +104,18 @@ class Grower:
                 expected="a contribution that stands",
                 remedy="propose it again in a minute",
             )
+
+    async def _bring_back(self, contribution: str) -> None:
+        """Have the contribution that an order is about here, also after `swarm gate rollback`. Where it
+        cannot be had, `check_order` refuses the order for it."""
+        if self._parts.own is None:
+            return
+        try:
+            await self._parts.own.provide(contribution)
+        except SwarmError as error:
+            _log.warning("contribution.not_here", contribution=contribution, because=str(error))
+
+    def _take(self, order: GrowthOrder) -> None:
         specification = self._parts.knowledge.specification()
         check_order(order, self._parts.identity.id, self._book, specification, self._novel)
         folder = self._folder / order.proposal
@@ -202,6 +229,11 @@ class Grower:
         if order.kind == "split":
             await self._split(stages, folder, maker)
             return
+        if order.kind == "retrain":
+            leaves = own_leaves(order.experts, parts.identity.id, self._book)
+            await retrain_each(stages, folder, maker, [leaf.leaf for leaf in leaves])
+            await self._reporting.tell(order.proposal, "trained")
+            return
 
         async def job() -> GrowthJob:
             leaves = [leaf.leaf for leaf in own_leaves(order.experts, parts.identity.id, self._book)]
@@ -214,18 +246,17 @@ class Grower:
             )
 
         await stages.go(folder / order.kind, job)
-        if order.kind == "retrain":
-            await self._reporting.tell(order.proposal, "trained")
 
     async def _room(self) -> str:
         """Make room in the registry for what the order lays down, and say what was withdrawn for it; what it
         refuses for the lack of room ends the proposal. A registry that is away is asked by the courier later.
         """
         stages, unused = self._stages, self._parts.unused
-        if stages is None or unused is None:
+        wanted = NEW_EXPERTS.get(stages.order.kind, 0) if stages is not None else 0
+        if not wanted or unused is None:
             return ""
         try:
-            gone = await unused.make_room(NEW_EXPERTS.get(stages.order.kind, 0))
+            gone = await unused.make_room(wanted)
         except UnreachableError as error:
             _log.info("growth.room_unknown", because=str(error))
             return ""
@@ -244,7 +275,7 @@ class Grower:
         children = [leaf.leaf for leaf in split.leaves]
         given = _contribution_of(folder / "split")
         root = await self._root(split.leaves)
-        together = _have_room(len(children), parts.threads)
+        together = have_room(len(children), parts.threads)
 
         async def train(leaf: LeafId) -> None:
             async def job() -> GrowthJob:
@@ -255,7 +286,7 @@ class Grower:
             await stages.go(folder / f"train-{leaf}", job)
             self._book.tree.note_taken_up(leaf, offered)
 
-        await _each(children, train, together=together)
+        await each_of(children, train, together=together)
         await self._reporting.tell(order.proposal, "trained")
 
         async def settled() -> GrowthJob:
@@ -293,26 +324,3 @@ def _contribution_of(folder: Path) -> str:
     plan = Plan.read(folder)
     assert plan is not None and plan.contribution, "the stage is done"
     return statement_digest(plan.contribution.encode())
-
-
-async def _each(
-    leaves: Sequence[LeafId], work: Callable[[LeafId], Awaitable[None]], *, together: bool
-) -> None:
-    """Do the work for each leaf, all at once or one after the other; the first error ends the rest."""
-    if not together:
-        for leaf in leaves:
-            await work(leaf)
-        return
-    tasks = [asyncio.ensure_future(work(leaf)) for leaf in leaves]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _have_room(children: int, threads: int) -> bool:
-    """Tell whether so many may train side by side: serving and training beside them go on."""
-    cores, free = os.cpu_count() or 1, psutil.virtual_memory().available
-    return threads >= children and cores >= 2 * children and free >= children * _CHILD_BYTES

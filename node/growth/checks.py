@@ -19,7 +19,7 @@ from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement
 
 _ONCE_MORE = "train it once more: swarm train DATA"
-_EXPERTS = {"split": 1, "merge": 2, "retrain": 1}
+_EXPERTS = {"split": 1, "merge": 2}
 
 
 def check_order(
@@ -32,14 +32,15 @@ def check_order(
     InvalidInputError for what the specification does not allow. `novel` is where novel samples are noted.
     """
     leaves = own_leaves(order.experts, node, book)
-    wanted = _EXPERTS.get(order.kind, len(leaves))
+    wanted = _EXPERTS.get(order.kind, len(leaves) if order.kind == "add" else max(1, len(leaves)))
     if len(leaves) != wanted or len(set(order.experts)) < len(order.experts):
         raise InvalidInputError(
             order.kind, found=f"{len(order.experts)} experts", expected=f"{wanted} different ones"
         )
-    if order.kind in ("split", "retrain") and not book.shard(leaves[0].leaf).exists():
+    unplaced = [leaf for leaf in leaves if not book.shard(leaf.leaf).exists()]
+    if order.kind in ("split", "retrain") and unplaced:
         raise NotReadyError(
-            f"{order.kind} of {order.experts[0]}",
+            f"{order.kind} of {' and '.join(leaf.expert for leaf in unplaced)}",
             found="no record of where its samples are",
             expected="one, which training leaves",
             remedy=_ONCE_MORE,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from node.durable import link_durably, sync_folder, write_durably, write_json
 from swarm.domain.contributions import Contribution
@@ -14,28 +15,34 @@ _ACTIVE = "active.json"
 
 
 class KeptContributions:
-    """`<digest>.json` the signed statement, `<digest>.bin` its arrays: the newest ones, the one that the gate
-    has, and the one that it had before, to which it goes back where a split does not pay."""
+    """`<digest>.json` the signed statement, `<digest>.bin` its arrays, of these: the newest ones, the one
+    that the gate has, the one that it had before, and those that orders under way are about.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    `active.json` says what the gate has: `digest` of this node, `before` that another, `gate` of all nodes.
+    """
+
+    def __init__(self, folder: Path, orders: Path | None = None) -> None:
+        """`orders` is the folder of orders under way: each `*/order.json` there names one (`before`)."""
+        self._folder, self._orders = folder, orders
 
     def put(self, envelope: bytes, arrays: Path) -> None:
-        """Keep a contribution that is about to go out; `arrays` is whole and never written to again."""
+        """Keep a contribution that is about to go out, or is needed again; `arrays` is whole and never
+        written to again."""
         digest = read_statement(envelope, Contribution).digest
         link_durably(arrays, self._folder / f"{digest}.bin")
         write_durably(self._folder / f"{digest}.json", envelope)
-        self._forget_old_ones()
+        self._forget_old_ones(digest)
 
     def note_active(self, envelope: bytes) -> None:
         """Keep that the coordinator took this contribution up."""
-        self._note(read_statement(envelope, Contribution).digest)
+        digest = read_statement(envelope, Contribution).digest
+        if self._has(digest):
+            self._note(digest, self._active().get("gate", ()))
 
     def note_gate(self, contributions: Collection[Digest]) -> None:
-        """Keep which contribution of this node a gate has, if it has one."""
-        for digest in contributions:
-            if (self._folder / f"{digest}.json").exists():
-                self._note(digest)
+        """Keep which contributions the present gate has; of this node it has one at most."""
+        own = next((digest for digest in contributions if self._has(digest)), "")
+        self._note(own or self._active().get("digest", ""), contributions)
 
     def find(self, digest: str) -> tuple[Statement[Contribution], Path] | None:
         """Return a contribution and the file of its arrays, None where it is not kept any more."""
@@ -44,18 +51,27 @@ class KeptContributions:
             return None
         return read_statement(statement.read_bytes(), Contribution), arrays
 
-    def _note(self, digest: Digest) -> None:
-        known = self._active()
-        if (self._folder / f"{digest}.json").exists() and known.get("digest") != digest:
-            write_json(self._folder / _ACTIVE, {"digest": digest, "before": known.get("digest", "")})
+    def _has(self, digest: Digest) -> bool:
+        return (self._folder / f"{digest}.json").exists()
 
-    def _active(self) -> dict[str, str]:
+    def _note(self, digest: str, gate: Collection[str]) -> None:
+        known = self._active()
+        is_same = digest == known.get("digest", "")
+        before = known.get("before" if is_same else "digest", "")
+        noted = {"digest": digest, "before": before, "gate": list(gate)}
+        if noted != known:
+            write_json(self._folder / _ACTIVE, noted)
+
+    def _active(self) -> dict[str, Any]:
         path = self._folder / _ACTIVE
-        found: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+        found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
         return found
 
-    def _forget_old_ones(self) -> None:
-        kept = set(self._active().values())
+    def _forget_old_ones(self, needed: Digest) -> None:
+        active = self._active()
+        kept = {needed, active.get("digest"), active.get("before"), *active.get("gate", ())}
+        if self._orders is not None:
+            kept |= {json.loads(path.read_bytes())["before"] for path in self._orders.glob("*/order.json")}
         statements = [path for path in self._folder.glob("*.json") if path.name != _ACTIVE]
         epochs = {
             path.stem: read_statement(path.read_bytes(), Contribution).value.epoch for path in statements

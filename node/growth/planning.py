@@ -10,7 +10,7 @@ from node.leaves import LeafBook
 from node.plan import Plan, planned, with_contribution
 from node.statements import contribution_of, grown_manifest
 from swarm.domain.growth import GrowthOrder
-from swarm.domain.ids import ExpertId, LeafId, NodeId, leaf_of, owner_of
+from swarm.domain.ids import ExpertId, LeafId, NodeId, expert_of, leaf_of, owner_of
 from swarm.domain.manifests import Share
 from swarm.domain.specification import Specification
 from swarm.trust.signing import Signer
@@ -46,7 +46,7 @@ def make_growth_plan(
             owner=signing.owner,
             specification=signing.specification,
             known=known,
-            share=_share(order, book),
+            share=_share(order, grown.leaf, book),
             gate_version=signing.gate_version,
             now=signing.now,
         )
@@ -97,10 +97,12 @@ def _places_after(
     return {**places, **dict.fromkeys(new, Place())}
 
 
-def _share(order: GrowthOrder, book: LeafBook) -> Share:
-    """Return who may hold what growth makes: as its owner said of the experts that it came from, the
-    narrowest of them; of a new leaf, as of the newest."""
+def _share(order: GrowthOrder, made: LeafId, book: LeafBook) -> Share:
+    """Return who may hold what growth makes of a leaf: as its owner said of it; of a leaf that came from
+    others, as of the narrowest of them; of one that came from none, as of the newest."""
     experts = set[ExpertId](order.experts)
+    if expert_of(made) in experts:
+        experts = {expert_of(made)}
     leaves = [leaf for leaf in book.everything() if leaf.expert in experts] or book.leaves()[-1:]
     shares = {book.signed(leaf.manifest).value.share for leaf in leaves}
     narrowest: tuple[Share, ...] = ("serve-only", "borrow", "public")

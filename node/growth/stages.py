@@ -14,6 +14,7 @@ from node.children import Child
 from node.delivery import Courier
 from node.durable import write_json
 from node.growth.jobs import GrowthJob, GrowthResult
+from node.growth.own_contribution import OwnContributions
 from node.growth.planning import Signing, make_growth_plan
 from node.growth.unused import UnusedExperts
 from node.jobs import LearningJob
@@ -63,6 +64,7 @@ class GrowerParts:
     net: str
     threads: int
     unused: UnusedExperts | None = None
+    own: OwnContributions | None = None
     clock: Callable[[], float] = time.time
 
     def new_leaves(self, count: int) -> tuple[LeafId, ...]:
@@ -143,7 +145,7 @@ class Stages:
                 delivery = await self.parts.courier.outcome(intent, PATIENCE_S)
             if delivery.error is not None:
                 raise delivery.error
-            if intent.kind == "contribute" and delivery.state != "activated":
+            if intent.kind == "contribute" and not delivery.is_in_the_gate:
                 raise ConflictError(intent.subject, found=f"{delivery.state}: {delivery.reason}")
 
     def _signing(self) -> Signing:

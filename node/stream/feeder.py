@@ -4,10 +4,12 @@
 again and again. Each item becomes a file.npz, as long as fewer than AHEAD of them wait to be taken (the
 agent writes into `.taken.json` how many it took since the process began). What was given before, by its
 content, is passed over, so an iterator that begins anew after a restart goes on where it was. Standard output
-carries `{"skipped": reason, "item": number}` for an item that is no mega-batch, and `{"problem": ...}` before
-exit code 2, as `node.learner` does.
+carries `{"skipped": reason, "item": number}` for an item that is no mega-batch, `{"trouble": reason, "told":
+..}` while one cannot be written down (empty: it could), and `{"problem": ...}` before exit code 2, as
+`node.learner` does.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -22,6 +24,7 @@ import numpy as np
 from node.children import die_with_parent
 from node.durable import write_json
 from node.learner import PROBLEM_EXIT, say
+from node.stream.trouble import in_words, pause_s, reason_of
 from swarm.data.dataset import Dataset, make_dataset
 from swarm.data.npz import save_npz
 from swarm.data.user_code import load_function
@@ -49,10 +52,26 @@ def feed(folder: Path, reference: str, import_paths: Sequence[str]) -> None:
             continue
         while written - _taken(folder) >= AHEAD:
             time.sleep(_LOOK_AGAIN_S)
-        save_npz(folder / f"{len(given) + 1:06d}-{digest}.npz", dataset)
+        _written_down(folder / f"{len(given) + 1:06d}-{digest}.npz", dataset, [*given, digest])
         written += 1
         given.append(digest)
-        write_json(folder / GIVEN_FILE, given)
+
+
+def _written_down(path: Path, dataset: Dataset, given: Sequence[str]) -> None:
+    """Write an item and the list of those given, as often as it takes: an iterator gives each only once."""
+    for failures in itertools.count(1):
+        try:
+            save_npz(path, dataset)
+            write_json(path.parent / GIVEN_FILE, list(given))
+        except OSError as error:
+            pause = pause_s(failures)
+            told = f"an item of the iterator could not be written, and is again in {in_words(pause)}"
+            say({"trouble": reason_of(error), "told": f"{told}: {error}"})
+            time.sleep(pause)
+        else:
+            if failures > 1:
+                say({"trouble": "", "told": ""})
+            return
 
 
 def _items(reference: str, import_paths: Sequence[str]) -> Iterable[Any]:
@@ -61,21 +80,25 @@ def _items(reference: str, import_paths: Sequence[str]) -> Iterable[Any]:
         iterator = iter(stream())
     except Exception as error:
         raise _broken(reference, error) from error
-    while True:
+    for number in itertools.count(1):
         try:
             item = next(iterator)
         except StopIteration:
             return
         except Exception as error:
-            raise _broken(reference, error) from error
+            raise _broken(reference, error, f"item {number}, or the end") from error
         yield item
 
 
-def _broken(reference: str, error: Exception) -> InvalidInputError:
+def _broken(
+    reference: str,
+    error: Exception,
+    expected: str = "a function that returns an iterable of (inputs, labels)",
+) -> InvalidInputError:
     return InvalidInputError(
         f"stream {reference}",
         found=f"{type(error).__name__}: {error}",
-        expected="a function that returns an iterable of (inputs, labels)",
+        expected=expected,
         remedy="iterate over it in Python and mend where it fails",
     )
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
+from node.stream.trouble import Trouble
 from swarm.domain.agent import TrainStep
 from swarm.domain.errors import SwarmError
 
@@ -17,6 +18,8 @@ class StreamRun:
         self.task: asyncio.Task[None] | None = None
         self.ended = False
         self.error: SwarmError | None = None
+        self.trouble: Trouble | None = None
+        """What it waits for to be over, None while it goes well."""
         self._steps: deque[TrainStep] = deque(maxlen=_KEPT)
         self._told = 0
         self._changed = asyncio.Condition()

@@ -6,6 +6,7 @@ of the job and the node's state, so a run that was killed is done again. With `j
 the experts is measured.
 """
 
+import errno
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from node.shards import nearest_leaves, read_summary
 from node.stream.gathered import Gathered
 from node.stream.novelty import Known, keep_novel, known_reach, reach_of
 from node.stream.taking import TRAINING_FILE, Intake, IntakeJob
+from node.stream.trouble import reason_of
 from swarm.data.dataset import Dataset, check_fits
 from swarm.data.sources import load_test, load_training
 from swarm.domain.errors import NotFoundError, SwarmError
@@ -55,7 +58,14 @@ def _of_samples() -> Iterator[None]:
     try:
         yield
     except SwarmError as error:
+        if _is_the_machines(error.__cause__):
+            raise error.__cause__ from error
         raise _SamplesError(error) from error
+
+
+def _is_the_machines(cause: BaseException | None) -> TypeGuard[OSError]:
+    """Say whether it is the disk that failed, not what a damaged file asked of it."""
+    return isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL, errno.EOVERFLOW)
 
 
 def take(job: IntakeJob, folder: Path) -> Intake:
@@ -209,6 +219,15 @@ def main(folder: Path) -> int:
         return PROBLEM_EXIT
     except SwarmError as error:
         say({"problem": asdict(Problem.of(error)), "of": "stream"})
+        return PROBLEM_EXIT
+    except (OSError, MemoryError) as error:
+        trouble = SwarmError(
+            "taking a mega-batch",
+            found=f"{type(error).__name__}: {error}",
+            expected="room on the disk and in memory, and files that can be read",
+            remedy="mend that; it is tried again by itself",
+        )
+        say({"problem": asdict(Problem.of(trouble)), "of": "machine", "reason": reason_of(error)})
         return PROBLEM_EXIT
     say({"stage": "done"})
     return 0

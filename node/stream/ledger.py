@@ -77,6 +77,7 @@ class StreamLedger:
         self.taken: dict[int, Taken] = {}
         self.recorded: dict[int, Recorded] = {}
         self.skipped: list[Skipped] = []
+        self._left_out: dict[str, Skipped] = {}
         self._known: set[tuple[str, str]] = set()
         self._numbers: dict[str, int] = {}
         self._whole = 0
@@ -99,6 +100,11 @@ class StreamLedger:
     def records(self) -> list[MegaBatchRecord]:
         """The records so far, mega-batch by mega-batch."""
         return [self.recorded[number].record for number in sorted(self.recorded)]
+
+    @property
+    def left_out(self) -> list[Skipped]:
+        """What is not taken as it is now: the newest reason for each entry, unless it was taken since."""
+        return list(self._left_out.values())
 
     def knows(self, file: str, signature: str) -> bool:
         """Say whether an entry was taken or skipped as it is now."""
@@ -167,9 +173,12 @@ class StreamLedger:
 
     def _put_taken(self, taken: Taken) -> None:
         self.taken[taken.number] = taken
+        self._left_out.pop(taken.file, None)
         self._known.add((taken.file, taken.signature))
         self._numbers[taken.digest] = taken.number
 
     def _put_skipped(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
+        self._left_out.pop(skipped.file, None)
+        self._left_out[skipped.file] = skipped
         self._known.add((skipped.file, skipped.signature))

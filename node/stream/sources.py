@@ -9,6 +9,7 @@ from typing import Protocol
 from node.children import Child
 from node.durable import write_json
 from node.stream.feeder import TAKEN_FILE
+from node.stream.trouble import Trouble
 from node.stream.watching import Arrival, Watch
 from swarm.data.user_code import is_reference
 from swarm.domain.errors import NotFoundError, SwarmError
@@ -30,8 +31,15 @@ class Source(Protocol):
     def note_taken(self, arrival: Arrival) -> None:
         """Take note that one was taken."""
 
+    def note_aside(self, arrival: Arrival) -> None:
+        """Take note that one cannot be taken for now, and that others shall come nevertheless."""
+
     def refused(self) -> list[tuple[str, str]]:
         """Return (name, reason) of items that were no mega-batches, each once."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why it brings nothing for now."""
 
     @property
     def has_ended(self) -> bool:
@@ -47,6 +55,7 @@ class FolderSource:
 
     has_ended = False
     error = None
+    trouble = None
 
     def __init__(self, folder: Path, settle_s: float) -> None:
         self._watch = Watch(folder, time.monotonic, settle_s=settle_s)
@@ -59,6 +68,8 @@ class FolderSource:
         return await asyncio.to_thread(self._watch.look, is_known)
 
     def note_taken(self, arrival: Arrival) -> None: ...
+
+    def note_aside(self, arrival: Arrival) -> None: ...
 
     def refused(self) -> list[tuple[str, str]]:
         return []
@@ -79,10 +90,14 @@ class IteratorSource:
         self._watch = Watch(folder, time.monotonic, settle_s=_ITEM_SETTLE_S)
         self._child: Child | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._taken: list[Path] = []
+        self._taken: set[Path] = set()
+        """Those that the feeder need not wait for, with those put aside."""
+        self._aside: set[Path] = set()
+        self._told = 0
         self._refused: list[tuple[str, str]] = []
         self.error: SwarmError | None = None
         self.has_ended = False
+        self.trouble: Trouble | None = None
 
     async def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,17 +113,29 @@ class IteratorSource:
             await asyncio.gather(self._listening, return_exceptions=True)
 
     async def look(self, is_known: Callable[[str, str], bool]) -> list[Arrival]:
+        self._tell_taken()
         return await asyncio.to_thread(self._watch.look, is_known)
 
     def note_taken(self, arrival: Arrival) -> None:
-        self._taken.append(arrival.path)
-        write_json(self._folder / TAKEN_FILE, len(self._taken))
+        self._aside.discard(arrival.path)
+        self._taken.add(arrival.path)
+        self._tell_taken()
         kept = sorted(self._folder.glob("*.npz"))
         newest = kept.index(arrival.path) if arrival.path in kept else len(kept)
-        sizes = [path.stat().st_size for path in kept[: newest + 1]]
+        old = [path for path in kept[: newest + 1] if path not in self._aside]
+        sizes = [path.stat().st_size for path in old]
         while len(sizes) > 1 and sum(sizes) > self._keep_bytes:
-            kept.pop(0).unlink(missing_ok=True)
+            old.pop(0).unlink(missing_ok=True)
             sizes.pop(0)
+
+    def note_aside(self, arrival: Arrival) -> None:
+        self._aside.add(arrival.path)
+        self._taken.add(arrival.path)
+
+    def _tell_taken(self) -> None:
+        if self._told != len(self._taken):
+            write_json(self._folder / TAKEN_FILE, len(self._taken))
+            self._told = len(self._taken)
 
     def refused(self) -> list[tuple[str, str]]:
         found, self._refused = self._refused, []
@@ -118,6 +145,9 @@ class IteratorSource:
         async for said in child.lines():
             if "problem" in said:
                 self.error = Problem(**said["problem"]).as_error()
+            if "trouble" in said:
+                reason, told = str(said["trouble"]), str(said["told"])
+                self.trouble = Trouble(reason=reason, told=told) if reason else None
             if "skipped" in said:
                 self._refused.append((f"{self._reference}, item {said['item']}", str(said["skipped"])))
         status = await child.wait()
@@ -128,6 +158,7 @@ class IteratorSource:
                 expected="an iterator that ends",
                 remedy=f"read {self._log}",
             )
+        self.trouble = None
         self.has_ended = True
 
 

@@ -3,22 +3,31 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from node.children import Child
 from node.jobs import JobRecord
-from swarm.domain.errors import InvalidInputError
+from swarm.domain.errors import InvalidInputError, SwarmError
 from swarm.domain.gates import GateStatement
 from swarm.domain.manifests import Manifest
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import FORBID_UNKNOWN
 
-_ATTEMPTS = 3
-
 
 class BadMegaBatchError(InvalidInputError):
     """What arrived cannot be learned from; the stream goes on without it."""
+
+
+class NotTakenError(SwarmError):
+    """What arrived could not be taken, and its samples are not to blame for it. `reason` says why in a few
+    words, without names of files."""
+
+    def __init__(
+        self, subject: str, *, found: str = "", expected: str = "", remedy: str = "", reason: str
+    ) -> None:
+        super().__init__(subject, found=found, expected=expected, remedy=remedy)
+        self.reason = reason
 
 
 TRAINING_FILE = "training.npz"
@@ -86,31 +95,47 @@ def parameters_of(manifests: list[Manifest]) -> int:
 async def carried_out(job: IntakeJob, folder: Path, log: Path) -> Intake:
     """Let a process do the job in its folder and return what it found; what was done already is not again.
 
-    Raises BadMegaBatchError for samples that cannot be used, and where they end the process; other errors
-    are not theirs.
+    Raises BadMegaBatchError for samples that cannot be used, and for nothing else; NotTakenError where the
+    process ended before it was done, or the machine failed it (so does OSError); other errors are the node's.
     """
     if (folder / Intake.FILE).exists():
         return Intake.read(folder)
     job.write(folder)
-    for _ in range(_ATTEMPTS):
-        child = await Child.start("node.stream.intake", [str(folder)], log=log)
-        try:
-            async for said in child.lines():
-                if "problem" in said:
-                    error = Problem(**said["problem"]).as_error()
-                    if said.get("of") != "samples":
-                        raise error
-                    raise BadMegaBatchError(
-                        error.subject, found=error.found, expected=error.expected, remedy=error.remedy
-                    )
-            status, words = await child.wait(), child.last_words()
-        finally:
-            await child.stop()
-        if status == 0:
-            return Intake.read(folder)
-    raise BadMegaBatchError(
+    child = await Child.start("node.stream.intake", [str(folder)], log=log)
+    try:
+        async for said in child.lines():
+            if "problem" in said:
+                raise _error_of(said)
+        status, words = await child.wait(), child.last_words()
+    finally:
+        await child.stop()
+    if status == 0:
+        return Intake.read(folder)
+    by_signal = status < 0
+    ended = f"signal {-status}" if by_signal else f"status {status}"
+    raise NotTakenError(
         f"mega-batch {job.source}",
-        found=f"the process that takes it ended with status {status}, {_ATTEMPTS} times ({words})",
+        found=f"the process that takes it ended with {ended}{'' if by_signal else f' ({words})'}",
         expected="0",
         remedy=f"read {log}",
+        reason=f"its process ended with {ended}",
     )
+
+
+def _error_of(said: dict[str, Any]) -> SwarmError:
+    """Return the error of a process that says what went wrong and whose fault it is."""
+    error = Problem(**said["problem"]).as_error()
+    match said.get("of"):
+        case "samples":
+            return BadMegaBatchError(
+                error.subject, found=error.found, expected=error.expected, remedy=error.remedy
+            )
+        case "machine":
+            return NotTakenError(
+                error.subject,
+                found=error.found,
+                expected=error.expected,
+                remedy=error.remedy,
+                reason=str(said["reason"]),
+            )
+    return error

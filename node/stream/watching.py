@@ -1,9 +1,11 @@
 """A folder in which mega-batches arrive: which of its entries are complete, in which order to take them.
 
-An entry is a file.npz or a folder of IDX files. It is complete once it has not changed for a while and can be
-opened; what is renamed into place whole is taken after the same while. Nothing is changed or removed.
+An entry is a file.npz or a folder of IDX files, of which only those count that a mega-batch is read from,
+however much else lies there. It is complete once it has not changed for a while and can be opened; what is
+renamed into place whole is taken after the same while. Nothing is changed or removed.
 """
 
+import errno
 import os
 import zipfile
 from collections.abc import Callable
@@ -20,6 +22,9 @@ SETTLE_S = 1.0
 PATIENCE_S = 60.0
 """One that cannot be opened although nothing changed for so long is given up."""
 _UNFINISHED = (".part", ".tmp", ".partial", ".crdownload", "~")
+_READ_WITH = "class_names.txt"
+_UNREADABLE = "-unreadable"
+"""What an unreadable entry's signature ends in: permissions may change, and neither its size nor its time."""
 _BYTES = 1 << 20
 
 
@@ -63,9 +68,13 @@ class Watch:
             quiet_s = now - seen[path][1]
             if quiet_s < self._settle_s:
                 continue
-            fault, is_final = _fault(path)
-            if not fault or is_final or quiet_s >= self._patience_s:
-                found.append(Arrival(path=path, signature=signature, fault=fault))
+            fault = _fault(path)
+            if fault is None:
+                found.append(Arrival(path=path, signature=signature))
+            elif fault.is_final or quiet_s >= self._patience_s:
+                signature += _UNREADABLE if fault.is_unreadable else ""
+                if not is_known(str(path), signature):
+                    found.append(Arrival(path=path, signature=signature, fault=fault.reason))
         self._seen = seen
         return found
 
@@ -73,18 +82,22 @@ class Watch:
 def signature_of(path: Path) -> str:
     """Return what changes when an entry is written to; empty where it is gone."""
     try:
-        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-        states = [(str(file.relative_to(path.parent)), file.stat()) for file in files]
+        files = _files_of(path)
+    except OSError:
+        files = []  # whether it is unreadable or gone its own state tells
+    try:
+        states = [(str(file.relative_to(path.parent)), file.stat()) for file in files or [path]]
     except OSError:
         return ""
     told = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
-    return blake3(told.encode()).hexdigest(16) if states else ""
+    return blake3(os.fsencode(told)).hexdigest(16)
 
 
 def content_digest(path: Path) -> Digest:
-    """Return the blake3 of an entry's contents, whatever its own name is."""
-    hasher = blake3()
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    """Return the blake3 of an entry's contents, whatever its own name is. OSError where it cannot be read."""
+    hasher, files = blake3(), _files_of(path)
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "its files are gone", str(path))
     for file in files:
         if file != path:
             hasher.update(f"{file.relative_to(path)}\n{file.stat().st_size}\n".encode())
@@ -92,6 +105,18 @@ def content_digest(path: Path) -> Digest:
             while part := opened.read(_BYTES):
                 hasher.update(part)
     return Digest(hasher.hexdigest())
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files that a mega-batch is read from: of a folder a few, whatever else it holds."""
+    if not path.is_dir():
+        return [path]
+    try:
+        found = list(find_idx_files(path, "train"))
+    except NotFoundError:
+        return []
+    names = path / _READ_WITH
+    return sorted([*found, names] if names.is_file() else found)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -103,17 +128,33 @@ def _entries(folder: Path) -> list[Path]:
     return [folder / name for name in wanted]
 
 
-def _fault(path: Path) -> tuple[str, bool]:
-    """Return why an entry is no mega-batch now, empty where it may be one; and whether it can never be."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fault:
+    """Why an entry is no mega-batch now. `is_final`: it can never be one as it is."""
+
+    reason: str
+    is_final: bool = False
+    is_unreadable: bool = False
+
+
+def _fault(path: Path) -> _Fault | None:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        return _Fault(reason="a name that is not UTF-8", is_final=True)
     try:
         if path.is_dir():
             find_idx_files(path, "train")
-        elif path.suffix != ".npz":
-            return f"a {path.suffix or 'nameless'} file, neither .npz nor a folder of IDX files", True
-        elif not zipfile.is_zipfile(path):
-            return "the beginning of an .npz file, or a file of another kind", False
+        elif not path.is_file() or path.suffix != ".npz":
+            kind = f"a {path.suffix or 'nameless'} file"
+            return _Fault(reason=f"{kind}, neither .npz nor a folder of IDX files", is_final=True)
+        for file in _files_of(path):
+            with file.open("rb") as opened:
+                opened.read(1)
+        if path.is_file() and not zipfile.is_zipfile(path):
+            return _Fault(reason="the beginning of an .npz file, or a file of another kind")
     except NotFoundError as error:
-        return str(error), False
+        return _Fault(reason=str(error))
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}", False
-    return "", False
+        return _Fault(reason=f"cannot be read: {error.strerror or error}", is_unreadable=True)
+    return None

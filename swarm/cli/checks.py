@@ -4,17 +4,19 @@ import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from swarm.cli.clock import span
 from swarm.cli.output import bytes_text
-from swarm.config import home_flag
+from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, home_flag
 from swarm.domain.errors import SwarmError
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
     from swarm.domain.agent import AgentState
     from swarm.domain.membership import RegistryHealth, SwarmStatus
+    from swarm.trust.identity import Identity
 
 LEAST_DISK_BYTES = 500_000_000
 LARGEST_SKEW_S = 30.0
@@ -113,6 +115,12 @@ def agent_checks(own: "AgentState") -> list[Check]:
             found=f"process {own.expert_server_pid}" if own.expert_server_pid else "not started",
             remedy="look at run/agent.log; swarm down, then swarm node",
         ),
+        Check(
+            name="stream",
+            ok=not own.trouble,
+            found=own.trouble or "nothing keeps it from going on",
+            remedy="mend what it names: it is tried again by itself; or end it: swarm train --stop",
+        ),
         certificate_check("node's certificate", own.certificate_days, "node"),
         disk_check("node's disk", own.disk_free_bytes),
     ]
@@ -136,6 +144,22 @@ def disk_check(name: str, free_bytes: int) -> Check:
         found=f"{bytes_text(free_bytes)} free",
         remedy=f"free at least {bytes_text(LEAST_DISK_BYTES)}; nothing is torn meanwhile",
     )
+
+
+def start_again(service: Literal["coordinator", "registry"], known: "Identity", root: Path) -> str:
+    """Return the command that starts a service where its members look for it, which may be at other ports
+    than the usual ones; in words, where this home `root` is not the service's."""
+    address = known.registry if service == "registry" else known.coordinator
+    ports = [("--port", address, REGISTRY_PORT if service == "registry" else COORDINATOR_PORT)]
+    if service == "coordinator":
+        ports.append(("--join-port", known.join, COORDINATOR_JOIN_PORT))
+    words = [f"swarm {service}"]
+    for flag, where, usual in ports:
+        port = where.rpartition(":")[2]
+        words += [flag, port] if port.isdecimal() and int(port) != usual else []
+    if (root / service / "identity").exists():
+        return " ".join([*words, home_flag(root)])
+    return f"{' '.join(words)}, on the founder's machine, in the founder's home"
 
 
 async def examine(place: "Place") -> list[Check]:
@@ -168,10 +192,10 @@ async def examine(place: "Place") -> list[Check]:
         async with places.coordinator(place) as client:
             checks += coordinator_checks(await client.status(), time.time())
     except SwarmError as error:
-        checks.append(failed("coordinator", error, "swarm coordinator, on the founder's machine"))
+        checks.append(failed("coordinator", error, start_again("coordinator", identity, place.root)))
     try:
         async with places.registry(place) as client:
             checks += registry_checks(await client.health())
     except SwarmError as error:
-        checks.append(failed("registry", error, "swarm registry, on the founder's machine"))
+        checks.append(failed("registry", error, start_again("registry", identity, place.root)))
     return checks

@@ -7,7 +7,7 @@ import typer
 from swarm.cli import proposals
 from swarm.cli.gate_tree import gate_tree, leaves_table
 from swarm.cli.options import Home, Json
-from swarm.cli.output import emit, printable, progress, run_async, table
+from swarm.cli.output import emit, note, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from swarm.rpc.clients import CoordinatorClient
     from swarm.trust.keyring import Keyring
 
+NEWEST = 100
+"""So many versions are listed unless all are asked for."""
 gate = typer.Typer(help="The signed map from features to experts.", no_args_is_help=True)
 
 
@@ -98,8 +100,14 @@ def fit(home: Home = None, json: Json = False) -> None:
     run_async(work())
 
 
-def history(home: Home = None, json: Json = False) -> None:
-    """List the gate's versions and why each came to be."""
+def history(
+    every: Annotated[
+        bool, typer.Option("--all", help=f"Every version, not the newest {NEWEST} only.")
+    ] = False,
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """List the gate's versions, oldest first, and why each came to be."""
     from swarm.cli.clock import stamp
     from swarm.cli.places import coordinator, find_place
 
@@ -107,12 +115,12 @@ def history(home: Home = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with coordinator(place) as client:
-            envelopes, current = await client.history()
+            found = await client.history(0 if every else NEWEST)
         keyring = place.identity().keyring()
-        gates = [_opened(keyring, envelope) for envelope in envelopes]
+        gates = [_opened(keyring, envelope) for envelope in found.envelopes]
         rows = [
             (
-                f"{'*' if item.version == current else ' '}{item.version}",
+                f"{'*' if item.version == found.current else ' '}{item.version}",
                 stamp(item.created_at),
                 item.change.kind,
                 item.change.proposal or "-",
@@ -127,8 +135,10 @@ def history(home: Home = None, json: Json = False) -> None:
             )
             for item in gates
         ]
-        text = table(_HISTORY, rows)
-        emit("gate-history", {"current": current, "gates": gates}, as_json=json, text=text)
+        facts = {"current": found.current, "oldest": found.oldest, "gates": gates}
+        emit("gate-history", facts, as_json=json, text=table(_HISTORY, rows))
+        if found.oldest > 1 and not json:
+            note(f"{found.oldest - 1} older ones: swarm gate history --all")
 
     run_async(work())
 

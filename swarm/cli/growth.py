@@ -83,15 +83,18 @@ def merge(
 
 
 def retrain(
-    expert: ExpertName,
+    experts: Annotated[
+        list[str],
+        typer.Argument(metavar="EXPERT...", help="One or more of one owner; on its node e1 e2 will do."),
+    ],
     steps: Steps = None,
     no_wait: NoWait = False,
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Train an expert anew, without what it came from: its owner draws it afresh on its own data."""
+    """Train experts anew, without what they came from: their owner draws them afresh on its own data."""
     options = {"steps": str(steps)} if steps is not None else {}
-    _carry("retrain", [expert], options, 0, no_wait=no_wait, home=home, json=json)
+    _carry("retrain", experts, options, 0, no_wait=no_wait, home=home, json=json)
 
 
 def _carry(

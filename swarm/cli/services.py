@@ -138,6 +138,7 @@ def coordinator(
                 advertise=settings.advertise,
                 import_paths=settings.import_paths,
                 gate_top_k=settings.gate_top_k,
+                gate_versions_kept=settings.gate_versions_kept,
                 growth=settings.growth,
                 growth_every_s=settings.growth_every_s,
             )

@@ -15,7 +15,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, SwarmHome
+from swarm.config import (
+    COORDINATOR_JOIN_PORT,
+    COORDINATOR_PORT,
+    GATE_VERSIONS_KEPT,
+    REGISTRY_PORT,
+    SwarmHome,
+)
 from swarm.domain.errors import UsageError
 from swarm.domain.growth import GrowthPolicy
 
@@ -38,6 +44,8 @@ class Settings(BaseSettings):
     """The host that other machines reach this one by; empty: the host that they joined through."""
     gate_top_k: int = Field(default=2, ge=1, le=64)
     """How many experts a new gate asks about a query."""
+    gate_versions_kept: int = Field(default=GATE_VERSIONS_KEPT, ge=1, le=1_000_000)
+    """Of so many of the newest gate versions all arrays are kept: to roll back to them, or ask by them."""
     growth: GrowthPolicy = "manual"
     """Who proposes that the gate grows: people only, or the coordinator too (`conservative`, `eager`)."""
     growth_every_s: float = Field(default=300.0, gt=0)

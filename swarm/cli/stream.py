@@ -12,6 +12,7 @@ from swarm.cli.output import emit, table
 if TYPE_CHECKING:
     from node.stream.ledger import StreamLedger
     from swarm.cli.plots import Panel
+    from swarm.domain.errors import UsageError
     from swarm.domain.streams import MegaBatchRecord
 
 Plot = Annotated[
@@ -36,6 +37,7 @@ def report(plot: Plot = None, home: Home = None, json: Json = False) -> None:
         from swarm.cli.plots import check_figure
 
         check_figure(plot)
+        _check_folder(plot)
     state = NodeHome(node_place(home).root).state
     ledger = StreamLedger(state / LEDGER_FILE)
     if not ledger.recorded and (plot is not None or (not ledger.taken and not ledger.skipped)):
@@ -46,9 +48,25 @@ def report(plot: Plot = None, home: Home = None, json: Json = False) -> None:
     if plot is not None:
         from swarm.cli.plots import write_figure
 
-        write_figure(plot, figure_of(ledger.records))
+        try:
+            write_figure(plot, figure_of(ledger.records))
+        except OSError as error:
+            raise _unwritable(plot, error.strerror or str(error)) from error
         facts["plot"] = str(plot)
     emit("stream-report", facts, as_json=json, text=_text(ledger, facts))
+
+
+def _check_folder(plot: Path) -> None:
+    if not plot.parent.is_dir():
+        raise _unwritable(plot, f"no folder {plot.parent}")
+
+
+def _unwritable(plot: Path, found: str) -> "UsageError":
+    from swarm.domain.errors import UsageError
+
+    return UsageError(
+        f"--plot {plot}", found=found, expected="a file that can be written", remedy="make its folder first"
+    )
 
 
 def figure_of(records: "Sequence[MegaBatchRecord]") -> "list[Panel]":
@@ -133,7 +151,7 @@ def _facts(ledger: "StreamLedger", state: Path) -> dict[str, Any]:
         "cumulative_flops": flops.total,
         "fresh": fresh,
         "fresh_novel": novel,
-        "skipped": ledger.skipped,
+        "skipped": ledger.left_out,
     }
 
 
@@ -183,7 +201,7 @@ def _text(ledger: "StreamLedger", facts: dict[str, Any]) -> str:
     ]
     if facts["waiting"]:
         lines.append(f"waiting to be learned: {_range(facts['waiting'])}")
-    lines += [f"skipped: {one.file}: {one.reason}" for one in ledger.skipped]
+    lines += [f"skipped: {one.file}: {one.reason}" for one in ledger.left_out]
     lines += [f"mega-batch {row['number']}: {row['note']}" for row in facts["mega_batches"] if row["note"]]
     if "plot" in facts:
         lines.append(f"figure: {facts['plot']}")

@@ -29,6 +29,7 @@ UPDATES = ("fine-tune", "replay", "ewc", "si", "lwf")
 REMEMBERED = ("herding", "reservoir", "coreset")
 HEADS = ("own", "nearest-mean")
 """The names in `swarm.experts.updating`, which the command does not load."""
+_ALWAYS_SHOWN = ("skipped", "trouble")
 _OF_REPLAY = {"memory": "--memory", "remember": "--remember", "head": "--head"}
 
 
@@ -238,14 +239,14 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 class Throttle:
-    """Lets through the first step of each stage, then at most two a second."""
+    """Lets through the first step of each stage, then at most two a second; what is amiss always."""
 
     def __init__(self) -> None:
         self._stage, self._at = "", 0.0
 
     def due(self, stage: str) -> bool:
         now = time.monotonic()
-        if stage == self._stage and now - self._at < 0.5:
+        if stage not in _ALWAYS_SHOWN and stage == self._stage and now - self._at < 0.5:
             return False
         self._stage, self._at = stage, now
         return True

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -202,16 +202,18 @@ async def ask_for_retraining(
 ) -> list[Descendant]:
     """Propose that each expert whose head came from what was withdrawn is trained anew; say what came of it.
 
-    An owner has one proposal at a time. follow: wait for each, then make the next; else the first only.
+    One proposal asks an owner for all of its experts that the gate has. What it has not is asked for one by
+    one after it, for it may be no leaf of its owner's any more. follow: wait for each; else make the first.
     """
     alive = {view.id for view in (await client.status()).nodes if view.alive}
+    in_gate = await _in_the_gate(client)
     by_owner: dict[NodeId, list[Descendant]] = {}
     for each in found:
         if each.is_head:
             by_owner.setdefault(each.owner, []).append(each)
     asked = await asyncio.gather(
         *(
-            _ask_owner(client, theirs, is_alive=owner in alive, follow=follow)
+            _ask_owner(client, _batches(theirs, in_gate), is_alive=owner in alive, follow=follow)
             for owner, theirs in by_owner.items()
         )
     )
@@ -219,31 +221,64 @@ async def ask_for_retraining(
     return [answers.get(each.manifest, each) for each in found]
 
 
-async def _ask_owner(
-    client: "CoordinatorClient", theirs: Sequence[Descendant], *, is_alive: bool, follow: bool
-) -> list[Descendant]:
-    from swarm.domain.errors import SwarmError
+async def _in_the_gate(client: "CoordinatorClient") -> "set[ExpertId]":
+    """Return the experts of the present gate's leaves; none before the first gate."""
+    from swarm.domain.errors import NotReadyError
+    from swarm.domain.gates import GateStatement
+    from swarm.trust.statements import read_statement
 
-    told = []
-    for number, each in enumerate(theirs):
-        by_hand = f"on {each.owner}'s machine: swarm expert retrain {each.expert}"
+    try:
+        return {leaf.expert for leaf in read_statement(await client.gate(), GateStatement).value.leaves}
+    except NotReadyError:
+        return set()
+
+
+def _batches(theirs: Sequence[Descendant], in_gate: "Collection[ExpertId]") -> list[list[Descendant]]:
+    """Return what to ask one owner for, proposal by proposal."""
+    from swarm.domain.growth import MAX_EXPERTS
+
+    together = [each for each in theirs if each.expert in in_gate]
+    batches = [together[start : start + MAX_EXPERTS] for start in range(0, len(together), MAX_EXPERTS)]
+    return [*batches, *([each] for each in theirs if each.expert not in in_gate)]
+
+
+async def _ask_owner(
+    client: "CoordinatorClient", batches: Sequence[Sequence[Descendant]], *, is_alive: bool, follow: bool
+) -> list[Descendant]:
+    told: list[Descendant] = []
+    for number, batch in enumerate(batches):
         if not is_alive:
-            told.append(replace(each, outcome=f"{each.owner} is not connected; later, {by_hand}"))
-            continue
-        if number and not follow:
-            told.append(replace(each, outcome=f"after {theirs[0].expert}, {by_hand}"))
-            continue
-        try:
-            proposal = await client.propose("retrain", [each.expert])
-            proposal = await followed(client, proposal) if follow else proposal
-        except SwarmError as error:
-            told.append(replace(each, outcome=f"not asked ({error}); {by_hand}"))
-            continue
-        outcome = f"{proposal.state}: {proposal.reason}" if proposal.reason else proposal.state
-        if proposal.has_ended and proposal.state != "accepted":
-            outcome += f"; {by_hand}"
-        told.append(replace(each, proposal=proposal.id, outcome=outcome))
+            told += [_later(each, f"{each.owner} is not connected; later, ") for each in batch]
+        elif number and not follow:
+            told += [_later(each, f"after {batches[0][0].expert}, ") for each in batch]
+        else:
+            told += await _ask(client, batch, follow=follow)
     return told
+
+
+async def _ask(client: "CoordinatorClient", batch: Sequence[Descendant], *, follow: bool) -> list[Descendant]:
+    """Make one proposal, and say of each of its experts what came of it."""
+    from swarm.domain.errors import NotFoundError, SwarmError
+
+    try:
+        proposal = await client.propose("retrain", [each.expert for each in batch])
+        proposal = await followed(client, proposal) if follow else proposal
+    except (
+        NotFoundError
+    ) as error:  # there is nothing to train: it was split, or is in no gate and no registry
+        return [replace(each, outcome=f"not asked ({error})") for each in batch]
+    except SwarmError as error:
+        return [_later(each, f"not asked ({error}); ") for each in batch]
+    outcome = f"{proposal.state}: {proposal.reason}" if proposal.reason else proposal.state
+    told = [replace(each, proposal=proposal.id, outcome=outcome) for each in batch]
+    if proposal.has_ended and proposal.state != "accepted":
+        return [_later(each, f"{outcome}; ") for each in told]
+    return told
+
+
+def _later(each: Descendant, why: str) -> Descendant:
+    """Return it with the command by which its owner trains it anew."""
+    return replace(each, outcome=f"{why}on {each.owner}'s machine: swarm expert retrain {each.expert}")
 
 
 def descendant_facts(found: Sequence[Descendant]) -> dict[str, object]:

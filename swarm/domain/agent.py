@@ -91,7 +91,8 @@ class TrainOrder:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep:
     """Progress, fraction 0..1. `stage` is one of data, features, clusters, sums, borrow, train, publish,
-    contribute, done; of a stream also stream, its own news."""
+    contribute, done; of a stream also stream, its own news, skipped (a mega-batch that is none, or is put
+    aside) and trouble (what it waits for to be over)."""
 
     stage: str
     message: str
@@ -102,7 +103,10 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentState:
-    """The agent's own view of itself, for `swarm status` and `swarm doctor` on its machine."""
+    """The agent's own view of itself, for `swarm status` and `swarm doctor` on its machine.
+
+    `trouble` is what keeps its stream from going on, in full; empty where nothing does.
+    """
 
     node: str
     swarm: str
@@ -117,3 +121,4 @@ class AgentState:
     disk_free_bytes: int
     clock_skew_s: float
     expert_server_pid: int
+    trouble: str = ""

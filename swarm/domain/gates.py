@@ -43,6 +43,16 @@ class GateBranch:
     is_learned: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateHistory:
+    """Signed statements of gates one after the other, oldest first: of the versions from `oldest` on that can
+    be read. `current` is the version that counts, 0 before the first."""
+
+    envelopes: tuple[bytes, ...]
+    oldest: int
+    current: int
+
+
 ChangeKind = Literal[
     "contribute", "fit", "rollback", "withdraw", "split", "settle", "add", "merge", "remove", "retire"
 ]

@@ -19,6 +19,8 @@ Criterion = Literal["loss", "usage"]
 KINDS: tuple[ProposalKind, ...] = get_args(ProposalKind)
 POLICIES: tuple[GrowthPolicy, ...] = get_args(GrowthPolicy)
 ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back", "failed"})
+MAX_EXPERTS = 64
+"""The most experts that one proposal may name."""
 SPLIT_GATES = ("means", "learned")
 MERGE_METHODS = ("magmax", "ties", "mean")
 NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {

@@ -55,13 +55,18 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Proof of life under a fence, with what the node is doing (`idle`, `training 40%`)."""
+    """Proof of life under a fence, with what the node is doing (`idle`, `training 40%`).
+
+    `trouble` says in a few words, none of them a file's name, what keeps its stream from going on; empty
+    where nothing does.
+    """
 
     fence: int
     socket_bytes: SocketBytes
     activity: str
     served: tuple[Digest, ...]
     gate_version: int
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,13 @@ one of the largest SUMMED validation loss: ALMA (Caccia et al.); the most used o
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from swarm.domain.growth import Criterion, GrowthPolicy, LeafSurvey, Proposal, ProposalKind, Survey
+from swarm.domain.growth import Criterion, GrowthPolicy, Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, LeafId, NodeId
+from swarm.gating.surveys import Surveyed
 from swarm.gating.tree import MAX_DEPTH
 
 SPLIT_SAMPLES: Mapping[GrowthPolicy, int] = {"conservative": 4, "eager": 2}
@@ -67,19 +69,6 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surveyed:
-    """Surveys of one gate, summed over nodes; `fresh` and `novel` by node, for what is new is its own."""
-
-    leaves: Mapping[LeafId, LeafSurvey] = field(default_factory=dict)
-    fresh: Mapping[NodeId, int] = field(default_factory=dict)
-    novel: Mapping[NodeId, int] = field(default_factory=dict)
-
-    @property
-    def samples(self) -> int:
-        return sum(each.samples for each in self.leaves.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Intention:
     """What to propose: of whom, which experts, and in words why. Of an add, `samples` are its novel ones, and
     `together` are those whose novel samples its prototypes are to be found on, itself among them; empty: it
@@ -91,38 +80,6 @@ class Intention:
     reason: str
     samples: int = 0
     together: tuple[NodeId, ...] = ()
-
-
-def is_sound_survey(survey: Survey, gate_version: int, leaves: Iterable[LeafId]) -> bool:
-    """Return whether a survey's figures can be true, of this gate's leaves, each at most once."""
-    known, names = set(leaves), [each.leaf for each in survey.leaves]
-    return (
-        survey.gate_version == gate_version
-        and len(set(names)) == len(names)
-        and known.issuperset(names)
-        and 0 <= survey.fresh_novel <= survey.fresh
-        and all(
-            math.isfinite(each.nll_sum)
-            and each.nll_sum >= 0
-            and 0 <= each.correct <= each.samples
-            and 0 <= each.novel <= each.samples
-            for each in survey.leaves
-        )
-    )
-
-
-def sum_surveys(surveys: Mapping[NodeId, Survey]) -> Surveyed:
-    """Return the sums over nodes."""
-    found: dict[LeafId, LeafSurvey] = {}
-    for survey in surveys.values():
-        for each in survey.leaves:
-            known = found.get(each.leaf)
-            found[each.leaf] = each if known is None else _added(known, each)
-    return Surveyed(
-        leaves=found,
-        fresh={node: survey.fresh for node, survey in surveys.items()},
-        novel={node: survey.fresh_novel for node, survey in surveys.items()},
-    )
 
 
 def plan_growth(
@@ -224,6 +181,10 @@ def _remove(leaf: LeafFacts, reason: str) -> Intention:
 
 def _novel(found: Surveyed, leaves: Sequence[LeafFacts], limits: Limits, rests: _Rests) -> Intention | None:
     """Add to who has the most novel samples, by regions in common where several have enough."""
+    given = Counter[NodeId]()
+    for leaf in leaves:
+        given[leaf.owner] += leaf.samples
+    found = found.believed(given)
     owners, first = list[NodeId](), ""
     for owner in sorted(found.novel, key=lambda owner: (-found.novel[owner], owner)):
         own = [leaf for leaf in leaves if leaf.owner == owner]
@@ -288,13 +249,3 @@ def _losing(
             words = f"a loss of {survey.nll_sum:.4g} over {survey.samples} samples routed to it"
             return Intention(kind="split", owner=leaf.owner, experts=(leaf.expert,), reason=words)
     return None
-
-
-def _added(one: LeafSurvey, other: LeafSurvey) -> LeafSurvey:
-    return LeafSurvey(
-        leaf=one.leaf,
-        samples=one.samples + other.samples,
-        nll_sum=one.nll_sum + other.nll_sum,
-        correct=one.correct + other.correct,
-        novel=one.novel + other.novel,
-    )

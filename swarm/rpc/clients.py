@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
-from swarm.domain.errors import ExhaustedError
+from swarm.domain.errors import ExhaustedError, VerificationError
+from swarm.domain.gates import GateHistory
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.lineage import Lineage
@@ -175,15 +176,43 @@ class CoordinatorClient(GrowthCalls):
         reply = await self.connection.upload(m.CONTRIBUTE, messages(), timeout_s=timeout_s)
         return convert.outcome_from_pb(reply)
 
+    async def contribution(self, digest: Digest, into: Path) -> bytes:
+        """Return the envelope of a contribution that the caller gave once, and write its arrays into a file.
+
+        Neither is verified: the caller knows its own signature. NotFoundError where the coordinator keeps no
+        such one of the caller's, VerificationError for a reply that is none.
+        """
+        request, envelope, size = gate_pb2.GetContributionRequest(digest=digest), b"", 0
+        with into.open("wb") as file:
+            async for chunk in self.connection.stream(m.GET_CONTRIBUTION, request):
+                is_first = not envelope
+                envelope, size = envelope or chunk.envelope, size + len(chunk.data)
+                if is_first != bool(chunk.envelope) or size > MAX_CONTRIBUTION_BYTES:
+                    raise VerificationError(
+                        f"reply of {self.connection.peer}",
+                        found="something else than a contribution",
+                        expected="a statement, then at most 256 MiB",
+                    )
+                await asyncio.to_thread(file.write, chunk.data)
+        return envelope
+
     async def gate(self, version: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
         """Return a gate's statement; version 0: the current one. NotReadyError before the first."""
         request = gate_pb2.GetGateRequest(version=version)
         return (await self.connection.unary(m.GET_GATE, request, timeout_s)).envelope
 
-    async def history(self, timeout_s: float = UNARY_TIMEOUT_S) -> tuple[list[bytes], int]:
-        """Return all gates' statements, and the version that is current."""
-        reply = await self.connection.unary(m.HISTORY, gate_pb2.GateHistoryRequest(), timeout_s)
-        return [signed.envelope for signed in reply.gates], reply.current
+    async def history(self, newest: int = 0, timeout_s: float = UNARY_TIMEOUT_S) -> GateHistory:
+        """Return so many of the newest gates' statements (0: all), asked for page by page."""
+        found, before, current = list[bytes](), 0, 0
+        while True:
+            request = gate_pb2.GateHistoryRequest(before=before, limit=max(0, newest - len(found)))
+            reply = await self.connection.unary(m.HISTORY, request, timeout_s)
+            current = current or reply.current
+            found[:0] = [signed.envelope for signed in reply.gates]
+            is_older = 1 < reply.oldest < (before or reply.current + 2)
+            if not is_older or 0 < newest <= len(found):
+                return GateHistory(envelopes=tuple(found), oldest=reply.oldest, current=current)
+            before = reply.oldest
 
     async def rollback(self, version: int, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S) -> bytes:
         """Make a new gate version with an old one's content; return its statement (operator)."""

@@ -122,6 +122,14 @@ CONNECT = Method(
 CONTRIBUTE = Method(
     "Gate", "Contribute", gate_pb2.ContributeChunk, gate_pb2.ContributeReply, NODE, streams_in=True
 )
+GET_CONTRIBUTION = Method(
+    "Gate",
+    "GetContribution",
+    gate_pb2.GetContributionRequest,
+    gate_pb2.ContributionChunk,
+    NODE,
+    streams_out=True,
+)
 GET_GATE = Method("Gate", "GetGate", gate_pb2.GetGateRequest, types_pb2.Signed, EVERYONE)
 HISTORY = Method("Gate", "History", gate_pb2.GateHistoryRequest, gate_pb2.GateHistoryReply, EVERYONE)
 ROLLBACK = Method("Gate", "Rollback", gate_pb2.RollbackRequest, types_pb2.Signed, OPERATOR)

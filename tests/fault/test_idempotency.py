@@ -89,7 +89,7 @@ async def uses_left(swarm: BackEnd, token: JoinToken) -> int:
 
 
 async def versions(swarm: BackEnd) -> int:
-    return (await (await swarm.operator()).history())[1]
+    return (await (await swarm.operator()).history()).current
 
 
 TRIED_ELSEWHERE = {

@@ -54,7 +54,7 @@ async def versions(swarm: Garden, owner: str) -> list[int]:
 
 async def gate_versions(swarm: Garden) -> int:
     async with swarm.swarm.coordinator() as client:
-        return len((await client.history())[0])
+        return len((await client.history()).envelopes)
 
 
 def stored(blobs: Path) -> set[Path]:

@@ -66,7 +66,8 @@ async def test_contributions_make_signed_versions_that_every_node_is_told(swarm:
     assert gate.evidence["accuracy_prototypes_top1"] > 0.95 > gate.evidence["incumbent_accuracy"]
     await told(ada.gates, 2)
     assert ada.keyring.open(ada.gates[-1], GateStatement).value == gate
-    gates, version = await ada.coordinator.history()
+    found = await ada.coordinator.history()
+    gates, version = found.envelopes, found.current
     assert (len(gates), version) == (2, 2)
 
 
@@ -205,7 +206,7 @@ async def test_a_rollback_is_a_new_version_with_the_old_content_and_brings_no_ow
     assert (back.combinations, back.served) == (first.combinations, first.served)
     await bob.coordinator.leave("")
     forward = read_statement(await operator.rollback(2), GateStatement).value
-    assert forward.contributions == first.contributions and "1 owners that left" in forward.reason
+    assert forward.contributions == first.contributions and "1 owner that left" in forward.reason
     assert isinstance(await refusal(operator.rollback(99)), NotFoundError)
     fitted = await operator.fit()
     assert (fitted.state, fitted.gate_version) == ("activated", forward.version + 1)

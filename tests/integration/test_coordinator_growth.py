@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from swarm.digests import digest_of
+from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
     HarmfulContributionError,
@@ -393,6 +395,46 @@ async def test_what_was_trained_anew_is_accepted_on_report(swarm: BackEnd) -> No
 
 
 @pytest.mark.growth
+async def test_what_was_split_is_not_trained_anew_and_leaves_no_record(swarm: BackEnd) -> None:
+    ada, _ = await ada_and_bob(swarm)
+    await ada.coordinator.propose("split", [E0])
+    await ada.split("p1")
+    assert (await ada.settle("p1", {})).state == "activated"
+    operator = await swarm.operator()
+    error = await refusal(operator.propose("retrain", [E0]))
+    assert isinstance(error, NotFoundError) and "it was split into ada.l1 and ada.l2" in error.found
+    assert len(await operator.proposals()) == 1
+    found = await operator.propose("retrain", [E1, E2])
+    assert (found.state, found.experts, found.owner) == ("working", (E1, E2), "ada")
+    report = GrowthReport(proposal=found.id, stage="trained")
+    found = await ada.coordinator.report_growth(report)
+    assert (found.state, found.reason) == ("accepted", "each of 2 experts was trained anew")
+
+
+@pytest.mark.growth
+async def test_an_owner_gets_its_own_contributions_back_and_nobody_elses(
+    swarm: BackEnd, tmp_path: Path
+) -> None:
+    ada, bob = await ada_and_bob(swarm)
+    before = (await current(ada)).contributions
+    await ada.coordinator.propose("split", [E0])
+    await ada.split("p1")
+    found = []
+    for digest in {*before, *(await current(ada)).contributions}:
+        for node in (ada, bob):
+            try:
+                envelope = await node.coordinator.contribution(digest, tmp_path / "arrays")
+            except NotFoundError:
+                continue
+            statement = await node.verified.open(envelope, Contribution)
+            assert (statement.digest, statement.value.owner) == (digest, node.id)
+            entry = statement.value.leaves[0].prototypes
+            assert digest_of((tmp_path / "arrays").read_bytes()) == entry.blob
+            found.append(node.id)
+    assert sorted(found) == ["ada", "ada", "bob"]
+
+
+@pytest.mark.growth
 async def test_queries_are_answered_throughout(swarm: BackEnd) -> None:
     ada, bob = await ada_and_bob(swarm)
     asked: list[int] = []
@@ -447,7 +489,7 @@ async def test_an_add_that_knows_a_new_class_is_accepted(swarm: BackEnd) -> None
 
 @pytest.mark.growth
 async def test_who_is_away_for_long_is_retired_and_comes_back_with_what_it_gave(tmp_path: Path) -> None:
-    options = {"growth": "eager", "growth_every_s": 0.2, "growth_stale_after_s": 1.0}
+    options = {"growth": "eager", "growth_every_s": 0.2, "growth_stale_after_s": 1.0, "gate_versions_kept": 1}
     async with back_end(tmp_path, **options) as swarm:
         ada, bob = await ada_and_bob(swarm)
         await ada.disconnect()

@@ -224,6 +224,19 @@ async def test_a_silent_node_is_lost_once_and_a_second_stream_takes_the_firsts_p
     assert isinstance(await refusal(bob.publish()), StaleFenceError)
 
 
+async def test_what_keeps_a_nodes_stream_from_going_on_is_an_event_and_so_is_its_end(swarm: BackEnd) -> None:
+    ada, bob = await swarm.node("ada", "ab"), await swarm.node("bob", "cd")
+    bob.trouble = "No space left on device"
+    async with asyncio.timeout(30):
+        *_, troubled = [event async for event in _until(ada, "node.stream_troubled")]
+        await asyncio.sleep(4)
+        bob.trouble = ""
+        events = [event async for event in _until(ada, "node.stream_goes_on")]
+    assert dict(troubled.fields) == {"node": "bob", "because": "No space left on device"}
+    assert dict(events[-1].fields) == {"node": "bob"}
+    assert [event.kind for event in events].count("node.stream_troubled") == 1
+
+
 async def _until(node: Any, kind: str) -> AsyncIterator[Any]:
     async for event in node.coordinator.events(follow=True):
         yield event

@@ -74,7 +74,7 @@ async def streaming(swarm: WholeSwarm, name: str, folder: Path, *seeds: int) -> 
 
 
 async def gates(client: CoordinatorClient) -> list[GateStatement]:
-    envelopes, _ = await client.history()
+    envelopes = (await client.history()).envelopes
     statements = [read_statement(envelope, GateStatement).value for envelope in envelopes]
     return sorted(statements, key=lambda gate: gate.version)
 

@@ -62,7 +62,7 @@ async def ended(client: CoordinatorClient, proposal: Proposal) -> Proposal:
 
 
 async def gates(client: CoordinatorClient) -> list[GateStatement]:
-    envelopes, _ = await client.history()
+    envelopes = (await client.history()).envelopes
     statements = [read_statement(envelope, GateStatement).value for envelope in envelopes]
     return sorted(statements, key=lambda gate: gate.version)
 
@@ -126,6 +126,20 @@ async def test_a_leaf_is_trained_afresh_and_has_no_ancestor_then(swarm: WholeSwa
     async with swarm.registry() as registry:
         head = read_statement(await registry.manifest(expert="rose.e3"), Manifest).value
     assert (head.version, head.parents) == (3, ())
+
+
+async def test_several_leaves_of_one_owner_are_trained_afresh_in_one_proposal(swarm: WholeSwarm) -> None:
+    both = [ExpertId("rose.e2"), ExpertId("rose.e3")]
+    async with swarm.registry() as registry:
+        before = {head.expert: head.version for head in await registry.heads("rose")}
+    async with swarm.coordinator() as client:
+        proposal = await client.propose("retrain", both, {"steps": "300"})
+        known = await ended(client, proposal)
+    assert (known.state, known.reason) == ("accepted", "each of 2 experts was trained anew"), known
+    async with swarm.registry() as registry:
+        for expert in both:
+            head = read_statement(await registry.manifest(expert=expert), Manifest).value
+            assert (head.version, head.parents) == (before[expert] + 1, ())
 
 
 async def test_an_owner_removes_a_child_and_its_sibling_takes_the_place(

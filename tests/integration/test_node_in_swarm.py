@@ -131,7 +131,7 @@ async def test_training_while_the_registry_is_away_is_delivered_once_when_it_ret
         experts = (await client.state()).experts
     assert len(experts) == waiting - 1 and all(name.endswith("@1") for name in experts)
     async with swarm.coordinator() as client:
-        history, _ = await client.history()
+        history = (await client.history()).envelopes
     assert len(history) == 3
 
 

@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.errors import ExhaustedError, InvalidInputError, NotReadyError, UnauthenticatedError
-from swarm.domain.ids import ExpertId, NodeId
+from swarm.domain.gates import GateHistory
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import Examples, Query, SocketBytes
 from swarm.domain.membership import Caller, ContributionOutcome, Event
 from swarm.rpc import methods as m
@@ -56,11 +59,19 @@ class Gates:
         self.given.append((caller.id, envelope, data, fence, key))
         return ContributionOutcome(state="activated", gate_version=2, reason="")
 
+    async def contribution(self, caller: Caller, digest: Digest) -> tuple[bytes, memoryview]:
+        envelope, data = next((given[1], given[2]) for given in self.given if given[0] == caller.id)
+        return cast(bytes, envelope), memoryview(cast(bytes, data))
+
     async def gate(self, version: int) -> bytes:
         raise NotReadyError("gate", found="none yet", remedy="train on a node: swarm train DATA")
 
-    async def history(self) -> tuple[list[bytes], int]:
-        return [b"g1", b"g2"], 2
+    async def history(self, before: int, limit: int) -> GateHistory:
+        """Pages of two of seven versions."""
+        newest = before - 1 if before else 7
+        oldest = max(1, newest - min(limit or 2, 2) + 1)
+        gates = tuple(f"g{version}".encode() for version in range(oldest, newest + 1))
+        return GateHistory(envelopes=gates, oldest=oldest, current=7)
 
     async def rollback(self, version: int, key: str) -> bytes:
         return b"g3"
@@ -131,12 +142,17 @@ async def test_a_contribution_of_several_messages_arrives_whole_with_its_sender(
         outcome = await client.contribute(b"envelope", arrays, fence=7, key="k")
         assert outcome == ContributionOutcome(state="activated", gate_version=2, reason="")
         assert port.given == [("ada", b"envelope", arrays, 7, "k")]
+        assert await client.contribution(digest_of(b"it"), tmp_path / "back") == b"envelope"
+        assert (tmp_path / "back").read_bytes() == arrays
         (tmp_path / "arrays").write_bytes(arrays)
         await client.contribute(b"envelope", tmp_path / "arrays", fence=7, key="k")
         assert port.given[1] == port.given[0]
         with pytest.raises(NotReadyError, match="swarm train DATA"):
             await client.gate()
-        assert await client.history() == ([b"g1", b"g2"], 2)
+        every = tuple(f"g{version}".encode() for version in range(1, 8))
+        assert await client.history() == GateHistory(envelopes=every, oldest=1, current=7)
+        found = await client.history(newest=3)
+        assert found == GateHistory(envelopes=every[-3:], oldest=5, current=7)
 
 
 async def test_a_contribution_out_of_form_or_too_large_is_refused(

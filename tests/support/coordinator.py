@@ -216,6 +216,7 @@ class SmallNode:
     epoch: int = 0
     fails_to_judge: SwarmError | None = None
     activity: str = "idle"
+    trouble: str = ""
     fails_to_grow: SwarmError | None = None
     orders: list[GrowthOrder] = field(default_factory=list)
     finds: Survey = field(default_factory=lambda: Survey(gate_version=0, leaves=()))
@@ -511,6 +512,7 @@ class SmallNode:
             activity=self.activity,
             served=tuple(self.served),
             gate_version=0,
+            trouble=self.trouble,
         )
 
     async def _specification(self) -> Specification:

@@ -172,6 +172,9 @@ def test_a_service_that_nobody_runs_is_unreachable_not_a_traceback(tmp_path: Pat
     assert sick.returncode == 5
     assert checks["this identity's certificate"]["ok"] and not checks["coordinator"]["ok"]
     assert all(check["remedy"] for check in checks.values() if not check["ok"])
+    for service in ("registry", "coordinator"):
+        wanted = f"swarm {service} --port 1 --home '{home['SWARM_HOME']}'"
+        assert checks[service]["remedy"] == wanted
     for file, code, said in (("no folder/b", 2, f"mkdir -p '{tmp_path}/no folder'"), ("b", 6, "--overwrite")):
         (tmp_path / "b").write_text("an earlier one")
         done = swarm("backup", str(tmp_path / file), **home)

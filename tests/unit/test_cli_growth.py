@@ -21,7 +21,7 @@ from swarm.cli.growth import followed
 from swarm.cli.output import run_guarded
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
-from swarm.domain.errors import ConflictError, NotReadyError, SwarmError, UnreachableError
+from swarm.domain.errors import ConflictError, NotFoundError, NotReadyError, SwarmError, UnreachableError
 from swarm.domain.federation import FederationStep
 from swarm.domain.gates import GateBranch, GateChange, GateStatement
 from swarm.domain.growth import Proposal
@@ -502,7 +502,7 @@ def test_who_opts_out_names_every_descendant_and_asks_that_each_is_trained_anew(
     stage.coordinator.ends = replace(ACCEPTED, kind="retrain", reason="ben.e0 was trained anew")
     told = stage.json("expert", "remove", "rose.e0", "--retrain", node=True)
     asked = [act[3] for act in stage.coordinator.acts if act[2] == "retrain"]
-    assert asked == [("ben.e0",), ("ben.e1",)], "each in turn: an owner has one proposal at a time"
+    assert asked == [("ben.e0",), ("ben.e1",)], "each in turn: no gate has them"
     by_name = {f"{each['expert']}@{each['version']}": each for each in told["marked"]}
     assert by_name["ben.e0@2"]["proposal"] and by_name["ben.e0@2"]["outcome"].startswith("accepted")
     assert (by_name["ben.e0@1"]["is_head"], by_name["ben.e0@1"]["outcome"]) == (False, "")
@@ -512,6 +512,35 @@ def test_who_opts_out_names_every_descendant_and_asks_that_each_is_trained_anew(
     )
     text = stage.run("expert", "remove", "rose.e0", "--retrain", node=True)[1]
     assert "ben.e0@2" in text and digest_of(b"ben.e0@2")[:12] in text and "eve's machine" in text
+
+
+def test_one_proposal_asks_an_owner_for_all_that_the_gate_has(stage: Stage) -> None:
+    stage.has_gate("ben.l0", "ben.l1", "rose.l0")
+    stage.coordinator.ends = replace(ACCEPTED, kind="retrain", reason="each of 2 experts was trained anew")
+    told = stage.json("expert", "remove", "rose.e0", "--retrain", node=True)
+    asked = [act[3] for act in stage.coordinator.acts if act[2] == "retrain"]
+    assert asked == [("ben.e0", "ben.e1")]
+    heads = {each["expert"]: each for each in told["marked"] if each["is_head"]}
+    assert heads["ben.e0"]["proposal"] == heads["ben.e1"]["proposal"] != ""
+    assert heads["ben.e1"]["outcome"] == "accepted: each of 2 experts was trained anew"
+    stage.coordinator.ends = replace(ACCEPTED, kind="retrain", state="failed", reason="no data")
+    text = stage.run("expert", "remove", "rose.e0", "--retrain", node=True)[1]
+    for expert in ("ben.e0", "ben.e1"):
+        assert f"failed: no data; on ben's machine: swarm expert retrain {expert}" in text
+
+
+def test_what_was_split_is_not_asked_for_again_by_hand(stage: Stage) -> None:
+    stage.coordinator.refusal = NotFoundError("expert ben.e0", found="it was split into ben.l6 and ben.l7")
+    told = stage.json("leave", "--retrain", node=True)
+    outcomes = {each["expert"]: each["outcome"] for each in told["marked"] if each["is_head"]}
+    assert outcomes["ben.e0"] == "not asked (expert ben.e0: found it was split into ben.l6 and ben.l7)"
+
+
+def test_several_experts_of_one_owner_are_trained_anew_by_one_command(stage: Stage) -> None:
+    stage.coordinator.ends = replace(ACCEPTED, kind="retrain")
+    assert stage.run("expert", "retrain", "e0", "e1", "--steps", "7", node=True)[0] == 0
+    (act,) = stage.coordinator.acts
+    assert (act[2], act[3], act[4]) == ("retrain", ("rose.e0", "rose.e1"), {"steps": "7"})
 
 
 def test_who_leaves_may_opt_out_first(stage: Stage) -> None:

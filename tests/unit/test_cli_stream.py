@@ -1,6 +1,7 @@
 """`swarm train --watch`, `--stop` and `swarm stream report` as they are typed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -8,9 +9,13 @@ import pytest
 
 from node.stream.ledger import LEDGER_FILE, Recorded, Skipped, StreamLedger
 from swarm.cli.app import build
+from swarm.cli.checks import agent_checks
+from swarm.cli.observing import describe_agent
 from swarm.cli.output import run_guarded
 from swarm.cli.stream import figure_of
-from swarm.cli.training import HEADS, REMEMBERED, UPDATES
+from swarm.cli.training import HEADS, REMEMBERED, UPDATES, Throttle
+from swarm.domain.agent import AgentState
+from swarm.domain.inference import SocketBytes
 from swarm.domain.streams import MegaBatchRecord
 from swarm.experts.updating.registry import STRATEGIES
 from swarm.experts.updating.replay import Head, Selection
@@ -53,6 +58,52 @@ def test_a_report_shows_every_mega_batch_what_it_measures_and_what_was_skipped(
     figure = home / "stream.svg"
     assert typed("stream", "report", "--home", str(home), "--plot", str(figure)) == 0
     assert "<svg" in figure.read_text()
+
+
+def test_a_report_lists_what_was_skipped_until_it_is_taken(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = StreamLedger(home / "state" / LEDGER_FILE)
+    ledger.note_skipped(Skipped(file="/in/a.npz", signature="half", reason="the beginning", at=1.0))
+    assert typed("stream", "report", "--home", str(home)) == 0
+    assert "skipped: /in/a.npz: the beginning" in capsys.readouterr().out
+    ledger.note_taken(TAKEN)
+    assert typed("stream", "report", "--home", str(home)) == 0
+    assert "skipped" not in capsys.readouterr().out
+
+
+def test_a_figure_in_a_folder_that_is_not_there_is_refused_and_no_folder_made(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = StreamLedger(home / "state" / LEDGER_FILE)
+    ledger.note_taken(TAKEN)
+    ledger.note_recorded(recorded(1, (), 0.5))
+    away = tmp_path / "away"
+    assert typed("stream", "report", "--home", str(home), "--plot", str(away / "a.png")) == 2
+    assert f"no folder {away}" in capsys.readouterr().err and not away.exists()
+    (tmp_path / "taken.svg").mkdir()
+    assert typed("stream", "report", "--home", str(home), "--plot", str(tmp_path / "taken.svg")) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_news_are_shown_twice_a_second_and_what_is_skipped_or_amiss_always() -> None:
+    throttle = Throttle()
+    assert [throttle.due("stream") for _ in range(3)] == [True, False, False]
+    assert all(throttle.due(stage) for stage in ("skipped", "skipped", "trouble", "trouble"))
+
+
+def test_doctor_names_what_keeps_a_stream_from_going_on() -> None:
+    own = AgentState(
+        node="rose", swarm="garden", connected=True, fence=1, gate_version=1, activity="", outbox=0,
+        certificate_days=1.0, experts=(), socket_bytes=SocketBytes(), disk_free_bytes=10**12,
+        clock_skew_s=0.0, expert_server_pid=0,
+    )  # fmt: skip
+    (check,) = [each for each in agent_checks(own) if each.name == "stream"]
+    assert check.ok
+    troubled = replace(own, trouble="a.npz could not be taken, once: no space left on device")
+    (check,) = [each for each in agent_checks(troubled) if each.name == "stream"]
+    assert not check.ok and "a.npz" in check.found and "--stop" in check.remedy
+    assert "stream in trouble: a.npz" in describe_agent(troubled)
 
 
 def test_a_figure_sums_up_error_memory_and_flops() -> None:

@@ -1,6 +1,7 @@
 """Records of proposals on disk, what may be proposed, whether it pays, and when it is given up."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,15 +10,16 @@ import pytest
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.growth_benefit import Wanted, pays, speaking, tried
 from coordinator.growth_book import GrowthBook
-from coordinator.growth_checks import check_caller, check_free, leaves_for, owner_for
-from coordinator.growth_lineage import descends_from_withdrawn, withdrawn_ancestors
+from coordinator.growth_checks import check_caller, check_free, check_retrained, leaves_for, owner_for
+from coordinator.growth_lineage import came_from_withdrawn, descends_from_withdrawn, withdrawn_ancestors
 from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import AbandonedProposals
 from coordinator.journal import Journal
 from swarm.domain.combination import Combination
 from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.growth import Proposal, Tried
-from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 from swarm.domain.inference import GateTrial
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
 from swarm.domain.membership import Caller
@@ -323,6 +325,43 @@ async def test_the_owner_of_a_withdrawn_ancestor_is_found() -> None:
     assert await withdrawn_ancestors(tainted, E0) == {"bob"}
     assert await descends_from_withdrawn(tainted, E0) == "ada.e0@2"
     assert await descends_from_withdrawn(cast(Any, Registry("live")), E0) == ""
+
+
+async def test_all_that_is_asked_for_together_must_have_come_from_what_was_withdrawn() -> None:
+    tainted = cast(Any, Registry("descends-from-withdrawn"))
+    assert await came_from_withdrawn(tainted, [E0], NodeId("bob"))
+    assert not await came_from_withdrawn(tainted, [E0, ExpertId("cyd.e0")], NodeId("bob"))
+    assert not await came_from_withdrawn(tainted, [E0], NodeId("cyd"))
+
+
+def test_any_number_of_one_owners_experts_is_trained_anew_together() -> None:
+    assert owner_for("retrain", [E0, E1], ADA) == "ada"
+    for experts, words in (([], "distinct experts"), ([E0, E0], "distinct experts")):
+        with pytest.raises(InvalidInputError, match=words):
+            owner_for("retrain", experts, OPERATOR)
+    with pytest.raises(InvalidInputError, match="propose it for each owner by itself"):
+        owner_for("retrain", [E0, ExpertId("bob.e0")], OPERATOR)
+
+
+def test_an_expert_that_was_split_is_not_trained_anew_and_one_that_no_gate_has_may_be() -> None:
+    children = (
+        GateLeaf(leaf=LeafId("ada.l6"), owner=NodeId("ada"), expert=ExpertId("ada.e6"), class_names=("a",)),
+        GateLeaf(leaf=LeafId("ada.l8"), owner=NodeId("ada"), expert=ExpertId("ada.e8"), class_names=("a",)),
+    )
+    split = replace(
+        gate().value,
+        leaves=tuple(replace(leaf, parent="ada.l5" if n else "ada.l7") for n, leaf in enumerate(children)),
+        branches=(
+            GateBranch(leaf=LeafId("ada.l5"), owner=NodeId("ada")),
+            GateBranch(leaf=LeafId("ada.l7"), owner=NodeId("ada"), parent="ada.l5"),
+        ),
+    )
+    known = [ExpertId(f"ada.e{number}") for number in (5, 6, 7, 8, 9)]
+    check_retrained(split, [ExpertId("ada.e6"), ExpertId("ada.e9")], known)
+    with pytest.raises(NotFoundError, match=r"it was split into ada\.l7 and ada\.l8"):
+        check_retrained(split, [ExpertId("ada.e6"), ExpertId("ada.e5")], known)
+    with pytest.raises(NotFoundError, match="no leaf of it in gate"):
+        check_retrained(split, [ExpertId("ada.e4")], known)
 
 
 def test_the_loop_is_not_held_up_by_files(tmp_path: Path) -> None:

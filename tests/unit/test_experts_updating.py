@@ -442,6 +442,24 @@ def test_replay_after_another_strategy_stands_for_what_it_keeps() -> None:
     assert after.memory.samples.arrays()["weights"].sum() == pytest.approx(200)
 
 
+@pytest.mark.parametrize("select", ["herding", "coreset"])
+def test_replay_counts_as_seen_what_its_samples_stand_for_where_classes_find_no_place(select: str) -> None:
+    """Six classes of 40, places for four: what is of the other two stands for nothing any more."""
+    strategy = Replay(capacity=5, select=select)  # type: ignore[arg-type]
+    memory = trained(strategy, net(), data(range(6))).memory
+    assert memory is not None and memory.samples is not None
+    kept = memory.samples.labels.tolist()
+    assert len(set(kept)) <= 4
+    assert memory.seen == 40 * len(set(kept))
+    assert memory.samples.arrays()["weights"].sum() == pytest.approx(memory.seen)
+    again = strategy.update(memory, names(), seed=0)
+    again.begin(net(), data(range(6)), batch=8, forward_flops=1)
+    assert again.old_share == pytest.approx(memory.seen / (memory.seen + 240))  # type: ignore[attr-defined]
+    after = trained(strategy, net(), data(range(6)), memory).memory
+    assert after is not None and after.samples is not None
+    assert after.samples.arrays()["weights"].sum() == pytest.approx(after.seen)
+
+
 def test_what_an_update_adds_is_counted() -> None:
     old, new = data(range(3), 240, seed=1), data(range(3, 6), 240, seed=2)
     forward = 2 * (64 * 16 + 16 * 6) + 16

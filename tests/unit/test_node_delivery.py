@@ -53,12 +53,14 @@ async def running(
     publisher: Publisher,
     fence: Callable[[], int] = lambda: 7,
     make_room: Callable[[int], Awaitable[object]] | None = None,
+    on_active: Callable[[bytes], None] = lambda envelope: None,
 ) -> AsyncIterator[Courier]:
     courier = Courier(
         outbox,
         publisher,
         fence=fence,
         make_room=make_room,
+        on_active=on_active,
         first_delay_s=0.01,
         longest_delay_s=0.05,
         seed=1,
@@ -207,3 +209,27 @@ async def test_one_expert_too_many_without_room_is_set_aside_by_name_and_the_res
         assert refused is not None and isinstance(refused.error, TooManyExpertsError)
         assert (await courier.outcome(second, 5)).state == "delivered"  # type: ignore[union-attr]
     assert outbox.refused() == [("a.e17@1", "experts of a: found 16, none of which may be withdrawn")]
+
+
+class ForgetfulPublisher(ScriptedPublisher):
+    """The coordinator died after the gate came and before it said so: asked again, it has it already."""
+
+    async def contribute(self, intent: Intent, fence: int) -> ContributionOutcome:
+        self._attempt(intent, fence)
+        return ContributionOutcome(state="duplicate", gate_version=4, reason="in the gate already")
+
+
+async def test_what_the_gate_has_already_is_in_it_and_what_a_newer_one_replaced_is_not(
+    tmp_path: Path,
+) -> None:
+    outbox, publisher = Outbox(tmp_path), ForgetfulPublisher()
+    first, second = (
+        outbox.put("contribute", key=key, subject=f"contribution, epoch {key}", envelope=key.encode())
+        for key in ("1", "2")
+    )
+    active: list[bytes] = []
+    async with running(outbox, publisher, on_active=active.append) as courier:
+        replaced, known = await courier.outcome(first, 5), await courier.outcome(second, 5)
+    assert replaced is not None and (replaced.state, replaced.is_in_the_gate) == ("superseded", False)
+    assert known is not None and (known.state, known.is_in_the_gate) == ("duplicate", True)
+    assert active == [b"2"] and [key for key, _ in publisher.attempts] == ["2"]

@@ -1,6 +1,7 @@
 """An order's way on a node: taken or refused at once, carried out beside the rest, followed to its end."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from node.growth.job_making import JobMaker
 from node.growth.jobs import GrowthJob, GrowthTask
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
+from node.jobs import CONTRIBUTION_FILE
 from node.outbox import Intent
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, NotFoundError, UnreachableError
@@ -25,7 +27,7 @@ from swarm.domain.ids import LeafId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.domain.specification import Specification
-from swarm.trust.statements import Statement, read_statement
+from swarm.trust.statements import Statement, read_statement, sign_statement, statement_digest
 from tests.support.growing import NODE, Plot, two_kinds
 
 pytestmark = pytest.mark.growth
@@ -40,12 +42,18 @@ class Coordinator:
         self.state: ProposalState = "working"
         self.verdict: ProposalState = "accepted"
         self.away = 0
+        self.anew = False
+        """Whether `trained` ends a proposal, as of retraining."""
+        self.forgets = False
+        """Whether it dies once a gate has come, before it says so: asked again, it has the contribution."""
 
     async def report_growth(self, report: GrowthReport, key: str = "") -> Proposal:
         self._reached()
         self.told.append((report.stage, report.reason))
         if report.stage == "failed" or (report.stage == "trained" and self.verdict == "failed"):
             self.state = "failed"
+        elif report.stage == "trained" and self.anew:
+            self.state = self.verdict
         return self.proposal(report.proposal)
 
     async def proposals(self, proposal: str = "") -> list[Proposal]:
@@ -66,7 +74,7 @@ class Coordinator:
             self.state = self.verdict
             if self.verdict != "accepted":
                 return Delivery(state="refused", reason="it does not pay")
-        return Delivery(state="activated", gate_version=2)
+        return Delivery(state="duplicate" if self.forgets else "activated", gate_version=2)
 
     def _reached(self) -> None:
         if self.away:
@@ -138,7 +146,7 @@ async def grower(plot: Plot, coordinator: Coordinator) -> AsyncIterator[Grower]:
     await grower.stop()
 
 
-def made(plot: Plot, coordinator: Coordinator) -> Grower:
+def made(plot: Plot, coordinator: Coordinator, own: Any = None) -> Grower:
     parts = GrowerParts(
         home=plot.home,
         identity=Identity(plot),  # type: ignore[arg-type]
@@ -150,6 +158,7 @@ def made(plot: Plot, coordinator: Coordinator) -> Grower:
         registry=None,  # type: ignore[arg-type]
         net="mlp:16x1",
         threads=1,
+        own=own,
     )
     return Grower(parts, Reporting(coordinator, look_again_s=0.05))
 
@@ -201,9 +210,10 @@ async def test_what_cannot_be_done_is_reported_as_failed_with_its_reason(
 
 
 async def test_a_second_order_is_refused_while_one_is_carried_out_and_the_same_one_is_not(
-    plot: Plot, grower: Grower
+    plot: Plot, grower: Grower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order = plot.order("retrain", "rose.e1", steps="200")
+    monkeypatch.setattr("node.growth.carrying._CLOSING_S", 0.1)
+    order = plot.order("retrain", "rose.e1", steps="1000000")
     await grower.carry_out(order)
     await grower.carry_out(order)
     with pytest.raises(ConflictError, match="p1, a retrain that is not done yet"):
@@ -246,7 +256,7 @@ async def test_a_split_that_a_crash_interrupted_goes_on_where_it_was(
 async def test_children_are_trained_side_by_side_where_there_is_room(
     plot: Plot, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.growth.carrying._have_room", lambda children, threads: True)
+    monkeypatch.setattr("node.growth.carrying.have_room", lambda children, threads: True)
     grower, together, seen = made(plot, coordinator), 0, set[int]()
     await grower.carry_out(plot.order("split", "rose.e1", steps="1500"))
     async with asyncio.timeout(120):
@@ -269,7 +279,7 @@ def is_learner(process: psutil.Process) -> bool:
 async def test_where_one_child_fails_the_other_is_ended_too(
     plot: Plot, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.growth.carrying._have_room", lambda children, threads: True)
+    monkeypatch.setattr("node.growth.carrying.have_room", lambda children, threads: True)
     job = JobMaker.job
 
     def spoiled(maker: JobMaker, task: GrowthTask, leaves: Sequence[LeafId], **more: Any) -> GrowthJob:
@@ -299,3 +309,122 @@ async def test_a_cancelled_proposal_ends_the_work(
     grower.kick()
     await idle(grower)
     assert plot.head("rose.l1").version == 1
+
+
+async def test_the_next_order_may_come_before_the_last_one_is_closed(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    await grower.carry_out(plot.order("retrain", "rose.e1", steps="1000000"))
+    await asyncio.sleep(0.3)
+    coordinator.state = "failed"  # cancelled; the node has not looked yet
+    await grower.carry_out(plot.order("retrain", "rose.e1", proposal="p2", steps="5"))
+    coordinator.state = "working"
+    assert grower.activity.startswith("retrain rose.e1")
+
+
+async def test_a_contribution_that_the_gate_has_already_counts_as_taken_up(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    coordinator.forgets = True
+    await grower.carry_out(plot.order("split", "rose.e1", steps="20"))
+    await idle(grower)
+    assert [stage for stage, _ in coordinator.told] == ["started", "split", "trained"]
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
+
+
+class Kept:
+    """Brings back what was given, and nothing else."""
+
+    def __init__(self, plot: Plot) -> None:
+        self._plot, self.asked = plot, list[str]()
+        self._there = plot.given().envelope, (plot.last / CONTRIBUTION_FILE).read_bytes()
+
+    async def provide(self, digest: str) -> None:
+        self.asked.append(digest)
+        envelope, arrays = self._there
+        if statement_digest(envelope) != digest:
+            raise NotFoundError(f"contribution {digest[:12]}", found="none")
+        file = self._plot.folder / "arrays"
+        file.write_bytes(arrays)
+        self._plot.book.contributions.put(envelope, file)
+
+
+async def test_an_order_about_a_contribution_that_is_kept_no_more_brings_it_back(
+    plot: Plot, coordinator: Coordinator
+) -> None:
+    order, own = plot.order("split", "rose.e1", steps="20"), Kept(plot)
+    shutil.rmtree(plot.home.state / "contributions")
+    with pytest.raises(ConflictError, match="none that is kept here"):
+        await made(plot, coordinator).carry_out(order)
+    grower = made(plot, coordinator, own)
+    with pytest.raises(ConflictError, match="none that is kept here"):
+        await grower.carry_out(replace(order, before="0" * 64))
+    await grower.carry_out(order)
+    await idle(grower)
+    assert own.asked == ["0" * 64, order.before] and coordinator.state == "accepted"
+
+
+@pytest.fixture
+async def children(plot: Plot, grower: Grower, coordinator: Coordinator) -> tuple[str, str]:
+    """The experts of a leaf that was split."""
+    await grower.carry_out(plot.order("split", "rose.e1", steps="5"))
+    await idle(grower)
+    coordinator.told.clear()
+    coordinator.state, coordinator.anew = "working", True
+    return "rose.e2", "rose.e3"
+
+
+async def test_several_experts_are_trained_anew_in_one_proposal(
+    plot: Plot, grower: Grower, coordinator: Coordinator, children: tuple[str, str]
+) -> None:
+    before = {name: plot.head(name.replace(".e", ".l")).version for name in children}
+    await grower.carry_out(plot.order("retrain", *children, proposal="p2", steps="20"))
+    assert grower.activity == "retrain rose.e2 rose.e3 0%"
+    await idle(grower)
+    assert [stage for stage, _ in coordinator.told] == ["started", "trained"]
+    for name in children:
+        head = plot.head(name.replace(".e", ".l"))
+        assert (head.version, head.parents) == (before[name] + 1, ())
+
+
+async def test_what_was_trained_anew_before_a_crash_is_not_trained_again(
+    plot: Plot, coordinator: Coordinator, grower: Grower, children: tuple[str, str]
+) -> None:
+    order = plot.order("retrain", *children, proposal="p2", steps="400")
+    await grower.carry_out(order)
+    folder = plot.home.state / "growth" / "p2"
+    async with asyncio.timeout(60):
+        while not (folder / "retrain-rose.l2" / "delivered.json").exists():
+            await asyncio.sleep(0.01)
+    first = plot.head("rose.l2")
+    await grower.stop()
+    another = made(plot, coordinator)
+    another.resume()
+    await idle(another)
+    assert plot.head("rose.l2") == first and plot.head("rose.l3").parents == ()
+    assert coordinator.told[-1][0] == "trained"
+
+
+async def test_one_that_cannot_be_trained_anew_keeps_no_other_from_it(
+    plot: Plot, grower: Grower, coordinator: Coordinator, children: tuple[str, str]
+) -> None:
+    plot.book.shard(LeafId("rose.l2")).write_bytes(b"damaged")
+    await grower.carry_out(plot.order("retrain", *children, proposal="p2", steps="20"))
+    await idle(grower)
+    stage, reason = coordinator.told[-1]
+    assert stage == "failed" and reason
+    assert plot.head("rose.l2").parents != () and plot.head("rose.l3").parents == ()
+
+
+async def test_each_expert_that_is_trained_anew_stays_shared_as_it_was(
+    plot: Plot, grower: Grower, children: tuple[str, str]
+) -> None:
+    known = plot.head("rose.l3")
+    narrow = sign_statement(
+        replace(known, version=known.version + 1, parent_version=known.version, share="serve-only"),
+        plot.signer,
+    )
+    plot.book.note_refined(read_statement(narrow, Manifest))
+    await grower.carry_out(plot.order("retrain", *children, proposal="p2", steps="5"))
+    await idle(grower)
+    assert [plot.head(leaf).share for leaf in ("rose.l2", "rose.l3")] == ["public", "serve-only"]

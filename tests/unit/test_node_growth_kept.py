@@ -1,7 +1,12 @@
 """A node keeps the contribution that the gate has, however many of its splits come to nothing."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.durable import write_json
 from node.growth.kept import KeptContributions
 from swarm.digests import digest_of
 from swarm.domain.contributions import Contribution
@@ -30,6 +35,7 @@ def put(kept: KeptContributions, folder: Path, epoch: int) -> tuple[Digest, byte
     arrays = folder / f"{epoch}.bin"
     arrays.write_bytes(b"arrays")
     kept.put(envelope, arrays)
+    assert kept.find(digest) is not None
     return digest, envelope
 
 
@@ -38,8 +44,8 @@ def test_what_the_gate_goes_back_to_is_kept_over_any_number_of_splits_that_do_no
     first, envelope = put(kept, tmp_path, 1)
     kept.note_active(envelope)
     for epoch in range(2, 22, 2):
-        copies, given = put(kept, tmp_path, epoch)
-        kept.note_active(given)
+        copies, sent = put(kept, tmp_path, epoch)
+        kept.note_active(sent)
         put(kept, tmp_path, epoch + 1)
         assert kept.find(first) is not None and kept.find(copies) is not None
         kept.note_gate([digest_of(b"of another node"), first])
@@ -54,3 +60,72 @@ def test_a_gate_without_anything_of_this_node_changes_nothing(tmp_path: Path) ->
     for epoch in range(2, 9):
         put(kept, tmp_path, epoch)
     assert kept.find(first) is not None
+
+
+def test_what_an_order_under_way_is_about_is_kept_until_it_has_ended(tmp_path: Path) -> None:
+    orders = tmp_path / "growth"
+    kept = KeptContributions(tmp_path / "kept", orders)
+    first, _ = put(kept, tmp_path, 1)
+    write_json(orders / "p1" / "order.json", {"proposal": "p1", "before": first})
+    for epoch in range(2, 12):
+        put(kept, tmp_path, epoch)
+    assert kept.find(first) is not None
+    (orders / "p1" / "order.json").unlink()
+    put(kept, tmp_path, 12)
+    assert kept.find(first) is None
+
+
+def test_a_contribution_of_long_ago_that_is_brought_back_is_kept_while_the_gate_has_it(
+    tmp_path: Path,
+) -> None:
+    kept = KeptContributions(tmp_path / "kept")
+    first, envelope = put(kept, tmp_path, 1)
+    for epoch in range(2, 9):
+        _, newest = put(kept, tmp_path, epoch)
+        kept.note_active(newest)
+    assert kept.find(first) is None
+    kept.note_gate([first])  # `swarm gate rollback`
+    arrays = tmp_path / "back.bin"
+    arrays.write_bytes(b"arrays")
+    kept.put(envelope, arrays)
+    for epoch in range(9, 16):
+        put(kept, tmp_path, epoch)
+    assert kept.find(first) is not None
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "taken up", "answer lost", "rolled back", "others"]), st.integers(0, 99)
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_gate_does_its_contribution_is_kept_and_what_it_goes_back_to(
+    steps: list[tuple[str, int]],
+) -> None:
+    """A model of the coordinator: it takes up the newest, perhaps unheard, or goes back to the one before."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        kept, others = KeptContributions(folder / "kept"), digest_of(b"of another node")
+        made, gates = [], list[Digest]()
+        for epoch, (step, at) in enumerate(steps, 1):
+            if step == "put" or not made:
+                made.append(put(kept, folder, epoch))
+                continue
+            newest, envelope = made[-1]
+            if step in ("taken up", "answer lost"):
+                gates.append(newest)
+                if step == "taken up":
+                    kept.note_active(envelope)
+                kept.note_gate([others, newest])
+            elif step == "rolled back" and gates:
+                gates.append(gates[at % len(gates)] if len(gates) < 2 else gates[-2])
+                kept.note_gate([gates[-1], others])
+            else:
+                kept.note_gate([others, *gates[-1:]])
+            needed = gates[-1:] if len(gates) < 2 else gates[-2:]
+            assert all(kept.find(digest) is not None for digest in needed)
+        assert len(list((folder / "kept").glob("*.bin"))) <= 7

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from node.jobs import VALIDATION_FILE
+from node.stream import arriving, learning
 from node.stream import stream as stream_module
 from node.stream.following import StreamRun
 from node.stream.ledger import LEDGER_FILE, StreamLedger
 from node.stream.novelty import FRESH_FILE, NOVEL_FILE
+from node.stream.parts import StreamParts
 from node.stream.ports import HaltedError, Progress, StreamOrder
 from node.stream.sources import FolderSource
 from node.stream.stream import Stream
@@ -102,24 +104,26 @@ def taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         found.write(folder)
         return found
 
-    monkeypatch.setattr(stream_module, "carried_out", carried_out)
-    monkeypatch.setattr(stream_module, "_LOOK_AGAIN_S", 0.01)
+    for module in (arriving, learning):
+        monkeypatch.setattr(module, "carried_out", carried_out)
+    for module in (learning, stream_module):
+        monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
 
 
 def made(home: NodeHome, learner: Learner, **options: Any) -> Stream:
     options = {"wait": 2, "most": 3} | options
     order = TrainOrder(data=str(home.root.parent / "in"), stream=StreamOptions(**options))
-    return Stream(
+    parts = StreamParts(
         kept=StreamOrder(order=order, first=1),
         run=StreamRun(),
         ledger=StreamLedger(home.state / LEDGER_FILE),
-        source=FolderSource(home.root.parent / "in", settle_s=0.0),
         home=home,
         learner=learner,
         knowledge=Swarm(make_specification(BlobFiles(home.cache))),
         threads=1,
         clock=lambda: 1.0,
     )
+    return Stream(parts=parts, source=FolderSource(home.root.parent / "in", settle_s=0.0))
 
 
 def recorded(home: NodeHome) -> list[Sequence[int]]:
@@ -148,7 +152,7 @@ async def test_a_stream_killed_at_any_point_counts_each_mega_batch_once(
     home: NodeHome, monkeypatch: pytest.MonkeyPatch, point: str, turn: int
 ) -> None:
     learner, where = Learner(), point.rsplit(maxsplit=1)[-1]
-    holder: Any = {"link_durably": stream_module, "train": Learner}.get(where, StreamLedger)
+    holder: Any = {"link_durably": arriving, "train": Learner}.get(where, StreamLedger)
     whole, turns = getattr(holder, where), iter(range(1, 100))
 
     def cut(*arguments: Any, **named: Any) -> Any:

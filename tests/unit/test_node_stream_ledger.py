@@ -82,3 +82,15 @@ def test_a_damaged_ledger_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense\n" + path.read_bytes())
     with pytest.raises(VerificationError, match=r"stream\.jsonl"):
         StreamLedger(path)
+
+
+def test_what_was_taken_after_all_is_left_out_no_more_and_each_entry_has_its_newest_reason(
+    tmp_path: Path,
+) -> None:
+    ledger = filled(tmp_path / "stream.jsonl")
+    for at, reason in ((3.0, "half a file"), (4.0, "cannot be read")):
+        ledger.note_skipped(Skipped(file="/in/d.npz", signature=f"s{at}", reason=reason, at=at))
+    ledger.note_taken(replace(TAKEN, number=3, file="/in/c.npz", signature="s4", digest="d3"))
+    for read in (ledger, StreamLedger(tmp_path / "stream.jsonl")):
+        assert [(one.file, one.reason) for one in read.left_out] == [("/in/d.npz", "cannot be read")]
+        assert len(read.skipped) == 3

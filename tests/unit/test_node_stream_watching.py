@@ -1,7 +1,9 @@
 """A watched folder: what is complete is taken, by name; what is being written is waited for."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +40,25 @@ def seen(watch: Watch, clock: Clock, after_s: float) -> list[str]:
 def save(path: Path, value: int = 0) -> Path:
     np.savez(path, x=np.full((4, 2), value), y=np.arange(4))
     return path
+
+
+def idx_folder(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (folder / name).write_bytes(b"1")
+    return folder
+
+
+def refuse_to_open(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Let files of that name be unreadable, for root too."""
+    whole = Path.open
+
+    def refused(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *arguments, **named)
+
+    patch.setattr(Path, "open", refused)
 
 
 def test_an_entry_is_taken_once_it_has_not_changed_for_a_while(
@@ -135,9 +156,65 @@ def test_the_same_content_has_one_digest_whatever_it_is_called(tmp_path: Path) -
     first, second = save(tmp_path / "a.npz"), save(tmp_path / "b.npz")
     assert content_digest(first) == content_digest(second)
     assert content_digest(first) != content_digest(save(tmp_path / "c.npz", 1))
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_bytes(b"1")
-    assert content_digest(tmp_path / "one") == content_digest(tmp_path / "two")
-    (tmp_path / "two" / "y").write_bytes(b"")
-    assert content_digest(tmp_path / "one") != content_digest(tmp_path / "two")
+    one, two = (idx_folder(tmp_path / name) for name in ("one", "two"))
+    assert content_digest(one) == content_digest(two)
+    (two / "t10k-labels-idx1-ubyte").write_bytes(b"not read")
+    assert content_digest(one) == content_digest(two)
+    (two / "class_names.txt").write_text("ant")
+    assert content_digest(one) != content_digest(two)
+    (two / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError):
+        content_digest(two)
+
+
+def test_what_cannot_be_read_is_waited_for_named_once_and_taken_when_it_can(
+    tmp_path: Path, watch: Watch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = idx_folder(tmp_path / "a")
+    given_up: set[tuple[str, str]] = set()
+
+    def is_known(file: str, signature: str) -> bool:
+        return (file, signature) in given_up
+
+    def look(after_s: float) -> list[Arrival]:
+        clock.now += after_s
+        return watch.look(is_known)
+
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch, "train-labels-idx1-ubyte")
+        assert look(0.0) == [] and look(59.0) == []
+        (found,) = look(2.0)
+        assert found.fault == "cannot be read: Permission denied"
+        given_up.add((str(found.path), found.signature))
+        assert look(60.0) == []
+    (found,) = look(1.0)
+    assert (found.path, found.fault) == (folder, "")
+
+
+def test_a_folder_with_ever_so_many_files_costs_a_look_at_those_that_count(
+    tmp_path: Path, watch: Watch, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("much", "a"):
+        (tmp_path / name / "below").mkdir(parents=True)
+        for number in range(300):
+            (tmp_path / name / "below" / f"{number}").touch()
+    idx_folder(tmp_path / "a")
+    looked_at: list[Path] = []
+    whole = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda path, **named: looked_at.append(path) or whole(path, **named))
+    watch.look(unknown)
+    clock.now += 61.0
+    found = {arrival.path.name: arrival.fault for arrival in watch.look(unknown)}
+    assert found["a"] == "" and "no train-images-idx3-ubyte" in found["much"]
+    assert len(looked_at) < 100
+
+
+def test_what_is_no_plain_file_is_not_opened_and_a_name_that_is_no_text_is_refused(
+    tmp_path: Path, watch: Watch, clock: Clock
+) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / os.fsdecode(b"\xff.npz")).write_bytes(b"")
+    watch.look(unknown)
+    clock.now += 2.0
+    faults = [arrival.fault for arrival in watch.look(unknown)]
+    assert len(faults) == 2 and "neither .npz nor a folder" in faults[0] and "not UTF-8" in faults[1]

@@ -362,6 +362,7 @@ def test_orders_and_progress_cross_unchanged() -> None:
         disk_free_bytes=5,
         clock_skew_s=-0.25,
         expert_server_pid=77,
+        trouble="the disk is full",
     )
     assert convert.agent_state_from_pb(convert.agent_state_to_pb(state)) == state
 
@@ -385,7 +386,9 @@ def test_an_order_that_cannot_be_right_is_refused_by_its_field(order: TrainOrder
 
 @pytest.mark.parametrize("activity", ["", "train 40%, 2 waiting to be sent", "l\u00e4uft"])
 def test_an_activity_of_one_printable_line_crosses_unchanged(activity: str) -> None:
-    beat = Heartbeat(fence=2, socket_bytes=SocketBytes(), activity=activity, served=(A,), gate_version=3)
+    beat = Heartbeat(
+        fence=2, socket_bytes=SocketBytes(), activity=activity, served=(A,), gate_version=3, trouble=activity
+    )
     assert convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat)) == beat
 
 
@@ -397,3 +400,6 @@ def test_an_activity_that_would_rewrite_a_terminal_is_refused_and_not_repeated_r
     with pytest.raises(InvalidInputError, match=r"^activity: .*200 printable") as refused:
         convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat))
     assert str(refused.value).isprintable()
+    beat = replace(beat, activity="idle", trouble=activity)
+    with pytest.raises(InvalidInputError, match=r"^trouble: .*200 printable"):
+        convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat))

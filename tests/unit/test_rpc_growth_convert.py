@@ -13,6 +13,7 @@ from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.growth import (
     KINDS,
+    MAX_EXPERTS,
     MERGE_METHODS,
     NODE_OPTIONS,
     SPLIT_GATES,
@@ -25,7 +26,7 @@ from swarm.domain.growth import (
 from swarm.domain.ids import ExpertId, LeafId, NodeId
 from swarm.domain.manifests import MAX_VERSION
 from swarm.rpc.convert import growth as convert
-from swarm.rpc.convert.growth import MAX_EXPERTS, MAX_FIGURES, MAX_REASON, MAX_SAMPLES, MAX_VERSIONS
+from swarm.rpc.convert.growth import MAX_FIGURES, MAX_REASON, MAX_SAMPLES, MAX_VERSIONS
 from swarm.rpc.pb import expert_pb2, growth_pb2
 from tests.support.rpc import growth_order, proposal, survey
 

@@ -72,6 +72,7 @@ def test_every_declared_method_is_in_the_table_and_served() -> None:
         (m.MAKE_PROFILE, {"node", "operator", "client"}),
         (m.CONNECT, {"node"}),
         (m.CONTRIBUTE, {"node"}),
+        (m.GET_CONTRIBUTION, {"node"}),
         (m.TRY_GATE, {"coordinator"}),
         (m.SURVEY, {"coordinator"}),
         (m.CARRY_OUT, {"coordinator"}),

@@ -228,8 +228,8 @@ class Stage:
     async def gates(self, client: CoordinatorClient) -> list[GateStatement]:
         """Return all gates that became active, oldest first."""
         keyring = self.founder.identity().keyring()
-        envelopes, _ = await client.history()
-        return [keyring.open(envelope, GateStatement).value for envelope in envelopes]
+        found = await client.history()
+        return [keyring.open(envelope, GateStatement).value for envelope in found.envelopes]
 
     async def gate_flops(self, client: CoordinatorClient) -> float:
         """Return the FLOPs spent so far on the gates that became active: solving and judging them.

@@ -36,7 +36,7 @@ class Memory:
     in the shapes of the net's parameters: how much each weight matters, and where it was. samples and
     held_out: raw inputs of training and validation samples, with weights that add up to how many samples they
     stand for; their preprocessing is that of the update which uses them. seen and held_out_seen: how many
-    training and validation samples there were so far.
+    training and validation samples there were so far; of replay, those that its samples stand for.
     """
 
     class_names: tuple[str, ...]

@@ -100,7 +100,7 @@ class ReplayUpdate(PlainUpdate):
     def end(self, net: nn.Module, train: Samples, validation: Samples) -> Memory:
         old = self.remembered
         held_out_capacity = round(HELD_OUT_SHARE * self.strategy.capacity)
-        samples = self._chosen(net, train, self.strategy.capacity - held_out_capacity)
+        samples, unheard = self._chosen(net, train, self.strategy.capacity - held_out_capacity)
         held_out = _by_reservoir(
             old.held_out,
             self.held_out_seen,
@@ -115,20 +115,21 @@ class ReplayUpdate(PlainUpdate):
             self.end_flops += self.forward_flops * (len(samples) + len(judged))
         return Memory(
             class_names=self.class_names,
-            seen=self.seen + len(train),
+            seen=self.seen + len(train) - unheard,
             held_out_seen=self.held_out_seen + len(validation),
             samples=samples,
             held_out=held_out,
         )
 
-    def _chosen(self, net: nn.Module, train: Samples, capacity: int) -> Samples:
-        """Return at most capacity samples that stand for everything seen."""
+    def _chosen(self, net: nn.Module, train: Samples, capacity: int) -> tuple[Samples, int]:
+        """Return at most capacity samples that stand for everything seen, and how much of it they do not:
+        what is of classes that there is no place for."""
         old = self.remembered
         if self.strategy.select == "reservoir":
             found = _by_reservoir(
                 old.samples, self.seen, train, capacity, derived_seed(self.seed, "reservoir", 0)
             )
-            return found if found is not None else train
+            return found if found is not None else train, 0
         candidates = _candidates(old.samples, train, derived_seed(self.seed, "candidates", 0))
         features = features_of(
             net, candidates, len(self.class_names), or_outputs=self.strategy.select == "herding"
@@ -136,19 +137,22 @@ class ReplayUpdate(PlainUpdate):
         self.end_flops += self.forward_flops * len(candidates)
         return self._by_class(candidates, features, capacity)
 
-    def _by_class(self, candidates: Samples, features: NDArray[np.float32], capacity: int) -> Samples:
+    def _by_class(
+        self, candidates: Samples, features: NDArray[np.float32], capacity: int
+    ) -> tuple[Samples, int]:
         known = candidates.weights if candidates.weights is not None else np.ones(len(candidates), np.float32)
         classes = np.unique(candidates.labels)
         members = [np.flatnonzero(candidates.labels == label) for label in classes]
-        rows, weights = [], []
+        rows, weights, unheard = [], [], 0.0
         for own, quota in zip(members, quotas([len(each) for each in members], capacity), strict=True):
             picked = self._pick(features[own], candidates.labels[own], known[own], quota)
             if len(picked.rows):
                 rows.append(own[picked.rows])
                 weights.append(picked.weights / picked.weights.sum() * known[own].sum())
-        return replace(
-            candidates.at(np.concatenate(rows)), weights=np.concatenate(weights).astype(np.float32)
-        )
+            else:
+                unheard += float(known[own].sum())
+        kept = candidates.at(np.concatenate(rows))
+        return replace(kept, weights=np.concatenate(weights).astype(np.float32)), round(unheard)
 
     def _pick(
         self,

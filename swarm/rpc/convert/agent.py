@@ -158,6 +158,7 @@ def agent_state_to_pb(state: AgentState) -> agent_pb2.AgentStateReply:
         disk_free_bytes=state.disk_free_bytes,
         clock_skew_s=state.clock_skew_s,
         expert_server_pid=state.expert_server_pid,
+        trouble=state.trouble,
     )
 
 
@@ -176,4 +177,5 @@ def agent_state_from_pb(message: agent_pb2.AgentStateReply) -> AgentState:
         disk_free_bytes=message.disk_free_bytes,
         clock_skew_s=message.clock_skew_s,
         expert_server_pid=message.expert_server_pid,
+        trouble=message.trouble,
     )

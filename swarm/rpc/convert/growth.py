@@ -7,6 +7,7 @@ from typing import TypeVar, cast, get_args
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.growth import (
     KINDS,
+    MAX_EXPERTS,
     MAX_REGIONS_BYTES,
     POLICIES,
     GrowthOrder,
@@ -25,7 +26,6 @@ from swarm.domain.manifests import MAX_VERSION
 from swarm.rpc.convert.scalars import expert_id, finite, leaf_id
 from swarm.rpc.pb import expert_pb2, growth_pb2
 
-MAX_EXPERTS = 64
 MAX_LEAVES = 65536
 MAX_FIGURES = 64
 MAX_VERSIONS = 1024

@@ -54,24 +54,26 @@ def heartbeat_to_pb(beat: Heartbeat) -> node_stream_pb2.Heartbeat:
         activity=beat.activity,
         served=beat.served,
         gate_version=beat.gate_version,
+        trouble=beat.trouble,
     )
 
 
 def heartbeat_from_pb(message: node_stream_pb2.Heartbeat) -> Heartbeat:
-    """Return the heartbeat; its activity is one short printable line, as operators' terminals show it."""
+    """Return the heartbeat; what it says are short printable lines, as operators' terminals show them."""
     return Heartbeat(
         fence=message.fence,
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
-        activity=_activity(message.activity),
+        activity=_line("activity", message.activity),
         served=digests(message.served),
         gate_version=message.gate_version,
+        trouble=_line("trouble", message.trouble),
     )
 
 
-def _activity(text: str) -> str:
+def _line(name: str, text: str) -> str:
     if len(text) > _MAX_ACTIVITY or not text.isprintable():
         raise InvalidInputError(
-            "activity", found=ascii(text[:40]), expected=f"at most {_MAX_ACTIVITY} printable characters"
+            name, found=ascii(text[:40]), expected=f"at most {_MAX_ACTIVITY} printable characters"
         )
     return text
 

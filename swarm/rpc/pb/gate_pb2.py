@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/gate.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"L\n\x10\x43ontributeHeader\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"W\n\x0f\x43ontributeChunk\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.swarm.v1.ContributeHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"F\n\x0f\x43ontributeReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x14\n\x0cgate_version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"!\n\x0eGetGateRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x14\n\x12GateHistoryRequest\"D\n\x10GateHistoryReply\x12\x1f\n\x05gates\x18\x01 \x03(\x0b\x32\x10.swarm.v1.Signed\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x04\";\n\x0fRollbackRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"%\n\nFitRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t2\xb9\x02\n\x04Gate\x12\x44\n\nContribute\x12\x19.swarm.v1.ContributeChunk\x1a\x19.swarm.v1.ContributeReply(\x01\x12\x35\n\x07GetGate\x12\x18.swarm.v1.GetGateRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x07History\x12\x1c.swarm.v1.GateHistoryRequest\x1a\x1a.swarm.v1.GateHistoryReply\x12\x37\n\x08Rollback\x12\x19.swarm.v1.RollbackRequest\x1a\x10.swarm.v1.Signed\x12\x36\n\x03\x46it\x12\x14.swarm.v1.FitRequest\x1a\x19.swarm.v1.ContributeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/gate.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"L\n\x10\x43ontributeHeader\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05\x66\x65nce\x18\x02 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"W\n\x0f\x43ontributeChunk\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.swarm.v1.ContributeHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"F\n\x0f\x43ontributeReply\x12\r\n\x05state\x18\x01 \x01(\t\x12\x14\n\x0cgate_version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"(\n\x16GetContributionRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"?\n\x11\x43ontributionChunk\x12\x12\n\x08\x65nvelope\x18\x01 \x01(\x0cH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"!\n\x0eGetGateRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"3\n\x12GateHistoryRequest\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"T\n\x10GateHistoryReply\x12\x1f\n\x05gates\x18\x01 \x03(\x0b\x32\x10.swarm.v1.Signed\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x04\x12\x0e\n\x06oldest\x18\x03 \x01(\x04\";\n\x0fRollbackRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"%\n\nFitRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t2\x8d\x03\n\x04Gate\x12\x44\n\nContribute\x12\x19.swarm.v1.ContributeChunk\x1a\x19.swarm.v1.ContributeReply(\x01\x12\x35\n\x07GetGate\x12\x18.swarm.v1.GetGateRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x07History\x12\x1c.swarm.v1.GateHistoryRequest\x1a\x1a.swarm.v1.GateHistoryReply\x12\x37\n\x08Rollback\x12\x19.swarm.v1.RollbackRequest\x1a\x10.swarm.v1.Signed\x12R\n\x0fGetContribution\x12 .swarm.v1.GetContributionRequest\x1a\x1b.swarm.v1.ContributionChunk0\x01\x12\x36\n\x03\x46it\x12\x14.swarm.v1.FitRequest\x1a\x19.swarm.v1.ContributeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,16 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTRIBUTECHUNK']._serialized_end=220
   _globals['_CONTRIBUTEREPLY']._serialized_start=222
   _globals['_CONTRIBUTEREPLY']._serialized_end=292
-  _globals['_GETGATEREQUEST']._serialized_start=294
-  _globals['_GETGATEREQUEST']._serialized_end=327
-  _globals['_GATEHISTORYREQUEST']._serialized_start=329
-  _globals['_GATEHISTORYREQUEST']._serialized_end=349
-  _globals['_GATEHISTORYREPLY']._serialized_start=351
-  _globals['_GATEHISTORYREPLY']._serialized_end=419
-  _globals['_ROLLBACKREQUEST']._serialized_start=421
-  _globals['_ROLLBACKREQUEST']._serialized_end=480
-  _globals['_FITREQUEST']._serialized_start=482
-  _globals['_FITREQUEST']._serialized_end=519
-  _globals['_GATE']._serialized_start=522
-  _globals['_GATE']._serialized_end=835
+  _globals['_GETCONTRIBUTIONREQUEST']._serialized_start=294
+  _globals['_GETCONTRIBUTIONREQUEST']._serialized_end=334
+  _globals['_CONTRIBUTIONCHUNK']._serialized_start=336
+  _globals['_CONTRIBUTIONCHUNK']._serialized_end=399
+  _globals['_GETGATEREQUEST']._serialized_start=401
+  _globals['_GETGATEREQUEST']._serialized_end=434
+  _globals['_GATEHISTORYREQUEST']._serialized_start=436
+  _globals['_GATEHISTORYREQUEST']._serialized_end=487
+  _globals['_GATEHISTORYREPLY']._serialized_start=489
+  _globals['_GATEHISTORYREPLY']._serialized_end=573
+  _globals['_ROLLBACKREQUEST']._serialized_start=575
+  _globals['_ROLLBACKREQUEST']._serialized_end=634
+  _globals['_FITREQUEST']._serialized_start=636
+  _globals['_FITREQUEST']._serialized_end=673
+  _globals['_GATE']._serialized_start=676
+  _globals['_GATE']._serialized_end=1073
 # @@protoc_insertion_point(module_scope)

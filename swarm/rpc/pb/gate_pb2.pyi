@@ -35,6 +35,20 @@ class ContributeReply(_message.Message):
     reason: str
     def __init__(self, state: _Optional[str] = ..., gate_version: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class GetContributionRequest(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
+class ContributionChunk(_message.Message):
+    __slots__ = ("envelope", "data")
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    envelope: bytes
+    data: bytes
+    def __init__(self, envelope: _Optional[bytes] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class GetGateRequest(_message.Message):
     __slots__ = ("version",)
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -42,16 +56,22 @@ class GetGateRequest(_message.Message):
     def __init__(self, version: _Optional[int] = ...) -> None: ...
 
 class GateHistoryRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("before", "limit")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    before: int
+    limit: int
+    def __init__(self, before: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class GateHistoryReply(_message.Message):
-    __slots__ = ("gates", "current")
+    __slots__ = ("gates", "current", "oldest")
     GATES_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FIELD_NUMBER: _ClassVar[int]
     gates: _containers.RepeatedCompositeFieldContainer[_types_pb2.Signed]
     current: int
-    def __init__(self, gates: _Optional[_Iterable[_Union[_types_pb2.Signed, _Mapping[str, object]]]] = ..., current: _Optional[int] = ...) -> None: ...
+    oldest: int
+    def __init__(self, gates: _Optional[_Iterable[_Union[_types_pb2.Signed, _Mapping[str, object]]]] = ..., current: _Optional[int] = ..., oldest: _Optional[int] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
     __slots__ = ("version", "idempotency_key")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarm/v1/node_stream.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x84\x01\n\x08\x46romNode\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.swarm.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.swarm.v1.HeartbeatH\x00\x12$\n\x05reply\x18\x03 \x01(\x0b\x32\x13.swarm.v1.CallReplyH\x00\x42\x06\n\x04kind\"x\n\x05Hello\x12\x11\n\tadvertise\x18\x01 \x01(\t\x12\x11\n\tcan_build\x18\x02 \x03(\t\x12\x11\n\tmanifests\x18\x03 \x03(\x0c\x12\x0e\n\x06served\x18\x04 \x03(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\x10\n\x08software\x18\x06 \x01(\t\"\x7f\n\tHeartbeat\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12+\n\x0csocket_bytes\x18\x02 \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08\x61\x63tivity\x18\x03 \x01(\t\x12\x0e\n\x06served\x18\x04 \x03(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\"`\n\tCallReply\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x12$\n\x07problem\x18\x03 \x01(\x0b\x32\x11.swarm.v1.ProblemH\x00\x42\t\n\x07outcome\"\xc5\x02\n\x06ToNode\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.swarm.v1.WelcomeH\x00\x12\x1e\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.CallH\x00\x12&\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x14.swarm.v1.CancelCallH\x00\x12 \n\x04gate\x18\x04 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12)\n\rspecification\x18\x05 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12\'\n\x0brevocations\x18\x06 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12 \n\x05\x65vent\x18\x07 \x01(\x0b\x32\x0f.swarm.v1.EventH\x00\x12-\n\theartbeat\x18\x08 \x01(\x0b\x32\x18.swarm.v1.HeartbeatReplyH\x00\x42\x06\n\x04kind\"x\n\x07Welcome\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\x12\x15\n\rspecification\x18\x03 \x01(\x0c\x12\x0c\n\x04gate\x18\x04 \x01(\x0c\x12\x13\n\x0brevocations\x18\x05 \x01(\x0c\x12\x13\n\x0bserver_time\x18\x06 \x01(\x01\"K\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\"\x1d\n\nCancelCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"4\n\x0eHeartbeatReply\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x13\n\x0bserver_time\x18\x02 \x01(\x01\x32\x41\n\nNodeStream\x12\x33\n\x07\x43onnect\x12\x12.swarm.v1.FromNode\x1a\x10.swarm.v1.ToNode(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarm/v1/node_stream.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x84\x01\n\x08\x46romNode\x12 \n\x05hello\x18\x01 \x01(\x0b\x32\x0f.swarm.v1.HelloH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.swarm.v1.HeartbeatH\x00\x12$\n\x05reply\x18\x03 \x01(\x0b\x32\x13.swarm.v1.CallReplyH\x00\x42\x06\n\x04kind\"x\n\x05Hello\x12\x11\n\tadvertise\x18\x01 \x01(\t\x12\x11\n\tcan_build\x18\x02 \x03(\t\x12\x11\n\tmanifests\x18\x03 \x03(\x0c\x12\x0e\n\x06served\x18\x04 \x03(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\x10\n\x08software\x18\x06 \x01(\t\"\x90\x01\n\tHeartbeat\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12+\n\x0csocket_bytes\x18\x02 \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08\x61\x63tivity\x18\x03 \x01(\t\x12\x0e\n\x06served\x18\x04 \x03(\t\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\x0f\n\x07trouble\x18\x06 \x01(\t\"`\n\tCallReply\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x11\n\x07payload\x18\x02 \x01(\x0cH\x00\x12$\n\x07problem\x18\x03 \x01(\x0b\x32\x11.swarm.v1.ProblemH\x00\x42\t\n\x07outcome\"\xc5\x02\n\x06ToNode\x12$\n\x07welcome\x18\x01 \x01(\x0b\x32\x11.swarm.v1.WelcomeH\x00\x12\x1e\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x0e.swarm.v1.CallH\x00\x12&\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x14.swarm.v1.CancelCallH\x00\x12 \n\x04gate\x18\x04 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12)\n\rspecification\x18\x05 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12\'\n\x0brevocations\x18\x06 \x01(\x0b\x32\x10.swarm.v1.SignedH\x00\x12 \n\x05\x65vent\x18\x07 \x01(\x0b\x32\x0f.swarm.v1.EventH\x00\x12-\n\theartbeat\x18\x08 \x01(\x0b\x32\x18.swarm.v1.HeartbeatReplyH\x00\x42\x06\n\x04kind\"x\n\x07Welcome\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\x12\x15\n\rspecification\x18\x03 \x01(\x0c\x12\x0c\n\x04gate\x18\x04 \x01(\x0c\x12\x13\n\x0brevocations\x18\x05 \x01(\x0c\x12\x13\n\x0bserver_time\x18\x06 \x01(\x01\"K\n\x04\x43\x61ll\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\"\x1d\n\nCancelCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"4\n\x0eHeartbeatReply\x12\r\n\x05\x66\x65nce\x18\x01 \x01(\x04\x12\x13\n\x0bserver_time\x18\x02 \x01(\x01\x32\x41\n\nNodeStream\x12\x33\n\x07\x43onnect\x12\x12.swarm.v1.FromNode\x1a\x10.swarm.v1.ToNode(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +36,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMNODE']._serialized_end=195
   _globals['_HELLO']._serialized_start=197
   _globals['_HELLO']._serialized_end=317
-  _globals['_HEARTBEAT']._serialized_start=319
-  _globals['_HEARTBEAT']._serialized_end=446
-  _globals['_CALLREPLY']._serialized_start=448
-  _globals['_CALLREPLY']._serialized_end=544
-  _globals['_TONODE']._serialized_start=547
-  _globals['_TONODE']._serialized_end=872
-  _globals['_WELCOME']._serialized_start=874
-  _globals['_WELCOME']._serialized_end=994
-  _globals['_CALL']._serialized_start=996
-  _globals['_CALL']._serialized_end=1071
-  _globals['_CANCELCALL']._serialized_start=1073
-  _globals['_CANCELCALL']._serialized_end=1102
-  _globals['_HEARTBEATREPLY']._serialized_start=1104
-  _globals['_HEARTBEATREPLY']._serialized_end=1156
-  _globals['_NODESTREAM']._serialized_start=1158
-  _globals['_NODESTREAM']._serialized_end=1223
+  _globals['_HEARTBEAT']._serialized_start=320
+  _globals['_HEARTBEAT']._serialized_end=464
+  _globals['_CALLREPLY']._serialized_start=466
+  _globals['_CALLREPLY']._serialized_end=562
+  _globals['_TONODE']._serialized_start=565
+  _globals['_TONODE']._serialized_end=890
+  _globals['_WELCOME']._serialized_start=892
+  _globals['_WELCOME']._serialized_end=1012
+  _globals['_CALL']._serialized_start=1014
+  _globals['_CALL']._serialized_end=1089
+  _globals['_CANCELCALL']._serialized_start=1091
+  _globals['_CANCELCALL']._serialized_end=1120
+  _globals['_HEARTBEATREPLY']._serialized_start=1122
+  _globals['_HEARTBEATREPLY']._serialized_end=1174
+  _globals['_NODESTREAM']._serialized_start=1176
+  _globals['_NODESTREAM']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)

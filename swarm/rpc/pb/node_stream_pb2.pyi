@@ -34,18 +34,20 @@ class Hello(_message.Message):
     def __init__(self, advertise: _Optional[str] = ..., can_build: _Optional[_Iterable[str]] = ..., manifests: _Optional[_Iterable[bytes]] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("fence", "socket_bytes", "activity", "served", "gate_version")
+    __slots__ = ("fence", "socket_bytes", "activity", "served", "gate_version", "trouble")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
     fence: int
     socket_bytes: _types_pb2.SocketBytes
     activity: str
     served: _containers.RepeatedScalarFieldContainer[str]
     gate_version: int
-    def __init__(self, fence: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., activity: _Optional[str] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ...) -> None: ...
+    trouble: str
+    def __init__(self, fence: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., activity: _Optional[str] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class CallReply(_message.Message):
     __slots__ = ("call_id", "payload", "problem")

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator
 
 from swarm.domain.errors import ExhaustedError, InvalidInputError
-from swarm.domain.ids import node_id
+from swarm.domain.ids import digest, node_id
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import finite, role
 from swarm.rpc.interceptors import Behaviour, Context
-from swarm.rpc.options import MAX_CONTRIBUTION_BYTES, UNARY_TIMEOUT_S
+from swarm.rpc.options import CHUNK_BYTES, MAX_CONTRIBUTION_BYTES, UNARY_TIMEOUT_S
 from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
 from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
 from swarm.rpc.server import Service
@@ -107,13 +107,23 @@ class _Gate:
         )
         return convert.outcome_to_pb(outcome)
 
+    async def contribution(
+        self, request: gate_pb2.GetContributionRequest, context: Context
+    ) -> AsyncIterator[gate_pb2.ContributionChunk]:
+        envelope, arrays = await self._port.contribution(current_caller(), digest(request.digest))
+        yield gate_pb2.ContributionChunk(envelope=envelope)
+        for start in range(0, len(arrays), CHUNK_BYTES):
+            yield gate_pb2.ContributionChunk(data=bytes(arrays[start : start + CHUNK_BYTES]))
+
     async def gate(self, request: gate_pb2.GetGateRequest, context: Context) -> types_pb2.Signed:
         return types_pb2.Signed(envelope=await self._port.gate(request.version))
 
-    async def history(self, _: gate_pb2.GateHistoryRequest, context: Context) -> gate_pb2.GateHistoryReply:
-        gates, current = await self._port.history()
-        signed = [types_pb2.Signed(envelope=envelope) for envelope in gates]
-        return gate_pb2.GateHistoryReply(gates=signed, current=current)
+    async def history(
+        self, request: gate_pb2.GateHistoryRequest, context: Context
+    ) -> gate_pb2.GateHistoryReply:
+        found = await self._port.history(request.before, request.limit)
+        signed = [types_pb2.Signed(envelope=envelope) for envelope in found.envelopes]
+        return gate_pb2.GateHistoryReply(gates=signed, current=found.current, oldest=found.oldest)
 
     async def rollback(self, request: gate_pb2.RollbackRequest, context: Context) -> types_pb2.Signed:
         key = convert.idempotency_key(request.idempotency_key)
@@ -180,6 +190,7 @@ def gate_service(port: GatePort) -> Service:
     on = _Gate(port)
     behaviours: dict[m.AnyMethod, Behaviour] = {
         m.CONTRIBUTE: on.contribute,
+        m.GET_CONTRIBUTION: on.contribution,
         m.GET_GATE: on.gate,
         m.HISTORY: on.history,
         m.ROLLBACK: on.rollback,
