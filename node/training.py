@@ -15,20 +15,19 @@ import structlog
 
 from node.children import Child
 from node.delivery import Courier
-from node.durable import link_durably, write_json
+from node.durable import link_durably
 from node.existing import answering, existing_branches, existing_leaves
+from node.job_delivery import QUEUED, JobDelivery
 from node.jobs import (
     VALIDATION_FILE,
-    WAITING_FILE,
     LearningJob,
     LearningResult,
     Lender,
 )
 from node.leaves import LeafBook
 from node.loans import Lending, Loans, Wanted
-from node.order_run import OrderRun, done_step, is_kept_aside
-from node.outbox import Intent, Outbox
-from node.plan import Plan, make_plan
+from node.order_run import OrderRun
+from node.outbox import Outbox
 from node.stream.keeper import StreamKeeper
 from node.stream.ports import Progress
 from node.stream.taking import Answering
@@ -36,7 +35,7 @@ from node.stream.trouble import Trouble
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
-from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, SwarmError
+from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
 from swarm.domain.gates import GateStatement
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
@@ -44,10 +43,7 @@ from swarm.modules.blobs import BlobFiles
 from swarm.trust.identity import Identity
 from swarm.trust.statements import Statement
 
-PATIENCE_S = 20.0
 _ATTEMPTS = 3
-_KEPT_JOBS = 5
-_QUEUED = "queued.json"
 _log = structlog.get_logger(__name__)
 
 
@@ -82,11 +78,20 @@ class Trainer:
         lending: Lending | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._home, self._identity, self._book, self._outbox = home, identity, book, outbox
-        self._courier, self._cache, self._knowledge = courier, cache, knowledge
-        self._default_net, self._threads, self._clock = default_net, threads, clock
-        self._lending = lending
+        self._home, self._identity, self._book, self._knowledge = home, identity, book, knowledge
+        self._default_net, self._threads, self._lending = default_net, threads, lending
         self._jobs = home.state / "jobs"
+        self._delivery = JobDelivery(
+            home=home,
+            identity=identity,
+            book=book,
+            outbox=outbox,
+            courier=courier,
+            cache=cache,
+            knowledge=knowledge,
+            jobs=self._jobs,
+            clock=clock,
+        )
         self._run: OrderRun | None = None
         self.is_growing: Callable[[], bool] = lambda: False
         """Whether a proposal is being carried out beside."""
@@ -135,7 +140,7 @@ class Trainer:
         if not self._jobs.exists():
             return
         for folder in sorted(self._jobs.iterdir(), key=lambda path: path.stat().st_mtime):
-            if (folder / _QUEUED).exists():
+            if (folder / QUEUED).exists():
                 continue
             with suppress(SwarmError):
                 order = LearningJob.read(folder).order
@@ -171,7 +176,7 @@ class Trainer:
         """Say how far the order with this key came: whether there is a result, and whether that is in the
         book and on its way."""
         folder = self._folder_of(key)
-        if (folder / _QUEUED).exists():
+        if (folder / QUEUED).exists():
             return "laid down"
         return "learned" if (folder / LearningResult.FILE).exists() else "nothing"
 
@@ -204,7 +209,7 @@ class Trainer:
         folder = self._folder_of(run.key)
         try:
             await self._learn(run, folder)
-            await self._deliver(run, folder)
+            await self._delivery.deliver(run, folder)
             await run.end()
         except SwarmError as error:
             if run.learning:
@@ -296,92 +301,3 @@ class Trainer:
                 remedy="train some first: swarm train DATA",
             )
         return await self._knowledge.provide_root()
-
-    async def _deliver(self, run: OrderRun, folder: Path) -> None:
-        result = LearningResult.read(folder)
-        if result.dry_run:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            await run.add(done_step(result, "nothing left this machine", {}))
-            return
-        run.learning = False
-        intents: list[Intent] = []
-        plan = Plan.read(folder)
-        if not (folder / _QUEUED).exists():
-            await asyncio.to_thread(self._bring_home, folder, run.order)
-            if plan is None:
-                plan = make_plan(
-                    result,
-                    folder,
-                    self._book,
-                    job=folder.name,
-                    owner=self._identity.id,
-                    signer=self._identity.required_signer(),
-                    specification=self._knowledge.specification(),
-                    share=run.order.share,
-                    gate_version=self._knowledge.gate_version,
-                    import_paths=run.order.import_paths,
-                    now=self._clock(),
-                )
-            intents = plan.apply(folder, self._book, self._outbox)
-            write_json(folder / _QUEUED, {"at": self._clock()})
-            self._courier.kick()
-            await asyncio.to_thread(self._forget_old_jobs)
-        await self._follow_deliveries(run, result, intents, plan.note if plan is not None else "")
-
-    def _bring_home(self, folder: Path, order: TrainOrder) -> None:
-        """Move a job's weights into the node's cache, and what the next one needs into the node's state."""
-        learned = BlobFiles(folder / "blobs")
-        for digest in learned.digests():
-            self._cache.put(learned.open_verified(digest))
-        if (folder / VALIDATION_FILE).exists():
-            link_durably(folder / VALIDATION_FILE, self._home.state / VALIDATION_FILE)
-        if order.gathered:
-            waiting = self._home.state / "stream" / WAITING_FILE
-            if (folder / WAITING_FILE).exists():
-                link_durably(folder / WAITING_FILE, waiting)
-            else:
-                waiting.unlink(missing_ok=True)
-
-    async def _follow_deliveries(
-        self, run: OrderRun, result: LearningResult, intents: list[Intent], left_out: str
-    ) -> None:
-        """Tell what becomes of everything; `left_out`: why what was laid down is not contributed."""
-        figures: dict[str, float] = {
-            "gate_version": self._knowledge.gate_version,
-            "activated": 0.0,
-            "forward_flops": float(result.forward_flops),
-        }
-        message = f"{len(result.leaves)} experts published"
-        if run.order.refine:
-            message = f"{len(result.refined)} corrections published"
-        for place, intent in enumerate(intents):
-            stage = "publish" if intent.kind == "publish" else "contribute"
-            await run.add(TrainStep(stage=stage, message=intent.subject, fraction=place / len(intents)))
-            delivery = await self._courier.outcome(intent, PATIENCE_S)
-            if delivery is None:
-                message = f"{len(self._outbox)} deliveries wait in the outbox: {self._courier.trouble}"
-                break
-            if isinstance(delivery.error, HarmfulContributionError) and is_kept_aside(intent):
-                message += f"; contribution kept aside, no gate has it: {delivery.error.found}"
-                continue
-            if delivery.error is not None:
-                raise delivery.error
-            if intent.kind == "contribute":
-                figures["activated"] = float(delivery.is_in_the_gate)
-                figures["gate_version"] = delivery.gate_version or self._knowledge.gate_version
-                message += f"; contribution {delivery.state}"
-                message += f" ({delivery.reason})" if delivery.reason else f", gate {delivery.gate_version}"
-        if intents and intents[-1].kind == "publish" and not run.order.refine:
-            why = left_out or (result.notes[-1] if result.notes else "no leaf has samples enough")
-            message += f"; nothing contributed: {why}"
-        await run.add(done_step(result, message, {**figures, "outbox": float(len(self._outbox))}))
-
-    def _forget_old_jobs(self) -> None:
-        """Drop what queued jobs need no more: checkpoints and blobs of all, everything of the oldest."""
-        queued = sorted(self._jobs.glob(f"*/{_QUEUED}"), key=lambda path: path.stat().st_mtime)
-        for marker in queued[:-_KEPT_JOBS]:
-            shutil.rmtree(marker.parent, ignore_errors=True)
-        for marker in queued[-_KEPT_JOBS:]:
-            for path in marker.parent.iterdir():
-                if path.name not in (_QUEUED, LearningJob.FILE, LearningResult.FILE, "plan.json"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -13,6 +13,8 @@ from tests.support.garden import Garden, accuracy, garden, owners, same_answers
 from tests.support.rpc import eventually
 from tests.support.whole_swarm import until
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:

@@ -29,6 +29,8 @@ from tests.support.garden import Garden, garden, owners, run, same_answers
 from tests.support.trust import found
 from tests.support.whole_swarm import agent_of, until
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
@@ -208,7 +210,6 @@ async def test_a_stranger_at_the_registrys_address_gets_nothing_and_costs_no_wor
     assert await versions(swarm, "rose") == [version + 1]
 
 
-@pytest.mark.chaos
 async def test_agents_killed_at_any_moment_of_a_publication_finish_it_after_their_restart(
     swarm: Garden,
 ) -> None:
@@ -233,7 +234,6 @@ async def test_agents_killed_at_any_moment_of_a_publication_finish_it_after_thei
     assert owners(await swarm.settled()) == {"rose", "tulip"}
 
 
-@pytest.mark.chaos
 async def test_a_learner_that_dies_with_its_agent_goes_on_after_the_restart(swarm: Garden) -> None:
     (version,) = await versions(swarm, "tulip")
     family: list[psutil.Process] = []
@@ -255,7 +255,6 @@ async def test_a_learner_that_dies_with_its_agent_goes_on_after_the_restart(swar
     await delivered(swarm, "tulip")
 
 
-@pytest.mark.chaos
 async def test_a_full_disk_is_named_serving_goes_on_and_delivery_follows_when_there_is_room(
     swarm: Garden,
 ) -> None:
@@ -279,7 +278,6 @@ async def test_a_full_disk_is_named_serving_goes_on_and_delivery_follows_when_th
     await asyncio.to_thread(swarm.swarm.start_registry)
 
 
-@pytest.mark.chaos
 async def test_a_node_whose_disk_is_full_says_so_keeps_its_version_and_learns_when_there_is_room(
     swarm: Garden,
 ) -> None:
@@ -304,7 +302,6 @@ async def test_a_node_whose_disk_is_full_says_so_keeps_its_version_and_learns_wh
     await swarm.restart("rose")
 
 
-@pytest.mark.chaos
 async def test_a_swarm_restored_in_another_folder_is_the_same_swarm_for_its_nodes(swarm: Garden) -> None:
     before = await swarm.settled()
     backup = swarm.swarm.folder / "backup.tgz"

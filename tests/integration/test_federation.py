@@ -161,6 +161,7 @@ async def test_no_process_of_a_run_stays_behind(meadow: Meadow) -> None:
     await until(lambda: not meadow.children("federated"), 10)
 
 
+@pytest.mark.chaos
 async def test_a_node_killed_in_the_middle_of_a_round_is_left_out_and_named(meadow: Meadow) -> None:
     async with meadow.operator() as client:
         options = {"rounds": "3", "steps": "400", "net": "mlp:32x1", "min-nodes": "2", "timeout-s": "60"}
@@ -183,6 +184,7 @@ async def test_a_node_killed_in_the_middle_of_a_round_is_left_out_and_named(mead
         await until(connected)
 
 
+@pytest.mark.chaos
 async def test_a_child_that_is_killed_at_a_node_costs_that_round_only(meadow: Meadow) -> None:
     async with meadow.operator() as client:
         options = {"rounds": "3", "steps": "300", "net": "mlp:32x1", "min-nodes": "2"}
