@@ -1,14 +1,15 @@
 """What the last message of a training order says of its contribution."""
 
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from node.delivery import Delivery
+from node.job_delivery import JobDelivery
 from node.order_run import OrderRun, is_kept_aside
 from node.outbox import Intent
-from node.training import Trainer
 from swarm.domain.agent import TrainOrder
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import HarmfulContributionError
@@ -60,19 +61,19 @@ def plot(tmp_path: Path) -> Plot:
 
 
 async def told(plot: Plot, folder: Path, courier: Courier | None = None) -> str:
-    trainer = Trainer(
+    delivery = JobDelivery(
         home=plot.home,
         identity=cast(Any, Identity(plot)),
         book=plot.book,
         outbox=plot.outbox,
         courier=cast(Any, courier or Courier()),
         cache=plot.cache,
-        knowledge=cast(Any, Knowledge(plot.specification)),
-        default_net="mlp:16x1",
-        threads=1,
+        knowledge=Knowledge(plot.specification),
+        jobs=plot.home.state / "jobs",
+        clock=time.time,
     )
     run = OrderRun("key", TrainOrder(data="late"))
-    await trainer._deliver(run, folder)
+    await delivery.deliver(run, folder)
     return run.steps[-1].message
 
 
