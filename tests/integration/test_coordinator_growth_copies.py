@@ -35,6 +35,7 @@ def stored(swarm: BackEnd) -> ContributionFiles:
     return ContributionFiles(folder, sweep=False)
 
 
+@pytest.mark.growth
 async def test_however_many_splits_fail_the_coordinator_stores_no_more_contributions(swarm: BackEnd) -> None:
     ada, operator = await ada_of(swarm), await swarm.operator()
     before = (await current(ada)).version
