@@ -50,11 +50,11 @@ def ledger(home: NodeHome) -> StreamLedger:
 
 
 @asynccontextmanager
-async def streaming(swarm: WholeSwarm, name: str, folder: Path, *seeds: int) -> AsyncIterator[NodeHome]:
-    """A node whose stream has learned a mega-batch, and another one of another kind."""
+async def streaming(swarm: WholeSwarm, name: str, folder: Path, seed: int) -> AsyncIterator[NodeHome]:
+    """A node whose stream has learned a mega-batch."""
     home = swarm.joined(name)
     swarm.agent(home)
-    arrive(folder, "a", seeds[0], inverted=False)
+    arrive(folder, "a", seed, inverted=False)
     stream = StreamOptions(wait=1)
     what = TrainOrder(data=str(folder), net="linear", steps=400, sums="none", borrow=False, stream=stream)
     async with agent_of(home) as client:
@@ -64,13 +64,20 @@ async def streaming(swarm: WholeSwarm, name: str, folder: Path, *seeds: int) -> 
 
         following = asyncio.create_task(follow())
         await until(lambda: 1 in ledger(home).recorded, 90)
-        arrive(folder, "b", seeds[1], inverted=True)
-        await until(lambda: 2 in ledger(home).recorded, 90)
         try:
             yield home
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+
+
+async def meet_what_is_new(*nodes: tuple[NodeHome, Path, int]) -> None:
+    """Let a mega-batch of another kind arrive at all nodes at once: what one has contributed is new to
+    nobody."""
+    for _, folder, seed in nodes:
+        arrive(folder, "b", seed, inverted=True)
+    for home, _, _ in nodes:
+        await until(lambda home=home: 2 in ledger(home).recorded, 90)
 
 
 async def gates(client: CoordinatorClient) -> list[GateStatement]:
@@ -107,7 +114,8 @@ async def test_what_a_stream_meets_anew_gets_a_leaf_that_pays_and_can_be_rolled_
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
     incoming, founder = tmp_path / "incoming", str(swarm.home.root)
-    async with streaming(swarm, "rose", incoming, 1, 2) as home, swarm.coordinator() as client:
+    async with streaming(swarm, "rose", incoming, 1) as home, swarm.coordinator() as client:
+        await meet_what_is_new((home, incoming, 2))
         fresh, novel = fresh_counts(home.state)
         assert novel >= 200 and ledger(home).taken[2].novel == novel
         before, alone = (await gates(client))[-1], held(home)
@@ -147,7 +155,8 @@ async def test_a_mega_batch_that_comes_while_an_add_is_on_trial_is_as_novel_as_b
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
     incoming = tmp_path / "incoming"
-    async with streaming(swarm, "rose", incoming, 1, 2) as home, swarm.coordinator() as client:
+    async with streaming(swarm, "rose", incoming, 1) as home, swarm.coordinator() as client:
+        await meet_what_is_new((home, incoming, 2))
         rose = str(home.root)
         done = await command(tmp_path, "expert", "add", "--no-wait", "--steps", "2000", "--home", rose)
         assert done.returncode == 0 and "add of rose (p1) is working" in done.stdout, done.stderr
@@ -172,7 +181,7 @@ async def test_two_nodes_add_by_the_regions_that_their_novel_samples_have_in_com
 ) -> None:
     founder = str(swarm.home.root)
     async with (
-        streaming(swarm, "dan", tmp_path / "dan", 1, 2) as dan,
+        streaming(swarm, "dan", tmp_path / "dan", 1) as dan,
         swarm.coordinator() as client,
     ):
         done = await command(tmp_path, "expert", "add", "--home", founder)
@@ -182,8 +191,8 @@ async def test_two_nodes_add_by_the_regions_that_their_novel_samples_have_in_com
         nodes = ("--node", "dan", "--node", "eve")
         done = await command(tmp_path, "expert", "add", *nodes, "--home", founder)
         assert done.returncode == 5 and "node eve" in done.stderr, done.stderr
-        # Both meet the same kind of data; the gate has learned of dan's by its old leaf.
-        async with streaming(swarm, "eve", tmp_path / "eve", 3, 4) as eve:
+        async with streaming(swarm, "eve", tmp_path / "eve", 3) as eve:
+            await meet_what_is_new((dan, tmp_path / "dan", 2), (eve, tmp_path / "eve", 4))
             counts = [fresh_counts(home.state)[1] for home in (dan, eve)]
             assert min(counts) >= 20, counts
             done = await command(tmp_path, "expert", "add", *nodes, "--json", "--home", founder)
@@ -203,10 +212,11 @@ async def test_the_policy_looks_for_regions_in_common_where_two_nodes_have_somet
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
     async with (
-        streaming(swarm, "dan", tmp_path / "dan", 1, 2),
-        streaming(swarm, "eve", tmp_path / "eve", 3, 4),
+        streaming(swarm, "dan", tmp_path / "dan", 1) as dan,
+        streaming(swarm, "eve", tmp_path / "eve", 3) as eve,
         swarm.coordinator() as client,
     ):
+        await meet_what_is_new((dan, tmp_path / "dan", 2), (eve, tmp_path / "eve", 4))
         await client.growth_policy("eager")
         found = await ended(client, "add", 2)
         await client.growth_policy("manual")
