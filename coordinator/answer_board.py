@@ -13,12 +13,16 @@ Rows = NDArray[np.int64]
 class AnswerBoard:
     """The state of one query of B rows over L leaves, while its answers come in.
 
-    Starts from the plan's choices. `failed` takes a leaf away from some rows and gives each of them its next
-    leaf in falling weight, marking the row degraded. What is left at the end is renormalised.
+    Starts from the plan's choices. `failed` takes a leaf away from some rows, marking them degraded. Where
+    the root stands in, it has the leaf's share; else each row gets its next leaf in falling weight, and what
+    is left at the end is renormalised.
     """
 
-    def __init__(self, plan: RoutePlan, leaves: int, *, uniform: bool = False) -> None:
+    def __init__(
+        self, plan: RoutePlan, leaves: int, *, uniform: bool = False, root_stands_in: bool = False
+    ) -> None:
         rows = len(plan.choices)
+        self._root_stands_in = root_stands_in
         self._order = plan.order
         self._weights = np.zeros((rows, leaves), dtype=np.float64)
         if plan.order.shape[1]:
@@ -28,6 +32,7 @@ class AnswerBoard:
         self._assigned = np.zeros((rows, leaves), dtype=bool)
         row, place = np.nonzero(plan.choices >= 0)
         self._assigned[row, plan.choices[row, place]] = True
+        self._left_to_root = np.zeros((rows, leaves), dtype=bool)
         self._gone = np.zeros(leaves, dtype=bool)
         self.degraded = np.zeros(rows, dtype=bool)
 
@@ -39,11 +44,14 @@ class AnswerBoard:
         }
 
     def failed(self, losses: Mapping[int, Rows]) -> dict[int, Rows]:
-        """Take note that leaves answer nothing for these rows; return who is wanted instead."""
+        """Take note that leaves answer nothing for these rows; return which leaves are wanted instead."""
         for leaf, rows in losses.items():
             self._gone[leaf] = True
             self._assigned[rows, leaf] = False
             self.degraded[rows] = True
+            self._left_to_root[rows, leaf] = self._root_stands_in
+        if self._root_stands_in:
+            return {}
         instead: dict[int, list[Rows]] = {}
         for rows in losses.values():
             for leaf, some in self._next(rows).items():
@@ -56,11 +64,22 @@ class AnswerBoard:
         return np.flatnonzero(~self._assigned.any(axis=1))
 
     def shares(self) -> NDArray[np.float64]:
-        """Return each leaf's share in each row's answer, [B, L]; rows sum to 1 where a leaf is left."""
-        weights = np.where(self._assigned, self._weights, 0.0)
+        """Return each leaf's share in each row's answer, [B, L]; with `root_shares`, rows sum to 1 where a
+        leaf is left."""
+        shares: NDArray[np.float64] = np.where(self._assigned, self._counted(), 0.0)
+        return shares
+
+    def root_shares(self) -> NDArray[np.float64]:
+        """Return the root's share in each row's answer, [B]: what the leaves had that it stands in for; 1
+        where no leaf is left."""
+        shares = np.where(self._left_to_root, self._counted(), 0.0).sum(axis=1)
+        return np.where(self._assigned.any(axis=1), np.minimum(shares, 1.0), 1.0)
+
+    def _counted(self) -> NDArray[np.float64]:
+        counted = self._assigned | self._left_to_root
+        weights = np.where(counted, self._weights, 0.0)
         totals = weights.sum(axis=1, keepdims=True)
-        counts = self._assigned.sum(axis=1, keepdims=True)
-        even = np.where(self._assigned, 1.0 / np.maximum(counts, 1), 0.0)
+        even = np.where(counted, 1.0 / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0.0)
         return np.where(totals > 0, weights / np.where(totals > 0, totals, 1.0), even)
 
     def _next(self, rows: Rows) -> dict[int, Rows]:

@@ -31,6 +31,7 @@ from coordinator.growth_policy import GrowthPolicies
 from coordinator.heads import Heads
 from coordinator.join_tokens import JoinTokens
 from coordinator.journal import Journal
+from coordinator.judgements import Judgements
 from coordinator.live_nodes import LiveNodes
 from coordinator.may_return import MayReturn
 from coordinator.members import Members
@@ -200,6 +201,7 @@ async def build(
         top_k=config.gate_top_k,
     )
     gate_is_new: list[Callable[[], None]] = [root.notice_gate]
+    judgements = await asyncio.to_thread(lambda: Judgements(EnvelopeFiles(folder.judgements)))
     making = MakerParts(
         heads=heads,
         live=live,
@@ -208,6 +210,7 @@ async def build(
         publication=publication,
         candidates=candidates,
         trials=TrialRound(live),
+        judgements=judgements,
         activated=lambda: _notice(gate_is_new),
     )
     maker = GateMaker(making)
@@ -248,6 +251,7 @@ async def build(
             records=records,
             intake=intake,
             maker=maker,
+            judgements=judgements,
             growth=changes,
             returning=returning,
             changing=changing,

@@ -1,8 +1,10 @@
 """How one query is answered, from its combination to its mixture: pure.
 
-Rows that no expert answers get the root's answer where the gate has sums. The root is a source like any
-other: in `root` and in rows that fell back to it, it is the only one; in `poe` and `corrected` it stands
-first with weight 1, because it answers every row whole, and the experts follow with their leaf weights.
+Where the gate has sums, the root stands in for an expert that does not answer, with the weight that the gate
+gave it: it knows more of the row than an expert that the gate did not choose (docs/adr/0013). The root is a
+source like any other: in `root` and in rows that no expert answered, it is the only one; in `poe` and
+`corrected` it stands first with weight 1, because it answers every row whole, and the experts follow with
+their leaf weights; in rows that lack one expert of several it has that one's weight.
 """
 
 from collections.abc import Sequence
@@ -168,9 +170,9 @@ def mixed(
     reading: Reading,
     shares: NDArray[np.float64],
     replies: Sequence[Reply],
-    fallen: Rows,
+    root_shares: NDArray[np.float64],
 ) -> Floats:
-    """Return the answer's probabilities float32 [B, C]; rows in `fallen` are the root's alone.
+    """Return the answer's probabilities float32 [B, C]; the root has its share [B] of them, 1: all.
 
     Raises NotReadyError where what experts said cannot be mixed.
     """
@@ -182,21 +184,31 @@ def mixed(
         weights = shares[reply.rows, reply.leaf]
         parts.append((reply.rows, weights, rows[known], reply.answer.values[:, known]))
     batch, classes = len(shares), len(gate.class_names)
+    helped = np.flatnonzero(root_shares)
+    by_root = _by_root(active, reading, helped) if len(helped) else np.empty((0, classes), dtype=np.float32)
+    if len(helped) and way.form == "probabilities":
+        parts.append((helped, root_shares[helped], np.arange(classes), by_root))
     try:
         found = mix(
             way.combination, class_scores=reading.class_scores, parts=parts, batch=batch, classes=classes
         )
     except InvalidInputError as error:
         raise NotReadyError("answer", found=str(error), remedy="try again") from error
-    if len(fallen):
-        found[fallen] = mix(
-            root_combination(gate),
-            class_scores=_scores_of(active, reading, fallen),
-            parts=(),
-            batch=len(fallen),
-            classes=classes,
-        )
+    alone = root_shares[helped] >= 1
+    found[helped[alone]] = by_root[alone]
     return found
+
+
+def _by_root(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
+    gate = active.value
+    scores = _scores_of(active, reading, rows)
+    return mix(
+        root_combination(gate),
+        class_scores=scores,
+        parts=(),
+        batch=len(rows),
+        classes=len(gate.class_names),
+    )
 
 
 def root_combination(gate: GateStatement) -> Combination:
@@ -204,11 +216,12 @@ def root_combination(gate: GateStatement) -> Combination:
     return next((each for each in gate.combinations if each.name == "root"), Combination(name="root"))
 
 
-def gate_flops(active: ActiveGate, reading: Reading, fallen: Rows) -> float:
+def gate_flops(active: ActiveGate, reading: Reading, root_shares: NDArray[np.float64]) -> float:
     """Return the gate's FLOPs per query, those rows included that asked the root after all."""
     if reading.class_scores is not None or active.analytic is None:
         return float(reading.flops)
-    return reading.flops + active.analytic.flops_per_query * len(fallen) / max(len(reading.weights), 1)
+    helped = np.count_nonzero(root_shares) / max(len(root_shares), 1)
+    return reading.flops + active.analytic.flops_per_query * helped
 
 
 def sources(
@@ -218,7 +231,7 @@ def sources(
     root: KnownHead | None,
     shares: NDArray[np.float64],
     replies: Sequence[Reply],
-    fallen: Rows,
+    root_shares: NDArray[np.float64],
     owners: Sequence[tuple[OwnerShare, ...]],
 ) -> tuple[tuple[Source, ...], ...]:
     """Return who gave each row's answer, in falling weight, by the rule above; `owners` are the root's."""
@@ -242,13 +255,17 @@ def sources(
                     module_digests=modules,
                 )
             )
-    ordered = [sorted(found, key=lambda source: (-source.weight, source.leaf)) for found in by_row]
     whole = root_source(active, root)
-    if way.uses_sums and way.combination.name != "gate":
+    stands_first = way.uses_sums and way.combination.name != "gate"
+    for row in map(int, np.flatnonzero(root_shares)):
+        if not stands_first:
+            by_row[row].append(replace(whole, weight=float(root_shares[row]), owners=owners[row]))
+    ordered = [sorted(found, key=lambda source: (-source.weight, source.leaf)) for found in by_row]
+    if stands_first:
         ordered = [
             [replace(whole, owners=shares), *found] for shares, found in zip(owners, ordered, strict=True)
         ]
-    for row in fallen:
+    for row in map(int, np.flatnonzero(root_shares >= 1)):
         ordered[row] = [replace(whole, owners=owners[row])]
     return tuple(tuple(found) for found in ordered)
 

@@ -95,6 +95,11 @@ class CoordinatorFolder:
         return self.root / "tombstones"
 
     @property
+    def judgements(self) -> Path:
+        """What each judge of the gate found last, `<node>.json`."""
+        return self.root / "judgements"
+
+    @property
     def proposals(self) -> Path:
         """Proposals to change the gate, `<id>.json`."""
         return self.root / "proposals"

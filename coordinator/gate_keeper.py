@@ -21,6 +21,7 @@ from coordinator.gate_records import GateRecords
 from coordinator.growth_changes import GrowthChanges
 from coordinator.growth_return import ReturningOwners
 from coordinator.heads import Heads
+from coordinator.judgements import Judgements
 from coordinator.specifications import Specifications
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, UnreachableError
@@ -50,6 +51,7 @@ class GateParts:
     records: GateRecords
     intake: ContributionIntake
     maker: GateMaker
+    judgements: Judgements
     growth: GrowthChanges
     returning: ReturningOwners
     changing: asyncio.Lock
@@ -228,6 +230,7 @@ class GateKeeper:
             )
         await self._parts.growth.forget_owner(owner, reason, outcome.gate_version)
         await self._parts.aside.drop(owner)
+        await self._parts.judgements.forget(owner)
         await asyncio.to_thread(self._parts.contributions.remove_owner, owner)
         return outcome
 

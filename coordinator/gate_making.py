@@ -5,8 +5,8 @@ files are written, so a crash at any point leaves the old gate or the new one.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from coordinator.candidate import Candidate, Signable
@@ -15,6 +15,7 @@ from coordinator.gate_publication import GatePublication
 from coordinator.gate_trials import Heard, TrialRound
 from coordinator.heads import Heads
 from coordinator.journal import Journal
+from coordinator.judgements import Finding, Judgements, Question
 from coordinator.live_nodes import LiveNodes
 from coordinator.specifications import Specifications
 from coordinator.trials import Verdict, judge_ridge, judge_trials
@@ -22,6 +23,7 @@ from swarm.domain.combination import TrialOption
 from swarm.domain.contributions import Contribution
 from swarm.domain.gates import ChangeKind, GateChange, GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.inference import GateTrial
 from swarm.domain.membership import ContributionOutcome
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import option_grid, ridge_options
@@ -33,14 +35,17 @@ from swarm.trust.statements import Statement
 class Trial:
     """What the nodes are asked about, and the signed gate that it is compared with (empty: there is none).
 
-    `incumbents` may refuse it: not those whose contributions are new.
+    `incumbents` may refuse it: not those whose contributions are new. `standing` are the contributions in it,
+    `findings` what judges said of it so far.
     """
 
     candidate: Candidate
+    standing: Mapping[NodeId, Digest]
     specification: Statement[Specification]
     incumbents: frozenset[NodeId]
     compared: bytes
     reason: str
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class MakerParts:
     publication: GatePublication
     candidates: Candidates
     trials: TrialRound
+    judgements: Judgements
     activated: Callable[[], None]
 
 
@@ -92,7 +98,7 @@ class GateMaker:
         verdict = await self.judge(trial, ridge, silent)
         if verdict.harmed:
             return self.refusal(verdict)
-        return await self.activate(trial.candidate, chosen(trial, verdict), specification, change)
+        return await self.activate_judged(trial, chosen(trial, verdict), change)
 
     async def activate_as_is(
         self,
@@ -124,6 +130,7 @@ class GateMaker:
         by = {each.value.owner for each in contributions} - {each.value.owner for each in others}
         return Trial(
             candidate=await self._candidates.solved(contributions, ridges, specification),
+            standing={each.value.owner: each.digest for each in contributions},
             specification=specification,
             incumbents=self._candidates.incumbents - by,
             compared=compared,
@@ -137,14 +144,17 @@ class GateMaker:
             return DEFAULT_RIDGE, frozenset()
         defaults = await self._candidates.defaults(candidate)
         words = says(trial.specification, defaults, candidate.ridges[0], trial.reason, is_trial=True)
-        heard = await self.ask(trial, trial.compared, words, ridge_options(len(candidate.ridges)))
-        return judge_ridge(heard.trials, candidate.ridges, DEFAULT_RIDGE), heard.silent
+        options = ridge_options(len(candidate.ridges))
+        heard = await self.ask(trial, trial.compared, words, options)
+        absent = self._absent("ridge", trial, options, heard)
+        return judge_ridge({**absent, **heard.trials}, candidate.ridges, DEFAULT_RIDGE), heard.silent
 
     async def judge(self, trial: Trial, ridge: float, silent: frozenset[NodeId]) -> Verdict:
         """Let the nodes choose how to answer, and say whom that would harm.
 
-        Who was silent is not waited for again. Where incumbents would lose against another gate than the
-        present one, they are asked once more, about that one.
+        Who was silent is not waited for again; who is away counts as it found last, but refuses nothing.
+        Where incumbents would lose against another gate than the present one, they are asked once more, about
+        that one.
         """
         candidate, heads = trial.candidate, self._parts.heads
         known = {leaf.expert: heads.answering(leaf) for leaf in candidate.leaves}
@@ -153,7 +163,10 @@ class GateMaker:
         options = option_grid(candidate.has_sums, temperatures, candidate.has_corrections)
         words = says(trial.specification, defaults, ridge, trial.reason)
         heard = await self.ask(trial, trial.compared, words, options, silent)
-        judged = partial(judge_trials, heard.trials, trial.incumbents, options, defaults, ridge)
+        absent = self._absent("combination", trial, options, heard)
+        judged = partial(
+            judge_trials, heard.trials, trial.incumbents, options, defaults, ridge, absent=absent
+        )
         verdict = await asyncio.to_thread(judged)
         active = self._candidates.present
         if verdict.harmed and active is not None and active.envelope != trial.compared:
@@ -164,7 +177,15 @@ class GateMaker:
             for expert, head in known.items()
             if head is not None and head.manifest.correction is not None
         }
-        return heard.covering(verdict)
+        return heard.covering(verdict, len(absent))
+
+    def _absent(
+        self, question: Question, trial: Trial, options: tuple[TrialOption, ...], heard: Heard
+    ) -> dict[NodeId, GateTrial]:
+        """Return what those who were not heard found last; take note of what the others found now."""
+        trial.findings.append(Finding(question=question, options=options, trials=heard.trials))
+        standing = {owner: trial.standing[owner] for owner in trial.incumbents & trial.standing.keys()}
+        return self._parts.judgements.of_absent(question, options, standing, heard.heard)
 
     async def ask(
         self,
@@ -189,6 +210,12 @@ class GateMaker:
         """Return the outcome of a candidate that harms."""
         harm = "; ".join(map(str, verdict.harmed))
         return ContributionOutcome(state="refused", gate_version=self._publication.version, reason=harm)
+
+    async def activate_judged(self, trial: Trial, words: Signable, change: GateChange) -> ContributionOutcome:
+        """Make a candidate that came through its trial the gate that counts."""
+        outcome = await self.activate(trial.candidate, words, trial.specification, change)
+        await self._parts.judgements.remember(trial.findings, trial.standing)
+        return outcome
 
     async def activate(
         self,

@@ -27,14 +27,18 @@ class Heard:
     those that are connected and did not answer."""
 
     asked: int
-    heard: int
+    heard: frozenset[NodeId]
     trials: dict[NodeId, GateTrial]
     silent: frozenset[NodeId] = frozenset()
 
-    def covering(self, verdict: Verdict) -> Verdict:
-        """Return the verdict with what it covers."""
+    def covering(self, verdict: Verdict, remembered: int = 0) -> Verdict:
+        """Return the verdict with what it covers; so many that are away counted as they found last."""
         judges = f"judges {len(self.trials)} of {self.asked}"
-        evidence = {**verdict.evidence, "asked": float(self.asked), "heard": float(self.heard)}
+        if remembered:
+            judges += f", {remembered} away as they found last"
+        evidence = {**verdict.evidence, "asked": float(self.asked), "heard": float(len(self.heard))}
+        if remembered:
+            evidence["judges_remembered"] = float(remembered)
         return replace(verdict, evidence=evidence, reason=f"{verdict.reason}; {judges}")
 
 
@@ -104,7 +108,10 @@ class TrialRound:
             )
         trials = {node: trial for node, trial in heard.items() if trial.samples}
         return Heard(
-            asked=len(asked), heard=len(heard), trials=trials, silent=frozenset(nodes) - heard.keys()
+            asked=len(asked),
+            heard=frozenset(heard),
+            trials=trials,
+            silent=frozenset(nodes) - heard.keys(),
         )
 
     async def _wait(

@@ -81,7 +81,7 @@ class GrowthTrial:
             evidence={**words.evidence, **benefit.evidence},
         )
         change = GateChange(kind=kind, proposal=proposal, cost=benefit.cost)
-        outcome = await maker.activate(trial.candidate, words, specification, change)
+        outcome = await maker.activate_judged(trial, words, change)
         return Judged(outcome=outcome, benefit=benefit)
 
     async def activate_as_is(

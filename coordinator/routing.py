@@ -1,8 +1,8 @@
 """Routed answers: features, gate, plan, experts' owners, one mixture. Planned purely, executed here.
 
 An owner that does not answer is replaced by another holder of the same version or of an exact copy, then by
-the row's next leaves (the answer says degraded), then by the root; only where the gate has no sums, or the
-query names owners, is it refused.
+the root (the answer says degraded). Where the gate has no sums, or the query names owners, the row's next
+leaves take its place; where none is left, the query is refused.
 """
 
 import asyncio
@@ -84,17 +84,18 @@ class Router:
         if len(fallen) and not way.falls_back:
             raise _nobody(active, query, fallen, missing)
         board.degraded[fallen] = True
+        root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
 
         def answered() -> Answer:
             shares = board.shares()
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query
-            probabilities = mixed(way, active, reading, shares, replies, fallen)
+            probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
             if query.explain:
                 owners = root_owners(active, reading, probabilities)
-                explained = sources(way, active, leaves, root, shares, replies, fallen, owners)
+                explained = sources(way, active, leaves, root, shares, replies, root_shares, owners)
             return Answer(
                 class_names=active.value.class_names,
                 probabilities=probabilities,
@@ -102,7 +103,7 @@ class Router:
                 degraded=tuple(bool(flag) for flag in board.degraded),
                 sources=explained,
                 missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
-                flops_per_query=trunk + gate_flops(active, reading, fallen) + asked / len(query.inputs),
+                flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
             )
 
@@ -230,7 +231,7 @@ def _planned(
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
     plan = plan_route(reading.weights, identities, max(top_k, 1), allowed)
-    return AnswerBoard(plan, len(leaves), uniform=way.evenly)
+    return AnswerBoard(plan, len(leaves), uniform=way.evenly, root_stands_in=way.falls_back)
 
 
 def _allowed(

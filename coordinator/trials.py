@@ -135,13 +135,16 @@ def judge_trials(
     defaults: Defaults,
     ridge: float,
     by_now: Trials | None = None,
+    *,
+    absent: Trials | None = None,
 ) -> Verdict:
     """Return the verdict of sound trials on these options; without trials the defaults come in.
 
     Of each kind and top_k the most correct option that harms nobody is kept; where all do, the most correct
     one, which is never served. The evidence says what share of its samples the worst off incumbent loses.
     `by_now`: where the trials compare with another gate than the present one, those that compare with that;
-    what an incumbent has lost already and loses no more of is no harm.
+    what an incumbent has lost already and loses no more of is no harm. `absent`: what judges that are away
+    found last; they choose like all others, and are no judges of harm.
     """
     coverage = {
         "judges": float(len(trials)),
@@ -149,7 +152,8 @@ def judge_trials(
         "incumbents_heard": float(len(incumbents & trials.keys())),
         "validation_samples": float(sum(trial.samples for trial in trials.values())),
     }
-    if not trials:
+    everybody = {**(absent or {}), **trials}
+    if not everybody:
         return Verdict(
             combinations=defaults.combinations,
             served=defaults.served,
@@ -158,8 +162,9 @@ def judge_trials(
             evidence=coverage,
             reason=f"serves {defaults.combinations[defaults.served].label}: nobody had validation data",
         )
-    raw, trials = trials, weighed(trials)  # who is harmed is seen in its own figures
-    harms = Harms(trials={node: raw[node] for node in sorted(raw) if node in incumbents}, by_now=by_now or {})
+    here, trials = trials, weighed(everybody)  # who is harmed is seen in its own figures
+    own = {node: here[node] for node in sorted(here) if node in incumbents}
+    harms = Harms(trials=own, by_now=by_now or {})
     kinds: dict[tuple[str, int], list[int]] = {}
     for row, option in enumerate(options):
         if option.against_root:
@@ -172,12 +177,13 @@ def judge_trials(
     place = next(number for number, each in enumerate(judged) if each.row == served.row)
     figures = {key: value for each in judged for key, value in _figures(trials, options, each.row).items()}
     samples = sum(trial.samples for trial in trials.values())
+    before = [trials[node] for node in here] or list(trials.values())
     evidence = (
         coverage
         | figures
         | {
             "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
-            "incumbent_accuracy": sum(t.incumbent_correct for t in trials.values()) / samples,
+            "incumbent_accuracy": sum(t.incumbent_correct for t in before) / sum(t.samples for t in before),
             "experts_missing": float(max(t.experts_missing for t in trials.values())),
             **_worst(harms.trials, served.row),
             "flops": float(sum(t.flops for t in trials.values())),

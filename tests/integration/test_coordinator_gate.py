@@ -323,6 +323,33 @@ async def test_new_corrections_are_tried_together_soon_after_they_come(
     assert (await current(ada)).version == gate.version
 
 
+async def test_a_judge_that_is_away_has_its_say_in_how_the_gate_answers(swarm: BackEnd) -> None:
+    ada, bob = await with_sums(swarm, ada="ab", bob="cd")
+    judged = bob.try_gate
+
+    async def lives_by_experts(candidate: bytes, incumbent: bytes, options: Any, specification: bytes) -> Any:
+        found = await judged(candidate, incumbent, options, specification)
+        names = [option.combination.name for option in options]
+        return replace(
+            found,
+            correct=tuple(40 if name == "gate" else 20 for name in names),
+            gained_on_root=tuple(20 if name == "gate" else 0 for name in names),
+            lost_on_root=(0,) * len(names),
+        )
+
+    bob.try_gate = lives_by_experts  # type: ignore[method-assign]
+    await ada.contribute()
+    assert (await current(ada)).combination().name == "gate"
+    await bob.disconnect()
+    await swarm.stop_coordinator()
+    await swarm.start_coordinator()
+    await asyncio.wait_for(ada.welcomed.wait(), 10)
+    outcome = await ada.contribute()
+    assert outcome.reason.endswith("judges 1 of 2, 1 away as they found last")
+    gate = await current(ada)
+    assert gate.combination().name == "gate" and gate.evidence["judges_remembered"] == 1
+
+
 async def test_a_correction_is_tried_however_many_more_come(
     swarm: BackEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,19 +125,43 @@ async def test_an_expert_without_a_correction_adds_nothing_and_is_not_asked() ->
 
 
 @pytest.mark.parametrize("combination", ["gate", "poe", "corrected", "prototypes"])
-async def test_the_next_leaf_steps_in_then_the_root_and_the_answer_says_degraded(combination: str) -> None:
+async def test_the_root_answers_where_the_expert_is_away_and_the_answer_says_degraded(
+    combination: str,
+) -> None:
     swarm = SmallSwarm(gate(combination))
-    swarm.gone("bob")
-    answer = await swarm.ask("d", top_k=1)
-    assert answer.degraded == (True,) and answer.missing_experts == ("bob.e0",)
-    assert "bob" not in owners_of(answer)
     for owner in swarm.owners:
         swarm.gone(owner)
     answer = await swarm.ask("abcd", top_k=1)
     assert (best(answer), answer.degraded) == ("abcd", (True,) * 4)
     np.testing.assert_allclose(answer.probabilities, softmax(inputs("abcd") / 0.1), atol=1e-5)
     assert [owners_of(answer, row) for row in range(4)] == [["coordinator"]] * 4
-    assert len(answer.missing_experts) == (4 if combination == "prototypes" else 3)
+    assert len(answer.missing_experts) == (4 if combination == "prototypes" else 2)
+
+
+@pytest.mark.parametrize("combination", ["gate", "poe", "corrected"])
+async def test_the_root_has_the_weight_of_one_expert_of_two_that_is_away(combination: str) -> None:
+    swarm = SmallSwarm(gate(combination))
+    whole = await swarm.ask("c", top_k=2)
+    weights = {source.owner: source.weight for source in whole.sources[0]}
+    swarm.gone("bob")
+    answer = await swarm.ask("c", top_k=2)
+    assert answer.degraded == (True,) and answer.missing_experts == ("bob.e0",) and best(answer) == "c"
+    left = {source.owner: source.weight for source in answer.sources[0]}
+    assert left["dan"] == pytest.approx(weights["dan"]) and "bob" not in left
+    assert left["coordinator"] == pytest.approx(weights["bob"] if combination == "gate" else 1.0)
+    if combination == "gate":
+        by_root, by_dan = softmax(inputs("c") / 0.1), await swarm.ask("c", owners=("dan",))
+        mixture = weights["bob"] * by_root + weights["dan"] * by_dan.probabilities
+        np.testing.assert_allclose(answer.probabilities, mixture, atol=1e-4)
+        assert [source.weight for source in answer.sources[0]] == sorted(left.values(), reverse=True)
+
+
+async def test_without_sums_the_next_leaf_steps_in() -> None:
+    swarm = SmallSwarm(gate("prototypes", sums=False))
+    before = owners_of(await swarm.ask("d", top_k=1))
+    swarm.gone(before[0])
+    answer = await swarm.ask("d", top_k=1)
+    assert answer.degraded == (True,) and owners_of(answer) != before
 
 
 async def test_rows_that_fell_back_do_not_change_the_others() -> None:

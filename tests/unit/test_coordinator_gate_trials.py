@@ -59,14 +59,14 @@ def hardly_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_once_half_have_answered_a_straggler_is_not_waited_for() -> None:
     heard = await run(ada=0.0, bob=30.0)
-    assert (heard.heard, heard.silent) == (1, {"bob"})
+    assert (heard.heard, heard.silent) == ({"ada"}, {"bob"})
 
 
 async def test_who_fails_has_not_answered_and_takes_nobodys_time() -> None:
     heard = await run(ada=-0.001, bob=0.8)
-    assert (heard.heard, heard.silent) == (1, {"ada"})
+    assert (heard.heard, heard.silent) == ({"bob"}, {"ada"})
     heard = await run(ada=-0.001, bob=0.01, cyd=0.8, dan=0.8)
-    assert heard.heard == 3
+    assert len(heard.heard) == 3
 
 
 async def test_with_more_than_half_unheard_no_gate_comes() -> None:

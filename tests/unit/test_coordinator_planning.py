@@ -43,6 +43,17 @@ def test_what_is_left_of_a_row_is_renormalised_by_the_gates_weights() -> None:
     np.testing.assert_allclose(answers.shares(), [[0, 0.6, 0.4]], rtol=1e-6)
 
 
+def test_the_root_that_stands_in_has_the_share_of_who_is_away_and_all_where_nobody_is_left() -> None:
+    answers = board([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], 2, root_stands_in=True)
+    assert answers.failed({0: np.array([0])}) == {}
+    np.testing.assert_allclose(answers.shares(), [[0, 0.375, 0], [0, 2 / 9, 7 / 9]], rtol=1e-6)
+    np.testing.assert_allclose(answers.root_shares(), [0.625, 0], rtol=1e-6)
+    assert answers.degraded.tolist() == [True, False] and not len(answers.unanswered())
+    answers.failed({1: np.array([0, 1])})
+    np.testing.assert_allclose(answers.root_shares(), [1, 2 / 9], rtol=1e-6)
+    assert answers.unanswered().tolist() == [0]
+
+
 def test_a_row_with_no_leaf_left_is_said_to_be_unanswered() -> None:
     answers = board([[0.6, 0.4]], 1)
     assert answers.failed({0: np.array([0])}) != {}

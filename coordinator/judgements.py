@@ -1,0 +1,188 @@
+"""What judges found last: it counts while they are away, as long as their contribution stands.
+
+A swarm whose nodes come and go would else answer by what pleases those that happen to be there: where the
+experts of one domain are worth much to it alone, its owner's going would turn them off (docs/adr/0013).
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.envelope_files import EnvelopeFiles
+from swarm.domain.combination import TrialOption
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.inference import GateTrial
+
+Question = Literal["ridge", "combination"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What judges said in one round: `trials` have one entry per option."""
+
+    question: Question
+    options: tuple[TrialOption, ...]
+    trials: Mapping[NodeId, GateTrial]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """One judge's last word on one question, and the contribution of its own that stood then."""
+
+    contribution: Digest
+    options: tuple[TrialOption, ...]
+    trial: GateTrial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    judgements: dict[Question, Judgement] = field(default_factory=dict)
+
+
+_FILE = TypeAdapter(_Record)
+
+
+class Judgements:
+    """`<node>.json` per judge. Losing one costs a vote until the judge is here again, nothing else."""
+
+    def __init__(self, files: EnvelopeFiles) -> None:
+        """Read what is there; what is damaged is named in the log and left out. Reads files."""
+        self._files = files
+        self._known: dict[NodeId, _Record] = {}
+        for name in files.names():
+            try:
+                self._known[NodeId(name)] = _FILE.validate_json(files.get(name) or b"")
+            except (ValidationError, InvalidInputError) as error:
+                log.error("judgement.damaged", node=name, reason=str(error)[:200])
+
+    def of_absent(
+        self,
+        question: Question,
+        options: Sequence[TrialOption],
+        standing: Mapping[NodeId, Digest],
+        heard: Collection[NodeId],
+    ) -> dict[NodeId, GateTrial]:
+        """Return what those that were not heard found last, as far as it answers these options.
+
+        `standing` are the contributions of the gate in question: another one than then, and what its owner
+        found says nothing of it.
+        """
+        found: dict[NodeId, GateTrial] = {}
+        for node, record in sorted(self._known.items()):
+            last = record.judgements.get(question)
+            if node in heard or last is None or standing.get(node) != last.contribution:
+                continue
+            trial = read_for(options, last)
+            if trial is not None:
+                found[node] = trial
+        return found
+
+    async def remember(self, findings: Sequence[Finding], standing: Mapping[NodeId, Digest]) -> None:
+        """Keep what judges in the gate said of it, now that it counts."""
+        changed: dict[NodeId, _Record] = {}
+        for finding in findings:
+            for node, trial in finding.trials.items():
+                if node not in standing:
+                    continue
+                judgement = Judgement(contribution=standing[node], options=finding.options, trial=trial)
+                before = changed.get(node) or self._known.get(node) or _Record()
+                changed[node] = _Record(judgements={**before.judgements, finding.question: judgement})
+        self._known |= changed
+        try:
+            await asyncio.to_thread(self._write, changed)
+        except OSError as error:
+            log.error("judgement.not_kept", reason=str(error))
+
+    async def forget(self, owner: NodeId) -> None:
+        """Forget what an owner found that left."""
+        if self._known.pop(owner, None) is not None:
+            await asyncio.to_thread(self._files.remove, owner)
+
+    def _write(self, records: Mapping[NodeId, _Record]) -> None:
+        for node, record in records.items():
+            self._files.put(node, _FILE.dump_json(record))
+
+
+def read_for(options: Sequence[TrialOption], last: Judgement) -> GateTrial | None:
+    """Return a judgement as a trial of other options; None where it says nothing of some.
+
+    What is compared with the present gate is not in it: 0. Temperatures of `prototypes` are the gate's own,
+    so the n-th is taken for the n-th. Where nothing was `corrected` then, corrections count as the root.
+    """
+    places = {option: place for place, option in enumerate(last.options)}
+    columns: list[tuple[float, int, int, int]] = []
+    for option, rank in zip(options, _ranks(options), strict=True):
+        if option.against_root:
+            columns.append((0.0, 0, 0, 0))
+            continue
+        place = _place_of(option, rank, places, last.options)
+        if place is None:
+            return None
+        trial = last.trial
+        columns.append(
+            (
+                trial.nll_sum[place],
+                trial.correct[place],
+                trial.gained_on_root[place],
+                trial.lost_on_root[place],
+            )
+        )
+    none = (0,) * len(options)
+    return GateTrial(
+        samples=last.trial.samples,
+        nll_sum=tuple(column[0] for column in columns),
+        correct=tuple(column[1] for column in columns),
+        gained=none,
+        lost=none,
+        gained_among_own=none,
+        lost_among_own=none,
+        taken=none,
+        gained_on_root=tuple(column[2] for column in columns),
+        lost_on_root=tuple(column[3] for column in columns),
+    )
+
+
+def _place_of(
+    option: TrialOption, rank: int, places: Mapping[TrialOption, int], known: Sequence[TrialOption]
+) -> int | None:
+    wanted = option.combination
+    if wanted.name == "prototypes":
+        return next(
+            (
+                place
+                for place, (each, at) in enumerate(zip(known, _ranks(known), strict=True))
+                if (each.combination.name, each.combination.top_k, at) == (wanted.name, wanted.top_k, rank)
+            ),
+            None,
+        )
+    if option in places:
+        return places[option]
+    if wanted.name == "corrected" and not any(each.combination.name == "corrected" for each in known):
+        roots = [
+            place
+            for each, place in places.items()
+            if each.combination.name == "root"
+            and each.combination.class_temperature == wanted.class_temperature
+            and each.weights == option.weights
+            and not each.against_root
+        ]
+        return roots[0] if roots else None
+    return None
+
+
+def _ranks(options: Sequence[TrialOption]) -> list[int]:
+    """Return each option's number among those of its kind and top_k."""
+    seen: dict[tuple[str, int], int] = {}
+    ranks = []
+    for option in options:
+        kind = option.combination.name, option.combination.top_k
+        ranks.append(seen.get(kind, 0))
+        seen[kind] = ranks[-1] + 1
+    return ranks
