@@ -5,7 +5,7 @@ files are written, so a crash at any point leaves the old gate or the new one.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -35,12 +35,10 @@ from swarm.trust.statements import Statement
 class Trial:
     """What the nodes are asked about, and the signed gate that it is compared with (empty: there is none).
 
-    `incumbents` may refuse it: not those whose contributions are new. `standing` are the contributions in it,
-    `findings` what judges said of it so far.
+    `incumbents` may refuse it: not those whose contributions are new. `findings`: what judges said so far.
     """
 
     candidate: Candidate
-    standing: Mapping[NodeId, Digest]
     specification: Statement[Specification]
     incumbents: frozenset[NodeId]
     compared: bytes
@@ -130,7 +128,6 @@ class GateMaker:
         by = {each.value.owner for each in contributions} - {each.value.owner for each in others}
         return Trial(
             candidate=await self._candidates.solved(contributions, ridges, specification),
-            standing={each.value.owner: each.digest for each in contributions},
             specification=specification,
             incumbents=self._candidates.incumbents - by,
             compared=compared,
@@ -184,8 +181,8 @@ class GateMaker:
     ) -> dict[NodeId, GateTrial]:
         """Return what those who were not heard found last; take note of what the others found now."""
         trial.findings.append(Finding(question=question, options=options, trials=heard.trials))
-        standing = {owner: trial.standing[owner] for owner in trial.incumbents & trial.standing.keys()}
-        return self._parts.judgements.of_absent(question, options, standing, heard.heard)
+        away = (trial.incumbents & trial.candidate.owners) - heard.heard
+        return self._parts.judgements.of_absent(question, options, away)
 
     async def ask(
         self,
@@ -214,7 +211,7 @@ class GateMaker:
     async def activate_judged(self, trial: Trial, words: Signable, change: GateChange) -> ContributionOutcome:
         """Make a candidate that came through its trial the gate that counts."""
         outcome = await self.activate(trial.candidate, words, trial.specification, change)
-        await self._parts.judgements.remember(trial.findings, trial.standing)
+        await self._parts.judgements.remember(trial.findings, trial.candidate.owners)
         return outcome
 
     async def activate(

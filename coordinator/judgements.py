@@ -1,4 +1,4 @@
-"""What judges found last: it counts while they are away, as long as their contribution stands.
+"""What judges found last: it counts while they are away, as long as they are in the gate.
 
 A swarm whose nodes come and go would else answer by what pleases those that happen to be there: where the
 experts of one domain are worth much to it alone, its owner's going would turn them off (docs/adr/0013).
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 
 Question = Literal["ridge", "combination"]
@@ -34,9 +34,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One judge's last word on one question, and the contribution of its own that stood then."""
+    """One judge's last word on one question."""
 
-    contribution: Digest
     options: tuple[TrialOption, ...]
     trial: GateTrial
 
@@ -66,32 +65,27 @@ class Judgements:
         self,
         question: Question,
         options: Sequence[TrialOption],
-        standing: Mapping[NodeId, Digest],
-        heard: Collection[NodeId],
+        concerned: Collection[NodeId],
     ) -> dict[NodeId, GateTrial]:
-        """Return what those that were not heard found last, as far as it answers these options.
-
-        `standing` are the contributions of the gate in question: another one than then, and what its owner
-        found says nothing of it.
-        """
+        """Return what those concerned found last, as far as it answers these options."""
         found: dict[NodeId, GateTrial] = {}
         for node, record in sorted(self._known.items()):
             last = record.judgements.get(question)
-            if node in heard or last is None or standing.get(node) != last.contribution:
+            if node not in concerned or last is None:
                 continue
             trial = read_for(options, last)
             if trial is not None:
                 found[node] = trial
         return found
 
-    async def remember(self, findings: Sequence[Finding], standing: Mapping[NodeId, Digest]) -> None:
-        """Keep what judges in the gate said of it, now that it counts."""
+    async def remember(self, findings: Sequence[Finding], owners: Collection[NodeId]) -> None:
+        """Keep what owners in the gate said of it, now that it counts."""
         changed: dict[NodeId, _Record] = {}
         for finding in findings:
             for node, trial in finding.trials.items():
-                if node not in standing:
+                if node not in owners:
                     continue
-                judgement = Judgement(contribution=standing[node], options=finding.options, trial=trial)
+                judgement = Judgement(options=finding.options, trial=trial)
                 before = changed.get(node) or self._known.get(node) or _Record()
                 changed[node] = _Record(judgements={**before.judgements, finding.question: judgement})
         self._known |= changed

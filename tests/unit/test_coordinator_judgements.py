@@ -8,14 +8,12 @@ import pytest
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.judgements import Finding, Judgement, Judgements, read_for
 from coordinator.trials import defaults_for, judge_trials
-from swarm.digests import digest_of
 from swarm.domain.combination import Combination, TrialOption
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
 from swarm.gating.combinations import FALLBACK, option_grid, ridge_options
 
 ADA, BOB = NodeId("ada"), NodeId("bob")
-FIRST, SECOND = digest_of(b"first"), digest_of(b"second")
 GRID = option_grid(True, (1.0, 2.0), True)
 PLAIN_GRID = option_grid(True, (3.0, 4.0), False)
 
@@ -49,48 +47,45 @@ def files(tmp_path: Path) -> EnvelopeFiles:
     return EnvelopeFiles(tmp_path / "judgements")
 
 
-async def test_who_is_away_counts_as_it_found_last_as_long_as_its_contribution_stands(
+async def test_who_is_away_counts_as_it_found_last(
     files: EnvelopeFiles,
 ) -> None:
     kept = Judgements(files)
     both = {ADA: found(GRID, "root"), BOB: found(GRID, "gate top-2")}
-    standing = {ADA: FIRST, BOB: FIRST}
-    await kept.remember([finding(both)], standing)
+    await kept.remember([finding(both)], {ADA, BOB})
     for again in (kept, Judgements(files)):
-        absent = again.of_absent("combination", GRID, standing, {ADA})
+        absent = again.of_absent("combination", GRID, {BOB})
         assert list(absent) == [BOB] and absent[BOB].correct[:-1] == both[BOB].correct[:-1]
-        assert again.of_absent("combination", GRID, standing, {ADA, BOB}) == {}
-        assert again.of_absent("combination", GRID, {ADA: FIRST, BOB: SECOND}, {ADA}) == {}
-        assert again.of_absent("combination", GRID, {ADA: FIRST}, {ADA}) == {}
-        assert again.of_absent("ridge", ridge_options(2), standing, {ADA}) == {}
+        assert again.of_absent("combination", GRID, ()) == {}
+        assert again.of_absent("ridge", ridge_options(2), {BOB}) == {}
     await kept.forget(BOB)
-    assert Judgements(files).of_absent("combination", GRID, standing, {ADA}) == {}
+    assert Judgements(files).of_absent("combination", GRID, {BOB}) == {}
 
 
-async def test_a_judge_without_a_contribution_of_its_own_is_not_remembered(files: EnvelopeFiles) -> None:
+async def test_a_judge_that_is_not_in_the_gate_is_not_remembered(files: EnvelopeFiles) -> None:
     kept = Judgements(files)
-    await kept.remember([finding({BOB: found(GRID, "root")})], {ADA: FIRST})
-    assert files.names() == [] and kept.of_absent("combination", GRID, {ADA: FIRST}, ()) == {}
+    await kept.remember([finding({BOB: found(GRID, "root")})], {ADA})
+    assert files.names() == [] and kept.of_absent("combination", GRID, {BOB}) == {}
 
 
 async def test_each_question_has_its_own_last_word(files: EnvelopeFiles) -> None:
     kept, ridges = Judgements(files), ridge_options(3)
     ridge = Finding(question="ridge", options=ridges, trials={BOB: found(ridges, "root")})
-    await kept.remember([ridge, finding({BOB: found(GRID, "root")})], {BOB: FIRST})
-    await kept.remember([finding({BOB: found(GRID, "gate top-1")})], {BOB: SECOND})
+    await kept.remember([ridge, finding({BOB: found(GRID, "root")})], {BOB})
+    later = found(GRID, "gate top-1")
+    await kept.remember([finding({BOB: later})], {BOB})
     again = Judgements(files)
-    assert list(again.of_absent("combination", GRID, {BOB: SECOND}, ())) == [BOB]
-    assert again.of_absent("ridge", ridges, {BOB: SECOND}, ()) == {}
-    assert list(again.of_absent("ridge", ridges, {BOB: FIRST}, ())) == [BOB]
-    assert again.of_absent("ridge", ridge_options(4), {BOB: FIRST}, ()) == {}
+    assert again.of_absent("combination", GRID, {BOB})[BOB].correct[:-1] == later.correct[:-1]
+    assert list(again.of_absent("ridge", ridges, {BOB})) == [BOB]
+    assert again.of_absent("ridge", ridge_options(4), {BOB}) == {}
 
 
 async def test_a_damaged_file_costs_one_judge_its_vote(files: EnvelopeFiles) -> None:
     await Judgements(files).remember(
-        [finding({ADA: found(GRID, "root"), BOB: found(GRID, "root")})], {ADA: FIRST, BOB: FIRST}
+        [finding({ADA: found(GRID, "root"), BOB: found(GRID, "root")})], {ADA, BOB}
     )
     files.put(ADA, b'{"judgements": {"combination": {')
-    assert list(Judgements(files).of_absent("combination", GRID, {ADA: FIRST, BOB: FIRST}, ())) == [BOB]
+    assert list(Judgements(files).of_absent("combination", GRID, {ADA, BOB})) == [BOB]
 
 
 async def test_a_full_disk_stops_no_gate(files: EnvelopeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,12 +94,12 @@ async def test_a_full_disk_stops_no_gate(files: EnvelopeFiles, monkeypatch: pyte
 
     kept = Judgements(files)
     monkeypatch.setattr(files, "put", full)
-    await kept.remember([finding({BOB: found(GRID, "root")})], {BOB: FIRST})
-    assert list(kept.of_absent("combination", GRID, {BOB: FIRST}, ())) == [BOB]
+    await kept.remember([finding({BOB: found(GRID, "root")})], {BOB})
+    assert list(kept.of_absent("combination", GRID, {BOB})) == [BOB]
 
 
 def judged(options: tuple[TrialOption, ...], best: str) -> Judgement:
-    return Judgement(contribution=Digest(FIRST), options=options, trial=found(options, best))
+    return Judgement(options=options, trial=found(options, best))
 
 
 def test_what_compares_with_the_present_gate_is_not_in_a_judgement() -> None:
