@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -90,7 +91,9 @@ def take(job: IntakeJob, folder: Path) -> Intake:
     # A node's first samples make its first leaves: they are new, but nothing is to be added for them.
     rows = kept[novel] if job.answering else kept[:0]
     part = Gathered.of(dataset, rows, job.source, job.import_paths).source(np.arange(len(rows)))
-    keep_novel(state, folder, job.number, part, len(kept), *known)
+    by, reach = known
+    classes = Counter(dataset.class_names[label] for label in dataset.labels[rows])
+    keep_novel(state, folder, job.number, part, len(kept), by, reach, classes)
     return Intake(
         samples=len(dataset),
         held_out=len(held_out),

@@ -3,14 +3,15 @@
 A sample is novel if it lies farther from its nearest prototype, in units of the prototype's .99 radius, than
 99 of 100 validation samples of what is known. Radii alone would not do: they are of the samples that
 prototypes are means of, and of few samples to a prototype even known ones lie farther out. The newest
-novel samples' places are kept in `state/novel.shard.npz`, and how many they are, of how many, in
-`state/fresh.json` (`fresh`, `fresh_novel`), which a survey tells. `state/added.json` names the newest
-mega-batch whose novel samples a leaf was made of: of it and those before nothing is novel any more.
+novel samples' places are kept in `state/novel.shard.npz`, and how many they are, of how many and of which
+classes, in `state/fresh.json`; a survey tells those that a leaf can be made of. `state/added.json` names the
+newest mega-batch whose novel samples a leaf was made of: of it and those before nothing is novel any more.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from node.shard_source import ShardPart, ShardSource
 from swarm.domain.errors import NotFoundError, VerificationError
 from swarm.domain.gates import GateStatement
 from swarm.gating.prototype_gate import PrototypeGate
+from swarm.gating.regions import MIN_CLASS_COUNT
 from swarm.modules.packing import ReadBlob, unpack
 
 NOVEL_FILE, FRESH_FILE, ADDED_FILE = "novel.shard.npz", "fresh.json", "added.json"
@@ -32,6 +34,17 @@ EXPECTED = 0.01
 _ROWS = 4096
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """One mega-batch: its training samples, how many of them are novel, and of which classes those are (empty
+    where an older release wrote it)."""
+
+    number: int
+    fresh: int
+    novel: int
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,27 +110,42 @@ def known_reach(state: Path, by: str) -> float | None:
 
 
 def fresh_counts(state: Path) -> tuple[int, int]:
-    """Return how many of the newest training samples there are, and how many of them are novel."""
+    """Return how many of the newest training samples there are, and how many of them are novel and can be a
+    leaf's: of two classes or more, as many of each as may be told."""
     kept = _read_fresh(state)
-    return sum(each[1] for each in kept), sum(each[2] for each in kept)
+    fresh, novel = sum(each.fresh for each in kept), sum(each.novel for each in kept)
+    if any(each.novel and not each.classes for each in kept):
+        return fresh, novel
+    counts: Counter[str] = Counter()
+    for each in kept:
+        counts.update(each.classes)
+    enough = [count for count in counts.values() if count >= MIN_CLASS_COUNT]
+    return fresh, sum(enough) if len(enough) > 1 else 0
 
 
 def keep_novel(
-    state: Path, target: Path, number: int, novel: ShardSource, fresh: int, by: str = "", reach: float = 1.0
+    state: Path,
+    target: Path,
+    number: int,
+    novel: ShardSource,
+    fresh: int,
+    by: str = "",
+    reach: float = 1.0,
+    classes: Mapping[str, int] | None = None,
 ) -> None:
     """Write into the folder target what the state's two files are once mega-batch `number` was taken: novel
-    names its novel samples (one part, or none), fresh counts its training samples. The oldest give way. `by`
-    are whose prototypes told, `reach` how far out those reach."""
-    counts = [each for each in _read_fresh(state) if each[0] != number]
+    names its novel samples (one part, or none), `classes` counts them, fresh counts its training samples. The
+    oldest give way. `by` are whose prototypes told, `reach` how far out those reach."""
+    counts = [each for each in _read_fresh(state) if each.number != number]
     parts = list(_read_parts(state))
-    if len(parts) != sum(each[2] > 0 for each in counts):
+    if len(parts) != sum(each.novel > 0 for each in counts):
         counts, parts = [], []
-    counts.append((number, fresh, len(novel)))
+    counts.append(_Taken(number=number, fresh=fresh, novel=len(novel), classes=classes or {}))
     parts += novel.parts
     while len(counts) > 1 and (
-        len(counts) > MOST_MEGA_BATCHES or sum(each[2] for each in counts) > MOST_NOVEL
+        len(counts) > MOST_MEGA_BATCHES or sum(each.novel for each in counts) > MOST_NOVEL
     ):
-        parts = parts[1:] if counts[0][2] else parts
+        parts = parts[1:] if counts[0].novel else parts
         counts = counts[1:]
     _write(target, counts, parts, by, reach)
 
@@ -131,7 +159,7 @@ def novel_count(path: Path) -> int:
 def forget_novel(state: Path, taken: Path) -> None:
     """Forget the novel samples that the folder `taken` has the state's files of: a leaf has been made of
     them. What came since stays."""
-    last = max((each[0] for each in _read_fresh(taken)), default=0)
+    last = max((each.number for each in _read_fresh(taken)), default=0)
     write_json(state / ADDED_FILE, {"mega_batch": max(last, _last_added(state))})
     drop_added(state)
 
@@ -140,29 +168,25 @@ def drop_added(state: Path) -> None:
     """Take out of the state's two files the mega-batches that a leaf was made of meanwhile: an intake writes
     what it found when it began, and more."""
     last, counts, parts = _last_added(state), _read_fresh(state), list(_read_parts(state))
-    if not any(each[0] <= last for each in counts):
+    if not any(each.number <= last for each in counts):
         return
-    novel = [each[0] for each in counts if each[2]]
+    novel = [each.number for each in counts if each.novel]
     kept = _read(state)
     _write(
         state,
-        [each for each in counts if each[0] > last],
+        [each for each in counts if each.number > last],
         [part for number, part in zip(novel, parts, strict=False) if number > last],
         str(kept.get("by", "")),
         float(kept.get("reach", 1.0)),
     )
 
 
-def _write(
-    folder: Path, counts: list[tuple[int, int, int]], parts: list[ShardPart], by: str, reach: float
-) -> None:
+def _write(folder: Path, counts: Sequence[_Taken], parts: Sequence[ShardPart], by: str, reach: float) -> None:
     ShardSource(parts=tuple(parts)).save(folder / NOVEL_FILE)
     write_json(
         folder / FRESH_FILE,
         {
-            "fresh": sum(each[1] for each in counts),
-            "fresh_novel": sum(each[2] for each in counts),
-            "mega_batches": counts,
+            "mega_batches": [[each.number, each.fresh, each.novel, dict(each.classes)] for each in counts],
             "by": by,
             "reach": reach,
         },
@@ -176,9 +200,12 @@ def _last_added(state: Path) -> int:
         return 0
 
 
-def _read_fresh(state: Path) -> list[tuple[int, int, int]]:
+def _read_fresh(state: Path) -> list[_Taken]:
     kept = _read(state).get("mega_batches", [])
-    return [(int(number), int(fresh), int(novel)) for number, fresh, novel in kept]
+    return [
+        _Taken(number=int(number), fresh=int(fresh), novel=int(novel), classes=dict(*classes))
+        for number, fresh, novel, *classes in kept
+    ]
 
 
 def _read(state: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ async def test_what_a_stream_meets_anew_gets_a_leaf_that_pays_and_can_be_rolled_
     async with streaming(swarm, "rose", incoming, 1) as home, swarm.coordinator() as client:
         await meet_what_is_new((home, incoming, 2))
         fresh, novel = fresh_counts(home.state)
-        assert novel >= 200 and ledger(home).taken[2].novel == novel
+        assert ledger(home).taken[2].novel >= novel >= 200
         before, alone = (await gates(client))[-1], held(home)
         assert list(alone) == ["rose.l1"]
 
