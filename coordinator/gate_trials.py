@@ -32,10 +32,10 @@ class Heard:
     silent: frozenset[NodeId] = frozenset()
 
     def covering(self, verdict: Verdict, remembered: int = 0) -> Verdict:
-        """Return the verdict with what it covers; so many that are away counted as they found last."""
+        """Return the verdict with what it covers; so many that were not heard counted as they found last."""
         judges = f"judges {len(self.trials)} of {self.asked}"
         if remembered:
-            judges += f", {remembered} away as they found last"
+            judges += f", {remembered} not heard as found last"
         evidence = {**verdict.evidence, "asked": float(self.asked), "heard": float(len(self.heard))}
         if remembered:
             evidence["judges_remembered"] = float(remembered)

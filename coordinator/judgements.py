@@ -13,6 +13,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.trials import is_sound
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import NodeId
@@ -57,9 +58,13 @@ class Judgements:
         self._known: dict[NodeId, _Record] = {}
         for name in files.names():
             try:
-                self._known[NodeId(name)] = _FILE.validate_json(files.get(name) or b"")
-            except (ValidationError, InvalidInputError) as error:
+                found = _FILE.validate_json(files.get(name) or b"")
+                for judgement in found.judgements.values():
+                    _check(judgement)
+            except (ValidationError, InvalidInputError, OSError) as error:
                 log.error("judgement.damaged", node=name, reason=str(error)[:200])
+            else:
+                self._known[NodeId(name)] = found
 
     def of_absent(
         self,
@@ -102,6 +107,14 @@ class Judgements:
     def _write(self, records: Mapping[NodeId, _Record]) -> None:
         for node, record in records.items():
             self._files.put(node, _FILE.dump_json(record))
+
+
+def _check(judgement: Judgement) -> None:
+    options = judgement.options
+    if len(set(options)) != len(options) or not is_sound(judgement.trial, options):
+        raise InvalidInputError(
+            "judgement", found="figures that cannot be true", expected="one for each option"
+        )
 
 
 def read_for(options: Sequence[TrialOption], last: Judgement) -> GateTrial | None:

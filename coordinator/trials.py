@@ -150,9 +150,11 @@ def judge_trials(
         "judges": float(len(trials)),
         "incumbents": float(len(incumbents)),
         "incumbents_heard": float(len(incumbents & trials.keys())),
-        "validation_samples": float(sum(trial.samples for trial in trials.values())),
     }
     everybody = {**(absent or {}), **trials}
+    coverage["validation_samples"] = float(sum(trial.samples for trial in everybody.values()))
+    if absent:
+        coverage["validation_samples_remembered"] = float(sum(trial.samples for trial in absent.values()))
     if not everybody:
         return Verdict(
             combinations=defaults.combinations,
@@ -177,18 +179,20 @@ def judge_trials(
     place = next(number for number, each in enumerate(judged) if each.row == served.row)
     figures = {key: value for each in judged for key, value in _figures(trials, options, each.row).items()}
     samples = sum(trial.samples for trial in trials.values())
-    before = [trials[node] for node in here] or list(trials.values())
+    before = [trials[node] for node in here]
     evidence = (
         coverage
         | figures
         | {
             "nll": sum(t.nll_sum[served.row] for t in trials.values()) / samples,
-            "incumbent_accuracy": sum(t.incumbent_correct for t in before) / sum(t.samples for t in before),
             "experts_missing": float(max(t.experts_missing for t in trials.values())),
             **_worst(harms.trials, served.row),
             "flops": float(sum(t.flops for t in trials.values())),
         }
     )
+    if before:
+        right = sum(trial.incumbent_correct for trial in before)
+        evidence["incumbent_accuracy"] = right / sum(trial.samples for trial in before)
     return Verdict(
         combinations=tuple(chosen),
         served=place,

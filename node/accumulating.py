@@ -42,7 +42,7 @@ def kept_of(
         return None, "its summary is lost, or is not that of its samples"
     sums = LeafSums.read(Path(leaf.sums), sum_size) if leaf.sums and sum_size else None
     if sum_size and (sums is None or sums.f.samples != total or sums.columns.shape[1] != len(counts)):
-        return None, "its sums are lost, or are not those of its samples"
+        return None, "it has no sums, or they are not those of its samples"
     return Kept(
         class_counts=counts,
         summary=LeafSummary(

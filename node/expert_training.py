@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
 from node.jobs import ExistingLeaf
 from node.preparing import Bench, update_strategy
+from node.recalling import Recalled, recall
 from swarm.domain.ids import LeafId, number_of
 from swarm.domain.manifests import Cost
 from swarm.experts.samples import Samples, derived_seed
 from swarm.experts.training import TrainProgress, TrainResult, TrainSettings, train_expert
-from swarm.experts.updating.memory import read_memory, write_memory
+from swarm.experts.updating.memory import write_memory
 from swarm.experts.updating.port import Update
 
 TRAIN_FRACTION = 0.25
@@ -39,24 +39,27 @@ def turns(samples: list[int]) -> list[Turn]:
 
 def update_of(
     bench: Bench, leaf: LeafId, class_names: Sequence[str], continued: ExistingLeaf | None
-) -> Update | None:
-    """Return what keeps a leaf from forgetting what it learned before, by the order; None: nothing does.
+) -> tuple[Update | None, int]:
+    """Return what keeps a leaf from forgetting what it learned before, by the order (None: nothing does), and
+    the FLOPs that it took to find out.
 
-    continued: the leaf's last version where the net goes on from it, whose memory is then used.
+    continued: the leaf's last version where the net goes on from it, of which it then remembers.
     """
     order, number = bench.job.order, number_of(leaf)
     strategy = update_strategy(order)
     if strategy is None:
-        return None
+        return None, 0
 
     def tell(message: str) -> None:
         bench.report("train", message, TRAIN_FRACTION)
 
-    memory = read_memory(Path(continued.memory), tell) if continued and continued.memory else None
     version = continued.version if continued else 0
     # Each update draws numbers of its own, so that a reservoir stays a fair choice.
     seed = derived_seed(derived_seed(order.seed, "update", number), "version", version)
-    return strategy.update(memory, class_names, seed=seed)
+    found = Recalled(memory=None)
+    if continued is not None:
+        found = recall(bench, continued, strategy, seed=derived_seed(seed, "recall", 0), tell=tell)
+    return strategy.update(found.memory, class_names, seed=seed), found.flops
 
 
 def keep_memory(bench: Bench, leaf: LeafId, result: TrainResult) -> str:

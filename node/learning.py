@@ -92,6 +92,8 @@ def learn(
         write_to=BlobFiles(folder / BLOBS_FOLDER),
     )
     check_order(job)
+    job, without_sums = _as_before(job)
+    bench = replace(bench, job=job)
     if job.order.gathered:
         found, validation = gathered(bench)
     else:
@@ -106,6 +108,8 @@ def learn(
     sharding = make_shards(job, training, features.regions, validation, held_out.regions)
     shards = sharding.shards
     report("clusters", f"{len(shards)} leaves: {', '.join(shard.leaf for shard in shards)}", _SUMS_FRACTION)
+    for note in (*sharding.notes, *([without_sums] if without_sums else ())):
+        report("clusters", note, _SUMS_FRACTION)
     if features.q is not None:
         report("sums", f"summing up {len(training)} samples' features in pairs", _SUMS_FRACTION)
     given = give(job, folder, shards, features.q)
@@ -141,12 +145,25 @@ def learn(
         notes=(
             *given.notes,
             *sharding.notes,
+            *([without_sums] if without_sums else ()),
             *([waiting] if len(sharding.waiting) else ()),
             *(one.note for one in learned if one.note),
         ),
         contribution=given.draft,
         forward_flops=features_flops + sum(one.forward_flops for one in learned),
     )
+
+
+def _as_before(job: LearningJob) -> tuple[LearningJob, str]:
+    """Return the job, without sums where samples are added to leaves that were all given without and nobody
+    asks for sums by name; and why. Sums of the new samples alone would replace what the leaves stand for."""
+    has_sums = any(leaf.sums for leaf in job.existing)
+    if not (job.order.accumulate and job.existing) or has_sums or job.order.sums != "auto":
+        return job, ""
+    words = (
+        "goes on without sums, as its leaves were given; with them from now on: swarm train DATA --sums exact"
+    )
+    return replace(job, order=replace(job.order, sums="none")), words
 
 
 def _source(shard: Shard, found: Gathered) -> ShardSource:
@@ -191,8 +208,9 @@ class _Learned:
 def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -> _Learned:
     """Train one leaf (unless it is a dry run) and store what its manifest needs."""
     job = bench.job
+    named = job.order.net or (shard.existing.net.factory if shard.existing is not None else job.net)
     reference = net_reference(
-        job.net, shard.training.input_shape, len(shard.class_names), job.order.import_paths
+        named, shard.training.input_shape, len(shard.class_names), job.order.import_paths
     )
     samples = partial(Samples, scale=job.specification.scale, offset=job.specification.offset)
     training = samples(inputs=shard.training.inputs, labels=shard.labels)
@@ -206,11 +224,14 @@ def _learn_leaf(bench: Bench, shard: Shard, turn: Turn, loans: Sequence[Loan]) -
         metrics: dict[str, float] = {}
         modules = pack_net(net)[0]
     else:
-        update = update_of(bench, shard.leaf, shard.class_names, shard.existing if continues else None)
+        update, recalling = update_of(
+            bench, shard.leaf, shard.class_names, shard.existing if continues else None
+        )
         result = train_leaf(bench, shard.leaf, net, training, validation, turn, update)
         cost, metrics = cost_of(result), {**metrics_of(result), **start.metrics}
-        cost = replace(cost, train_flops=cost.train_flops + start.flops)
-        forward = result.forward_flops * result.samples_seen + result.evaluation_flops + start.flops
+        beside = start.flops + recalling
+        cost = replace(cost, train_flops=cost.train_flops + beside)
+        forward = result.forward_flops * result.samples_seen + result.evaluation_flops + beside
         memory = keep_memory(bench, shard.leaf, result)
         kept_head = head_note(bench, shard.leaf, shard.class_names, result)
         modules, blobs = pack_net(result.net)

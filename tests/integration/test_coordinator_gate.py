@@ -345,7 +345,7 @@ async def test_a_judge_that_is_away_has_its_say_in_how_the_gate_answers(swarm: B
     await swarm.start_coordinator()
     await asyncio.wait_for(ada.welcomed.wait(), 10)
     outcome = await ada.contribute()
-    assert outcome.reason.endswith("judges 1 of 2, 1 away as they found last")
+    assert outcome.reason.endswith("judges 1 of 2, 1 not heard as found last")
     gate = await current(ada)
     assert gate.combination().name == "gate" and gate.evidence["judges_remembered"] == 1
 

@@ -1,7 +1,9 @@
 """What judges that are away found last: whose word counts, for what, and for how long."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,39 @@ async def test_a_damaged_file_costs_one_judge_its_vote(files: EnvelopeFiles) -> 
     assert list(Judgements(files).of_absent("combination", GRID, {ADA, BOB})) == [BOB]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"samples": 0},
+        {"samples": -5},
+        {"samples": 10**400},
+        {"samples": 10**15},
+        {"correct": [1]},
+        {"correct": [10**9] * len(GRID)},
+        {"nll_sum": [float("inf")] * len(GRID)},
+        {"nll_sum": [float("nan")] * len(GRID)},
+    ],
+)
+async def test_figures_that_cannot_be_true_cost_one_judge_its_vote(
+    files: EnvelopeFiles, changed: dict[str, Any]
+) -> None:
+    await Judgements(files).remember(
+        [finding({ADA: found(GRID, "root"), BOB: found(GRID, "root")})], {ADA, BOB}
+    )
+    kept = json.loads(files.get(ADA) or b"")
+    kept["judgements"]["combination"]["trial"] |= changed
+    files.put(ADA, json.dumps(kept).encode())
+    assert list(Judgements(files).of_absent("combination", GRID, {ADA, BOB})) == [BOB]
+
+
+async def test_options_named_twice_and_a_folder_cost_one_judge_its_vote(files: EnvelopeFiles) -> None:
+    await Judgements(files).remember([finding({BOB: found(GRID, "root")})], {BOB})
+    twice = (*GRID, GRID[0])
+    await Judgements(files).remember([finding({ADA: found(twice, "root")}, twice)], {ADA})
+    (files._folder / "cyd.json").mkdir()
+    assert list(Judgements(files).of_absent("combination", GRID, {ADA, BOB})) == [BOB]
+
+
 async def test_a_full_disk_stops_no_gate(files: EnvelopeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no space left")
@@ -140,5 +175,8 @@ def test_those_away_choose_with_the_others_and_refuse_nothing() -> None:
     assert verdict.combinations[verdict.served].label == "gate top-2" and verdict.harmed == ()
     assert (verdict.evidence["judges"], verdict.evidence["incumbents_heard"]) == (1, 1)
     assert verdict.evidence["incumbent_accuracy"] == 0.5
+    covered = [verdict.evidence[f"validation_samples{name}"] for name in ("", "_remembered")]
+    assert covered == [120, 100]
     only = judge_trials({}, frozenset({ADA, BOB}), options, defaults, 300.0, absent=absent)
     assert only.combinations[only.served].label == "gate top-2"
+    assert "incumbent_accuracy" not in only.evidence

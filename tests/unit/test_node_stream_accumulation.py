@@ -41,7 +41,7 @@ def run(folder: Path, gathered: list[Path], **changes: object) -> LearningResult
     torch.set_num_threads(1)
     order = TrainOrder(
         data="stream",
-        net="mlp:8x1",
+        net=str(changes.pop("net", "mlp:8x1")),
         steps=2,
         sums=str(changes.pop("sums", "exact")),  # type: ignore[arg-type]
         update=str(changes.pop("update", "")),
@@ -52,7 +52,8 @@ def run(folder: Path, gathered: list[Path], **changes: object) -> LearningResult
     job = make_job(folder, order, specification=specification, **changes)
     beside = gathered[-1].with_name(gathered[-1].name.replace("training", "validation"))
     (folder / VALIDATION_FILE).write_bytes(beside.read_bytes())
-    result = learn(job, folder, lambda stage, message, fraction: None)
+    with (folder / "told.txt").open("w") as told:
+        result = learn(job, folder, lambda stage, message, fraction: print(message, file=told))
     result.write(folder)
     return result
 
@@ -69,8 +70,12 @@ def two_mega_batches(folder: Path) -> tuple[Path, Path]:
     )
 
 
-def after_both(folder: Path, first: Path, second: Path, **changes: object) -> LearningResult:
+def after_both(
+    folder: Path, first: Path, second: Path, then: dict[str, object] | None = None, **changes: object
+) -> LearningResult:
+    """Learn one after the other; `then`: what is different for the second."""
     run(folder / "first", [first], **changes)
+    forgets = (then or {}).pop("forgets", False)
     existing = continued(folder / "first", BlobFiles(folder / "cache"))
     leaves = LearningResult.read(folder / "first").leaves
     paths = {leaf.leaf: leaf for leaf in leaves}
@@ -78,11 +83,15 @@ def after_both(folder: Path, first: Path, second: Path, **changes: object) -> Le
         replace(
             leaf,
             shard=str(folder / "first" / paths[leaf.leaf].shard),
-            memory=str(folder / "first" / paths[leaf.leaf].memory) if paths[leaf.leaf].memory else "",
+            memory=str(folder / "first" / paths[leaf.leaf].memory)
+            if paths[leaf.leaf].memory and not forgets
+            else "",
         )
         for leaf in existing
     )
-    return run(folder / "second", [second], existing=existing, first_free_leaf=2, **changes)
+    return run(
+        folder / "second", [second], existing=existing, first_free_leaf=2, **{**changes, **(then or {})}
+    )
 
 
 def test_exact_sums_of_two_mega_batches_are_those_of_their_union_to_the_bit(tmp_path: Path) -> None:
@@ -180,6 +189,62 @@ def test_replay_is_what_a_stream_does_unless_told(tmp_path: Path) -> None:
     (leaf,) = after_both(tmp_path, first, second).leaves
     memory = read_memory(tmp_path / "second" / leaf.memory)
     assert memory is not None and memory.samples is not None and len(memory.samples) > 0
+
+
+@pytest.mark.parametrize("name", ["replay", "ewc", "si", "lwf"])
+def test_a_leaf_without_memory_remembers_by_the_samples_that_it_stands_for(tmp_path: Path, name: str) -> None:
+    """As one that a split made, or that was trained without an update."""
+    first, second = two_mega_batches(tmp_path / "data")
+    (leaf,) = after_both(tmp_path, first, second, {"forgets": True}, update=name).leaves
+    memory = read_memory(tmp_path / "second" / leaf.memory)
+    assert memory is not None and memory.seen == sum(leaf.class_counts.values())
+    if name == "replay":
+        assert memory.samples is not None
+        only_new = {row for row, known in enumerate(leaf.class_names) if known == "4"}
+        assert set(memory.samples.labels.tolist()) > only_new
+        assert memory.samples.weights is not None and memory.samples.weights.max() > 1
+    else:
+        assert name == "lwf" or memory.importance
+    assert leaf.cost.train_flops > 0
+
+
+def test_a_leaf_whose_samples_are_gone_learns_on_and_says_that_it_remembers_nothing(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    run(tmp_path / "probe", [first])
+    source = first.with_name("a.npz")
+    kept = source.read_bytes()
+    images, labels = digits_like(700, 5, seed=99)
+    (existing,) = continued(tmp_path / "probe", BlobFiles(tmp_path / "cache"))
+    shard = tmp_path / "probe" / LearningResult.read(tmp_path / "probe").leaves[0].shard
+    np.savez(source, x=images, y=labels)
+    existing = replace(existing, shard=str(shard))
+    (leaf,) = run(
+        tmp_path / "second", [second], existing=(existing,), first_free_leaf=2, update="replay"
+    ).leaves
+    source.write_bytes(kept)
+    memory = read_memory(tmp_path / "second" / leaf.memory)
+    assert memory is not None and memory.seen < sum(leaf.class_counts.values())
+    assert "rose.l1 remembers nothing of its samples: " in (tmp_path / "second" / "told.txt").read_text()
+
+
+def test_a_leaf_keeps_its_net_unless_another_is_named(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    (leaf,) = after_both(tmp_path / "a", first, second, {"net": "", "default_net": "mlp:16x2"}).leaves
+    assert leaf.net.factory == "mlp:8x1"
+    (leaf,) = after_both(tmp_path / "b", first, second, {"net": "mlp:16x2"}).leaves
+    assert leaf.net.factory == "mlp:16x2"
+
+
+def test_leaves_without_sums_are_added_to_without_and_not_replaced(tmp_path: Path) -> None:
+    first, second = two_mega_batches(tmp_path / "data")
+    result = after_both(tmp_path / "a", first, second, {"sums": "auto"}, sums="none")
+    union = run(tmp_path / "union", [first, second])
+    assert result.leaves[0].class_counts == union.leaves[0].class_counts
+    assert result.contribution is not None and result.contribution.sums is None
+    assert any("goes on without sums" in note for note in result.notes)
+    asked = after_both(tmp_path / "b", first, second, {"sums": "exact"}, sums="none")
+    assert asked.contribution is not None and asked.contribution.sums is not None
+    assert any("stands for its new samples alone" in note for note in asked.notes)
 
 
 def test_joined_summaries_keep_counts_and_no_prototype_is_of_fewer_samples_than_before() -> None:
