@@ -6,19 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.journal import Journal
-from swarm.domain.errors import ConflictError, NotFoundError
+from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, SwarmError
 from swarm.domain.growth import Proposal, ProposalState
 from swarm.domain.ids import NodeId
 from swarm.gating.growth import RESTS_S
+from swarm.rpc.convert.growth import proposal_from_pb, proposal_to_pb
 
 KEPT_ENDED = 1000
 """So many of the newest proposals are kept, and all that ended while something may still rest for it."""
 KEPT_S = max(RESTS_S.values())
 _RECORD = TypeAdapter(Proposal)
+_LATEST = 253_370_764_800.0
+"""The beginning of the year 9999, in seconds: later times have no date."""
 
 log = structlog.get_logger()
 
@@ -42,7 +45,8 @@ class GrowthBook:
             self._last = max(self._last, int(name[1:]))
             try:
                 found = _RECORD.validate_json(files.get(name) or b"")
-            except ValidationError as error:
+                _check(found, name)
+            except (SwarmError, ValueError, OSError) as error:
                 log.error("growth.damaged", proposal=name, reason=str(error)[:200])
                 continue
             self._known[name] = found
@@ -170,6 +174,21 @@ class GrowthBook:
         for id in old:
             del self._known[id]
         return old
+
+
+def _check(proposal: Proposal, id: str) -> None:
+    """Raise InvalidInputError or ValueError for a record that is not of this id, has times without a date or
+    would be refused by whoever reads a list with it."""
+    if proposal.id != id:
+        raise InvalidInputError(
+            f"proposal {id}", found=f"the record of {proposal.id[:40]!a}", expected="its own"
+        )
+    proposal_from_pb(proposal_to_pb(proposal))
+    latest = max(proposal.created_at, proposal.changed_at)
+    if latest > _LATEST:
+        raise InvalidInputError(
+            f"proposal {id}", found=f"the time {latest:g}", expected=f"at most {_LATEST:.0f}"
+        )
 
 
 def _stays(name: str, newer: Mapping[str, float]) -> bool:

@@ -2,19 +2,20 @@
 
 A task that a crash interrupted is taken up again, once the coordinator has said that its proposal still
 stands. What a proposal changed in the tree of leaves is put back where it comes to nothing; what was trained
-stays here and in the registry.
+stays here and in the registry. One whose order cannot be read any more is given up by the name of its folder.
 """
 
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from node.durable import link_durably, write_json
 from node.growth.adding import forget_taken, take_along
@@ -29,14 +30,18 @@ from node.growth.unused import NEW_EXPERTS
 from node.jobs import CONTRIBUTION_FILE
 from node.plan import Plan
 from node.stream.novelty import NOVEL_FILE
-from swarm.domain.errors import ConflictError, SwarmError, UnreachableError
+from swarm.domain.errors import ConflictError, SwarmError, UnreachableError, VerificationError
 from swarm.domain.gates import GateStatement
-from swarm.domain.growth import GrowthOrder, Proposal
+from swarm.domain.growth import GrowthOrder, Proposal, checked_options
 from swarm.domain.ids import LeafId
+from swarm.rpc.convert.growth import proposal_id
 from swarm.trust.statements import Statement, statement_digest
 
 _ORDER, _FAILED = "order.json", "failed.json"
+_DAMAGED = "order.damaged"
+"""What an order that cannot be read is called: whoever looks for orders under way does not meet it."""
 _CLOSING_S = 5.0
+_ORDERS = TypeAdapter(GrowthOrder)
 _log = structlog.get_logger(__name__)
 
 
@@ -56,6 +61,8 @@ class Grower:
         self._novel = parts.home.state / NOVEL_FILE
         self._stages: Stages | None = None
         self._task: asyncio.Task[None] | None = None
+        self._given_up: dict[str, asyncio.Task[None]] = {}
+        """By proposal: those whose order cannot be read, until the coordinator was told."""
         self._taking = asyncio.Lock()
 
     @property
@@ -84,9 +91,9 @@ class Grower:
 
     async def _closing(self) -> None:
         """Give an order whose proposal has ended a moment to be closed: the next may come at once."""
-        if self._task is not None:
+        if tasks := self._tasks():
             self.kick()
-            await asyncio.wait([self._task], timeout=_CLOSING_S)
+            await asyncio.wait(tasks, timeout=_CLOSING_S)
 
     def _check_free(self, order: GrowthOrder) -> None:
         if self._stages is not None:
@@ -96,6 +103,12 @@ class Grower:
                 found=f"{present.proposal}, a {present.kind} that is not done yet",
                 expected="one proposal at a time",
                 remedy=f"wait for it, or end it: swarm gate cancel {present.proposal}",
+            )
+        if order.proposal in self._given_up:
+            raise ConflictError(
+                order.proposal,
+                found="one that is given up here: its order was damaged",
+                expected="another one",
             )
         if self._learns_mega_batches() and order.kind != "retrain":
             raise ConflictError(
@@ -126,16 +139,23 @@ class Grower:
         self._start(order, folder, is_new=True)
 
     def resume(self) -> None:
-        """Take up what a crash interrupted, if there is something."""
-        for folder in self._folder.glob("*"):
-            if not (folder / _ORDER).exists():  # a crash was faster than its order
+        """Take up what a crash interrupted, if there is something; give up what cannot be read."""
+        for folder in sorted(self._folder.glob("*")):
+            if not _order_file(folder).exists():  # a crash was faster than its order
                 shutil.rmtree(folder, ignore_errors=True)
-        for path in sorted(self._folder.glob(f"*/{_ORDER}")):
+                continue
+            try:
+                order = kept_order(folder)
+            except SwarmError as error:
+                _log.error("growth.damaged", proposal=folder.name, reason=str(error))
+                with suppress(OSError):
+                    (folder / _ORDER).rename(folder / _DAMAGED)
+                if _is_proposal(folder.name):
+                    self._give_up(folder, error)
+                continue
             if self._stages is None:
-                kept = json.loads(path.read_bytes())
-                order = GrowthOrder(**{**kept, "experts": tuple(kept["experts"])})
                 _log.info("growth.resumed", proposal=order.proposal)
-                self._start(order, path.parent, is_new=False)
+                self._start(order, folder, is_new=False)
 
     def kick(self) -> None:
         """Look again what became of the proposal."""
@@ -152,20 +172,43 @@ class Grower:
 
     async def stop(self) -> None:
         """End what runs; it is taken up by the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = self._tasks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*self._given_up.values(), *([self._task] if self._task is not None else [])]
+
+    def _give_up(self, folder: Path, error: SwarmError) -> None:
+        """Report a proposal whose order cannot be read as failed, unless it has ended, and close it."""
+        proposal = folder.name
+
+        async def fail() -> None:
+            raise error
+
+        task = asyncio.create_task(self._run(proposal, folder, fail, is_new=False), name="growth-failed")
+        self._given_up[proposal] = task
+        task.add_done_callback(lambda _: self._given_up.pop(proposal, None))
 
     def _start(self, order: GrowthOrder, folder: Path, *, is_new: bool) -> None:
-        self._stages = Stages(parts=self._parts, order=order)
-        self._task = asyncio.create_task(self._run(self._stages, folder, is_new), name="growth")
+        self._stages = stages = Stages(parts=self._parts, order=order)
 
-    async def _run(self, stages: Stages, folder: Path, is_new: bool) -> None:
-        proposal = stages.order.proposal
+        async def carried_out() -> None:
+            try:
+                await self._run(order.proposal, folder, lambda: self._work(stages, folder), is_new=is_new)
+            finally:
+                self._stages = None
+
+        self._task = asyncio.create_task(carried_out(), name="growth")
+
+    async def _run(
+        self, proposal: str, folder: Path, work: Callable[[], Awaitable[None]], *, is_new: bool
+    ) -> None:
         try:
             known = None if is_new else await self._reporting.asked(proposal)
             if is_new or (known is not None and not known.has_ended):
-                await self._work(stages, folder)
+                await work()
                 known = await self._reporting.ended(proposal)
             self._close(proposal, folder, known)
         except asyncio.CancelledError:
@@ -178,8 +221,6 @@ class Grower:
             write_json(folder / _FAILED, {"reason": reason})
             self._parts.outbox.drop(f"{proposal}-")
             self._close(proposal, folder, await self._reporting.tell(proposal, "failed", reason))
-        finally:
-            self._stages = None
 
     def _close(self, proposal: str, folder: Path, known: Proposal | None) -> None:
         """Keep, or put back, what a proposal changed, now that it has ended."""
@@ -196,9 +237,7 @@ class Grower:
     async def _work(self, stages: Stages, folder: Path) -> None:
         """Carry an order out; return early when the proposal has ended meanwhile."""
         if (folder / _FAILED).exists():
-            raise ConflictError(
-                stages.order.proposal, found=json.loads((folder / _FAILED).read_bytes())["reason"]
-            )
+            raise ConflictError(stages.order.proposal, found=_kept_reason(folder))
         work = asyncio.create_task(self._carry(stages, folder), name="growth-work")
         ended = asyncio.create_task(self._reporting.ended(stages.order.proposal), name="growth-ended")
         try:
@@ -308,6 +347,52 @@ class Grower:
 def order_fields(order: GrowthOrder) -> dict[str, Any]:
     """Return an order as JSON can keep it; regions lie beside it (`node.growth.adding`)."""
     return {name: each for name, each in asdict(order).items() if name != "regions"}
+
+
+def _order_file(folder: Path) -> Path:
+    damaged = folder / _DAMAGED
+    return damaged if damaged.exists() else folder / _ORDER
+
+
+def kept_order(folder: Path) -> GrowthOrder:
+    """Return the order that a proposal's folder keeps; VerificationError where it was damaged."""
+    try:
+        order = _ORDERS.validate_json(_order_file(folder).read_bytes())
+        checked_options(order.kind, order.options)
+    except ValidationError as error:
+        found = f"a damaged file: {error.errors()[0]['msg']}"
+    except SwarmError as error:
+        found = f"a damaged file: {error}"
+    except OSError as error:
+        found = f"a file that cannot be read: {error.strerror or type(error).__name__}"
+    else:
+        if order.proposal == folder.name:
+            return order
+        found = f"that of {order.proposal[:40]!a}"
+    raise VerificationError(
+        f"order of {folder.name}",
+        found=found,
+        expected="an order as it was taken",
+        remedy="propose it again",
+    )
+
+
+def _is_proposal(name: str) -> bool:
+    """Say whether a folder's name can be asked after; another one is left as it is."""
+    with suppress(SwarmError):
+        return bool(proposal_id(name))
+    return False
+
+
+def _kept_reason(folder: Path) -> str:
+    """Return why a proposal failed before a restart, as far as that can still be read."""
+    try:
+        kept = json.loads((folder / _FAILED).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        _log.error("growth.damaged", proposal=folder.name, file=_FAILED, reason=str(error)[:200])
+        kept = None
+    reason = kept.get("reason") if isinstance(kept, dict) else None
+    return reason if isinstance(reason, str) and reason else "a failure; the record of why is damaged"
 
 
 def _as_before(split: GrowthResult, made: Path, folder: Path) -> None:

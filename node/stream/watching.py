@@ -80,16 +80,20 @@ class Watch:
 
 
 def signature_of(path: Path) -> str:
-    """Return what changes when an entry is written to; empty where it is gone."""
+    """Return what changes when an entry is written to; empty where it is gone. A link whose target cannot be
+    had has that of itself."""
     try:
         files = _files_of(path)
     except OSError:
         files = []  # whether it is unreadable or gone its own state tells
     try:
         states = [(str(file.relative_to(path.parent)), file.stat()) for file in files or [path]]
+        told = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
     except OSError:
-        return ""
-    told = "\n".join(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states)
+        try:
+            told = f"{path.name} -> {os.readlink(path)} {path.lstat().st_mtime_ns}"
+        except OSError:  # gone, or no link
+            return ""
     return blake3(os.fsencode(told)).hexdigest(16)
 
 
@@ -143,9 +147,13 @@ def _fault(path: Path) -> _Fault | None:
     except UnicodeEncodeError:
         return _Fault(reason="a name that is not UTF-8", is_final=True)
     try:
+        if path.is_symlink() and not path.exists():
+            return _Fault(reason="a link to what is not there")
         if path.is_dir():
             find_idx_files(path, "train")
-        elif not path.is_file() or path.suffix != ".npz":
+        elif not path.is_file():
+            return _Fault(reason="neither a regular file nor a folder of IDX files", is_final=True)
+        elif path.suffix != ".npz":
             kind = f"a {path.suffix or 'nameless'} file"
             return _Fault(reason=f"{kind}, neither .npz nor a folder of IDX files", is_final=True)
         for file in _files_of(path):

@@ -1,11 +1,13 @@
 """Records of proposals on disk, what may be proposed, whether it pays, and when it is given up."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.growth_benefit import Wanted, pays, speaking, tried
@@ -63,6 +65,50 @@ async def test_a_damaged_record_is_left_out_and_its_id_not_used_again(tmp_path: 
     (tmp_path / "proposals" / "p7.json").write_bytes(b'{"id": "p7"')
     again = await book(tmp_path)
     assert [each.id for each in again.all()] == ["p1"] and again.next_id() == "p8"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"evidence": {"a": float("nan")}}, "evidence a: found nan"),
+        ({"evidence": {"a": float("inf")}}, "evidence a: found inf"),
+        ({"cost": {"train_flops": -1.0}}, "cost train_flops: found -1"),
+        ({"id": "p1"}, "the record of 'p1'"),
+        ({"gate_version": -5}, "out of range"),
+        ({"gate_version": 2**70}, "out of range"),
+        ({"gate_versions": [3, -1]}, "out of range"),
+        ({"created_at": float("nan")}, "created_at: found nan"),
+        ({"changed_at": float("nan")}, "changed_at: found nan"),
+        ({"changed_at": -1.0}, "changed_at: found -1"),
+        ({"changed_at": 1e300}, "the time 1e+300"),
+        ({"owner": "Nobody At All"}, "node name"),
+        ({"experts": ["ada.e0", "ada.e0"]}, "experts"),
+        ({"options": {"gate": "none"}}, "split, gate"),
+    ],
+)
+async def test_a_record_that_is_json_but_cannot_be_true_is_left_out_by_name_and_kept(
+    tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    first = await book(tmp_path)
+    await first.add(proposal())
+    path = tmp_path / "proposals" / "p7.json"
+    whole = json.loads((tmp_path / "proposals" / "p1.json").read_bytes()) | {"id": "p7"}
+    path.write_text(json.dumps(whole))
+    assert [each.id for each in (await book(tmp_path)).all()] == ["p7", "p1"]
+    path.write_text(odd := json.dumps(whole | changes))
+    with capture_logs() as logs:
+        again = await book(tmp_path)
+    (entry,) = logs
+    assert (entry["event"], entry["proposal"]) == ("growth.damaged", "p7") and found in entry["reason"]
+    assert again.all() == first.all() and again.next_id() == "p8"
+    await again.add(proposal("p8"))
+    assert path.read_text() == odd
+
+
+async def test_a_record_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "proposals" / "p3.json").mkdir(parents=True)
+    again = await book(tmp_path)
+    assert not again.all() and again.next_id() == "p4"
 
 
 async def test_old_proposals_that_ended_are_dropped_and_their_ids_never_used_again(

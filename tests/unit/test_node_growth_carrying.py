@@ -1,6 +1,7 @@
 """An order's way on a node: taken or refused at once, carried out beside the rest, followed to its end."""
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from node.delivery import Delivery
 from node.durable import write_json
@@ -251,6 +253,110 @@ async def test_a_split_that_a_crash_interrupted_goes_on_where_it_was(
     assert len(contributions) == 2 and coordinator.state == "accepted"
     assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
     assert plot.book.leaf(LeafId("rose.l4")) is None
+
+
+WHOLE_ORDER = {"proposal": "p1", "kind": "retrain", "experts": ["rose.e1"], "gate_version": 1}
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        (json.dumps(WHOLE_ORDER)[:40].encode(), "EOF while parsing"),
+        (b"", "EOF while parsing"),
+        (b"\xff\x00", "Invalid JSON"),
+        (b"[1]", "a damaged file"),
+        (json.dumps(WHOLE_ORDER | {"kind": "multiply"}).encode(), "a damaged file"),
+        (json.dumps(WHOLE_ORDER | {"options": {"steps": "-5"}}).encode(), "retrain, steps"),
+        (json.dumps(WHOLE_ORDER | {"proposal": "p3"}).encode(), "that of 'p3'"),
+    ],
+)
+async def test_an_order_that_was_damaged_fails_by_name_and_keeps_no_other_from_going_on(
+    plot: Plot, grower: Grower, coordinator: Coordinator, kept: bytes, found: str
+) -> None:
+    growth = plot.home.state / "growth"
+    plot.grow(plot.order("split", "rose.e1"), "split", "rose.l1", new=2)
+    for name, data in (("p1", kept), ("no proposal", kept)):
+        (growth / name).mkdir(parents=True, exist_ok=True)
+        (growth / name / "order.json").write_bytes(data)
+    coordinator.away = 2
+    with capture_logs() as logs:
+        grower.resume()
+    named = [entry["proposal"] for entry in logs if entry["event"] == "growth.damaged"]
+    assert named == ["no proposal", "p1"] and not grower.activity
+    async with asyncio.timeout(60):
+        while (growth / "p1").exists():
+            await asyncio.sleep(0.02)
+    ((stage, reason),) = coordinator.told
+    assert stage == "failed" and "order of p1" in reason and found in reason
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
+    assert (growth / "no proposal" / "order.damaged").read_bytes() == kept
+    coordinator.told.clear()
+    coordinator.state = "working"
+    await grower.carry_out(plot.order("retrain", "rose.e1", proposal="p2", steps="5"))
+    assert grower.activity.startswith("retrain rose.e1")
+
+
+async def test_a_damaged_order_is_settled_where_its_proposal_was_accepted(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    order = plot.order("split", "rose.e1")
+    plot.grow(order, "split", "rose.l1", new=2)
+    folder = plot.home.state / "growth" / "p1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "order.json").write_bytes(b"{")
+    coordinator.state = "accepted"
+    grower.resume()
+    async with asyncio.timeout(60):
+        while folder.exists():
+            await asyncio.sleep(0.02)
+    assert not coordinator.told
+    assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l2", "rose.l3"]
+
+
+async def test_another_order_goes_on_beside_a_damaged_one_which_is_not_taken_anew(
+    plot: Plot, grower: Grower, coordinator: Coordinator
+) -> None:
+    growth = plot.home.state / "growth"
+    order = plot.order("retrain", "rose.e1", proposal="p2", steps="5")
+    write_json(growth / "p2" / "order.json", order_fields(order))
+    (growth / "p1").mkdir()
+    (growth / "p1" / "order.json").write_bytes(b"{")
+    coordinator.away = 10**9
+    grower.resume()
+    assert grower.activity.startswith("retrain rose.e1")
+    await grower.stop()
+    assert (growth / "p1" / "order.damaged").read_bytes() == b"{" and (growth / "p2" / "order.json").exists()
+    plot.book.contributions.put(plot.given().envelope, plot.last / CONTRIBUTION_FILE)
+    shutil.rmtree(growth / "p2")
+    another = made(plot, coordinator)
+    another.resume()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.growth.carrying._CLOSING_S", 0.1)
+        with pytest.raises(ConflictError, match="its order was damaged"):
+            await another.carry_out(replace(order, proposal="p1"))
+    coordinator.away = 0
+    another.kick()
+    async with asyncio.timeout(60):
+        while (growth / "p1").exists():
+            await asyncio.sleep(0.02)
+    assert coordinator.told[-1][0] == "failed" and "EOF while parsing" in coordinator.told[-1][1]
+    await another.stop()
+
+
+@pytest.mark.parametrize(
+    "kept", [b'{"reason": "no ro', b"", b"[]", b'{"reason": 5}', b'{"reason": "no room"}']
+)
+async def test_a_failure_is_told_after_a_restart_also_where_the_record_of_why_was_damaged(
+    plot: Plot, grower: Grower, coordinator: Coordinator, kept: bytes
+) -> None:
+    folder = plot.home.state / "growth" / "p1"
+    write_json(folder / "order.json", order_fields(plot.order("retrain", "rose.e1")))
+    (folder / "failed.json").write_bytes(kept)
+    grower.resume()
+    await idle(grower)
+    ((stage, reason),) = coordinator.told
+    expected = "no room" if kept.endswith(b'm"}') else "a failure; the record of why is damaged"
+    assert stage == "failed" and reason == f"p1: found {expected}" and not folder.exists()
 
 
 async def test_children_are_trained_side_by_side_where_there_is_room(

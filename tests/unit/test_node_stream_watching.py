@@ -217,4 +217,29 @@ def test_what_is_no_plain_file_is_not_opened_and_a_name_that_is_no_text_is_refus
     watch.look(unknown)
     clock.now += 2.0
     faults = [arrival.fault for arrival in watch.look(unknown)]
-    assert len(faults) == 2 and "neither .npz nor a folder" in faults[0] and "not UTF-8" in faults[1]
+    assert len(faults) == 2 and "neither a regular file" in faults[0] and "not UTF-8" in faults[1]
+
+
+@pytest.mark.parametrize("target", ["away.npz", "a.npz"])
+def test_a_link_to_nothing_is_named_once_and_taken_when_its_target_is_there(
+    tmp_path: Path, watch: Watch, clock: Clock, target: str
+) -> None:
+    link = tmp_path / "a.npz"
+    link.symlink_to(tmp_path / "elsewhere" / target if target != link.name else link)
+    known: set[tuple[str, str]] = set()
+
+    def look(after_s: float) -> list[Arrival]:
+        clock.now += after_s
+        return watch.look(lambda file, signature: (file, signature) in known)
+
+    assert look(0.0) == [] and look(59.0) == []
+    (found,) = look(2.0)
+    assert (found.path, found.fault) == (link, "a link to what is not there")
+    known.add((str(found.path), found.signature))
+    assert look(60.0) == [] and look(60.0) == []
+    link.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    link.symlink_to(save(tmp_path / "elsewhere" / "whole.npz"))
+    assert look(1.0) == []
+    (found,) = look(2.0)
+    assert (found.path, found.fault) == (link, "")
