@@ -73,8 +73,8 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedWeights:
-    """A version of the parent of a leaf that was split, trained meanwhile; its modules lie in the job's
-    `blob_folder`."""
+    """An expert's weights that a leaf may start from: of its parent, trained while that was split, or an
+    imported one's. The modules lie in the job's `blob_folder`."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -147,7 +147,8 @@ class LearningJob(JobRecord):
     """One training run. `blob_folder` (a BlobFiles folder, e.g. the node's cache) holds the trunk's blobs,
     the existing leaves' weights and, where corrections are to be trained, the arrays of `gate`, whose
     statement has digest `gate_digest`. `default_net` is used where the order names no net. `lenders` are the
-    peers whose experts a new leaf may start from, `branches` the node's leaves that were split."""
+    peers whose experts a new leaf may start from, `branches` the node's leaves that were split, `start` an
+    imported expert that new leaves begin with."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = JOB_FILE
@@ -164,6 +165,7 @@ class LearningJob(JobRecord):
     gate_digest: str = ""
     lenders: tuple[Lender, ...] = ()
     branches: tuple[ExistingBranch, ...] = ()
+    start: OfferedWeights | None = None
 
     @property
     def net(self) -> str:

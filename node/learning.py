@@ -32,6 +32,7 @@ from node.expert_training import (
 )
 from node.growth.offering import better_start
 from node.held_out import write_validation
+from node.imported_start import imported_start, unused_start
 from node.jobs import (
     BLOBS_FOLDER,
     VALIDATION_FILE,
@@ -146,6 +147,7 @@ def learn(
             *given.notes,
             *sharding.notes,
             *([without_sums] if without_sums else ()),
+            *unused_start(job.start, shards),
             *([waiting] if len(sharding.waiting) else ()),
             *(one.note for one in learned if one.note),
         ),
@@ -273,7 +275,18 @@ def _start(
 ) -> tuple[Start, bool]:
     """Return what a leaf's training begins with, its own last version or the best that is lent; and whether
     it is the former."""
-    order = bench.job.order
+    order, given = bench.job.order, bench.job.start
+    if given is not None and shard.existing is None:
+        start = imported_start(
+            given,
+            reference.input_shape,
+            shard.class_names,
+            bench.read_from.open_verified,
+            import_paths=order.import_paths,
+            seed=derived_seed(order.seed, "net", shard.number),
+        )
+        bench.report("borrow", f"{shard.leaf} {start.message}", TRAIN_FRACTION)
+        return start, False
     net, continues = _initial_net(bench, shard, reference)
     if shard.existing is not None and shard.existing.offered is not None and not order.dry_run:
         return _offered_start(bench, shard, shard.existing.offered, net, reference, validation), continues

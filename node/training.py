@@ -28,6 +28,7 @@ from node.leaves import LeafBook
 from node.loans import Lending, Loans, Wanted
 from node.order_run import OrderRun
 from node.outbox import Outbox
+from node.starts import Starts
 from node.stream.keeper import StreamKeeper
 from node.stream.ports import Progress
 from node.stream.taking import Answering
@@ -37,6 +38,7 @@ from swarm.digests import digest_of
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, NotReadyError, SwarmError
 from swarm.domain.gates import GateStatement
+from swarm.domain.ids import digest
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
 from swarm.modules.blobs import BlobFiles
@@ -247,6 +249,7 @@ class Trainer:
                 gate=gate.value if gate is not None else None,
                 gate_digest=gate.digest if gate is not None else "",
                 lenders=await self._lenders(run.order),
+                start=Starts(self._home).weights(digest(run.order.start)) if run.order.start else None,
             ).write(folder)
         for attempt in range(_ATTEMPTS):
             status, words = await self._learn_once(run, folder)
@@ -279,7 +282,7 @@ class Trainer:
             await child.stop()
 
     async def _lenders(self, order: TrainOrder) -> tuple[Lender, ...]:
-        if not order.borrow or order.refine or order.dry_run or self._lending is None:
+        if not order.borrow or order.refine or order.dry_run or order.start or self._lending is None:
             return ()
         if self._knowledge.gate is None:
             await self._lending.until_settled()

@@ -21,6 +21,7 @@ from swarm.cli.streaming import (
 )
 
 if TYPE_CHECKING:
+    from swarm.cli.places import Place
     from swarm.domain.agent import TrainStep
     from swarm.domain.inference import Listing
 
@@ -96,6 +97,14 @@ def train(
             metavar="WHICH",
         ),
     ] = "",
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Begin new experts with this expert of another swarm: its manifest, as swarm import"
+            " --trust-foreign printed it.",
+            metavar="DIGEST",
+        ),
+    ] = "",
     watch: Watch = "",
     wait: Wait = 1,
     test: Test = "",
@@ -140,6 +149,8 @@ def train(
     elif not stop:
         _check_replays(context, update, is_stream=bool(watch))
     check_source(context, data, watch, stop=stop, refine=refine, dry_run=dry_run)
+    if start:
+        _check_starts_alone(context)
     place = node_place(home)
     order = TrainOrder(
         data=resolved_source(watch or data),
@@ -158,6 +169,7 @@ def train(
         memory=memory,
         remember=remember,
         head=head,
+        start=_found_start(place, start),
         stream=stream_options(wait, test, idle, most, keep_mb) if watch else None,
         stop=stop,
     )
@@ -206,6 +218,7 @@ def _check_refines_alone(context: typer.Context) -> None:
         "no_borrow": "--no-borrow",
         "share": "--share",
         "update": "--update",
+        "start": "--start",
         **_OF_REPLAY,
     }
     given = [flag for name, flag in flags.items() if _is_given(context, name)]
@@ -216,6 +229,28 @@ def _check_refines_alone(context: typer.Context) -> None:
             expected="--refine without them: a correction is of the expert's own net, and all else stays",
             remedy=f"train anew with {', '.join(given)} first, then swarm train DATA --refine",
         )
+
+
+def _check_starts_alone(context: typer.Context) -> None:
+    """Raise UsageError where --start comes with what it decides itself, or with a stream."""
+    from swarm.domain.errors import UsageError
+
+    given = [flag for flag in ("--net", "--watch", "--stop") if _is_given(context, flag.removeprefix("--"))]
+    if given:
+        raise UsageError(
+            "command line",
+            found=f"--start together with {', '.join(given)}",
+            expected="--start without them: it brings its own net, for one order",
+            remedy="swarm train DATA --start DIGEST",
+        )
+
+
+def _found_start(place: "Place", start: str) -> str:
+    """Return the whole digest of an imported expert; empty where none was named."""
+    from node.starts import Starts
+    from swarm.config import NodeHome
+
+    return Starts(NodeHome(place.root)).find(start) if start else ""
 
 
 def _check_replays(context: typer.Context, update: str, *, is_stream: bool) -> None:

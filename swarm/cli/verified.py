@@ -30,16 +30,9 @@ async def verified_registry(place: Place) -> AsyncIterator[VerifiedRegistry]:
 
 
 def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:
-    """Write an expert's verified weights to a .safetensors file, as `<module>.<tensor>`."""
-    import numpy as np
-    from safetensors.numpy import save_file
+    """Write an expert's verified weights to a .safetensors file, named as in the net's state dict."""
+    from swarm.exchange.weights_file import write_weights
 
-    from swarm.modules.packing import unpack
-
-    arrays = {
-        f"{module.name}.{name}": np.ascontiguousarray(array)
-        for module in manifest.modules
-        for name, array in unpack(module.tensors, cache.open_verified).items()
-    }
     about = {"expert": manifest.expert, "version": str(manifest.version), "net": manifest.net.factory}
-    save_file(arrays, output, metadata={**about, "class_names": ",".join(manifest.class_names)})
+    metadata = {**about, "class_names": ",".join(manifest.class_names)}
+    write_weights(output, manifest.modules, cache.open_verified, metadata)

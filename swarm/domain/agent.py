@@ -55,8 +55,9 @@ class TrainOrder:
     that helps. `refine`: train the corrections of existing leaves against the active gate's root, no more.
     `update` is what keeps a leaf that continues from forgetting (`swarm.experts.updating`; empty: nothing, it
     is fine-tuned), `memory` how many samples that may remember (0: its own number), `remember` how it
-    chooses them and `head` which last layer it leaves (empty: its own way, the net's own). With `stream`,
-    `data` names where mega-batches arrive. `stop` ends the stream that runs and does nothing else.
+    chooses them and `head` which last layer it leaves (empty: its own way, the net's own). `start` is the
+    manifest of an imported expert that new leaves begin with (empty: none). With `stream`, `data` names where
+    mega-batches arrive. `stop` ends the stream that runs and does nothing else.
 
     Of the agent alone, never on the wire: `gathered` are files of mega-batches whose validation samples were
     taken out already (`node.stream.gathered`), and `accumulate` adds the samples to those that leaves stand
@@ -81,6 +82,7 @@ class TrainOrder:
     memory: int = 0
     remember: str = ""
     head: str = ""
+    start: str = ""
     stream: StreamOptions | None = None
     stop: bool = False
     gathered: tuple[str, ...] = ()

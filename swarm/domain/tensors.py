@@ -15,6 +15,8 @@ DTYPE_BYTES = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
 MAX_TENSOR_BYTES = 1 << 36
+OWN_MODULE = "_own"
+"""Holds the parameters and buffers that belong to no child of a net."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,3 +63,8 @@ class ModuleEntry:
     @property
     def size_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self.tensors)
+
+
+def state_name(module: str, tensor: str) -> str:
+    """Return the name that a module's tensor has in its net's state dict."""
+    return tensor if module == OWN_MODULE else f"{module}.{tensor}"

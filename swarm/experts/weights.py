@@ -9,11 +9,8 @@ from torch import nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import Digest
-from swarm.domain.tensors import ModuleEntry
+from swarm.domain.tensors import OWN_MODULE, ModuleEntry, state_name
 from swarm.modules.packing import ReadBlob, pack_module, unpack
-
-OWN_MODULE = "_own"
-"""Holds the parameters and buffers that belong to no child."""
 
 _CARRIED = {
     torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16",
@@ -128,7 +125,7 @@ def tensors_of(
 ) -> dict[str, torch.Tensor]:
     """Return copies of modules' tensors by name; named False leaves the module's name out."""
     return {
-        _full_name(module.name if named else OWN_MODULE, entry.name): _as_tensor(array, entry.dtype)
+        state_name(module.name if named else OWN_MODULE, entry.name): _as_tensor(array, entry.dtype)
         for module in modules
         for entry, array in zip(module.tensors, unpack(module.tensors, read).values(), strict=True)
     }
@@ -169,10 +166,6 @@ def head_tensors(net: nn.Module, classes: int) -> set[str]:
 def _split_name(net: nn.Module, name: str) -> tuple[str, str]:
     child, dot, rest = name.partition(".")
     return (child, rest) if dot and child in net._modules else (OWN_MODULE, name)
-
-
-def _full_name(module: str, tensor: str) -> str:
-    return tensor if module == OWN_MODULE else f"{module}.{tensor}"
 
 
 def _as_array(tensor: torch.Tensor) -> Array:

@@ -34,6 +34,7 @@ def train_order_to_pb(order: TrainOrder) -> agent_pb2.TrainRequest:
         memory=order.memory,
         remember=order.remember,
         head=order.head,
+        start=order.start,
         stop=order.stop,
     )
     if order.stream is not None:
@@ -84,6 +85,7 @@ def train_order_from_pb(message: agent_pb2.TrainRequest) -> TrainOrder:
         memory=message.memory,
         remember=message.remember,
         head=message.head,
+        start=message.start,
         stream=_stream_from_pb(message.stream) if message.HasField("stream") else None,
         stop=message.stop,
     )

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarm/v1/agent.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\xdd\x02\n\x0cTrainRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0b\n\x03net\x18\x02 \x01(\t\x12\x10\n\x08\x62udget_s\x18\x03 \x01(\x01\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\r\n\x05share\x18\x07 \x01(\t\x12\x14\n\x0cimport_paths\x18\x08 \x03(\t\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x0c\n\x04sums\x18\n \x01(\t\x12\x0f\n\x07sums_mb\x18\x0b \x01(\x01\x12\x0e\n\x06\x62orrow\x18\x0c \x01(\x08\x12\x0e\n\x06refine\x18\r \x01(\x08\x12\x0e\n\x06update\x18\x0e \x01(\t\x12\x0e\n\x06memory\x18\x0f \x01(\r\x12\'\n\x06stream\x18\x10 \x01(\x0b\x32\x17.swarm.v1.StreamOptions\x12\x0c\n\x04stop\x18\x11 \x01(\x08\x12\x10\n\x08remember\x18\x12 \x01(\t\x12\x0c\n\x04head\x18\x13 \x01(\t\"Z\n\rStreamOptions\x12\x0c\n\x04wait\x18\x01 \x01(\r\x12\x0c\n\x04test\x18\x02 \x01(\t\x12\x0e\n\x06idle_s\x18\x03 \x01(\x01\x12\x0c\n\x04most\x18\x04 \x01(\r\x12\x0f\n\x07keep_mb\x18\x05 \x01(\x01\"\xd4\x01\n\x07Listing\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\trecipient\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x35\n\nattributes\x18\x07 \x03(\x0b\x32!.swarm.v1.Listing.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x01\n\rTrainProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12#\n\x08listings\x18\x04 \x03(\x0b\x32\x11.swarm.v1.Listing\x12\x35\n\x07\x66igures\x18\x05 \x03(\x0b\x32$.swarm.v1.TrainProgress.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11\x41gentStateRequest\"\xbb\x02\n\x0f\x41gentStateReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05swarm\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x0e\n\x06outbox\x18\x07 \x01(\r\x12\x18\n\x10\x63\x65rtificate_days\x18\x08 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\t \x03(\t\x12+\n\x0csocket_bytes\x18\n \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x17\n\x0f\x64isk_free_bytes\x18\x0b \x01(\x03\x12\x14\n\x0c\x63lock_skew_s\x18\x0c \x01(\x01\x12\x19\n\x11\x65xpert_server_pid\x18\r \x01(\x05\x12\x0f\n\x07trouble\x18\x0e \x01(\t\"#\n\x11\x41gentLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"B\n\x0f\x41gentLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"\x12\n\x10\x41gentStopRequest\"\x10\n\x0e\x41gentStopReply2\x83\x02\n\x05\x41gent\x12:\n\x05Train\x12\x16.swarm.v1.TrainRequest\x1a\x17.swarm.v1.TrainProgress0\x01\x12?\n\x05State\x12\x1b.swarm.v1.AgentStateRequest\x1a\x19.swarm.v1.AgentStateReply\x12?\n\x05Leave\x12\x1b.swarm.v1.AgentLeaveRequest\x1a\x19.swarm.v1.AgentLeaveReply\x12<\n\x04Stop\x12\x1a.swarm.v1.AgentStopRequest\x1a\x18.swarm.v1.AgentStopReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarm/v1/agent.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\xec\x02\n\x0cTrainRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\t\x12\x0b\n\x03net\x18\x02 \x01(\t\x12\x10\n\x08\x62udget_s\x18\x03 \x01(\x01\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\r\n\x05share\x18\x07 \x01(\t\x12\x14\n\x0cimport_paths\x18\x08 \x03(\t\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x0c\n\x04sums\x18\n \x01(\t\x12\x0f\n\x07sums_mb\x18\x0b \x01(\x01\x12\x0e\n\x06\x62orrow\x18\x0c \x01(\x08\x12\x0e\n\x06refine\x18\r \x01(\x08\x12\x0e\n\x06update\x18\x0e \x01(\t\x12\x0e\n\x06memory\x18\x0f \x01(\r\x12\'\n\x06stream\x18\x10 \x01(\x0b\x32\x17.swarm.v1.StreamOptions\x12\x0c\n\x04stop\x18\x11 \x01(\x08\x12\x10\n\x08remember\x18\x12 \x01(\t\x12\x0c\n\x04head\x18\x13 \x01(\t\x12\r\n\x05start\x18\x14 \x01(\t\"Z\n\rStreamOptions\x12\x0c\n\x04wait\x18\x01 \x01(\r\x12\x0c\n\x04test\x18\x02 \x01(\t\x12\x0e\n\x06idle_s\x18\x03 \x01(\x01\x12\x0c\n\x04most\x18\x04 \x01(\r\x12\x0f\n\x07keep_mb\x18\x05 \x01(\x01\"\xd4\x01\n\x07Listing\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x11\n\trecipient\x18\x04 \x01(\t\x12\n\n\x02\x61t\x18\x05 \x01(\x01\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x35\n\nattributes\x18\x07 \x03(\x0b\x32!.swarm.v1.Listing.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x01\n\rTrainProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12#\n\x08listings\x18\x04 \x03(\x0b\x32\x11.swarm.v1.Listing\x12\x35\n\x07\x66igures\x18\x05 \x03(\x0b\x32$.swarm.v1.TrainProgress.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11\x41gentStateRequest\"\xbb\x02\n\x0f\x41gentStateReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05swarm\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x14\n\x0cgate_version\x18\x05 \x01(\x04\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x0e\n\x06outbox\x18\x07 \x01(\r\x12\x18\n\x10\x63\x65rtificate_days\x18\x08 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\t \x03(\t\x12+\n\x0csocket_bytes\x18\n \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x17\n\x0f\x64isk_free_bytes\x18\x0b \x01(\x03\x12\x14\n\x0c\x63lock_skew_s\x18\x0c \x01(\x01\x12\x19\n\x11\x65xpert_server_pid\x18\r \x01(\x05\x12\x0f\n\x07trouble\x18\x0e \x01(\t\"#\n\x11\x41gentLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"B\n\x0f\x41gentLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"\x12\n\x10\x41gentStopRequest\"\x10\n\x0e\x41gentStopReply2\x83\x02\n\x05\x41gent\x12:\n\x05Train\x12\x16.swarm.v1.TrainRequest\x1a\x17.swarm.v1.TrainProgress0\x01\x12?\n\x05State\x12\x1b.swarm.v1.AgentStateRequest\x1a\x19.swarm.v1.AgentStateReply\x12?\n\x05Leave\x12\x1b.swarm.v1.AgentLeaveRequest\x1a\x19.swarm.v1.AgentLeaveReply\x12<\n\x04Stop\x12\x1a.swarm.v1.AgentStopRequest\x1a\x18.swarm.v1.AgentStopReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINPROGRESS_FIGURESENTRY']._loaded_options = None
   _globals['_TRAINPROGRESS_FIGURESENTRY']._serialized_options = b'8\001'
   _globals['_TRAINREQUEST']._serialized_start=57
-  _globals['_TRAINREQUEST']._serialized_end=406
-  _globals['_STREAMOPTIONS']._serialized_start=408
-  _globals['_STREAMOPTIONS']._serialized_end=498
-  _globals['_LISTING']._serialized_start=501
-  _globals['_LISTING']._serialized_end=713
-  _globals['_LISTING_ATTRIBUTESENTRY']._serialized_start=664
-  _globals['_LISTING_ATTRIBUTESENTRY']._serialized_end=713
-  _globals['_TRAINPROGRESS']._serialized_start=716
-  _globals['_TRAINPROGRESS']._serialized_end=921
-  _globals['_TRAINPROGRESS_FIGURESENTRY']._serialized_start=875
-  _globals['_TRAINPROGRESS_FIGURESENTRY']._serialized_end=921
-  _globals['_AGENTSTATEREQUEST']._serialized_start=923
-  _globals['_AGENTSTATEREQUEST']._serialized_end=942
-  _globals['_AGENTSTATEREPLY']._serialized_start=945
-  _globals['_AGENTSTATEREPLY']._serialized_end=1260
-  _globals['_AGENTLEAVEREQUEST']._serialized_start=1262
-  _globals['_AGENTLEAVEREQUEST']._serialized_end=1297
-  _globals['_AGENTLEAVEREPLY']._serialized_start=1299
-  _globals['_AGENTLEAVEREPLY']._serialized_end=1365
-  _globals['_AGENTSTOPREQUEST']._serialized_start=1367
-  _globals['_AGENTSTOPREQUEST']._serialized_end=1385
-  _globals['_AGENTSTOPREPLY']._serialized_start=1387
-  _globals['_AGENTSTOPREPLY']._serialized_end=1403
-  _globals['_AGENT']._serialized_start=1406
-  _globals['_AGENT']._serialized_end=1665
+  _globals['_TRAINREQUEST']._serialized_end=421
+  _globals['_STREAMOPTIONS']._serialized_start=423
+  _globals['_STREAMOPTIONS']._serialized_end=513
+  _globals['_LISTING']._serialized_start=516
+  _globals['_LISTING']._serialized_end=728
+  _globals['_LISTING_ATTRIBUTESENTRY']._serialized_start=679
+  _globals['_LISTING_ATTRIBUTESENTRY']._serialized_end=728
+  _globals['_TRAINPROGRESS']._serialized_start=731
+  _globals['_TRAINPROGRESS']._serialized_end=936
+  _globals['_TRAINPROGRESS_FIGURESENTRY']._serialized_start=890
+  _globals['_TRAINPROGRESS_FIGURESENTRY']._serialized_end=936
+  _globals['_AGENTSTATEREQUEST']._serialized_start=938
+  _globals['_AGENTSTATEREQUEST']._serialized_end=957
+  _globals['_AGENTSTATEREPLY']._serialized_start=960
+  _globals['_AGENTSTATEREPLY']._serialized_end=1275
+  _globals['_AGENTLEAVEREQUEST']._serialized_start=1277
+  _globals['_AGENTLEAVEREQUEST']._serialized_end=1312
+  _globals['_AGENTLEAVEREPLY']._serialized_start=1314
+  _globals['_AGENTLEAVEREPLY']._serialized_end=1380
+  _globals['_AGENTSTOPREQUEST']._serialized_start=1382
+  _globals['_AGENTSTOPREQUEST']._serialized_end=1400
+  _globals['_AGENTSTOPREPLY']._serialized_start=1402
+  _globals['_AGENTSTOPREPLY']._serialized_end=1418
+  _globals['_AGENT']._serialized_start=1421
+  _globals['_AGENT']._serialized_end=1680
 # @@protoc_insertion_point(module_scope)

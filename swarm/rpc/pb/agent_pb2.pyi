@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainRequest(_message.Message):
-    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key", "sums", "sums_mb", "borrow", "refine", "update", "memory", "stream", "stop", "remember", "head")
+    __slots__ = ("data", "net", "budget_s", "steps", "dry_run", "seed", "share", "import_paths", "idempotency_key", "sums", "sums_mb", "borrow", "refine", "update", "memory", "stream", "stop", "remember", "head", "start")
     DATA_FIELD_NUMBER: _ClassVar[int]
     NET_FIELD_NUMBER: _ClassVar[int]
     BUDGET_S_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class TrainRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     REMEMBER_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     data: str
     net: str
     budget_s: float
@@ -47,7 +48,8 @@ class TrainRequest(_message.Message):
     stop: bool
     remember: str
     head: str
-    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ..., sums: _Optional[str] = ..., sums_mb: _Optional[float] = ..., borrow: _Optional[bool] = ..., refine: _Optional[bool] = ..., update: _Optional[str] = ..., memory: _Optional[int] = ..., stream: _Optional[_Union[StreamOptions, _Mapping[str, object]]] = ..., stop: _Optional[bool] = ..., remember: _Optional[str] = ..., head: _Optional[str] = ...) -> None: ...
+    start: str
+    def __init__(self, data: _Optional[str] = ..., net: _Optional[str] = ..., budget_s: _Optional[float] = ..., steps: _Optional[int] = ..., dry_run: _Optional[bool] = ..., seed: _Optional[int] = ..., share: _Optional[str] = ..., import_paths: _Optional[_Iterable[str]] = ..., idempotency_key: _Optional[str] = ..., sums: _Optional[str] = ..., sums_mb: _Optional[float] = ..., borrow: _Optional[bool] = ..., refine: _Optional[bool] = ..., update: _Optional[str] = ..., memory: _Optional[int] = ..., stream: _Optional[_Union[StreamOptions, _Mapping[str, object]]] = ..., stop: _Optional[bool] = ..., remember: _Optional[str] = ..., head: _Optional[str] = ..., start: _Optional[str] = ...) -> None: ...
 
 class StreamOptions(_message.Message):
     __slots__ = ("wait", "test", "idle_s", "most", "keep_mb")

@@ -1,0 +1,1 @@
+"""Experts in folders that others can use: safetensors, the signed manifest, a model card. And back."""
