@@ -127,7 +127,7 @@ def _input(specification: Specification) -> str:
     return (
         "## Input\n\n"
         f"`{specification.input_dtype}` [batch, {shape}], given to the net as float32"
-        f" `raw * {specification.scale!r} + {specification.offset!r}`. The output is one logit for each class."
+        f" `{_scaled('raw', specification)}`. The output is one logit for each class."
     )
 
 
@@ -138,16 +138,16 @@ def _training(manifest: Manifest, facts: CardFacts) -> str:
     lines = [
         "## Training data",
         "",
-        f"{counted}; {cost.samples_seen:,} samples were seen, each as often as it was drawn. The data are private"
-        f" to `{manifest.owner}` and are not here, nor is anything computed from single samples.",
+        f"{counted}; {cost.samples_seen:,} samples were seen, each as often as it was drawn. The data are"
+        f" private to `{manifest.owner}` and are not here.",
     ]
     return "\n".join(lines)
 
 
 def _metrics(manifest: Manifest) -> str:
     what = (
-        "Validation samples were held out before anything else and are the owner's own: the figures say how the"
-        " expert does on its owner's kind of data, by its owner's word, which the manifest signs."
+        "Validation samples were held out before anything else and are the owner's own: the figures say how"
+        " the expert does on its owner's kind of data, by its owner's word, which the manifest signs."
     )
     return "\n".join(["## Metrics and validation", "", what, "", *_table(manifest.metrics)])
 
@@ -186,20 +186,22 @@ def _correction(manifest: Manifest) -> str:
     made = manifest.correction
     about = (
         "`correction.safetensors` holds a second set of weights for the same net: what the expert adds to the"
-        f" class scores of its swarm's root. It was trained beside gate `{made.base}` with class temperature"
-        f" {made.class_temperature:.6g} and means nothing without class scores of that kind: to correct scores"
-        " `s` over the classes above, add the net's logits less their mean to `s / temperature`."
+        f" class scores of its swarm's root. It was trained beside gate `{made.base}` with class"
+        f" temperature {made.class_temperature:.6g} and means nothing without class scores of that kind: to"
+        " correct scores `s` over the classes above, add the net's logits less their mean to"
+        " `s / temperature`."
     )
     return "\n".join(["## Correction", "", about, "", *_table(made.metrics), "", *_costs(made.cost)])
 
 
 def _loading(manifest: Manifest, specification: Specification) -> str:
     net = plain_net(manifest)
+    shape, scaled = ", ".join(map(str, specification.input_shape)), _scaled("raw.float()", specification)
     if not net:
         about = (
-            f'`load_file("model.safetensors")` of the package `safetensors` gives the net\'s state dict. The net is'
-            f" built by `{_code(manifest.net.factory)}`, which is not in plain torch here: take its owner's code, or"
-            " the package `swarm` for a net of its own."
+            '`load_file("model.safetensors")` of the package `safetensors` gives the net\'s state dict. The'
+            f" net is built by `{_code(manifest.net.factory)}`, which is not in plain torch here: take its"
+            " owner's code, or the package `swarm` for a net of its own."
         )
         return f"## Use\n\n{about}"
     imports = ["import json", "", "import torch"]
@@ -219,9 +221,9 @@ def _loading(manifest: Manifest, specification: Specification) -> str:
         "",
         "",
         "def probabilities(raw):",
-        f'    """raw: [batch, {", ".join(map(str, specification.input_shape))}]; the columns are class_names."""',
+        f'    """raw: [batch, {shape}]; the columns are class_names."""',
         "    with torch.inference_mode():",
-        f"        return torch.softmax(net(raw.float() * {specification.scale!r} + {specification.offset!r}), 1)",
+        f"        return torch.softmax(net({scaled}), 1)",
     ]
     return "\n".join(["## Use", "", "```python", *program, "```"])
 
@@ -237,8 +239,8 @@ def _verifying(facts: CardFacts) -> str:
         VERIFYING_PROGRAM.strip(),
         "```",
         "",
-        f"The pin has to be `{facts.pin}`, as members of the swarm can tell you: whoever changes this folder can"
-        " change this card, too.",
+        f"The pin has to be `{facts.pin}`, as members of the swarm can tell you: whoever changes this folder"
+        " can change this card, too.",
     ]
     if facts.is_signed:
         lines += [
@@ -261,6 +263,10 @@ def _numbers(manifest: Manifest) -> int:
                 size *= side
             total += size
     return total
+
+
+def _scaled(values: str, specification: Specification) -> str:
+    return f"{values} * {specification.scale!r} + {specification.offset!r}"
 
 
 def _code(text: str) -> str:

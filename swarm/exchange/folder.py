@@ -60,7 +60,7 @@ class Export:
 
 
 def check_target(folder: Path, *, force: bool) -> None:
-    """Raise unless an export may be written there: nothing, an empty folder or, with force, an earlier export."""
+    """Raise unless an export may be written there: where is nothing yet, or with force an earlier export."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--to {folder}", found="no folder", expected="a folder, or nothing yet")
     if not folder.parent.is_dir():
@@ -97,7 +97,7 @@ def write_export(
     sign: Callable[[Path], None] | None = None,
     force: bool = False,
 ) -> Export:
-    """Write a folder with everything in it, or nothing. `proof.files` are found here; `sign` signs the folder.
+    """Write a folder with everything in it, or nothing. `proof.files` are found here; `sign` signs it.
 
     What was written is read back and verified before it gets its name. Raises as `check_target` does,
     ExhaustedError on a full disk, and VerificationError for what could not be read back.

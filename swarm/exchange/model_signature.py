@@ -1,8 +1,8 @@
 """OpenSSF model signatures over an export's files (package `model-signing`, extra `oms`).
 
-That package takes no Ed25519 keys, which nodes sign statements with. It takes P-256 keys with certificates: so
-the node signs with its TLS key, whose certificate the swarm's CA issued. A certificate that has expired since
-still verifies: the package looks at the time from which it was valid.
+That package takes no Ed25519 keys, which nodes sign statements with. It takes P-256 keys with certificates:
+so the node signs with its TLS key, whose certificate the swarm's CA issued. A certificate that has expired
+since still verifies: the package looks at the time from which it was valid.
 """
 
 import base64

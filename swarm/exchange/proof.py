@@ -1,8 +1,8 @@
 """`manifest.json` of an export: the signed manifest, and all that it takes to verify it offline.
 
-The CA's certificate gives the coordinator's and the owner's records, the records give their keys, the keys the
-manifest and the specification (whose scale and offset say what the expert's inputs are). Who trusts none of
-that CA's members is left with its pin: SHA-256 of its public key, to be compared with the swarm's own.
+The CA's certificate gives the coordinator's and the owner's records, the records give their keys, the keys
+the manifest and the specification (whose scale and offset say what the expert's inputs are). Who trusts none
+of that CA's members is left with its pin: SHA-256 of its public key, to be compared with the swarm's own.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ class Proven:
 
 
 def open_proof(proof: Proof, subject: str) -> Proven:
-    """Return what the statements say, each verified from the CA's certificate on; VerificationError otherwise."""
+    """Return what the statements say, each verified from the CA's certificate on, or VerificationError."""
     try:
         keyring = Keyring(proof.ca_pem, ca_swarm(proof.ca_pem))
         keyring.add_records([proof.coordinator_record, proof.owner_record])
