@@ -248,7 +248,7 @@ def _verifying(facts: CardFacts) -> str:
             "An OpenSSF model signature over all files, by the exporting node's certificate:",
             "",
             "```bash",
-            "model_signing verify certificate . --signature model.sig --certificate-chain ca.pem",
+            "model_signing verify certificate . --signature model.sig --certificate_chain ca.pem",
             "```",
         ]
     return "\n".join(lines)

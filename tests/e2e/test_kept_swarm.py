@@ -67,6 +67,8 @@ def test_every_command_speaks_json_under_its_schema(kept: Kept) -> None:
         ("experts", "experts"),
         ("expert", "expert", "show", expert),
         ("expert-pull", "expert", "pull", expert),
+        ("export", "export", expert, "--to", str(kept.root / "exported")),
+        ("import", "import", str(kept.root / "exported")),
         ("lineage", "lineage", expert),
         ("gate", "gate", "show", "--version", "1"),
         ("gate-history", "gate", "history"),

@@ -321,3 +321,30 @@ def test_nothing_in_a_name_acts_as_markdown(name: str) -> None:
     shown = escaped(name)
     assert not re.search(r"[\\`*_{}\[\]<>|~$\n]", shown)
     assert html.unescape(shown) == "".join(each if each.isprintable() else " " for each in name)
+
+
+def test_the_cards_command_verifies_the_model_signature(made: Made, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing")
+    pytest.importorskip("OpenSSL")
+    from swarm.exchange.folder import write_export
+    from swarm.exchange.model_signature import sign_folder, verify_folder
+
+    folder = write_export(
+        tmp_path / "out",
+        made.proof,
+        made.read,
+        made.facts(is_signed=True),
+        sign=lambda written: sign_folder(written, made.owner),
+    ).folder
+    ca = made.founded.ca
+    assert verify_folder(folder, ca.certificate_pem, ca.swarm) == made.owner.caller
+    (line,) = re.findall(r"^model_signing (.*)$", (folder / CARD_FILE).read_text(), re.MULTILINE)
+    words = [sys.executable, "-m", "model_signing", *line.split()]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    stranger = made_expert(tmp_path / "swarm").founded.ca
+    with pytest.raises(VerificationError, match=r"model\.sig"):
+        verify_folder(folder, stranger.certificate_pem, stranger.swarm)
+    (folder / CARD_FILE).write_text("another card")
+    with pytest.raises(VerificationError, match=r"model\.sig"):
+        verify_folder(folder, ca.certificate_pem, ca.swarm)

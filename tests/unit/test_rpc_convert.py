@@ -331,6 +331,7 @@ def test_orders_and_progress_cross_unchanged() -> None:
         update="replay",
         memory=7,
         remember="coreset",
+        start="a" * 64,
         head="nearest-mean",
         idempotency_key="k",
     )
