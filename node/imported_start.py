@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from node.choosing_start import Start
 from node.jobs import OfferedWeights
 from node.shards import Shard
@@ -21,9 +19,9 @@ def imported_start(
     read: ReadBlob,
     *,
     import_paths: Sequence[str],
-    seed: int,
 ) -> Start:
-    """Return the given expert's net with its weights; rows of classes that it did not know are fresh.
+    """Return the given expert's net with its weights; rows of classes that it did not know are fresh,
+    from torch's global generator.
 
     Raises VerificationError for other code than it was made with, or damaged weights, NotFoundError where
     they are gone.
@@ -38,7 +36,6 @@ def imported_start(
             expected=f"digest {given.net.code_digest[:12]}, which the imported expert was made with",
             remedy="install the version of the code that its owner used",
         )
-    torch.manual_seed(seed)
     net = build_net(reference, import_paths)
     copied = warm_start(net, given.modules, read, given.class_names, class_names)
     if not copied:

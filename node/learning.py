@@ -277,13 +277,13 @@ def _start(
     it is the former."""
     order, given = bench.job.order, bench.job.start
     if given is not None and shard.existing is None:
+        torch.manual_seed(derived_seed(order.seed, "net", shard.number))
         start = imported_start(
             given,
             reference.input_shape,
             shard.class_names,
             bench.read_from.open_verified,
             import_paths=order.import_paths,
-            seed=derived_seed(order.seed, "net", shard.number),
         )
         bench.report("borrow", f"{shard.leaf} {start.message}", TRAIN_FRACTION)
         return start, False
