@@ -17,7 +17,9 @@ from node.sums import LeafSums
 from swarm.data.sources import load_training
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError
+from swarm.experts.nets import build_net
 from swarm.experts.updating.memory import read_memory
+from swarm.experts.weights import load_net
 from swarm.gating.joined_summaries import joined_summary
 from swarm.gating.regions import summarise_leaf
 from swarm.modules.blobs import BlobFiles
@@ -42,7 +44,7 @@ def run(folder: Path, gathered: list[Path], **changes: object) -> LearningResult
     order = TrainOrder(
         data="stream",
         net=str(changes.pop("net", "mlp:8x1")),
-        steps=2,
+        steps=int(str(changes.pop("steps", 2))),
         sums=str(changes.pop("sums", "exact")),  # type: ignore[arg-type]
         update=str(changes.pop("update", "")),
         gathered=tuple(map(str, gathered)),
@@ -206,6 +208,28 @@ def test_a_leaf_without_memory_remembers_by_the_samples_that_it_stands_for(tmp_p
     else:
         assert name == "lwf" or memory.importance
     assert leaf.cost.train_flops > 0
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_by_its_samples_it_still_knows_what_the_next_mega_batch_shows_nothing_of(
+    tmp_path: Path, is_found: bool
+) -> None:
+    images, labels = digits_like(900, 6, seed=11)
+    old = mega_batch(tmp_path / "data", "old", images[labels < 4], labels[labels < 4])
+    new = mega_batch(tmp_path / "data", "new", images[labels >= 4], labels[labels >= 4])
+    run(tmp_path / "first", [old], steps=150)
+    cache = BlobFiles(tmp_path / "cache")
+    (existing,) = continued(tmp_path / "first", cache)
+    (before,) = LearningResult.read(tmp_path / "first").leaves
+    if is_found:
+        existing = replace(existing, shard=str(tmp_path / "first" / before.shard))
+    (leaf,) = run(tmp_path / "second", [new], existing=(existing,), first_free_leaf=2, steps=150).leaves
+    net = build_net(leaf.net)
+    load_net(net, leaf.modules, BlobFiles(tmp_path / "second" / "blobs").open_verified)
+    known = Gathered.read(old).samples
+    logits = net(torch.from_numpy(known.inputs).to(torch.float32) / 16)
+    right = logits.argmax(dim=1).numpy() == known.labels_among(leaf.class_names)
+    assert (right.mean() > 0.8) == is_found
 
 
 def test_a_leaf_whose_samples_are_gone_learns_on_and_says_that_it_remembers_nothing(tmp_path: Path) -> None:
