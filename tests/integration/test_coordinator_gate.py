@@ -242,7 +242,7 @@ async def no_jobs(swarm: BackEnd) -> bool:
     return not list((swarm.home.coordinator / "solver").iterdir())
 
 
-async def until(found: Callable[[], Awaitable[Any]], timeout_s: float = 30) -> Any:
+async def until(found: Callable[[], Awaitable[Any]], timeout_s: float = 90) -> Any:
     async with asyncio.timeout(timeout_s):
         while not (value := await found()):
             await asyncio.sleep(0.05)
