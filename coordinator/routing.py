@@ -84,10 +84,10 @@ class Router:
         if len(fallen) and not way.falls_back:
             raise _nobody(active, query, fallen, missing)
         board.degraded[fallen] = True
-        root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
 
         def answered() -> Answer:
             shares = board.shares()
+            root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query

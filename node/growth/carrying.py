@@ -6,22 +6,29 @@ stays here and in the registry. One whose order cannot be read any more is given
 """
 
 import asyncio
-import json
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
 
 from node.durable import link_durably, write_json
 from node.growth.adding import forget_taken, take_along
 from node.growth.checks import check_order, contribution_before, own_leaves
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrownLeaf, GrowthJob, GrowthResult
+from node.growth.order_files import (
+    FAILED_FILE,
+    ORDER_FILE,
+    is_proposal,
+    kept_order,
+    kept_reason,
+    order_fields,
+    order_file,
+    set_aside,
+)
 from node.growth.reporting import Reporting
 from node.growth.retraining import retrain_each
 from node.growth.side_by_side import each_of, have_room
@@ -30,18 +37,13 @@ from node.growth.unused import NEW_EXPERTS
 from node.jobs import CONTRIBUTION_FILE
 from node.plan import Plan
 from node.stream.novelty import NOVEL_FILE
-from swarm.domain.errors import ConflictError, SwarmError, UnreachableError, VerificationError
+from swarm.domain.errors import ConflictError, SwarmError, UnreachableError
 from swarm.domain.gates import GateStatement
-from swarm.domain.growth import GrowthOrder, Proposal, checked_options
+from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import LeafId
-from swarm.rpc.convert.growth import proposal_id
 from swarm.trust.statements import Statement, statement_digest
 
-_ORDER, _FAILED = "order.json", "failed.json"
-_DAMAGED = "order.damaged"
-"""What an order that cannot be read is called: whoever looks for orders under way does not meet it."""
 _CLOSING_S = 5.0
-_ORDERS = TypeAdapter(GrowthOrder)
 _log = structlog.get_logger(__name__)
 
 
@@ -135,22 +137,21 @@ class Grower:
         if order.kind == "add":
             before = contribution_before(order, self._parts.identity.id, self._book).value
             take_along(order, self._parts.home.state, self._book, before, specification, folder)
-        write_json(folder / _ORDER, order_fields(order))
+        write_json(folder / ORDER_FILE, order_fields(order))
         self._start(order, folder, is_new=True)
 
     def resume(self) -> None:
         """Take up what a crash interrupted, if there is something; give up what cannot be read."""
         for folder in sorted(self._folder.glob("*")):
-            if not _order_file(folder).exists():  # a crash was faster than its order
+            if not order_file(folder).exists():  # a crash was faster than its order
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
                 order = kept_order(folder)
             except SwarmError as error:
                 _log.error("growth.damaged", proposal=folder.name, reason=str(error))
-                with suppress(OSError):
-                    (folder / _ORDER).rename(folder / _DAMAGED)
-                if _is_proposal(folder.name):
+                set_aside(folder)
+                if is_proposal(folder.name):
                     self._give_up(folder, error)
                 continue
             if self._stages is None:
@@ -218,7 +219,7 @@ class Grower:
             if not isinstance(error, SwarmError):
                 _log.exception("growth.broke", proposal=proposal)
                 reason = f"{type(error).__name__}: {error}"
-            write_json(folder / _FAILED, {"reason": reason})
+            write_json(folder / FAILED_FILE, {"reason": reason})
             self._parts.outbox.drop(f"{proposal}-")
             self._close(proposal, folder, await self._reporting.tell(proposal, "failed", reason))
 
@@ -236,8 +237,8 @@ class Grower:
 
     async def _work(self, stages: Stages, folder: Path) -> None:
         """Carry an order out; return early when the proposal has ended meanwhile."""
-        if (folder / _FAILED).exists():
-            raise ConflictError(stages.order.proposal, found=_kept_reason(folder))
+        if (folder / FAILED_FILE).exists():
+            raise ConflictError(stages.order.proposal, found=kept_reason(folder))
         work = asyncio.create_task(self._carry(stages, folder), name="growth-work")
         ended = asyncio.create_task(self._reporting.ended(stages.order.proposal), name="growth-ended")
         try:
@@ -342,57 +343,6 @@ class Grower:
         with suppress(SwarmError):
             return await self._parts.knowledge.provide_root()
         return None
-
-
-def order_fields(order: GrowthOrder) -> dict[str, Any]:
-    """Return an order as JSON can keep it; regions lie beside it (`node.growth.adding`)."""
-    return {name: each for name, each in asdict(order).items() if name != "regions"}
-
-
-def _order_file(folder: Path) -> Path:
-    damaged = folder / _DAMAGED
-    return damaged if damaged.exists() else folder / _ORDER
-
-
-def kept_order(folder: Path) -> GrowthOrder:
-    """Return the order that a proposal's folder keeps; VerificationError where it was damaged."""
-    try:
-        order = _ORDERS.validate_json(_order_file(folder).read_bytes())
-        checked_options(order.kind, order.options)
-    except ValidationError as error:
-        found = f"a damaged file: {error.errors()[0]['msg']}"
-    except SwarmError as error:
-        found = f"a damaged file: {error}"
-    except OSError as error:
-        found = f"a file that cannot be read: {error.strerror or type(error).__name__}"
-    else:
-        if order.proposal == folder.name:
-            return order
-        found = f"that of {order.proposal[:40]!a}"
-    raise VerificationError(
-        f"order of {folder.name}",
-        found=found,
-        expected="an order as it was taken",
-        remedy="propose it again",
-    )
-
-
-def _is_proposal(name: str) -> bool:
-    """Say whether a folder's name can be asked after; another one is left as it is."""
-    with suppress(SwarmError):
-        return bool(proposal_id(name))
-    return False
-
-
-def _kept_reason(folder: Path) -> str:
-    """Return why a proposal failed before a restart, as far as that can still be read."""
-    try:
-        kept = json.loads((folder / _FAILED).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        _log.error("growth.damaged", proposal=folder.name, file=_FAILED, reason=str(error)[:200])
-        kept = None
-    reason = kept.get("reason") if isinstance(kept, dict) else None
-    return reason if isinstance(reason, str) and reason else "a failure; the record of why is damaged"
 
 
 def _as_before(split: GrowthResult, made: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from node.durable import link_durably, sync_folder, write_durably, write_json
+from node.growth.order_files import orders_in
 from swarm.domain.contributions import Contribution
 from swarm.domain.ids import Digest
 from swarm.trust.statements import Statement, read_statement
@@ -71,7 +72,7 @@ class KeptContributions:
         active = self._active()
         kept = {needed, active.get("digest"), active.get("before"), *active.get("gate", ())}
         if self._orders is not None:
-            kept |= {json.loads(path.read_bytes())["before"] for path in self._orders.glob("*/order.json")}
+            kept |= {order.before for order in orders_in(self._orders)}
         statements = [path for path in self._folder.glob("*.json") if path.name != _ACTIVE]
         epochs = {
             path.stem: read_statement(path.read_bytes(), Contribution).value.epoch for path in statements

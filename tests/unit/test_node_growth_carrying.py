@@ -11,11 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+from node.growth.order_files import order_fields
 from structlog.testing import capture_logs
 
 from node.delivery import Delivery
 from node.durable import write_json
-from node.growth.carrying import Grower, order_fields
+from node.growth.carrying import Grower
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrowthJob, GrowthTask
 from node.growth.reporting import Reporting

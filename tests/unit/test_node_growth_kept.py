@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from node.durable import write_json
 from node.growth.kept import KeptContributions
+from node.growth.order_files import ORDER_FILE, order_fields
 from swarm.digests import digest_of
 from swarm.domain.contributions import Contribution
+from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import Digest, NodeId, SwarmId
 from swarm.trust.signing import Signer
 from swarm.trust.statements import sign_statement, statement_digest
@@ -66,11 +68,13 @@ def test_what_an_order_under_way_is_about_is_kept_until_it_has_ended(tmp_path: P
     orders = tmp_path / "growth"
     kept = KeptContributions(tmp_path / "kept", orders)
     first, _ = put(kept, tmp_path, 1)
-    write_json(orders / "p1" / "order.json", {"proposal": "p1", "before": first})
+    order = GrowthOrder(proposal="p1", kind="split", experts=("ada.e1",), gate_version=1, before=first)
+    write_json(orders / "p1" / ORDER_FILE, order_fields(order))
+    write_json(orders / "p2" / ORDER_FILE, {"proposal": "p2"})  # damaged: it keeps nothing, and stops nothing
     for epoch in range(2, 12):
         put(kept, tmp_path, epoch)
     assert kept.find(first) is not None
-    (orders / "p1" / "order.json").unlink()
+    (orders / "p1" / ORDER_FILE).unlink()
     put(kept, tmp_path, 12)
     assert kept.find(first) is None
 
