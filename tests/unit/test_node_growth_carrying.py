@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import pytest
-from node.growth.order_files import order_fields
 from structlog.testing import capture_logs
 
 from node.delivery import Delivery
@@ -19,6 +18,7 @@ from node.durable import write_json
 from node.growth.carrying import Grower
 from node.growth.job_making import JobMaker
 from node.growth.jobs import GrowthJob, GrowthTask
+from node.growth.order_files import order_fields
 from node.growth.reporting import Reporting
 from node.growth.stages import GrowerParts
 from node.jobs import CONTRIBUTION_FILE
