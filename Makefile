@@ -16,7 +16,7 @@ WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose chaos-heads
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ test-growth: $(STAMP) ## growth at length: real nodes that split, merge, remove 
 
 soak-growth: $(STAMP) ## a never-ending day: 200 mega-batches, five nodes that come and go (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.soak_growth $(ARGS)
+
+test-stores: $(STAMP) ## the stores' contracts over every server there is (REDIS_SERVER, VALKEY_SERVER: paths of others)
+	$(BIN)/python -m pytest -n 0 -rsP --no-header tests/contract tests/integration/test_s3_blobs.py $(ARGS)
 
 test-superlink: $(STAMP) ## the sums app on a stock Flower SuperLink with three SuperNodes: the same weights
 	$(BIN)/python -m pytest -n 0 -rs -m superlink tests/superlink $(ARGS)
@@ -81,6 +84,9 @@ bench-alma: $(STAMP) ## waiting, replay and growth over a stream, into benchmark
 
 bench-hard-moe: $(STAMP) ## hard mixtures beside one net, many and a wide one, likewise (ARGS="--data-dir DIR")
 	$(BIN)/swarm bench hard-moe $(ARGS)
+
+chaos-heads: $(STAMP) ## are heads linearizable under faults? 500 histories and ten planted bugs, into benchmarks/results/heads.json
+	$(BIN)/python -m benchmarks.heads $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from node.durable import write_durably
+from node.gate_cache import GateCache
 from node.revocation_file import RevocationFile
 from swarm.config import NodeHome
 from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
@@ -29,6 +30,7 @@ class SwarmKnowledge:
         self._specification_file = home.state / "specification.json"
         self._gate_file = home.state / "gate.json"
         self._keyring, self._registry, self._cache = keyring, registry, cache
+        self._gates = GateCache(home, cache)
         self.revocations = RevocationFile(home, keyring)
         self._specification: Specification | None = None
         self._gate: Statement[GateStatement] | None = None
@@ -100,6 +102,7 @@ class SwarmKnowledge:
                 expected="a gate solved from sums, whose root is to be corrected",
                 remedy="contribute with sums first: swarm train DATA --sums auto",
             )
+        self._note(gate.value)
         await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(weights)
         return gate
 
@@ -114,12 +117,18 @@ class SwarmKnowledge:
             for entry in gate.arrays
             if entry.name == "radii" or entry.name.startswith(("prototypes.", "branch."))
         ]
+        self._note(gate)
         try:
             await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(wanted)
         except SwarmError as error:
             _log.warning("regions.not_fetched", gate_version=gate.version, because=str(error))
             return None
         return gate
+
+    def _note(self, gate: GateStatement) -> None:
+        trunk = self._specification.trunk if self._specification is not None else None
+        modules = (trunk.weights, trunk.probe) if trunk is not None else ()
+        self._gates.note(gate, (tensor.blob for module in modules for tensor in module.tensors))
 
 
 def _take_kept(file: Path, take: object) -> None:

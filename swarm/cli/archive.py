@@ -87,7 +87,11 @@ def _check_whole(file: Path) -> None:
 def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
     """Return the files to keep: none that is being written, and none of a solution under way."""
     found = [path for part in _PARTS if (path := home.root / part).is_file()]
-    skipped = {home.coordinator / "solver", home.registry / "blobs" / "incoming"}
+    skipped = {
+        home.coordinator / "solver",
+        home.registry / "blobs" / "incoming",
+        home.registry / "blob-copies",
+    }
     skipped |= set() if with_blobs else {home.registry / "blobs"}
     for part in _PARTS:
         for folder, folders, names in os.walk(home.root / part):

@@ -87,7 +87,10 @@ def registry_checks(health: "RegistryHealth") -> list[Check]:
     """Return what the registry's health tells."""
     return [
         Check(
-            name="registry", ok=True, found=f"answers, {health.blobs} blobs, {bytes_text(health.blob_bytes)}"
+            name="registry",
+            ok=not health.blobs_away,
+            found=health.blobs_away or f"answers, {health.blobs} blobs, {bytes_text(health.blob_bytes)}",
+            remedy="see that the blobs' store answers from the registry's machine",
         ),
         certificate_check("registry's certificate", health.certificate_days, "service"),
         disk_check("registry's disk", health.disk_free_bytes),

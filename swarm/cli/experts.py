@@ -52,6 +52,7 @@ def experts(
             if owner and not heads:
                 await _check_member(place, owner)
             manifests = [(head, (await registry.manifest(head.manifest)).value) for head in heads]
+            health = await registry.client.health()
         rows = [
             (
                 head.expert,
@@ -68,7 +69,15 @@ def experts(
         ]
         header = ("expert", "version", "net", "classes", "validation", "size", "share")
         facts = [{"head": head, "manifest": manifest} for head, manifest in manifests]
-        emit("experts", {"experts": facts}, as_json=json, text=table(header, rows))
+        owners = [each for each in health.owners if owner in ("", each.owner)]
+        filled = [f"{each.owner} {bytes_text(each.size_bytes)}" for each in owners if each.size_bytes]
+        lines = [table(header, rows)]
+        if filled:
+            quota = health.node_quota_bytes
+            limit = f"; each node may fill {bytes_text(quota)}" if quota else ""
+            lines.append(f"In the registry, all versions: {', '.join(filled)}{limit}")
+        says = {"experts": facts, "owners": owners, "node_quota_bytes": health.node_quota_bytes}
+        emit("experts", says, as_json=json, text="\n".join(lines))
 
     run_async(work())
 

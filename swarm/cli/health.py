@@ -46,6 +46,8 @@ async def _registry(root: Path) -> str:
         found = await RegistryClient(connection).health(timeout_s=PROBE_SECONDS)
     if found.redis != "ok":
         raise NotReadyError("registry", found=f"Redis: {found.redis}", expected="a Redis that answers")
+    if found.blobs_away:
+        raise NotReadyError("registry", found=found.blobs_away, expected="blobs that can be read")
     return f"{found.blobs} blobs, Redis {found.redis}"
 
 

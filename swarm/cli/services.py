@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from swarm.cli import collecting
 from swarm.cli.options import Home, ImportPath, import_paths
 from swarm.cli.output import run_async
 
@@ -26,11 +27,14 @@ Text = Annotated[
 def register(app: typer.Typer) -> None:
     for name, command in (
         ("redis", redis),
-        ("registry", registry),
         ("coordinator", coordinator),
         ("node", node),
     ):
         app.command(name)(command)
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(registry)
+    group.command("collect")(collecting.collect)
+    app.add_typer(group, name="registry")
 
 
 def redis(home: Home = None, log_level: LogLevel = None, log_json: Text = None) -> None:
@@ -62,29 +66,47 @@ def redis(home: Home = None, log_level: LogLevel = None, log_json: Text = None) 
 
 
 def registry(
+    context: typer.Context,
     listen: Listen = None,
     port: Annotated[int | None, typer.Option(help="The registry's port (7072).")] = None,
     redis_url: RedisUrl = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(help="Where the blobs lie: s3://BUCKET/PREFIX, or a folder (this home's)."),
+    ] = None,
     home: Home = None,
     log_level: LogLevel = None,
     log_json: Text = None,
 ) -> None:
-    """Run the registry of this founder's home: blobs, manifests, heads."""
+    """Run the registry of this founder's home: blobs, manifests, heads. Or look after one: collect."""
+    if context.invoked_subcommand is not None:
+        return
     from swarm.cli.places import founder_home
-    from swarm.cli.settings import load_settings
+    from swarm.cli.settings import blob_place, load_settings
 
     founder = founder_home(home)
-    settings = load_settings(founder.root, listen=listen, registry_port=port, redis_url=redis_url)
+    settings = load_settings(
+        founder.root, listen=listen, registry_port=port, redis_url=redis_url, registry_blobs=blobs
+    )
 
     def serve() -> Coroutine[Any, Any, None]:
+        from swarm.domain.collection import RetentionPolicy
         from swarm.registry.app import RegistryConfig
         from swarm.registry.app import serve as serve_registry
 
+        blob_folder, blob_url = blob_place(settings.registry_blobs, founder.registry / "blobs")
         return serve_registry(
             RegistryConfig(
                 identity=founder.registry / "identity",
-                blobs=founder.registry / "blobs",
+                blobs=blob_folder,
+                blob_url=blob_url,
                 redis_url=settings.redis_url or _own_redis(founder.redis),
+                retention=RetentionPolicy(
+                    keep_versions=settings.registry_keep_versions,
+                    keep_ancestors=settings.registry_keep_ancestors,
+                    gate_versions=settings.gate_versions_kept,
+                ),
+                node_quota_bytes=int(settings.registry_node_quota),
                 listen=settings.listen,
                 port=settings.registry_port,
             )

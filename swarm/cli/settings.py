@@ -7,7 +7,7 @@ address may hold a password, so it comes from the environment or a flag only.
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from swarm.config import (
     REGISTRY_PORT,
     SwarmHome,
 )
+from swarm.domain.collection import KeptAncestors, RetentionPolicy
 from swarm.domain.errors import UsageError
 from swarm.domain.growth import GrowthPolicy
 
@@ -40,12 +41,20 @@ class Settings(BaseSettings):
     registry_port: int = Field(default=REGISTRY_PORT, ge=0, le=65535)
     redis_url: str = ""
     """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: that of `swarm redis` in this home."""
+    registry_blobs: str = ""
+    """`s3://BUCKET/PREFIX` or a folder; empty: `registry/blobs` in this home; credentials from AWS_*."""
     advertise: str = ""
     """The host that other machines reach this one by; empty: the host that they joined through."""
     gate_top_k: int = Field(default=2, ge=1, le=64)
     """How many experts a new gate asks about a query."""
     gate_versions_kept: int = Field(default=GATE_VERSIONS_KEPT, ge=1, le=1_000_000)
     """Of so many of the newest gate versions all arrays are kept: to roll back to them, or ask by them."""
+    registry_node_quota: ByteSize = ByteSize(0)
+    """What each node may fill in the registry, as `20GB` or a number of bytes; 0: no limit."""
+    registry_keep_versions: int = Field(default=RetentionPolicy().keep_versions, ge=0, le=1_000_000)
+    """Of so many of the newest versions of each expert the weights stay; 0: of all."""
+    registry_keep_ancestors: KeptAncestors = RetentionPolicy().keep_ancestors
+    """Of which ancestors of heads the weights stay besides: other experts' (`borrowed`), `all`, or `none`."""
     growth: GrowthPolicy = "manual"
     """Who proposes that the gate grows: people only, or the coordinator too (`conservative`, `eager`)."""
     growth_every_s: float = Field(default=300.0, gt=0)
@@ -93,6 +102,24 @@ def load_settings(home: Path, **flags: Any) -> Settings:
         ) from None
     except ValueError as error:  # a TOML file that is not TOML
         raise UsageError(str(file), found=str(error), expected="TOML") from None
+
+
+def blob_place(setting: str, folder: Path) -> tuple[Path, str]:
+    """Return the folder of the blobs or of their copies, and the url of the store if it is another.
+
+    folder: where blobs lie if the setting says nothing. Raises UsageError for a url that is not `s3://`.
+    """
+    scheme, is_url, _ = setting.partition("://")
+    if not is_url:
+        return (Path(setting).expanduser() if setting else folder), ""
+    if scheme != "s3":
+        raise UsageError(
+            "setting registry_blobs",
+            found=f"a {scheme[:20]}:// address",
+            expected="s3://BUCKET/PREFIX or a folder",
+            remedy="correct --blobs or SWARM_REGISTRY_BLOBS",
+        )
+    return folder, setting
 
 
 def refuse_secrets(data: dict[str, Any], file: Path) -> None:

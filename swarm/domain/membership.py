@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from swarm.domain.collection import OwnerBytes
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.members import Role
@@ -147,7 +148,8 @@ class SwarmStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryHealth:
-    """What `swarm doctor` learns from the registry."""
+    """What `swarm doctor` learns from the registry. `owners`: what each fills; `node_quota_bytes`: what each
+    node may, 0: no limit."""
 
     redis: str
     durability: str
@@ -156,3 +158,7 @@ class RegistryHealth:
     disk_free_bytes: int
     socket_bytes: SocketBytes
     certificate_days: float
+    owners: tuple[OwnerBytes, ...] = ()
+    node_quota_bytes: int = 0
+    blobs_away: str = ""
+    """Why what holds the blobs does not answer; empty while it does."""

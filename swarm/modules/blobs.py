@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -112,6 +113,18 @@ class BlobFiles:
             return self.path(blob).stat().st_size
         except FileNotFoundError:
             raise _not_here(blob) from None
+
+    def sizes(self, blobs: Iterable[Digest]) -> dict[Digest, int]:
+        """Return the sizes of those of the blobs that are here, damaged or not."""
+        found: dict[Digest, int] = {}
+        for blob in blobs:
+            with suppress(NotFoundError):
+                found[blob] = self.size(blob)
+        return found
+
+    def free_bytes(self) -> int:
+        """Return how many bytes more would fit."""
+        return shutil.disk_usage(self.folder).free
 
     def put(self, data: bytes | memoryview) -> Digest:
         """Store data durably and return its digest; cheap where a whole copy is here already."""

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,9 +13,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from swarm.config import REGISTRY_PORT
+from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.modules import BlobFiles
+from swarm.registry.blob_copies import BlobCopies
+from swarm.registry.blob_store import BlobStore
+from swarm.registry.claims import Claims
 from swarm.registry.redis_store import connect_redis
 from swarm.registry.service import RegistryService
 from swarm.registry.upkeep import (
@@ -40,15 +44,21 @@ _log = structlog.get_logger(__name__)
 class RegistryConfig:
     """One registry: its identity's folder, its blobs' folder, its Redis, and where it listens.
 
-    Port 0 takes a free one. `coordinator` is where certificates are renewed, `host:port` (empty: as founded).
+    With `blob_url`, `s3://BUCKET/PREFIX`, blobs lie there, and copies of some in a folder beside `blobs`.
+    Port 0 takes a free one. `retention`: whose weights stay; `node_quota_bytes`: what each node may fill, 0:
+    no limit; both are kept beside the identity. `coordinator` is where certificates are renewed, `host:port`
+    (empty: as founded).
     """
 
     identity: Path
     blobs: Path
     redis_url: str
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    node_quota_bytes: int = 0
     listen: str = "127.0.0.1"
     port: int = REGISTRY_PORT
     coordinator: str = ""
+    blob_url: str = ""
 
 
 async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda port: None) -> None:
@@ -73,10 +83,14 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         meter = stack.enter_context(SocketMeter(exclude_peer_ports=_redis_ports(config.redis_url)))
         service = RegistryService(
             store=store,
-            blobs=await asyncio.to_thread(BlobFiles, config.blobs),
+            blobs=await _blobs(config, stack),
             keyring=keyring,
             certificate_days=lambda: certificate_days(config.identity, _now()),
             socket_bytes=meter.totals,
+            claims=Claims(config.identity.with_name("claims.jsonl")),
+            retention=config.retention,
+            collection_journal=config.identity.with_name("collection.json"),
+            node_quota_bytes=config.node_quota_bytes,
         )
         server = create_server(config.identity, keyring.is_revoked, [registry_service(service)])
         port = server.add_port(_address(config.listen, config.port))
@@ -98,6 +112,25 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         on_ready(port)
         await _until_told(upkeep)
         _log.info("registry.stopping")
+
+
+async def _blobs(config: RegistryConfig, stack: AsyncExitStack) -> BlobStore:
+    """Open what holds the blobs; the stack closes it."""
+    if not config.blob_url:
+        return await asyncio.to_thread(BlobFiles, config.blobs)
+    try:
+        from swarm.registry.s3_blobs import connect_s3
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"blobs at {urlsplit(config.blob_url).scheme}://",
+            found=f"no package {error.name}",
+            expected="the extra s3",
+            remedy="pip install 'swarm[s3]'",
+        ) from None
+    copies = await asyncio.to_thread(BlobCopies, config.blobs.with_name("blob-copies"))
+    blobs = await asyncio.to_thread(connect_s3, config.blob_url, copies)
+    stack.push_async_callback(asyncio.to_thread, blobs.close)
+    return blobs
 
 
 async def _until_told(upkeep: list[asyncio.Task[None]]) -> None:

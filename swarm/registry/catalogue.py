@@ -4,7 +4,7 @@ Kept in memory, filled from the store as it grows; answers from what it knows wh
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -64,14 +64,29 @@ class Catalogue:
             remedy="ask the expert through the swarm: swarm predict",
         )
 
-    def void_blobs(self) -> list[Digest]:
-        """Return the blobs that only withdrawn experts consist of. What no manifest names (a gate's arrays, a
-        trunk, what is about to be committed) is not among them."""
-        return [
-            blob
-            for blob, users in self._users.items()
-            if all(self._has_tombstone(self._manifests[user]) for user in users)
-        ]
+    @property
+    def manifests(self) -> Mapping[Digest, Manifest]:
+        """Every manifest that could be read."""
+        return self._manifests
+
+    @property
+    def count(self) -> int:
+        """How many manifests the store has, readable or not."""
+        return len(self._order)
+
+    @property
+    def is_whole(self) -> bool:
+        """Say whether every manifest of the store could be read."""
+        return len(self._order) == len(self._manifests)
+
+    def is_gone(self, manifest: Manifest) -> bool:
+        """Say whether its expert or owner was withdrawn, so that nobody may fetch its weights any more."""
+        return self._has_tombstone(manifest)
+
+    def blobs_of(self, owner: NodeId) -> set[Digest]:
+        """Return the distinct blobs of an owner's experts that were not withdrawn."""
+        made = (self._manifests[digest] for digest in self._by_owner.get(owner, ()))
+        return {blob for each in made if not self._has_tombstone(each) for blob in each.blobs()}
 
     def versions_of(self, target: str) -> list[Digest]:
         """Return all versions of an expert, or of all experts of a node, oldest first."""
@@ -107,6 +122,7 @@ class Catalogue:
         self._manifests: dict[Digest, Manifest] = {}
         self._children: dict[Digest, list[Digest]] = defaultdict(list)
         self._users: dict[Digest, list[Digest]] = defaultdict(list)
+        self._by_owner: dict[NodeId, list[Digest]] = defaultdict(list)
 
     def _add(self, digest: Digest, envelope: bytes | None) -> None:
         self._order.append(digest)
@@ -119,6 +135,7 @@ class Catalogue:
             _log.error("manifest.damaged", manifest=digest, found=statement.digest)
             return
         self._manifests[digest] = statement.value
+        self._by_owner[statement.value.owner].append(digest)
         for parent in statement.value.parents:
             self._children[parent.manifest].append(digest)
         for blob in statement.value.blobs():

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ClusterDownError, MovedError, OutOfMemoryError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from swarm.domain.errors import ExhaustedError, UnreachableError, UsageError
@@ -306,6 +306,8 @@ class RedisStore:
             return task.result()
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             raise self._unreachable(error) from error
+        except (MovedError, ClusterDownError) as error:
+            raise self._elsewhere(error) from error
         except (ResponseError, OutOfMemoryError) as error:
             if isinstance(error, OutOfMemoryError) or str(error).startswith("MISCONF"):
                 raise self._cannot_write(error) from error
@@ -366,6 +368,14 @@ class RedisStore:
             found=str(error) or type(error).__name__,
             expected="an answer",
             remedy="see that it runs: swarm doctor; what was not acknowledged can be sent again",
+        )
+
+    def _elsewhere(self, error: Exception) -> UnreachableError:
+        return UnreachableError(
+            f"Redis at {self._address}",
+            found=f"a node of a cluster without this swarm's slot: {error}",
+            expected="the node that has it",
+            remedy=f"see redis-cli cluster keyslot '{self._prefix}' and cluster slots; docs/registry.md",
         )
 
     def _cannot_write(self, error: Exception) -> ExhaustedError:

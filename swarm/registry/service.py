@@ -2,12 +2,14 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
 
+from swarm.domain.collection import Collection, OwnerBytes, RetentionPolicy
 from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
@@ -30,11 +32,13 @@ from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, RegistryHealth
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES
-from swarm.modules import BlobFiles
 from swarm.registry import admission, refusals
+from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
+from swarm.registry.claims import Claims
+from swarm.registry.collecting import Collector
+from swarm.registry.quotas import Quotas
 from swarm.registry.store import MetadataStore
-from swarm.registry.sweeping import GRACE_S, VoidBlobs
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement, statement_digest
 
@@ -51,7 +55,7 @@ _log = structlog.get_logger(__name__)
 
 
 class RegistryService:
-    """Implements `swarm.rpc.ports.RegistryPort` over a metadata store and a folder of blobs.
+    """Implements `swarm.rpc.ports.RegistryPort` over a metadata store and a store of blobs.
 
     The keyring knows the coordinator; records of other members are fetched from the store when needed.
     """
@@ -60,29 +64,49 @@ class RegistryService:
         self,
         *,
         store: MetadataStore,
-        blobs: BlobFiles,
+        blobs: BlobStore,
         keyring: Keyring,
         certificate_days: Callable[[], float],
         socket_bytes: Callable[[], SocketBytes] = SocketBytes,
         spare_bytes: int = SPARE_BYTES,
-        sweep_grace_s: float = GRACE_S,
+        claims: Claims | None = None,
+        retention: RetentionPolicy | None = None,
+        collection_journal: Path | None = None,
+        node_quota_bytes: int = 0,
     ) -> None:
+        """`claims` None: kept in memory only, and so without `collection_journal` how long blobs were named
+        by nothing. `node_quota_bytes`: what each node may fill, 0: no limit."""
         self._store, self._blobs, self._keyring = store, blobs, keyring
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
         self._spare_bytes = spare_bytes
         self._catalogue = Catalogue(store, keyring.is_revoked)
-        self._sweep = VoidBlobs(blobs, grace_s=sweep_grace_s)
+        self._claims = claims if claims is not None else Claims()
+        self._quotas = Quotas(blobs, self._catalogue, self._claims, node_quota_bytes)
+        self._collector = Collector(
+            store=store,
+            blobs=blobs,
+            catalogue=self._catalogue,
+            claims=self._claims,
+            policy=retention or RetentionPolicy(),
+            refresh=self._refresh,
+            journal=collection_journal,
+        )
         self._refreshing = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._specification: tuple[bytes, Specification] | None = None
 
-    async def missing(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Return the digests whose bytes are not here, or were found damaged."""
+    async def missing(self, digests: Sequence[Digest], caller: Caller | None = None) -> list[Digest]:
+        """Return the digests whose bytes are not here, or were found damaged. The others stay for the caller
+        until it commits a manifest that has them, or a day is over."""
         for digest in digests:
             checked_digest(digest)
-        self._sweep.note_wanted(digests)
-        missing = await asyncio.to_thread(self._blobs.missing, digests)
-        self._sweep.note_absent(missing)
+        who, asked = caller.id if caller is not None else "", list(dict.fromkeys(digests))
+        self._claims.claim(who, asked)
+        missing = asked  # all, where nobody is told anything else
+        try:
+            missing = await asyncio.to_thread(self._blobs.missing, asked)
+        finally:
+            self._claims.release(who, missing)
         return missing
 
     async def publish(
@@ -90,7 +114,8 @@ class RegistryService:
     ) -> None:
         """Store one blob. It is durable when this returns; VerificationError unless it is what was promised.
 
-        Raises ExhaustedError on a full disk and DeadlineError if no chunk comes for 30 s.
+        Raises ExhaustedError on a full disk or beyond the caller's quota, and DeadlineError if no chunk comes
+        for 30 s.
         """
         checked_digest(digest)
         if not 0 <= size_bytes <= MAX_TENSOR_BYTES:
@@ -98,11 +123,25 @@ class RegistryService:
                 f"blob {digest[:12]}", found=f"{size_bytes} bytes", expected=f"0 to {MAX_TENSOR_BYTES}"
             )
         self._check_room(digest, size_bytes)
-        with self._blobs.writer(digest, size_bytes) as writer:
+        limited = caller.id if caller.role == "node" else None
+        if limited is not None and self._quotas.most_bytes:
+            await self._refresh()
+            await self._quotas.measure(limited)
+        with (
+            self._quotas.uploading(limited, digest, size_bytes),
+            self._blobs.writer(digest, size_bytes) as writer,
+        ):
             async for chunk in _with_progress(chunks, f"blob {digest[:12]}"):
                 await asyncio.to_thread(writer.write, chunk)
-            await asyncio.to_thread(writer.commit)
-        self._sweep.note_wanted([digest])
+            # Claimed first, so that it is never here unclaimed.
+            was_stored = digest in self._claims.stored_by(caller.id)
+            self._claims.claim(caller.id, [digest], is_stored=True)
+            try:
+                await asyncio.to_thread(writer.commit)
+            except (SwarmError, OSError):
+                if not was_stored:
+                    self._claims.release(caller.id, [digest])
+                raise
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
     async def fetch(self, digest: Digest) -> AsyncIterator[bytes]:
@@ -126,11 +165,16 @@ class RegistryService:
         statement = await self._open(envelope, Manifest)
         manifest = statement.value
         admission.check_committer(caller, manifest)
-        await self._admit(manifest)
         held = None if caller.role == "coordinator" else fence
-        async with self._committing:
-            await self._check_leaf_limit(manifest)
-            head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
+        async with self._counting_on(statement):
+            await self._admit(manifest)
+            async with self._committing:
+                await self._check_leaf_limit(manifest)
+                if caller.role == "node" and self._quotas.most_bytes:
+                    await self._refresh()
+                    await self._quotas.measure(manifest.owner, manifest.blobs())
+                    self._quotas.check_commit(manifest.owner, manifest.blobs())
+                head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
         _log.info(
             "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
         )
@@ -223,30 +267,51 @@ class RegistryService:
             )
         return found
 
+    async def collect(self, dry_run: bool = False) -> Collection:
+        """Remove the blobs that nothing in reach needs, or say what would go and why the largest others stay.
+
+        UnreachableError while the store or the blobs are away.
+        """
+        found = await self._collector.collect(dry_run=dry_run)
+        if not dry_run:
+            self._quotas.forget(each.blob for each in found.gone)
+        return found
+
     async def sweep(self) -> int:
-        """Remove the weights that nobody may fetch any more: of withdrawn experts alone, and not asked after
-        for a while. Return how many blobs went; none while the store is away."""
-        async with self._refreshing:
-            if not await self._catalogue.refresh():
-                return 0
-            return self._sweep.sweep(self._catalogue.void_blobs())
+        """Collect, and return how many blobs went; none while a store is away."""
+        try:
+            return len((await self.collect()).gone)
+        except UnreachableError:
+            return 0
 
     async def health(self) -> RegistryHealth:
-        """Return how the registry and its Redis stand; an unreachable Redis is told, not raised."""
+        """Return how the registry, its Redis and its blobs stand; an outage of those is told, not raised."""
         try:
             await self._store.ping()
             redis, durability = "ok", await self._store.durability()
         except SwarmError as error:
             redis, durability = str(error), "unknown"
-        count, size = await asyncio.to_thread(self._blobs.stats)
+        with suppress(SwarmError):  # Redis is away and was never read: nothing is known of owners
+            await self._refresh()
+        count = size = 0
+        owners: tuple[OwnerBytes, ...] = ()
+        blobs_away = ""
+        try:
+            count, size = await asyncio.to_thread(self._blobs.stats)
+            owners = await self._quotas.all_used()
+        except SwarmError as error:
+            blobs_away = str(error)
         return RegistryHealth(
             redis=redis,
             durability=durability,
             blobs=count,
             blob_bytes=size,
-            disk_free_bytes=shutil.disk_usage(self._blobs.folder).free,
+            disk_free_bytes=self._blobs.free_bytes(),
             socket_bytes=self._socket_bytes(),
             certificate_days=self._certificate_days(),
+            owners=owners,
+            node_quota_bytes=self._quotas.most_bytes,
+            blobs_away=blobs_away,
         )
 
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
@@ -257,16 +322,37 @@ class RegistryService:
         head = await self._store.head(manifest.expert)
         if head is not None and head.manifest == statement.digest:
             return ""
-        await self._admit(manifest)
-        moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+        async with self._counting_on(statement):
+            await self._admit(manifest)
+            moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
         return f"{manifest.expert}@{manifest.version}" if moved else ""
 
     async def _admit(self, manifest: Manifest) -> None:
         """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound."""
         admission.check_fits(manifest, await self._current_specification())
-        self._sweep.note_wanted(manifest.blobs())
         await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
+
+    @asynccontextmanager
+    async def _counting_on(self, statement: Statement[Manifest]) -> AsyncIterator[None]:
+        """Let a manifest's blobs stay while it is committed, and end what its owner was told once it is.
+
+        Sent again, it ends nothing more. Where the outcome is unknown, the store may have it or take it yet:
+        the claims run out by themselves.
+        """
+        who, blobs = statement.value.owner, statement.value.blobs()
+        self._claims.hold(who, blobs)
+        try:
+            is_new = await self._store.manifest(statement.digest) is None
+            yield
+        except UnreachableError:
+            raise
+        except SwarmError:
+            self._claims.let_go(who, blobs)
+            raise
+        self._claims.let_go(who, blobs)
+        if is_new:
+            self._claims.release(who, blobs)
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
         limit = (await self._current_specification()).max_experts_per_owner
@@ -280,7 +366,7 @@ class RegistryService:
             )
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:
-        free = shutil.disk_usage(self._blobs.folder).free
+        free = self._blobs.free_bytes()
         if size_bytes + self._spare_bytes > free:
             raise ExhaustedError(
                 "disk of the registry",
@@ -289,9 +375,9 @@ class RegistryService:
                 remedy="free some space there; nothing was stored",
             )
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
         async with self._refreshing:
-            await self._catalogue.refresh()
+            return await self._catalogue.refresh()
 
     async def _version_digest(self, expert: str, version: int) -> Digest:
         if version:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
+from swarm.domain.collection import Collection
 from swarm.domain.errors import ExhaustedError, VerificationError
 from swarm.domain.gates import GateHistory
 from swarm.domain.ids import Digest, ExpertId, NodeId
@@ -33,7 +34,14 @@ from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.failures import reply_checked
 from swarm.rpc.growth_client import GrowthCalls
 from swarm.rpc.node_clients import AgentClient, ExpertClient
-from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, MAX_CONTRIBUTION_BYTES, SIZE_KEY, UNARY_TIMEOUT_S
+from swarm.rpc.options import (
+    CHUNK_BYTES,
+    COLLECT_TIMEOUT_S,
+    DIGEST_KEY,
+    MAX_CONTRIBUTION_BYTES,
+    SIZE_KEY,
+    UNARY_TIMEOUT_S,
+)
 from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
 
 __all__ = ["AgentClient", "CoordinatorClient", "ExpertClient", "RegistryClient"]
@@ -329,6 +337,14 @@ class RegistryClient:
     async def health(self, timeout_s: float = UNARY_TIMEOUT_S) -> RegistryHealth:
         reply = await self.connection.unary(m.HEALTH, registry_pb2.RegistryHealthRequest(), timeout_s)
         return convert.health_from_pb(reply)
+
+    async def collect(self, *, dry_run: bool, timeout_s: float = COLLECT_TIMEOUT_S) -> Collection:
+        """Let the registry remove what nothing needs, or say what would go."""
+        reply = await self.connection.unary(
+            m.COLLECT, registry_pb2.CollectRequest(dry_run=dry_run), timeout_s
+        )
+        with reply_checked(self.connection.peer):
+            return convert.collection_from_pb(reply)
 
     async def close(self) -> None:
         await self.connection.close()

@@ -205,6 +205,7 @@ WITHDRAW = Method(
     frozenset({"node", "coordinator", "operator"}),
 )
 LINEAGE = Method("Registry", "Lineage", registry_pb2.LineageRequest, registry_pb2.LineageReply, EVERYONE)
+COLLECT = Method("Registry", "Collect", registry_pb2.CollectRequest, registry_pb2.CollectReply, OPERATOR)
 HEALTH = Method(
     "Registry", "Health", registry_pb2.RegistryHealthRequest, registry_pb2.RegistryHealthReply, EVERYONE
 )

@@ -14,6 +14,9 @@ CHUNK_BYTES: Final = 1 << 20
 UNARY_TIMEOUT_S: Final = 30.0
 """What a call may take unless its caller says otherwise."""
 
+COLLECT_TIMEOUT_S: Final = 600.0
+"""What looking through all blobs of a registry may take."""
+
 IDLE_TIMEOUT_S: Final = 30.0
 """How long a stream of blob bytes may stand still."""
 

@@ -1,4 +1,7 @@
-"""What every metadata store promises: one suite, over memory and over a real Redis."""
+"""What every metadata store promises: one suite, over memory and over real servers.
+
+`redis` is the server that `swarm redis` would run; the others run where they are found (make test-stores).
+"""
 
 import asyncio
 import itertools
@@ -25,6 +28,7 @@ from swarm.registry.memory_store import MemoryStore
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import connect_redis
 from swarm.registry.store import MetadataStore
+from tests.support.redis_servers import STORES, ClusterNode, running
 from tests.support.trust import manifest
 
 ADA = NodeId("ada")
@@ -32,21 +36,31 @@ EXPERT = ExpertId("ada.e1")
 _SWARMS = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.stop())
-
-
-@pytest.fixture(params=["memory", "redis"])
-def fresh(request: pytest.FixtureRequest) -> object:
-    """Makes empty stores of one kind."""
+@pytest.fixture(scope="module", params=["memory", *STORES])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer | None]:
+    """A server of one kind, None for memory; skipped by name where there is none."""
     if request.param == "memory":
+        yield None
+        return
+    with running(request.param, tmp_path_factory.mktemp(request.param)) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh(server: RedisServer | None) -> object:
+    """Makes empty stores of one kind."""
+    if server is None:
         return MemoryStore
-    server: RedisServer = request.getfixturevalue("redis")
-    return lambda: connect_redis(server.url, SwarmId(f"s{next(_SWARMS)}"))
+
+    def made() -> MetadataStore:
+        swarm = SwarmId(f"s{next(_SWARMS)}")
+        if isinstance(server, ClusterNode):
+            server.serve_slot_of(swarm)
+        return connect_redis(server.url, swarm)
+
+    return made
 
 
 @pytest.fixture

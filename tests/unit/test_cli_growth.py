@@ -21,6 +21,7 @@ from swarm.cli.growth import followed
 from swarm.cli.output import run_guarded
 from swarm.config import SwarmHome
 from swarm.digests import digest_of
+from swarm.domain.collection import OwnerBytes
 from swarm.domain.errors import ConflictError, NotFoundError, NotReadyError, SwarmError, UnreachableError
 from swarm.domain.federation import FederationStep
 from swarm.domain.gates import GateBranch, GateChange, GateStatement
@@ -29,7 +30,7 @@ from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.lineage import Lineage, LineageNode
 from swarm.domain.members import Tombstone
-from swarm.domain.membership import Caller, Head, NodeView, SwarmStatus
+from swarm.domain.membership import Caller, Head, NodeView, RegistryHealth, SwarmStatus
 from swarm.gating.common_regions import packed_regions
 from swarm.trust.identity import create_service_identity
 from swarm.trust.statements import read_statement, sign_statement
@@ -139,6 +140,13 @@ class Registry:
 
     async def manifest(self, expert: str) -> bytes:
         return b""
+
+    async def health(self) -> RegistryHealth:
+        filled = tuple(OwnerBytes(owner=NodeId(name), size_bytes=1000) for name in ("ben", "eve"))
+        return RegistryHealth(
+            redis="ok", durability="", blobs=0, blob_bytes=0, disk_free_bytes=0, socket_bytes=SocketBytes(),
+            certificate_days=1.0, owners=filled, node_quota_bytes=5000,
+        )  # fmt: skip
 
     async def heads(self, owner: str = "") -> list[Head]:
         newest = {
@@ -561,7 +569,9 @@ def test_an_owner_that_nobody_knows_is_not_an_empty_list(stage: Stage) -> None:
     stage.registry.versions.clear()
     code, _, err = stage.run("experts", "--owner", "nobody")
     assert code == 2 and "error: owner nobody" in err and "ben, eve, rose" in err
-    assert stage.json("experts", "--owner", "eve")["experts"] == []
+    told = stage.json("experts", "--owner", "eve")
+    assert told["experts"] == []
+    assert told["owners"] == [{"owner": "eve", "size_bytes": 1000}] and told["node_quota_bytes"] == 5000
 
 
 def grown() -> GateStatement:

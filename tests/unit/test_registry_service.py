@@ -30,7 +30,6 @@ from swarm.domain.manifests import Correction, Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
 from swarm.registry.memory_store import MemoryStore
-from swarm.registry.service import RegistryService
 from swarm.trust.statements import sign_statement
 from tests.support.registry import Registry, chunked, expert, fetched, open_registry, service_of
 from tests.support.trust import revocations, tombstone
@@ -410,13 +409,7 @@ class TestSweeping:
         await registry.publish(blobs | more | others)
         for made in (first, copy, trained, other):
             await registry.commit(made)
-        service = RegistryService(
-            store=registry.store,
-            blobs=registry.blobs,
-            keyring=registry.keyring,
-            certificate_days=lambda: 6.5,
-            sweep_grace_s=0.0,
-        )
+        service = service_of(registry.store, registry.blobs, registry.keyring)
         assert await service.sweep() == 0
         await registry.store.withdraw("ada.e2", b"stone", None, "")
         assert await service.sweep() == 2

@@ -313,6 +313,7 @@ def test_lineage_and_heads_cross_unchanged_and_unknown_words_are_refused() -> No
         disk_free_bytes=3,
         socket_bytes=SocketBytes(sent=4, received=5),
         certificate_days=6.0,
+        blobs_away="no answer",
     )
     assert convert.health_from_pb(convert.health_to_pb(health)) == health
 

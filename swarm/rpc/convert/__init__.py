@@ -49,6 +49,8 @@ from swarm.rpc.convert.membership import (
     welcome_to_pb,
 )
 from swarm.rpc.convert.registry import (
+    collection_from_pb,
+    collection_to_pb,
     head_from_pb,
     head_to_pb,
     health_from_pb,
@@ -64,6 +66,8 @@ __all__ = [
     "agent_state_to_pb",
     "answer_from_pb",
     "answer_to_pb",
+    "collection_from_pb",
+    "collection_to_pb",
     "event_from_pb",
     "event_to_pb",
     "examples_from_pb",

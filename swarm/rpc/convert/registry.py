@@ -1,7 +1,8 @@
 """Heads, lineage and the registry's health."""
 
-from typing import cast, get_args
+from typing import Final, cast, get_args
 
+from swarm.domain.collection import BlobVerdict, Collection, OwnerBytes
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import digest, node_id
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
@@ -9,6 +10,8 @@ from swarm.domain.manifests import ParentKind
 from swarm.domain.membership import Head, RegistryHealth
 from swarm.rpc.convert.scalars import expert_id, socket_bytes_from_pb, socket_bytes_to_pb
 from swarm.rpc.pb import registry_pb2
+
+MAX_VERDICTS: Final = 10_000
 
 
 def head_to_pb(head: Head) -> registry_pb2.Head:
@@ -72,6 +75,11 @@ def health_to_pb(health: RegistryHealth) -> registry_pb2.RegistryHealthReply:
         disk_free_bytes=health.disk_free_bytes,
         socket_bytes=socket_bytes_to_pb(health.socket_bytes),
         certificate_days=health.certificate_days,
+        owners=[
+            registry_pb2.OwnerBytes(owner=each.owner, size_bytes=each.size_bytes) for each in health.owners
+        ],
+        node_quota_bytes=health.node_quota_bytes,
+        blobs_away=health.blobs_away,
     )
 
 
@@ -84,7 +92,43 @@ def health_from_pb(message: registry_pb2.RegistryHealthReply) -> RegistryHealth:
         disk_free_bytes=message.disk_free_bytes,
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
         certificate_days=message.certificate_days,
+        owners=tuple(
+            OwnerBytes(owner=node_id(each.owner), size_bytes=each.size_bytes) for each in message.owners
+        ),
+        node_quota_bytes=message.node_quota_bytes,
+        blobs_away=message.blobs_away,
     )
+
+
+def collection_to_pb(collection: Collection) -> registry_pb2.CollectReply:
+    """Return the reply; of what went, the largest MAX_VERDICTS by name."""
+    return registry_pb2.CollectReply(
+        gone=map(_verdict_to_pb, collection.gone[:MAX_VERDICTS]),
+        largest_kept=map(_verdict_to_pb, collection.largest_kept),
+        gone_blobs=collection.gone_blobs,
+        gone_bytes=collection.gone_bytes,
+        kept_blobs=collection.kept_blobs,
+        kept_bytes=collection.kept_bytes,
+    )
+
+
+def collection_from_pb(message: registry_pb2.CollectReply) -> Collection:
+    return Collection(
+        gone=tuple(map(_verdict_from_pb, message.gone)),
+        largest_kept=tuple(map(_verdict_from_pb, message.largest_kept)),
+        gone_blobs=message.gone_blobs,
+        gone_bytes=message.gone_bytes,
+        kept_blobs=message.kept_blobs,
+        kept_bytes=message.kept_bytes,
+    )
+
+
+def _verdict_to_pb(verdict: BlobVerdict) -> registry_pb2.BlobVerdict:
+    return registry_pb2.BlobVerdict(blob=verdict.blob, size_bytes=verdict.size_bytes, reason=verdict.reason)
+
+
+def _verdict_from_pb(message: registry_pb2.BlobVerdict) -> BlobVerdict:
+    return BlobVerdict(blob=digest(message.blob), size_bytes=message.size_bytes, reason=message.reason)
 
 
 def _one_of(text: str, allowed: tuple[str, ...], subject: str) -> str:

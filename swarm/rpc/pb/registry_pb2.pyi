@@ -165,12 +165,52 @@ class LineageReply(_message.Message):
     edges: _containers.RepeatedCompositeFieldContainer[LineageEdge]
     def __init__(self, nodes: _Optional[_Iterable[_Union[LineageNode, _Mapping[str, object]]]] = ..., edges: _Optional[_Iterable[_Union[LineageEdge, _Mapping[str, object]]]] = ...) -> None: ...
 
+class CollectRequest(_message.Message):
+    __slots__ = ("dry_run",)
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    def __init__(self, dry_run: _Optional[bool] = ...) -> None: ...
+
+class BlobVerdict(_message.Message):
+    __slots__ = ("blob", "size_bytes", "reason")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    blob: str
+    size_bytes: int
+    reason: str
+    def __init__(self, blob: _Optional[str] = ..., size_bytes: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CollectReply(_message.Message):
+    __slots__ = ("gone", "largest_kept", "gone_blobs", "gone_bytes", "kept_blobs", "kept_bytes")
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_KEPT_FIELD_NUMBER: _ClassVar[int]
+    GONE_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    GONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    gone: _containers.RepeatedCompositeFieldContainer[BlobVerdict]
+    largest_kept: _containers.RepeatedCompositeFieldContainer[BlobVerdict]
+    gone_blobs: int
+    gone_bytes: int
+    kept_blobs: int
+    kept_bytes: int
+    def __init__(self, gone: _Optional[_Iterable[_Union[BlobVerdict, _Mapping[str, object]]]] = ..., largest_kept: _Optional[_Iterable[_Union[BlobVerdict, _Mapping[str, object]]]] = ..., gone_blobs: _Optional[int] = ..., gone_bytes: _Optional[int] = ..., kept_blobs: _Optional[int] = ..., kept_bytes: _Optional[int] = ...) -> None: ...
+
+class OwnerBytes(_message.Message):
+    __slots__ = ("owner", "size_bytes")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    size_bytes: int
+    def __init__(self, owner: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
 class RegistryHealthRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class RegistryHealthReply(_message.Message):
-    __slots__ = ("redis", "durability", "blobs", "blob_bytes", "disk_free_bytes", "socket_bytes", "certificate_days")
+    __slots__ = ("redis", "durability", "blobs", "blob_bytes", "disk_free_bytes", "socket_bytes", "certificate_days", "owners", "node_quota_bytes", "blobs_away")
     REDIS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +218,9 @@ class RegistryHealthReply(_message.Message):
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_DAYS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    NODE_QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_AWAY_FIELD_NUMBER: _ClassVar[int]
     redis: str
     durability: str
     blobs: int
@@ -185,4 +228,7 @@ class RegistryHealthReply(_message.Message):
     disk_free_bytes: int
     socket_bytes: _types_pb2.SocketBytes
     certificate_days: float
-    def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ...) -> None: ...
+    owners: _containers.RepeatedCompositeFieldContainer[OwnerBytes]
+    node_quota_bytes: int
+    blobs_away: str
+    def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[OwnerBytes, _Mapping[str, object]]]] = ..., node_quota_bytes: _Optional[int] = ..., blobs_away: _Optional[str] = ...) -> None: ...

@@ -22,7 +22,9 @@ class _Registry:
     async def missing(
         self, request: registry_pb2.MissingRequest, context: Context
     ) -> registry_pb2.MissingReply:
-        return registry_pb2.MissingReply(digests=await self._port.missing(digests(request.digests)))
+        return registry_pb2.MissingReply(
+            digests=await self._port.missing(digests(request.digests), current_caller())
+        )
 
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
         told = {str(key): value for key, value in context.invocation_metadata() or ()}
@@ -73,6 +75,11 @@ class _Registry:
     ) -> registry_pb2.LineageReply:
         return convert.lineage_to_pb(await self._port.lineage(*_named(request.manifest, request.expert)))
 
+    async def collect(
+        self, request: registry_pb2.CollectRequest, context: Context
+    ) -> registry_pb2.CollectReply:
+        return convert.collection_to_pb(await self._port.collect(request.dry_run))
+
     async def health(
         self, _: registry_pb2.RegistryHealthRequest, context: Context
     ) -> registry_pb2.RegistryHealthReply:
@@ -92,6 +99,7 @@ def registry_service(port: RegistryPort) -> Service:
         m.GET_MANIFEST: on.manifest,
         m.WITHDRAW: on.withdraw,
         m.LINEAGE: on.lineage,
+        m.COLLECT: on.collect,
         m.HEALTH: on.health,
     }
     return Service("swarm.v1.Registry", behaviours)

@@ -1,0 +1,157 @@
+"""Who counts on which blobs: what a publish in flight was told is here stays until it is committed.
+
+A claim begins when the registry answers that a blob is here, or takes one in, and ends with the commit of a
+manifest that has the blob, or after a day. Claims are counted: two publishes in flight over one blob are two.
+They are in a journal, so a restart forgets none; what a crash of the machine loses of it costs a publish that
+is refused by name and sent again, never a committed manifest.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from swarm.domain.ids import Digest
+
+CLAIM_S: Final = 86_400.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Claim:
+    count: int = 0
+    until: float = 0.0
+    is_stored: bool = False
+
+
+@dataclass(slots=True)
+class _Claimed:
+    by: dict[str, _Claim] = field(default_factory=dict)
+
+
+class Claims:
+    """Claims by blob and claimant. `journal` None: in memory only. Not for several threads at once."""
+
+    def __init__(
+        self, journal: Path | None = None, *, lasts_s: float = CLAIM_S, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal, self._lasts_s, self._clock = journal, lasts_s, clock
+        self._claimed: dict[Digest, _Claimed] = defaultdict(_Claimed)
+        self._watching: list[set[Digest]] = []
+        if journal is not None and journal.exists():
+            self._read(journal)
+
+    def claim(self, who: str, blobs: Iterable[Digest], *, is_stored: bool = False) -> None:
+        """Let these blobs stay for `who`; `is_stored`: it has sent their bytes, and sending them again before
+        a commit changes nothing."""
+        if is_stored:
+            stored = self.stored_by(who)
+            blobs = [blob for blob in blobs if blob not in stored]
+        self._change(who, tuple(blobs), 1, self._clock() + self._lasts_s, is_stored)
+
+    def release(self, who: str, blobs: Iterable[Digest]) -> None:
+        """End one claim of `who` on each of these blobs; nothing happens where it has none."""
+        self._change(who, tuple(blobs), -1, 0.0, False)
+
+    def hold(self, who: str, blobs: Iterable[Digest]) -> None:
+        """Let these blobs stay during a call: as `claim`, but a restart ends it."""
+        self._change(who, tuple(blobs), 1, self._clock() + self._lasts_s, False, is_kept=False)
+
+    def let_go(self, who: str, blobs: Iterable[Digest]) -> None:
+        """End what `hold` began."""
+        self._change(who, tuple(blobs), -1, 0.0, False, is_kept=False)
+
+    def is_claimed(self, blob: Digest) -> bool:
+        """Say whether anybody counts on this blob now."""
+        now = self._clock()
+        return blob in self._claimed and any(each.until > now for each in self._claimed[blob].by.values())
+
+    def stored_by(self, who: str) -> set[Digest]:
+        """Return the blobs that `who` has sent and not committed yet."""
+        now = self._clock()
+        return {
+            blob
+            for blob, claimed in self._claimed.items()
+            if (claim := claimed.by.get(who)) is not None and claim.is_stored and claim.until > now
+        }
+
+    @contextmanager
+    def watching(self) -> Iterator[set[Digest]]:
+        """Yield a set that has, while the context lasts, every blob that was claimed at any moment of it."""
+        seen = {blob for blob in self._claimed if self.is_claimed(blob)}
+        self._watching.append(seen)
+        try:
+            yield seen
+        finally:
+            self._watching = [each for each in self._watching if each is not seen]
+
+    def compact(self) -> None:
+        """Forget the claims that ran out, and write the journal anew."""
+        now = self._clock()
+        for blob in list(self._claimed):
+            by = self._claimed[blob].by
+            self._claimed[blob].by = {who: claim for who, claim in by.items() if claim.until > now}
+            if not self._claimed[blob].by:
+                del self._claimed[blob]
+        if self._journal is None:
+            return
+        rows = [
+            {"who": who, "blobs": [blob], "by": claim.count, "until": claim.until, "stored": claim.is_stored}
+            for blob, claimed in self._claimed.items()
+            for who, claim in claimed.by.items()
+        ]
+        beside = self._journal.with_suffix(".new")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        beside.replace(self._journal)
+
+    def _change(
+        self,
+        who: str,
+        blobs: tuple[Digest, ...],
+        by: int,
+        until: float,
+        is_stored: bool,
+        *,
+        is_kept: bool = True,
+    ) -> None:
+        if by < 0:
+            blobs = tuple(blob for blob in blobs if blob in self._claimed and who in self._claimed[blob].by)
+        if not blobs:
+            return
+        self._apply(who, blobs, by, until, is_stored)
+        for seen in self._watching:
+            seen.update(blobs)
+        if self._journal is not None and is_kept:
+            row = {"who": who, "blobs": list(blobs), "by": by, "until": until, "stored": is_stored}
+            try:
+                with self._journal.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:  # a full disk; what is in memory holds until a restart
+                _log.warning("claims.not_written", reason=str(error))
+
+    def _apply(self, who: str, blobs: Iterable[Digest], by: int, until: float, is_stored: bool) -> None:
+        for blob in blobs:
+            claim = self._claimed[blob].by.setdefault(who, _Claim())
+            claim.count += by
+            claim.until = max(claim.until, until)
+            claim.is_stored = claim.is_stored or is_stored
+            if claim.count <= 0:
+                del self._claimed[blob].by[who]
+                if not self._claimed[blob].by:
+                    del self._claimed[blob]
+
+    def _read(self, journal: Path) -> None:
+        for line in journal.read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                blobs = [Digest(blob) for blob in row["blobs"]]
+                self._apply(str(row["who"]), blobs, int(row["by"]), float(row["until"]), bool(row["stored"]))
+            except (ValueError, KeyError, TypeError):  # cut by a kill in the middle of a line
+                _log.warning("claims.unreadable", line=line[:80])
+        self.compact()

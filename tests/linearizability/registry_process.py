@@ -1,0 +1,34 @@
+"""`python -m tests.linearizability.registry_process IDENTITY BLOBS REDIS_URL PORT [BUG]`: the real registry,
+its store wrapped by a planted bug where one is named."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from swarm.domain.ids import SwarmId
+from swarm.registry import app
+from swarm.registry.app import RegistryConfig, serve
+from swarm.registry.redis_store import connect_redis
+from tests.linearizability.planted import BUGS
+
+
+def main(identity: str, blobs: str, redis_url: str, port: str, bug: str = "") -> None:
+    if bug:
+
+        def connect(url: str, swarm: SwarmId) -> Any:
+            return BUGS[bug](connect_redis(url, swarm))
+
+        app.connect_redis = connect  # type: ignore[attr-defined]
+    config = RegistryConfig(
+        identity=Path(identity),
+        blobs=Path(blobs),
+        redis_url=redis_url,
+        port=int(port),
+        coordinator="127.0.0.1:9",
+    )
+    asyncio.run(serve(config, lambda ready: print(ready, flush=True)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
