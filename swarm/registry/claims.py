@@ -1,7 +1,8 @@
 """Who counts on which blobs: what a publish in flight was told is here stays until it is committed.
 
 A claim begins when the registry answers that a blob is here, or takes one in, and ends with the commit of a
-manifest that has the blob, or after a day. Claims are counted: two publishes in flight over one blob are two.
+manifest that has the blob, or after a day. Claims are counted: two publishes in flight over one blob are two,
+and one that asked or sent twice may leave one behind, which then lasts its day.
 They are in a journal, so a restart forgets none; what a crash of the machine loses of it costs a publish that
 is refused by name and sent again, never a committed manifest.
 """
@@ -48,11 +49,8 @@ class Claims:
             self._read(journal)
 
     def claim(self, who: str, blobs: Iterable[Digest], *, is_stored: bool = False) -> None:
-        """Let these blobs stay for `who`; `is_stored`: it has sent their bytes, and sending them again before
-        a commit changes nothing."""
-        if is_stored:
-            stored = self.stored_by(who)
-            blobs = [blob for blob in blobs if blob not in stored]
+        """Let these blobs stay for `who`; `is_stored`: it has sent their bytes. Once more is one claim more:
+        nobody can tell a publish that asks again from a second one."""
         self._change(who, tuple(blobs), 1, self._clock() + self._lasts_s, is_stored)
 
     def release(self, who: str, blobs: Iterable[Digest]) -> None:

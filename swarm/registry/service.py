@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -11,7 +11,6 @@ import structlog
 
 from swarm.domain.collection import Collection, OwnerBytes, RetentionPolicy
 from swarm.domain.errors import (
-    DeadlineError,
     ExhaustedError,
     InvalidInputError,
     NotFoundError,
@@ -37,6 +36,8 @@ from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 from swarm.registry.collecting import Collector
+from swarm.registry.commits_in_flight import CommitsInFlight
+from swarm.registry.progress import with_progress
 from swarm.registry.quotas import Quotas
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
@@ -49,7 +50,6 @@ SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
 
 MAX_ANNOUNCED: Final = 1000
-_PROGRESS_S: Final = 30.0
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -81,6 +81,7 @@ class RegistryService:
         self._spare_bytes = spare_bytes
         self._catalogue = Catalogue(store, keyring.is_revoked)
         self._claims = claims if claims is not None else Claims()
+        self._commits = CommitsInFlight(store, self._claims)
         self._quotas = Quotas(blobs, self._catalogue, self._claims, node_quota_bytes)
         self._collector = Collector(
             store=store,
@@ -131,16 +132,14 @@ class RegistryService:
             self._quotas.uploading(limited, digest, size_bytes),
             self._blobs.writer(digest, size_bytes) as writer,
         ):
-            async for chunk in _with_progress(chunks, f"blob {digest[:12]}"):
+            async for chunk in with_progress(chunks, f"blob {digest[:12]}"):
                 await asyncio.to_thread(writer.write, chunk)
             # Claimed first, so that it is never here unclaimed.
-            was_stored = digest in self._claims.stored_by(caller.id)
             self._claims.claim(caller.id, [digest], is_stored=True)
             try:
                 await asyncio.to_thread(writer.commit)
             except (SwarmError, OSError):
-                if not was_stored:
-                    self._claims.release(caller.id, [digest])
+                self._claims.release(caller.id, [digest])
                 raise
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
@@ -166,7 +165,7 @@ class RegistryService:
         manifest = statement.value
         admission.check_committer(caller, manifest)
         held = None if caller.role == "coordinator" else fence
-        async with self._counting_on(statement):
+        async with self._commits.of(statement):
             await self._admit(manifest)
             async with self._committing:
                 await self._check_leaf_limit(manifest)
@@ -322,7 +321,7 @@ class RegistryService:
         head = await self._store.head(manifest.expert)
         if head is not None and head.manifest == statement.digest:
             return ""
-        async with self._counting_on(statement):
+        async with self._commits.of_announced(statement):
             await self._admit(manifest)
             moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
         return f"{manifest.expert}@{manifest.version}" if moved else ""
@@ -332,27 +331,6 @@ class RegistryService:
         admission.check_fits(manifest, await self._current_specification())
         await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
-
-    @asynccontextmanager
-    async def _counting_on(self, statement: Statement[Manifest]) -> AsyncIterator[None]:
-        """Let a manifest's blobs stay while it is committed, and end what its owner was told once it is.
-
-        Sent again, it ends nothing more. Where the outcome is unknown, the store may have it or take it yet:
-        the claims run out by themselves.
-        """
-        who, blobs = statement.value.owner, statement.value.blobs()
-        self._claims.hold(who, blobs)
-        try:
-            is_new = await self._store.manifest(statement.digest) is None
-            yield
-        except UnreachableError:
-            raise
-        except SwarmError:
-            self._claims.let_go(who, blobs)
-            raise
-        self._claims.let_go(who, blobs)
-        if is_new:
-            self._claims.release(who, blobs)
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
         limit = (await self._current_specification()).max_experts_per_owner
@@ -413,21 +391,3 @@ class RegistryService:
         if self._specification is None or self._specification[0] != envelope:
             self._specification = envelope, (await self._open(envelope, Specification)).value
         return self._specification[1]
-
-
-async def _with_progress(chunks: AsyncIterator[bytes], subject: str) -> AsyncIterator[bytes]:
-    iterator = aiter(chunks)
-    while True:
-        try:
-            async with asyncio.timeout(_PROGRESS_S):
-                chunk = await anext(iterator)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise DeadlineError(
-                subject,
-                found=f"nothing for {_PROGRESS_S:g} s",
-                expected="its next bytes",
-                remedy="send again",
-            ) from None
-        yield chunk

@@ -241,6 +241,38 @@ class TestClaims:
         await world.registry.store.withdraw("ada.e1", b"stone", None, "")
         assert not (await world.service.collect()).gone
 
+    async def test_two_uploads_of_one_blob_are_two_claims(self, world: World) -> None:
+        made, blobs = version_of(1, 1)
+        for _ in range(2):  # two publishes, each told that everything is missing
+            await world.registry.publish(blobs)
+        await world.registry.commit(made)
+        await world.registry.store.withdraw("ada.e1", b"stone", None, "")
+        assert not (await world.service.collect()).gone
+        await world.registry.commit(expert(number=2, seed=11)[0])
+        await world.registry.store.withdraw("ada.e2", b"stone", None, "")
+        assert (await world.service.collect()).gone_blobs == len(blobs)
+
+    async def test_one_commit_that_comes_twice_at_once_ends_one_claim(self, world: World) -> None:
+        made, blobs = version_of(1, 1)
+        await world.publish(made, blobs)
+        for _ in range(2):
+            await world.service.missing(list(blobs), world.registry.caller("ada"))
+        again, _ = expert(number=2, seed=11)
+        await asyncio.gather(world.registry.commit(again, key="k"), world.registry.commit(again, key="k"))
+        for target in ("ada.e1", "ada.e2"):
+            await world.registry.store.withdraw(target, b"stone", None, "")
+        assert not (await world.service.collect()).gone
+
+    async def test_what_is_announced_ends_no_claim(self, world: World) -> None:
+        made, blobs = version_of(1, 1)
+        await world.registry.publish(blobs)  # of a publish in flight
+        ada = world.registry.caller("ada")
+        fence = world.registry.fences["ada"]
+        restored, _ = await world.service.announce(ada, [world.registry.signed(made)], fence, "")
+        assert restored == ["ada.e1@1"]
+        await world.registry.store.withdraw("ada.e1", b"stone", None, "")
+        assert not (await world.service.collect()).gone
+
     async def test_a_claim_ends_after_a_day(self, world: World) -> None:
         first, blobs = version_of(1, 1)
         await world.publish(first, blobs)
@@ -477,16 +509,15 @@ class Interleaving:
                 await world.put_gate(self.gates, pins=heads[0].manifest if heads else "")
 
     async def commit(self, number: int, seed: int) -> None:
-        if number in self.withdrawn:
-            return
+        if number in self.withdrawn or self.told.get((number, seed)) != set(expert(seed=seed)[1]):
+            return  # a publisher sends what it was told is missing before it commits
         version = self.versions.get(number, 0) + 1
-        made, blobs = expert(number=number, version=version, seed=seed)
+        made, _ = expert(number=number, version=version, seed=seed)
         mark = {"mark": float(version)}
-        promised = self.told.get((number, seed)) == set(blobs)
         try:
             await self.world.registry.commit(replace(made, metrics=mark))
         except NotFoundError:
-            assert not promised, "what a publish was told is here has gone before its commit"
+            raise AssertionError("what a publish was told is here has gone before its commit") from None
         except ConflictError:
             return  # withdrawn, or another commit of this expert was first
         else:
