@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from coordinator.admission import Admission
 from coordinator.throttle import Throttle
+from swarm.audit import RefusalLog
 from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
@@ -47,6 +48,7 @@ def join_app(admission: Admission, blobs: BlobFiles, clock: Callable[[], float])
     """Return the join port's application. clock: seconds, for counting calls (any steady origin)."""
     reading = Throttle(burst=240, per_second=40, clock=clock)
     joining = Throttle(burst=40, per_second=1, clock=clock)
+    refusals = RefusalLog(clock=clock)
 
     async def ca(_: Request) -> Response:
         return PlainTextResponse(admission.ca.certificate_pem, media_type="application/x-pem-file")
@@ -69,17 +71,17 @@ def join_app(admission: Admission, blobs: BlobFiles, clock: Callable[[], float])
 
     return Starlette(
         routes=[
-            Route("/v1/ca", _counted(ca, reading), methods=["GET"]),
-            Route("/v1/specification", _counted(specification, reading), methods=["GET"]),
-            Route("/v1/blobs/{digest}", _counted(blob, reading), methods=["GET"]),
-            Route("/v1/join", _counted(join, joining), methods=["POST"]),
-            Route("/v1/renew", _counted(renew, joining), methods=["POST"]),
+            Route("/v1/ca", _counted(ca, reading, refusals), methods=["GET"]),
+            Route("/v1/specification", _counted(specification, reading, refusals), methods=["GET"]),
+            Route("/v1/blobs/{digest}", _counted(blob, reading, refusals), methods=["GET"]),
+            Route("/v1/join", _counted(join, joining, refusals), methods=["POST"]),
+            Route("/v1/renew", _counted(renew, joining, refusals), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _no_such_page},
     )
 
 
-def _counted(handler: Handler, throttle: Throttle) -> Handler:
+def _counted(handler: Handler, throttle: Throttle, refusals: RefusalLog) -> Handler:
     async def handle(request: Request) -> Response:
         address = request.client.host if request.client else ""
         try:
@@ -92,8 +94,7 @@ def _counted(handler: Handler, throttle: Throttle) -> Handler:
                 )
             return await handler(request)
         except SwarmError as error:
-            say = log.debug if isinstance(error, ExhaustedError) else log.info
-            say("join.refused", path=request.url.path, address=address, code=error.code, reason=str(error))
+            refusals.refused(request.url.path[:200], "", error, peer=address)
             return problem(error)
         except ClientDisconnect:
             return Response(status_code=400)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from swarm.audit import RefusalLog
 from swarm.domain.collection import Collection, OwnerBytes, RetentionPolicy
 from swarm.domain.errors import (
     ExhaustedError,
@@ -79,6 +80,7 @@ class RegistryService:
         self._store, self._blobs, self._keyring = store, blobs, keyring
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
         self._spare_bytes = spare_bytes
+        self._refusals = RefusalLog()
         self._catalogue = Catalogue(store, keyring.is_revoked)
         self._claims = claims if claims is not None else Claims()
         self._commits = CommitsInFlight(store, self._claims)
@@ -203,6 +205,7 @@ class RegistryService:
             except (StaleFenceError, UnreachableError):
                 raise
             except SwarmError as error:
+                self._refusals.refused("/swarm.v1.Registry/Announce", f"{caller.role}/{caller.id}", error)
                 refused.append(str(error))
         if key:
             await self._store.remember(call, json.dumps([restored, refused]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Protocol
 
-from swarm.domain.errors import NotAuthorisedError, UnauthenticatedError
+from swarm.domain.errors import NotAuthorisedError, SwarmError, UnauthenticatedError
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.membership import Caller
 from swarm.rpc.methods import ROLES
@@ -99,6 +99,15 @@ class SameMachineGatekeeper:
         """A socket's owner does not lose its standing."""
 
 
+def claimed_caller(context: CallContext) -> str:
+    """Return `role/id` of a certificate that TLS accepted, whatever its standing; empty without one."""
+    pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
+    try:
+        return _named(pem) if pem is not None else ""
+    except SwarmError:
+        return ""
+
+
 def current_caller() -> Caller:
     """Return who made the call that the present task serves."""
     return _CALLER.get()
@@ -107,6 +116,12 @@ def current_caller() -> Caller:
 def set_current_caller(caller: Caller) -> None:
     """Remember, in the present task and those that it starts, who made the call."""
     _CALLER.set(caller)
+
+
+@lru_cache(maxsize=4096)
+def _named(pem: bytes) -> str:
+    caller = peer_caller(pem)
+    return f"{caller.role}/{caller.id}"
 
 
 @lru_cache(maxsize=4096)

@@ -18,9 +18,10 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from swarm.audit import RefusalLog
 from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
 from swarm.rpc import status
-from swarm.rpc.callers import Gatekeeper, Standing, set_current_caller
+from swarm.rpc.callers import Gatekeeper, Standing, claimed_caller, set_current_caller
 from swarm.rpc.convert import problem_to_pb
 
 PROBLEM_KEY: Final = "swarm-problem-bin"
@@ -36,8 +37,11 @@ Behaviour = Callable[[Any, Context], Awaitable[Any] | AsyncIterator[Any]]
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Admits callers, re-checks streams every second, and maps errors, for every method of a server."""
 
-    def __init__(self, gatekeeper: Gatekeeper, recheck_s: float = RECHECK_S) -> None:
+    def __init__(
+        self, gatekeeper: Gatekeeper, recheck_s: float = RECHECK_S, refusals: RefusalLog | None = None
+    ) -> None:
         self._gatekeeper, self._recheck_s = gatekeeper, recheck_s
+        self._refusals = refusals if refusals is not None else RefusalLog()
 
     async def intercept_service(
         self,
@@ -58,6 +62,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             streaming=handler.request_streaming or handler.response_streaming,
             gatekeeper=self._gatekeeper,
             recheck_s=self._recheck_s,
+            refusals=self._refusals,
         )
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         # Messages are read inside: gRPC answers UNKNOWN, with a traceback, to bytes that are none.
@@ -74,6 +79,7 @@ class _Guarded:
     streaming: bool
     gatekeeper: Gatekeeper
     recheck_s: float
+    refusals: RefusalLog
 
     async def serve(self, request: Any, context: Context) -> Any:
         """Run the method; whatever goes wrong leaves through `_refuse`."""
@@ -87,7 +93,7 @@ class _Guarded:
             work = _run(self.behaviour, received, context)
             reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
-            _log.info("rpc.refused", method=self.path, caller=who, code=error.code, reason=str(error))
+            self.refusals.refused(self.path, who or claimed_caller(context), error, peer=context.peer())
             if self.uploads:
                 await _heard_out(request)
             await _refuse(context, error)
@@ -125,7 +131,8 @@ class _Guarded:
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            # Also where the call was cancelled at the moment it ended: its error is nobody's any more.
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _fail(self, context: Context, who: str, error: Exception) -> None:
         _log.error("rpc.failed", method=self.path, caller=who, exc_info=error)

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from swarm.audit import RefusalLog
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
@@ -48,8 +49,9 @@ class RpcServer:
         recheck_s: float = RECHECK_S,
     ) -> None:
         self._source = source
+        self._refusals = RefusalLog()
         self._server = grpc.aio.server(
-            interceptors=[CallGuard(gatekeeper, recheck_s)], options=SERVER_OPTIONS
+            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals)], options=SERVER_OPTIONS
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         offered = tuple(services)
@@ -105,6 +107,7 @@ class RpcServer:
         """Take no new calls, give running ones grace_s to end, then end them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+        self._refusals.flush()
         # A call that ended with an error is kept alive by its traceback; at exit gRPC waits 2 s for such.
         gc.collect()
 
