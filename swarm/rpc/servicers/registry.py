@@ -14,6 +14,9 @@ from swarm.rpc.pb import registry_pb2, types_pb2
 from swarm.rpc.ports import RegistryPort
 from swarm.rpc.server import Service
 
+_MOST_DIGITS = 18
+"""Of a size: what has more is no number of bytes, and beyond 4300 none that Python reads."""
+
 
 class _Registry:
     def __init__(self, port: RegistryPort) -> None:
@@ -29,7 +32,7 @@ class _Registry:
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
         told = {str(key): value for key, value in context.invocation_metadata() or ()}
         blob, size = digest(_text(told, DIGEST_KEY)), _text(told, SIZE_KEY)
-        if not size.isdecimal():
+        if not size.isdecimal() or len(size) > _MOST_DIGITS:
             raise InvalidInputError(
                 f"metadata {SIZE_KEY}", found=repr(size[:40]), expected="a number of bytes"
             )

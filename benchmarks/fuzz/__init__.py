@@ -1,0 +1,1 @@
+"""Mutated messages and tensor headers against the real services: only client errors may come back."""
