@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from node.own_validation import OwnValidation
 from swarm.config import NodeHome
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.growth import GrowthOrder
-from swarm.domain.ids import Digest, ExpertId
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
@@ -38,7 +39,8 @@ from swarm.rpc.callers import CertificateGatekeeper, SameMachineGatekeeper
 from swarm.rpc.methods import AnyMethod
 from swarm.rpc.server import Service, create_server
 from swarm.rpc.servicers import agent_service, expert_service, federation_client_service, grower_service
-from swarm.trust.identity import Identity
+from swarm.trust.ca import CertificateAuthority
+from swarm.trust.identity import Identity, create_service_identity
 from swarm.trust.statements import read_statement, sign_statement, statement_digest
 from tests.support.coordinator import SIZE, BackEnd, SmallNode, back_end
 
@@ -152,7 +154,14 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 mal=mal,
                 quitter=quitter,
                 streamer=streamer,
-                operator=Identity.load(swarm.home.operator / "identity"),
+                operator=create_service_identity(  # not the founder's: whose name may be guessed and revoked
+                    CertificateAuthority.load(swarm.home.ca),
+                    folder / "keeper",
+                    role="operator",
+                    member=NodeId("keeper"),
+                    coordinator_record=ada.identity.coordinator_record,
+                    now=datetime.now(UTC),
+                ),
                 coordinator_identity=Identity.load(swarm.home.coordinator / "identity"),
                 expert=manifest,
                 manifest=digest,

@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-def test_every_test_that_the_invariants_name_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "invariants.md").read_text()))
+def test_every_test_that_the_invariants_and_the_threat_model_name_exists() -> None:
+    pages = [(ROOT / "docs" / name).read_text() for name in ("invariants.md", "threat-model.md")]
+    named = set(re.findall(r"`(test_\w+)`", "".join(pages)))
     written = set()
     for file in (ROOT / "tests").rglob("test_*.py"):
         written |= set(re.findall(r"^\s*(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
