@@ -405,3 +405,21 @@ def test_an_activity_that_would_rewrite_a_terminal_is_refused_and_not_repeated_r
     beat = replace(beat, activity="idle", trouble=activity)
     with pytest.raises(InvalidInputError, match=r"^trouble: .*200 printable"):
         convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("software", "s" * (1 << 20)),
+        ("software", "\x1b[2J"),
+        ("advertise", "a" * 201),
+        ("can_build", ("n" * 201,)),
+        ("can_build", ("cnn",) * 1025),
+        ("manifests", (b"",) * 1001),
+        ("served", (digest_of(b""),) * 65537),
+    ],
+)
+def test_a_hello_that_would_burden_every_status_is_refused_by_its_field(field: str, value: Any) -> None:
+    """What a node says of itself is kept while it is connected and repeated to whoever asks."""
+    with pytest.raises(InvalidInputError, match=field):
+        convert.hello_from_pb(convert.hello_to_pb(replace(hello(), **{field: value})))

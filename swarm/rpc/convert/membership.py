@@ -1,5 +1,8 @@
 """Members, streams, tokens, events and the swarm's status."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import node_id
 from swarm.domain.membership import (
@@ -23,6 +26,8 @@ from swarm.rpc.convert.scalars import (
 from swarm.rpc.pb import gate_pb2, membership_pb2, node_stream_pb2, types_pb2
 
 _MAX_ACTIVITY = 200
+_MAX_NETS, _MAX_MANIFESTS, _MAX_SERVED = 1024, 1000, 1 << 16
+Item = TypeVar("Item")
 
 
 def hello_to_pb(hello: Hello) -> node_stream_pb2.Hello:
@@ -37,13 +42,14 @@ def hello_to_pb(hello: Hello) -> node_stream_pb2.Hello:
 
 
 def hello_from_pb(message: node_stream_pb2.Hello) -> Hello:
+    """Return the hello; its words are short lines, as every status repeats them, and its lists have ends."""
     return Hello(
-        advertise=message.advertise,
-        can_build=tuple(message.can_build),
-        manifests=tuple(message.manifests),
-        served=digests(message.served),
+        advertise=_line("advertise", message.advertise),
+        can_build=tuple(_line("can_build", net) for net in _few("can_build", message.can_build, _MAX_NETS)),
+        manifests=tuple(_few("manifests", message.manifests, _MAX_MANIFESTS)),
+        served=digests(_few("served", message.served, _MAX_SERVED)),
         gate_version=message.gate_version,
-        software=message.software,
+        software=_line("software", message.software),
     )
 
 
@@ -64,7 +70,7 @@ def heartbeat_from_pb(message: node_stream_pb2.Heartbeat) -> Heartbeat:
         fence=message.fence,
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
         activity=_line("activity", message.activity),
-        served=digests(message.served),
+        served=digests(_few("served", message.served, _MAX_SERVED)),
         gate_version=message.gate_version,
         trouble=_line("trouble", message.trouble),
     )
@@ -76,6 +82,12 @@ def _line(name: str, text: str) -> str:
             name, found=ascii(text[:40]), expected=f"at most {_MAX_ACTIVITY} printable characters"
         )
     return text
+
+
+def _few(name: str, values: Sequence[Item], most: int) -> Sequence[Item]:
+    if len(values) > most:
+        raise InvalidInputError(name, found=str(len(values)), expected=f"at most {most}")
+    return values
 
 
 def welcome_to_pb(welcome: Welcome) -> node_stream_pb2.Welcome:
