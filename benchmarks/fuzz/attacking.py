@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,8 +177,6 @@ class Failures:
     def __call__(self, _: Any, name: str, event: dict[str, Any]) -> Any:
         error = event.get("exc_info")
         if name in ("error", "exception", "critical") and isinstance(error, BaseException):
-            import traceback
-
             last = traceback.extract_tb(error.__traceback__)[-1]
             kind = f"{event.get('event')} {type(error).__name__} at {last.filename}:{last.lineno}"
             self.seen[kind] += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -175,8 +176,6 @@ async def world(folder: Path) -> AsyncIterator[World]:
 
 
 def _in_process(folder: Path, revoked: Any, services: Any) -> InProcess:
-    import time
-
     return InProcess(CertificateGatekeeper(Identity.load(folder).swarm, revoked, time.time), services)
 
 
