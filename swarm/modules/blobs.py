@@ -3,10 +3,10 @@
 A blob is written under `incoming/`, hashed on the way, synced, and only then renamed to its name; the
 folder is synced too. So a name always means whole bytes, and a crash leaves garbage in `incoming/` alone.
 Every process sweeps that garbage when it opens the folder: a file that a living process still writes is
-locked (flock), what nobody locks is garbage. Reading verifies the digest once per process and file state.
+locked (flock), what nobody locks is garbage, but for what an interrupted transfer may go on with
+(`swarm.modules.partial_blobs`). Reading verifies the digest once per process and file state.
 """
 
-import errno
 import fcntl
 import mmap
 import os
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from swarm.digests import blake3, digest_of, verify_digest
-from swarm.domain.errors import ExhaustedError, NotFoundError, VerificationError
+from swarm.domain.errors import NotFoundError, VerificationError
 from swarm.domain.ids import Digest, digest
+from swarm.modules.durable_files import disk_full_named, put_in_place
+from swarm.modules.partial_blobs import KEPT_FROM_BYTES, PartialBlob, kept_uploads, open_partial, sweep
 
 _INCOMING: Final = "incoming"
-_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FileState = tuple[int, int, int]
 
 
@@ -41,7 +42,7 @@ class BlobWriter:
         if self._written > self._size:
             raise self._wrong(f"more than {self._size} bytes")
         self._hash.update(chunk)
-        with _disk_full_named(self._target):
+        with disk_full_named(self._target):
             self._file.write(chunk)
 
     def commit(self) -> None:
@@ -52,15 +53,9 @@ class BlobWriter:
         if found != self._expected:
             raise self._wrong(f"bytes with digest {found[:12]}")
         assert self._temporary is not None, "a blob is committed once"
-        with _disk_full_named(self._target):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            if not self._target.parent.is_dir():
-                self._target.parent.mkdir(exist_ok=True)
-                _sync_folder(self._target.parent.parent)
-            self._temporary.rename(self._target)
+        with disk_full_named(self._target):
+            put_in_place(self._file, self._temporary, self._target)
             self._temporary = None
-            _sync_folder(self._target.parent)
 
     def close(self) -> None:
         """Drop what was not committed; safe to call again."""
@@ -89,7 +84,7 @@ class BlobFiles:
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._verified: dict[Digest, _FileState] = {}
         self._damaged: dict[Digest, _FileState] = {}
-        self._sweep()
+        self.sweep()
 
     def path(self, blob: Digest) -> Path:
         """Return where blob lies or would lie; InvalidInputError if it is no digest."""
@@ -142,15 +137,42 @@ class BlobFiles:
         return name
 
     @contextmanager
-    def writer(self, expected: Digest, size_bytes: int) -> Iterator[BlobWriter]:
-        """Yield a writer for a blob of known digest and size; without `commit` nothing is kept."""
+    def writer(
+        self, expected: Digest, size_bytes: int, sender: str = "", offset: int = 0
+    ) -> Iterator[BlobWriter | PartialBlob]:
+        """Yield a writer for a blob of known digest and size. Without `commit` nothing is visible and
+        nothing is kept but what a sender sent of a large blob: its next writer may go on at an offset.
+
+        ConflictError where fewer bytes than offset are here, or another writer of this sender's is at it.
+        """
         target = self.path(expected)
-        with _disk_full_named(target):
+        if sender and (offset or size_bytes >= KEPT_FROM_BYTES):
+            with self.partial(expected, size_bytes, sender) as partial:
+                partial.go_on_at(offset)
+                yield partial
+            return
+        with disk_full_named(target):
             writer = BlobWriter(self._incoming, expected, size_bytes, target)
         try:
             yield writer
         finally:
             writer.close()
+
+    @contextmanager
+    def partial(self, expected: Digest, size_bytes: int, sender: str = "") -> Iterator[PartialBlob]:
+        """Yield what is here of a blob, to be gone on with in any order; without `commit` it stays for the
+        next one. `sender`: who uploads it, empty for a download."""
+        target = self.path(expected)
+        with disk_full_named(target):
+            partial = open_partial(self._incoming, expected, size_bytes, target, sender)
+        try:
+            yield partial
+        finally:
+            partial.close()
+
+    def kept(self, sender: str) -> dict[Digest, int]:
+        """Return the blobs that a sender began to send, with the bytes that are here."""
+        return kept_uploads(self._incoming, sender)
 
     def open_verified(self, blob: Digest) -> memoryview:
         """Return blob's bytes, read-only and mapped, not copied.
@@ -195,18 +217,9 @@ class BlobFiles:
                 count += 1
         return count, total
 
-    def _sweep(self) -> None:
-        for entry in self._incoming.iterdir():
-            try:
-                file = entry.open("rb")
-            except FileNotFoundError:
-                continue
-            with file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                entry.unlink(missing_ok=True)
+    def sweep(self) -> None:
+        """Remove what interrupted writers left, and interrupted transfers a week (uploads a day) ago."""
+        sweep(self._incoming)
 
 
 def _locked_file(folder: Path, blob: Digest) -> tuple[BinaryIO, Path | None]:
@@ -229,29 +242,6 @@ def _mapped(file: BinaryIO, size_bytes: int) -> memoryview:
 
 def _state(stat: os.stat_result) -> _FileState:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_full_named(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise ExhaustedError(
-            f"disk of {target.parent.parent}",
-            found=os.strerror(error.errno or errno.ENOSPC),
-            expected=f"room for blob {target.name[:12]}",
-            remedy="free some space and try again; nothing was stored",
-        ) from error
 
 
 def _not_here(blob: Digest) -> NotFoundError:

@@ -16,6 +16,7 @@ from typing import Final
 from swarm.domain.errors import ExhaustedError, NotFoundError, VerificationError
 from swarm.domain.ids import Digest
 from swarm.modules import BlobFiles, BlobWriter
+from swarm.modules.partial_blobs import PartialBlob
 
 COPIES_BYTES: Final = 16 << 30
 """What copies may fill of the disk; a larger blob has it for itself while it is used."""
@@ -51,7 +52,9 @@ class BlobCopies:
         return self._files.path(blob)
 
     @contextmanager
-    def writer(self, blob: Digest, size_bytes: int) -> Iterator[BlobWriter]:
+    def writer(
+        self, blob: Digest, size_bytes: int, sender: str = "", offset: int = 0
+    ) -> Iterator[BlobWriter | PartialBlob]:
         """Yield a writer for a copy that stays until this ends, and longer once it was `note`d.
 
         Raises ExhaustedError where the disk has no room even without other copies.
@@ -60,13 +63,21 @@ class BlobCopies:
             self._make_room(size_bytes)
             self._used[blob] += 1
         try:
-            with self._files.writer(blob, size_bytes) as writer:
+            with self._files.writer(blob, size_bytes, sender, offset) as writer:
                 yield writer
         finally:
             with self._lock:
                 self._used -= Counter([blob])
                 if not self._used[blob] and blob not in self._copies:
                     self._files.remove(blob)
+
+    def kept(self, sender: str) -> dict[Digest, int]:
+        """Return the blobs that a sender began to send, with the bytes that are here."""
+        return self._files.kept(sender)
+
+    def sweep(self) -> None:
+        """Remove what was kept of uploads that nobody went on with for a day."""
+        self._files.sweep()
 
     def note(self, blob: Digest, size_bytes: int, original: str) -> None:
         """Keep the copy that was just written, made from an original of this state."""

@@ -33,8 +33,17 @@ class BlobStore(Protocol):
     def sizes(self, blobs: Iterable[Digest]) -> dict[Digest, int]:
         """Return the sizes of those of the blobs that are here, damaged or not."""
 
-    def writer(self, expected: Digest, size_bytes: int) -> AbstractContextManager[BlobSink]:
-        """Yield a sink for a blob of known digest and size; without `commit` nothing is kept."""
+    def writer(
+        self, expected: Digest, size_bytes: int, sender: str = "", offset: int = 0
+    ) -> AbstractContextManager[BlobSink]:
+        """Yield a sink for a blob of known digest and size. Without `commit` nothing is visible and nothing
+        is kept but what a sender sent of a large blob, for a day: its next writer may go on at an offset.
+
+        ConflictError where fewer bytes than offset are here, or another writer of this sender's is at it.
+        """
+
+    def kept(self, sender: str) -> dict[Digest, int]:
+        """Return the blobs that a sender began to send, with the bytes that are here."""
 
     def open_verified(self, blob: Digest) -> memoryview:
         """Return blob's bytes, read-only and mapped, not held in memory; the view outlives `remove`.
@@ -50,6 +59,9 @@ class BlobStore(Protocol):
 
     def stats(self) -> tuple[int, int]:
         """Return the number of blobs here and their bytes in all; they may be half a minute old."""
+
+    def sweep(self) -> None:
+        """Remove what was kept of uploads that nobody went on with for a day."""
 
     def free_bytes(self) -> int:
         """Return how many bytes the next blob may have."""

@@ -5,7 +5,7 @@ What holds the blobs may be behind a network: sizes are looked up in a thread, o
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from swarm.domain.collection import OwnerBytes
@@ -49,16 +49,20 @@ class Quotas:
         return tuple(sorted(found, key=lambda each: (-each.size_bytes, each.owner)))
 
     @contextmanager
-    def uploading(self, owner: NodeId | None, blob: Digest, size_bytes: int) -> Iterator[None]:
+    def uploading(
+        self, owner: NodeId | None, blob: Digest, size_bytes: int, kept: Mapping[Digest, int] | None = None
+    ) -> Iterator[None]:
         """Count a blob as its owner's while it arrives; ExhaustedError where it is more than that may fill.
-        Owner None: nobody who has a limit."""
+        Owner None: nobody who has a limit. `kept`: what is here of its uploads that broke off; it counts."""
         if owner is None or not self.most_bytes:
             yield
             self._sizes[blob] = size_bytes
             return
         owned, arriving = self._owned(owner), self._arriving[owner]
         if blob not in owned and blob not in arriving:
-            self._check(owner, self._bytes(owned - arriving.keys()) + sum(arriving.values()), size_bytes)
+            begun = sum(size for each, size in (kept or {}).items() if each != blob and each not in arriving)
+            used = self._bytes(owned - arriving.keys()) + sum(arriving.values()) + begun
+            self._check(owner, used, size_bytes)
         arriving[blob] = size_bytes
         try:
             yield

@@ -155,10 +155,21 @@ class S3Blobs:
         return {b: size for b, size in self._listed() if b in wanted and b not in self._going}
 
     @contextmanager
-    def writer(self, expected: Digest, size_bytes: int) -> Iterator["S3Writer"]:
-        """Yield a writer for a blob of known digest and size; without `commit` nothing is kept."""
-        with self._copies.writer(digest(expected), size_bytes) as copy:
+    def writer(
+        self, expected: Digest, size_bytes: int, sender: str = "", offset: int = 0
+    ) -> Iterator["S3Writer"]:
+        """Yield a writer for a blob of known digest and size; without `commit` nothing is kept but, on this
+        disk, what a sender sent of a large blob."""
+        with self._copies.writer(digest(expected), size_bytes, sender, offset) as copy:
             yield S3Writer(copy, lambda: self._upload(expected, size_bytes))
+
+    def kept(self, sender: str) -> dict[Digest, int]:
+        """Return the blobs that a sender began to send, with the bytes that are on this disk."""
+        return self._copies.kept(sender)
+
+    def sweep(self) -> None:
+        """Remove what was kept of uploads that nobody went on with for a day."""
+        self._copies.sweep()
 
     def open_verified(self, blob: Digest) -> memoryview:
         """Return blob's bytes, mapped from a local copy; a first time they are downloaded and verified.

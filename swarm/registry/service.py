@@ -32,6 +32,7 @@ from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, RegistryHealth
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES
+from swarm.modules.outlines import Outline, Outlines, chunks_of
 from swarm.registry import admission, refusals
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
@@ -43,9 +44,6 @@ from swarm.registry.quotas import Quotas
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement, statement_digest
-
-CHUNK_BYTES: Final = 1 << 20
-"""The size of a message when a blob travels."""
 
 SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
@@ -94,6 +92,7 @@ class RegistryService:
             refresh=self._refresh,
             journal=collection_journal,
         )
+        self._outlines = Outlines()
         self._refreshing = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._specification: tuple[bytes, Specification] | None = None
@@ -113,26 +112,30 @@ class RegistryService:
         return missing
 
     async def publish(
-        self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes]
+        self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes], offset: int = 0
     ) -> None:
         """Store one blob. It is durable when this returns; VerificationError unless it is what was promised.
 
-        Raises ExhaustedError on a full disk or beyond the caller's quota, and DeadlineError if no chunk comes
-        for 30 s.
+        The chunks go on at an offset of what was kept of an upload that broke off (`upload_state`);
+        ConflictError where that is not here any more. Raises ExhaustedError on a full disk or beyond the
+        caller's quota, and DeadlineError if no chunk comes for 30 s.
         """
         checked_digest(digest)
-        if not 0 <= size_bytes <= MAX_TENSOR_BYTES:
+        if not 0 <= offset <= size_bytes <= MAX_TENSOR_BYTES:
             raise InvalidInputError(
-                f"blob {digest[:12]}", found=f"{size_bytes} bytes", expected=f"0 to {MAX_TENSOR_BYTES}"
+                f"blob {digest[:12]}",
+                found=f"{size_bytes} bytes, from {offset} on",
+                expected=f"0 to {MAX_TENSOR_BYTES}",
             )
-        self._check_room(digest, size_bytes)
+        sender = f"{caller.role}-{caller.id}"
+        self._check_room(digest, size_bytes - offset)
         limited = caller.id if caller.role == "node" else None
         if limited is not None and self._quotas.most_bytes:
             await self._refresh()
             await self._quotas.measure(limited)
         with (
-            self._quotas.uploading(limited, digest, size_bytes),
-            self._blobs.writer(digest, size_bytes) as writer,
+            self._quotas.uploading(limited, digest, size_bytes, self._blobs.kept(sender)),
+            self._blobs.writer(digest, size_bytes, sender, offset) as writer,
         ):
             async for chunk in with_progress(chunks, f"blob {digest[:12]}"):
                 await asyncio.to_thread(writer.write, chunk)
@@ -145,18 +148,28 @@ class RegistryService:
                 raise
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
-    async def fetch(self, digest: Digest) -> AsyncIterator[bytes]:
-        """Yield a blob in chunks of 1 MiB, its bytes verified first.
+    async def upload_state(self, caller: Caller, digest: Digest) -> int:
+        """Return how many bytes are here of an upload of the caller's that broke off; 0 where none are.
 
-        Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
-        owner keeps (serve-only) or withdrew.
+        They are not verified before the whole blob is.
         """
         checked_digest(digest)
-        await self._refresh()
-        self._catalogue.check_may_leave(digest)
-        view = await asyncio.to_thread(self._blobs.open_verified, digest)
-        for start in range(0, len(view), CHUNK_BYTES):
-            yield bytes(view[start : start + CHUNK_BYTES])
+        return self._blobs.kept(f"{caller.role}-{caller.id}").get(digest, 0)
+
+    async def fetch(self, digest: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield a blob in chunks of 1 MiB, its bytes verified first; or so many (0: all) from offset on.
+
+        Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
+        owner keeps (serve-only) or withdrew; InvalidInputError for bytes beyond its end.
+        """
+        view = await self._opened(digest)
+        for chunk in chunks_of(view, digest, offset, length):
+            yield chunk
+
+    async def outline(self, digest: Digest) -> Outline:
+        """Return the digests of a blob's blocks; raises what `fetch` does."""
+        view = await self._opened(digest)
+        return await asyncio.to_thread(self._outlines.of, digest, view)
 
     async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
         """Make a signed manifest the head of its expert, once all it says has been checked.
@@ -280,7 +293,9 @@ class RegistryService:
         return found
 
     async def sweep(self) -> int:
-        """Collect, and return how many blobs went; none while a store is away."""
+        """Collect, and return how many blobs went; none while a store is away. Uploads that broke off a day
+        ago go too."""
+        await asyncio.to_thread(self._blobs.sweep)
         try:
             return len((await self.collect()).gone)
         except UnreachableError:
@@ -315,6 +330,13 @@ class RegistryService:
             node_quota_bytes=self._quotas.most_bytes,
             blobs_away=blobs_away,
         )
+
+    async def _opened(self, digest: Digest) -> memoryview:
+        """Return the verified bytes of a blob that may leave."""
+        checked_digest(digest)
+        await self._refresh()
+        self._catalogue.check_may_leave(digest)
+        return await asyncio.to_thread(self._blobs.open_verified, digest)
 
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
         """Restore one announced head; return its name, empty if ours is as new."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
 from swarm.domain.collection import Collection
-from swarm.domain.errors import ExhaustedError, VerificationError
+from swarm.domain.errors import ConflictError, ExhaustedError, VerificationError
 from swarm.domain.gates import GateHistory
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query
@@ -27,8 +27,10 @@ from swarm.domain.membership import (
     TokenView,
 )
 from swarm.modules.blobs import BlobFiles
+from swarm.modules.partial_blobs import KEPT_FROM_BYTES
 from swarm.rpc import convert
 from swarm.rpc import methods as m
+from swarm.rpc.blob_holders import RpcHolder
 from swarm.rpc.channel import Connection
 from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.failures import reply_checked
@@ -39,10 +41,12 @@ from swarm.rpc.options import (
     COLLECT_TIMEOUT_S,
     DIGEST_KEY,
     MAX_CONTRIBUTION_BYTES,
+    OFFSET_KEY,
     SIZE_KEY,
     UNARY_TIMEOUT_S,
 )
 from swarm.rpc.pb import gate_pb2, membership_pb2, registry_pb2
+from swarm.transfer import Holders, download
 
 __all__ = ["AgentClient", "CoordinatorClient", "ExpertClient", "RegistryClient"]
 
@@ -253,14 +257,26 @@ class RegistryClient:
             return list(digests(reply.digests))
 
     async def publish_blob(self, blob: Digest, data: bytes | memoryview) -> None:
-        """Send one blob; returns when it is durable. Sending it again changes nothing."""
+        """Send one blob; returns when it is durable. Sending it again changes nothing; a large one that broke
+        off goes on where it stopped."""
+        offset = await self.upload_state(blob) if len(data) >= KEPT_FROM_BYTES else 0
+        if not 0 < offset <= len(data):
+            await self._send(blob, data)
+            return
+        try:
+            await self._send(blob, data, offset)
+        except (VerificationError, ConflictError):
+            # What was kept is not what was sent, or not there any more.
+            await self._send(blob, data)
 
-        async def messages() -> AsyncIterator[bytes]:
-            for chunk in _chunks(data):
-                yield chunk
+    async def upload_state(self, blob: Digest, timeout_s: float = UNARY_TIMEOUT_S) -> int:
+        """Return how many bytes the registry has of an upload of ours that broke off."""
+        request = registry_pb2.UploadStateRequest(digest=blob)
+        return (await self.connection.unary(m.UPLOAD_STATE, request, timeout_s)).offset
 
-        metadata = ((DIGEST_KEY, blob), (SIZE_KEY, str(len(data))))
-        await self.connection.upload(m.PUBLISH, messages(), metadata=metadata)
+    def holder(self) -> RpcHolder:
+        """Return the registry as one of those that blobs are fetched from."""
+        return RpcHolder(self.connection)
 
     async def fetch_blob(self, blob: Digest) -> bytes:
         """Return one blob, verified; VerificationError, naming it, where other bytes came."""
@@ -269,16 +285,14 @@ class RegistryClient:
         return data
 
     async def fetch_into(self, blob: Digest, files: BlobFiles, size_bytes: int | None = None) -> None:
-        """Fetch one blob into files, verified; where its size is known, without holding it in memory."""
+        """Fetch one blob into files, verified. Where its size is known it is not held in memory, and goes on
+        where an earlier try broke off."""
         if files.has(blob):
             return
         if size_bytes is None:
             await asyncio.to_thread(files.put, await self.fetch_blob(blob))
             return
-        with files.writer(blob, size_bytes) as writer:
-            async for chunk in self._fetch(blob):
-                writer.write(chunk)
-            await asyncio.to_thread(writer.commit)
+        await download(blob, size_bytes, Holders([self.holder()]), files)
 
     async def commit(
         self, envelope: bytes, fence: int, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
@@ -348,6 +362,14 @@ class RegistryClient:
 
     async def close(self) -> None:
         await self.connection.close()
+
+    async def _send(self, blob: Digest, data: bytes | memoryview, offset: int = 0) -> None:
+        async def messages() -> AsyncIterator[bytes]:
+            for chunk in _chunks(memoryview(data)[offset:]):
+                yield chunk
+
+        metadata = ((DIGEST_KEY, blob), (SIZE_KEY, str(len(data))), (OFFSET_KEY, str(offset)))
+        await self.connection.upload(m.PUBLISH, messages(), metadata=metadata)
 
     def _fetch(self, blob: Digest) -> AsyncIterator[bytes]:
         return self.connection.stream(m.FETCH, registry_pb2.BlobRequest(digest=blob))

@@ -180,7 +180,15 @@ PUBLISH = Method(
     frozenset({"node", "coordinator", "operator"}),
     streams_in=True,
 )
+UPLOAD_STATE = Method(
+    "Registry",
+    "UploadState",
+    registry_pb2.UploadStateRequest,
+    registry_pb2.UploadStateReply,
+    frozenset({"node", "coordinator", "operator"}),
+)
 FETCH = Method("Registry", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
+OUTLINE = Method("Registry", "Outline", registry_pb2.OutlineRequest, registry_pb2.OutlineReply, EVERYONE)
 COMMIT = Method(
     "Registry",
     "Commit",

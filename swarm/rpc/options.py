@@ -22,7 +22,8 @@ IDLE_TIMEOUT_S: Final = 30.0
 
 DIGEST_KEY: Final = "swarm-digest"
 SIZE_KEY: Final = "swarm-size"
-"""Metadata of Publish: what the bytes hash to, and how many they are."""
+OFFSET_KEY: Final = "swarm-offset"
+"""Metadata of Publish: what the bytes hash to, how many they are, and where sending goes on (none: 0)."""
 
 _ENVELOPE_BYTES = 1 << 20
 _KEEPALIVE: tuple[tuple[str, Any], ...] = (

@@ -135,7 +135,7 @@ async def test_a_registry_that_lies_about_a_blob_is_caught(
 ) -> None:
     value, _, _ = await world.publish()
 
-    async def lie(blob: Digest) -> AsyncIterator[bytes]:
+    async def lie(blob: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
         honest = bytes(world.files.open_verified(blob))
         yield bytes([honest[0] ^ 1]) + honest[1:]
 
@@ -282,7 +282,7 @@ async def test_every_act_repeated_with_its_key_changes_nothing(world: World) -> 
 async def test_a_failed_port_does_not_leave_a_half_sent_blob(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def breaks(blob: Digest) -> AsyncIterator[bytes]:
+    async def breaks(blob: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
         yield b"half"
         raise OSError("disk trouble")
 

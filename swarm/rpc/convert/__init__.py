@@ -57,6 +57,8 @@ from swarm.rpc.convert.registry import (
     health_to_pb,
     lineage_from_pb,
     lineage_to_pb,
+    outline_from_pb,
+    outline_to_pb,
 )
 from swarm.rpc.convert.scalars import idempotency_key, problem_from_pb, problem_to_pb
 from swarm.rpc.convert.tensors import tensor_from_pb, tensor_to_pb
@@ -93,6 +95,8 @@ __all__ = [
     "listing_to_pb",
     "outcome_from_pb",
     "outcome_to_pb",
+    "outline_from_pb",
+    "outline_to_pb",
     "problem_from_pb",
     "problem_to_pb",
     "profile_from_pb",

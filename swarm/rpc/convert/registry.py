@@ -8,10 +8,12 @@ from swarm.domain.ids import digest, node_id
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing
 from swarm.domain.manifests import ParentKind
 from swarm.domain.membership import Head, RegistryHealth
+from swarm.modules.outlines import BLOCK_BYTES, Outline
 from swarm.rpc.convert.scalars import expert_id, socket_bytes_from_pb, socket_bytes_to_pb
 from swarm.rpc.pb import registry_pb2
 
 MAX_VERDICTS: Final = 10_000
+_DIGEST_BYTES: Final = 32
 
 
 def head_to_pb(head: Head) -> registry_pb2.Head:
@@ -129,6 +131,28 @@ def _verdict_to_pb(verdict: BlobVerdict) -> registry_pb2.BlobVerdict:
 
 def _verdict_from_pb(message: registry_pb2.BlobVerdict) -> BlobVerdict:
     return BlobVerdict(blob=digest(message.blob), size_bytes=message.size_bytes, reason=message.reason)
+
+
+def outline_to_pb(outline: Outline) -> registry_pb2.OutlineReply:
+    return registry_pb2.OutlineReply(
+        size_bytes=outline.size_bytes,
+        block_bytes=BLOCK_BYTES,
+        blocks=b"".join(map(bytes.fromhex, outline.blocks)),
+    )
+
+
+def outline_from_pb(message: registry_pb2.OutlineReply) -> Outline:
+    if message.block_bytes != BLOCK_BYTES or message.size_bytes < 0:
+        raise InvalidInputError(
+            "outline",
+            found=f"{message.size_bytes} bytes in blocks of {message.block_bytes}",
+            expected=f"blocks of {BLOCK_BYTES}",
+        )
+    names = message.blocks.hex()
+    blocks = tuple(
+        digest(names[start : start + 2 * _DIGEST_BYTES]) for start in range(0, len(names), 2 * _DIGEST_BYTES)
+    )
+    return Outline(message.size_bytes, blocks)
 
 
 def _one_of(text: str, allowed: tuple[str, ...], subject: str) -> str:

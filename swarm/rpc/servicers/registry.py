@@ -9,7 +9,7 @@ from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.interceptors import Behaviour, Context
-from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, SIZE_KEY
+from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, OFFSET_KEY, SIZE_KEY
 from swarm.rpc.pb import registry_pb2, types_pb2
 from swarm.rpc.ports import RegistryPort
 from swarm.rpc.server import Service
@@ -31,18 +31,26 @@ class _Registry:
 
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
         told = {str(key): value for key, value in context.invocation_metadata() or ()}
-        blob, size = digest(_text(told, DIGEST_KEY)), _text(told, SIZE_KEY)
-        if not size.isdecimal() or len(size) > _MOST_DIGITS:
-            raise InvalidInputError(
-                f"metadata {SIZE_KEY}", found=repr(size[:40]), expected="a number of bytes"
-            )
-        await self._port.publish(current_caller(), blob, int(size), aiter(chunks))
-        return registry_pb2.PublishReply(digest=blob, size_bytes=int(size))
+        blob, size = digest(_text(told, DIGEST_KEY)), _number(told, SIZE_KEY)
+        offset = _number(told, OFFSET_KEY) if OFFSET_KEY in told else 0
+        await self._port.publish(current_caller(), blob, size, aiter(chunks), offset)
+        return registry_pb2.PublishReply(digest=blob, size_bytes=size)
+
+    async def upload_state(
+        self, request: registry_pb2.UploadStateRequest, context: Context
+    ) -> registry_pb2.UploadStateReply:
+        offset = await self._port.upload_state(current_caller(), digest(request.digest))
+        return registry_pb2.UploadStateReply(offset=offset)
 
     async def fetch(self, request: registry_pb2.BlobRequest, context: Context) -> AsyncIterator[bytes]:
-        async for part in self._port.fetch(digest(request.digest)):
+        async for part in self._port.fetch(digest(request.digest), request.offset, request.length):
             for start in range(0, len(part), CHUNK_BYTES):
                 yield bytes(part[start : start + CHUNK_BYTES])
+
+    async def outline(
+        self, request: registry_pb2.OutlineRequest, context: Context
+    ) -> registry_pb2.OutlineReply:
+        return convert.outline_to_pb(await self._port.outline(digest(request.digest)))
 
     async def commit(self, request: registry_pb2.CommitRequest, context: Context) -> registry_pb2.CommitReply:
         key = convert.idempotency_key(request.idempotency_key)
@@ -95,7 +103,9 @@ def registry_service(port: RegistryPort) -> Service:
     behaviours: dict[m.AnyMethod, Behaviour] = {
         m.MISSING: on.missing,
         m.PUBLISH: on.publish,
+        m.UPLOAD_STATE: on.upload_state,
         m.FETCH: on.fetch,
+        m.OUTLINE: on.outline,
         m.COMMIT: on.commit,
         m.ANNOUNCE: on.announce,
         m.HEADS: on.heads,
@@ -115,6 +125,13 @@ def _named(manifest: str, expert: str) -> tuple[str, str]:
             "manifest", found="both" if manifest else "neither", expected="a digest or an expert"
         )
     return (digest(manifest), "") if manifest else ("", expert_id(expert))
+
+
+def _number(metadata: Mapping[str, object], key: str) -> int:
+    text = _text(metadata, key)
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise InvalidInputError(f"metadata {key}", found=repr(text[:40]), expected="a number of bytes")
+    return int(text)
 
 
 def _text(metadata: Mapping[str, object], key: str) -> str:

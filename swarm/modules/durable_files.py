@@ -1,0 +1,48 @@
+"""Files that are whole under their name or not there: written aside, synced, renamed, the folder synced."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from swarm.domain.errors import ExhaustedError
+
+_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def put_in_place(file: BinaryIO, temporary: Path, target: Path) -> None:
+    """Make a file's bytes durable and give them the name target, all at once."""
+    file.flush()
+    os.fsync(file.fileno())
+    if not target.parent.is_dir():
+        target.parent.mkdir(exist_ok=True)
+        sync_folder(target.parent.parent)
+    temporary.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_full_named(target: Path) -> Iterator[None]:
+    """Raise ExhaustedError, naming blob and disk, where the disk has no room for target."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise ExhaustedError(
+            f"disk of {target.parent.parent}",
+            found=os.strerror(error.errno or errno.ENOSPC),
+            expected=f"room for blob {target.name[:12]}",
+            remedy="free some space and try again; nothing was stored",
+        ) from error
