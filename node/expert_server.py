@@ -22,6 +22,7 @@ from node.expert_server_config import ExpertServerConfig
 from node.expert_service import ExpertService, SpecificationFile
 from node.expert_store import ExpertStore
 from node.gate_evaluation import GateEvaluator
+from node.holdings import Holdings
 from node.leaves import import_paths_of
 from node.outbound import OutboundLog
 from node.own_validation import OwnValidation
@@ -36,7 +37,7 @@ from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.rpc.server import RpcServer, create_local_server, create_server
-from swarm.rpc.servicers import expert_service
+from swarm.rpc.servicers import expert_service, holder_service
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.telemetry import SocketMeter, configure_logging
 from swarm.trust.identity import Identity
@@ -87,7 +88,8 @@ async def serve(config: ExpertServerConfig) -> None:
         local.add_socket(Path(config.socket))
         servers: list[RpcServer] = [local]
         if config.listen:
-            direct = create_server(home.identity, revocations.is_revoked, [expert_service(service)])
+            holdings = holder_service(Holdings(home, keyring, OutboundLog(home.outbound)))
+            direct = create_server(home.identity, revocations.is_revoked, [expert_service(service), holdings])
             direct.add_port(listen_address(config.listen))
             servers.append(direct)
         for server in servers:

@@ -9,7 +9,7 @@ import typer
 
 from swarm.cli import adding, growth, withdrawing
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, printable, run_async, table
+from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
@@ -121,9 +121,13 @@ def pull(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Fetch and verify an expert's modules. A node that holds them may stand in for their owner."""
+    """Fetch and verify an expert's modules. A node that holds them may stand in for their owner.
+
+    They come from the registry and from nodes with a listener at once; what broke off goes on.
+    """
     from swarm.cli.destinations import check_destination
     from swarm.cli.places import find_place
+    from swarm.cli.progress_bar import transfer_bar
     from swarm.cli.verified import export_safetensors, verified_registry
     from swarm.domain.errors import NotAuthorisedError
 
@@ -132,7 +136,7 @@ def pull(
         check_destination(output, "--output")
 
     async def work() -> None:
-        async with verified_registry(place) as registry:
+        async with verified_registry(place, with_peers=True) as registry:
             statement = await registry.manifest(expert_id)
             manifest = statement.value
             if manifest.share == "serve-only" and manifest.owner != place.identity().id:
@@ -142,7 +146,10 @@ def pull(
                     expected="share borrow or public",
                     remedy=f"ask it through the swarm: swarm predict INPUT --owner {manifest.owner}",
                 )
-            await registry.blobs(manifest)
+            with transfer_bar(expert_id, as_json=json) as bar:
+                await registry.blobs(manifest, bar)
+            for holder, reason in registry.dropped.items():
+                progress(f"{holder} was asked no more: {reason}")
             if output is not None:
                 export_safetensors(manifest, registry.cache, output)
         size = sum(module.size_bytes for module in manifest.modules)

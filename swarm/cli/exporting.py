@@ -53,6 +53,7 @@ def export(
     Weights are in model.safetensors, those of a correction in correction.safetensors. Raw data never leave.
     """
     from swarm.cli.places import find_place
+    from swarm.cli.progress_bar import transfer_bar
     from swarm.cli.verified import verified_registry
     from swarm.exchange.folder import check_target, write_export
     from swarm.exchange.model_signature import check_can_sign, sign_folder
@@ -66,14 +67,15 @@ def export(
     expert, version = _reference(expert_id)
 
     async def work() -> None:
-        async with verified_registry(place) as registry:
+        async with verified_registry(place, with_peers=True) as registry:
             statement = await registry.manifest(expert, version)
             manifest = statement.value
             check_may_leave(manifest, identity.id)
             _check_license(license, manifest, identity.id)
             found = await registry.client.lineage(manifest=statement.digest)
             standing = _standing(found, statement)
-            await registry.blobs(manifest)
+            with transfer_bar(expert_id, as_json=json) as bar:
+                await registry.blobs(manifest, bar)
             proof = await _proof(place, statement, license)
             _listed(place, manifest, statement, folder)
             made = write_export(

@@ -66,7 +66,7 @@ def import_export(
         if check or place is None or identity is None:
             outcome = Outcome(state="checked", notes=_whose(is_own, identity))
         elif is_own:
-            outcome = await _take_back(found, place, identity)
+            outcome = await _take_back(found, place, identity, as_json=json)
         else:
             outcome = _as_start(found, place, identity, trusted=trust_foreign)
         _tell(found, outcome, (*outcome.notes, *signed_by), as_json=json)
@@ -112,7 +112,7 @@ def _signature_note(found: "Export") -> "Sequence[str]":
     return (f"model.sig is by {signer.role} {signer.id}",)
 
 
-async def _take_back(found: "Export", place: "Place", identity: "Identity") -> Outcome:
+async def _take_back(found: "Export", place: "Place", identity: "Identity", *, as_json: bool) -> Outcome:
     """Take an expert of this swarm into the node's cache, and send the registry what it lacks of it."""
     from swarm.cli.exporting import check_may_leave
     from swarm.cli.places import coordinator, registry
@@ -139,7 +139,7 @@ async def _take_back(found: "Export", place: "Place", identity: "Identity") -> O
         else:
             _check_not_withdrawn(found, {node.manifest: node.standing for node in lineage.nodes})
             if identity.role in ("node", "operator"):
-                sent = await _send_missing(found, place, client)
+                sent = await _send_missing(found, place, client, as_json=as_json)
     if sent:
         notes.append(f"{sent} blobs that the registry lacked were sent")
     if identity.role != "node":
@@ -161,26 +161,29 @@ def _check_not_withdrawn(found: "Export", standings: "dict[Digest, str]") -> Non
         )
 
 
-async def _send_missing(found: "Export", place: "Place", client: "RegistryClient") -> int:
+async def _send_missing(found: "Export", place: "Place", client: "RegistryClient", *, as_json: bool) -> int:
     """Send the registry the blobs that it lacks of a version that it knows; return how many."""
     from node.outbound import OutboundLog
+    from swarm.cli.progress_bar import transfer_bar
     from swarm.config import NodeHome
     from swarm.domain.inference import Listing
 
     missing = await client.missing(found.manifest.blobs())
-    for digest in missing:
-        data = found.blobs[digest]
-        if place.is_node:
-            line = Listing(
-                what="blob",
-                detail=f"weights of {found.proven.name}, imported",
-                size_bytes=len(data),
-                recipient="registry",
-                at=time.time(),
-                digest=digest,
-            )
-            OutboundLog(NodeHome(place.root).outbound).record([line])
-        await client.publish_blob(digest, data)
+    with transfer_bar(found.proven.name, as_json=as_json) as bar:
+        on_bytes = bar(sum(len(found.blobs[digest]) for digest in missing))
+        for digest in missing:
+            data = found.blobs[digest]
+            if place.is_node:
+                line = Listing(
+                    what="blob",
+                    detail=f"weights of {found.proven.name}, imported",
+                    size_bytes=len(data),
+                    recipient="registry",
+                    at=time.time(),
+                    digest=digest,
+                )
+                OutboundLog(NodeHome(place.root).outbound).record([line])
+            await client.publish_blob(digest, data, on_bytes)
     return len(missing)
 
 

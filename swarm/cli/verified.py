@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.cli import places
+from swarm.cli.peers import living_peers
 from swarm.cli.places import Place
 from swarm.config import NodeHome
 from swarm.modules.blobs import BlobFiles
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def verified_registry(place: Place) -> AsyncIterator[VerifiedRegistry]:
-    """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing."""
+async def verified_registry(place: Place, *, with_peers: bool = False) -> AsyncIterator[VerifiedRegistry]:
+    """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing.
+
+    `with_peers`: nodes that live and have a listener may give blobs as well.
+    """
     async with AsyncExitStack() as stack:
         if place.is_node:
             folder = NodeHome(place.root).cache
@@ -26,7 +30,8 @@ async def verified_registry(place: Place) -> AsyncIterator[VerifiedRegistry]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-cache-")))
         client = await stack.enter_async_context(places.registry(place))
         coordinator = await stack.enter_async_context(places.coordinator(place))
-        yield VerifiedRegistry(client, coordinator, place.identity().keyring(), BlobFiles(folder))
+        peers = await stack.enter_async_context(living_peers(place, coordinator)) if with_peers else ()
+        yield VerifiedRegistry(client, coordinator, place.identity().keyring(), BlobFiles(folder), peers)
 
 
 def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:

@@ -32,8 +32,8 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import Digest, digest
-from swarm.modules import BlobWriter
 from swarm.registry.blob_copies import BlobCopies
+from swarm.registry.blob_store import BlobSink
 from swarm.registry.s3_troubles import CREDENTIALS, explained
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ class S3Blobs:
 class S3Writer:
     """One blob on its way in: a local file that is uploaded once it is what was promised."""
 
-    def __init__(self, copy: BlobWriter, upload: Callable[[], None]) -> None:
+    def __init__(self, copy: BlobSink, upload: Callable[[], None]) -> None:
         self._copy, self._upload = copy, upload
 
     def write(self, chunk: bytes | memoryview) -> None:

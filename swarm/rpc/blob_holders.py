@@ -13,7 +13,7 @@ from swarm.rpc.pb import registry_pb2
 
 
 class RpcHolder:
-    """Implements `swarm.transfer.Holder` over a connection to the registry."""
+    """Implements `swarm.transfer.Holder` over a connection: to the registry, unless methods say otherwise."""
 
     def __init__(
         self, connection: Connection, fetch: m.AnyMethod = m.FETCH, outline: m.AnyMethod = m.OUTLINE
@@ -36,3 +36,8 @@ class RpcHolder:
         """Yield so many of the blob's bytes from offset on; all of them where both are 0."""
         request = registry_pb2.BlobRequest(digest=blob, offset=offset, length=length)
         return self._connection.stream(self._fetch, request)
+
+
+def node_holder(connection: Connection) -> RpcHolder:
+    """Return a node with a direct listener as a holder of what is in its cache."""
+    return RpcHolder(connection, m.HOLDER_FETCH, m.HOLDER_OUTLINE)

@@ -102,8 +102,8 @@ class Connection:
                         await call.write(message)
                 if not call.done():
                     await call.done_writing()
-            except asyncio.InvalidStateError:
-                pass  # the server ended the call early; its reason comes with the reply
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                pass  # the call ended early; its reason comes with the reply (of a write: "internal error")
             except BaseException:
                 call.cancel()
                 raise

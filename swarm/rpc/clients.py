@@ -7,7 +7,7 @@ arrived repeats its key. Without one, each call is an act of its own.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
@@ -256,18 +256,21 @@ class RegistryClient:
         with reply_checked(self.connection.peer):
             return list(digests(reply.digests))
 
-    async def publish_blob(self, blob: Digest, data: bytes | memoryview) -> None:
+    async def publish_blob(
+        self, blob: Digest, data: bytes | memoryview, on_bytes: Callable[[int], None] = lambda count: None
+    ) -> None:
         """Send one blob; returns when it is durable. Sending it again changes nothing; a large one that broke
-        off goes on where it stopped."""
+        off goes on where it stopped. `on_bytes` is told the bytes as they go, and at
+        once those that are there already."""
         offset = await self.upload_state(blob) if len(data) >= KEPT_FROM_BYTES else 0
         if not 0 < offset <= len(data):
-            await self._send(blob, data)
+            await self._send(blob, data, 0, on_bytes)
             return
         try:
-            await self._send(blob, data, offset)
+            await self._send(blob, data, offset, on_bytes)
         except (VerificationError, ConflictError):
             # What was kept is not what was sent, or not there any more.
-            await self._send(blob, data)
+            await self._send(blob, data, 0, on_bytes)
 
     async def upload_state(self, blob: Digest, timeout_s: float = UNARY_TIMEOUT_S) -> int:
         """Return how many bytes the registry has of an upload of ours that broke off."""
@@ -363,13 +366,28 @@ class RegistryClient:
     async def close(self) -> None:
         await self.connection.close()
 
-    async def _send(self, blob: Digest, data: bytes | memoryview, offset: int = 0) -> None:
+    async def _send(
+        self, blob: Digest, data: bytes | memoryview, offset: int, on_bytes: Callable[[int], None]
+    ) -> None:
+        told = 0
+
+        def tell(count: int) -> None:
+            nonlocal told
+            told += count
+            on_bytes(count)
+
         async def messages() -> AsyncIterator[bytes]:
+            tell(offset)
             for chunk in _chunks(memoryview(data)[offset:]):
                 yield chunk
+                tell(len(chunk))
 
         metadata = ((DIGEST_KEY, blob), (SIZE_KEY, str(len(data))), (OFFSET_KEY, str(offset)))
-        await self.connection.upload(m.PUBLISH, messages(), metadata=metadata)
+        try:
+            await self.connection.upload(m.PUBLISH, messages(), metadata=metadata)
+        except BaseException:
+            tell(-told)
+            raise
 
     def _fetch(self, blob: Digest) -> AsyncIterator[bytes]:
         return self.connection.stream(m.FETCH, registry_pb2.BlobRequest(digest=blob))

@@ -189,6 +189,8 @@ UPLOAD_STATE = Method(
 )
 FETCH = Method("Registry", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
 OUTLINE = Method("Registry", "Outline", registry_pb2.OutlineRequest, registry_pb2.OutlineReply, EVERYONE)
+HOLDER_FETCH = Method("Holder", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
+HOLDER_OUTLINE = Method("Holder", "Outline", registry_pb2.OutlineRequest, registry_pb2.OutlineReply, EVERYONE)
 COMMIT = Method(
     "Registry",
     "Commit",

@@ -153,6 +153,13 @@ class RegistryPort(Protocol):
     async def health(self) -> RegistryHealth: ...
 
 
+class HolderPort(Protocol):
+    """A node's cache, for others (implemented by `node.holdings`)."""
+
+    def fetch(self, caller: Caller, blob: Digest, offset: int, length: int) -> AsyncIterator[bytes]: ...
+    async def outline(self, caller: Caller, blob: Digest) -> Outline: ...
+
+
 class ExpertPort(Protocol):
     """A node's experts (implemented by `node.expert_server`, and by the agent as a relay)."""
 

@@ -5,7 +5,7 @@ What passes lies in the cache and is served from there, also while the registry 
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -19,12 +19,18 @@ from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import check_module, unpack
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.transfer import Holder, Holders, download
 from swarm.trust.keyring import Keyring, UnknownMemberError
 from swarm.trust.statements import Statement
 
 T = TypeVar("T")
+OnStart = Callable[[int], Callable[[int], None]]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONCURRENT_FETCHES = 4
+
+
+def _unseen(total: int) -> Callable[[int], None]:
+    return lambda count: None
 
 
 class VerifiedRegistry:
@@ -36,8 +42,13 @@ class VerifiedRegistry:
         coordinator: CoordinatorClient | None,
         keyring: Keyring,
         cache: BlobFiles,
+        peers: Sequence[Holder] = (),
     ) -> None:
+        """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed."""
         self.client, self.keyring, self.cache = client, keyring, cache
+        self._peers = tuple(peers)
+        self.dropped: dict[str, str] = {}
+        """The holders that lied or were late, each with the reason."""
         self._coordinator = coordinator
         self._manifests: dict[Digest, Statement[Manifest]] = {}
         self._slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
@@ -97,8 +108,10 @@ class VerifiedRegistry:
             )
         return statement
 
-    async def blobs(self, manifest: Manifest) -> None:
+    async def blobs(self, manifest: Manifest, on_start: OnStart = _unseen) -> None:
         """Bring all blobs of a manifest into the cache and check each module, its correction's too.
+
+        `on_start` is told how many bytes are to come, and returns what is told each piece of them.
 
         Raises VerificationError, naming expert and module or blob, for tampered bytes, digests that do not
         fit, and values that are not finite.
@@ -107,7 +120,7 @@ class VerifiedRegistry:
         modules = (*manifest.modules, *corrections)
         entries = [tensor for module in modules for tensor in module.tensors]
         try:
-            await self.fetch(entries)
+            await self.fetch(entries, on_start)
             for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
         except VerificationError as error:
@@ -137,20 +150,25 @@ class VerifiedRegistry:
                 remedy=error.remedy,
             ) from error
 
-    async def fetch(self, entries: Sequence[TensorEntry]) -> None:
+    async def fetch(self, entries: Sequence[TensorEntry], on_start: OnStart = _unseen) -> None:
         """Bring the blobs that hold these tensors into the cache, a few at a time; whole or not at all.
 
         A blob that was damaged in the cache is fetched again.
         """
         sizes = _sizes(entries)
         absent = await asyncio.to_thread(self._absent, list(sizes))
-        fetches = [asyncio.ensure_future(self._fetch(blob, sizes[blob])) for blob in absent]
+        on_bytes = on_start(sum(sizes[blob] or 0 for blob in absent))
+        holders = Holders((self.client.holder(), *self._peers))
+        fetches = [
+            asyncio.ensure_future(self._fetch(blob, sizes[blob], holders, on_bytes)) for blob in absent
+        ]
         try:
             await asyncio.gather(*fetches)
         finally:
             for fetch in fetches:
                 fetch.cancel()
             await asyncio.gather(*fetches, return_exceptions=True)
+            self.dropped |= holders.dropped
 
     def _absent(self, blobs: list[Digest]) -> list[Digest]:
         absent = []
@@ -161,9 +179,14 @@ class VerifiedRegistry:
                 absent.append(blob)
         return absent
 
-    async def _fetch(self, blob: Digest, size_bytes: int | None) -> None:
+    async def _fetch(
+        self, blob: Digest, size_bytes: int | None, holders: Holders, on_bytes: Callable[[int], None]
+    ) -> None:
         async with self._slots:
-            await self.client.fetch_into(blob, self.cache, size_bytes)
+            if size_bytes is None:
+                await self.client.fetch_into(blob, self.cache)
+            elif not self.cache.has(blob):
+                await download(blob, size_bytes, holders, self.cache, on_bytes=on_bytes)
 
     def _required(self) -> CoordinatorClient:
         if self._coordinator is None:

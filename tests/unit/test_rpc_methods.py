@@ -18,6 +18,7 @@ from swarm.rpc.servicers import (
     gate_service,
     grower_service,
     growth_service,
+    holder_service,
     inference_service,
     membership_service,
     registry_service,
@@ -32,6 +33,7 @@ SERVICES: list[Service] = [
     gate_service(NOBODY),  # type: ignore[arg-type]
     grower_service(NOBODY),  # type: ignore[arg-type]
     growth_service(NOBODY),  # type: ignore[arg-type]
+    holder_service(NOBODY),  # type: ignore[arg-type]
     inference_service(NOBODY),  # type: ignore[arg-type]
     membership_service(NOBODY),  # type: ignore[arg-type]
     registry_service(NOBODY),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One blob from several holders: liars and sluggards are dropped by name, and the blob arrives all the same."""
+"""One blob from several holders: liars and sluggards are dropped by name, and the blob arrives."""
 
 import asyncio
 import random
