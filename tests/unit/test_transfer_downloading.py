@@ -243,12 +243,12 @@ async def test_a_holder_that_sends_more_or_less_than_asked_is_refused(files: Blo
     dropped, _ = await fetched(files, generous, Source("registry"))
     assert list(dropped) in ([], ["generous"])
     files.remove(NAME)
-    with pytest.raises(SwarmError, match="an end amid blob"):
-        await fetched(files, miser)
-    with pytest.raises(VerificationError, match="more bytes than were asked for"):
-        await fetched(files, Source("ada"), data=DATA[:-1])
+    dropped, _ = await fetched(files, Source("ada"), data=DATA[:-1])
+    assert list(dropped) == ["ada"] and "more bytes than were asked for" in dropped["ada"]
     with pytest.raises(VerificationError, match=f"ada: {len(DATA)} bytes; bob: {len(DATA)} bytes"):
         await fetched(files, Source("ada"), Source("bob"), data=DATA[:-1])
+    with pytest.raises(SwarmError, match="an end amid blob"):
+        await fetched(files, miser)
 
 
 async def test_a_full_disk_is_no_holders_fault(files: BlobFiles, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +264,8 @@ async def test_a_full_disk_is_no_holders_fault(files: BlobFiles, monkeypatch: py
     assert holders.dropped == {}
 
 
-@settings(max_examples=200, deadline=None)
-@given(blocks=st.sets(st.integers(0, 60)), names=st.sets(st.sampled_from("abcd"), min_size=1), data=st.data())
+@settings(max_examples=50, deadline=None)
+@given(blocks=st.sets(st.integers(0, 30)), names=st.sets(st.sampled_from("abcd"), min_size=1), data=st.data())
 def test_whoever_fails_whenever_every_block_comes_once(
     blocks: set[int], names: set[str], data: st.DataObject
 ) -> None:
@@ -274,7 +274,7 @@ def test_whoever_fails_whenever_every_block_comes_once(
         name = data.draw(st.sampled_from(working))
         run = left.next_run(name)
         assert run == list(range(run[0], run[0] + len(run))) if run else True
-        for block in run[: data.draw(st.integers(0, len(run)))]:
+        for block in run[: data.draw(st.integers(1, len(run))) if run else 0]:
             if left.is_next(name, block):
                 came[block] += 1
                 left.done(name)
