@@ -17,6 +17,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
 from coordinator.federation import Federation
+from coordinator.fence_marks import FenceMarks
 from coordinator.gate_candidates import Candidates
 from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
@@ -45,8 +46,9 @@ from coordinator.routing import Router
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
+from coordinator.token_book import TokenBook
 from coordinator.trunk_loading import trunk_loader
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.membership import Event
@@ -54,6 +56,9 @@ from swarm.modules.blobs import BlobFiles
 from swarm.registry.store import MetadataStore
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity
+
+REBUILD_EVENT = "registry.rebuild"
+"""The registry asks everybody to bring what they keep."""
 
 log = structlog.get_logger()
 
@@ -82,25 +87,31 @@ class Coordinator:
     root: RootExpert
     registry: LineageRegistry
     blobs: BlobFiles
+    store: MetadataStore
 
     async def synchronise(self) -> None:
         """Bring the store and this coordinator to the same; UnreachableError while the store is away."""
+        is_lost = await self.store.specification() is None
         await self.members.synchronise()
-        await self.specifications.synchronise()
         await self.revocations.synchronise()
         await self.tokens.synchronise()
         await self.heads.refresh()
         await self.keeper.synchronise()
+        # The last: leases are granted, and versions taken back, only in a store that has one.
+        await self.specifications.synchronise()
         await self.keeper.follow_gate()
         await self.keeper.drop_withdrawn()
         await self.journal.catch_up()
         await self.membership.expect_back()
-        await self._publish_calmly()
+        await self._publish_calmly(everything=is_lost)
         self.retention.notice_gate()
 
     async def on_event(self, event: Event) -> None:
         """Follow one event of the store and pass it on to the nodes."""
         await self.heads.on_event(event)
+        if event.kind == REBUILD_EVENT:
+            await self.synchronise()
+            await self._publish_calmly(everything=True)
         self.live.announce(event=event)
         if event.kind == "expert.withdrawn":
             self.keeper.notice_withdrawal()
@@ -134,10 +145,17 @@ class Coordinator:
         await self.membership.close()
         await self.features.close()
 
-    async def _publish_calmly(self) -> None:
+    async def put_back(self) -> None:
+        """Give a registry that lost its store or its blobs what the coordinator keeps: trunk, the arrays of
+        every gate in reach, the root's versions. What cannot be given now is given by the next call."""
+        await self.publish_late()
+        await self.publication.publish_kept_arrays()
+        await self.root.put_back()
+
+    async def _publish_calmly(self, *, everything: bool = False) -> None:
         try:
-            await self.publish_late()
-        except UnreachableError as error:
+            await (self.put_back() if everything else self.publish_late())
+        except (UnreachableError, NotReadyError) as error:
             log.warning("registry.away", reason=str(error))
 
     def _trunk_blobs(self) -> list[Digest]:
@@ -192,6 +210,7 @@ async def build(
         blobs=blobs,
         signer=signer,
         clock=clock,
+        kept=EnvelopeFiles(folder.own_versions),
     )
     candidates = Candidates(
         heads=heads,
@@ -280,6 +299,7 @@ async def build(
         await keeper.follow_gate(at_start=True)
     except SwarmError as error:  # a damaged file of a contribution or gate: queries are answered all the same
         log.error("growth.not_in_step", reason=str(error))
+    token_book = await asyncio.to_thread(TokenBook, folder.token_book)
     admission = Admission(
         ca=ca,
         store=store,
@@ -287,11 +307,12 @@ async def build(
         revocations=revocations,
         specifications=specifications,
         journal=journal,
+        token_book=token_book,
         coordinator_record=identity.record,
         endpoints=endpoints,
         clock=clock,
     )
-    tokens = JoinTokens(store, signer, ca.pin, endpoints, folder.tokens, clock)
+    tokens = JoinTokens(store, signer, ca.pin, endpoints, folder.tokens, clock, token_book)
     status = StatusView(
         store=store,
         members=members,
@@ -317,6 +338,7 @@ async def build(
             admission=admission,
             tokens=tokens,
             journal=journal,
+            fences=await asyncio.to_thread(FenceMarks, folder.fences),
             status=status,
             signer=signer,
             clock=clock,
@@ -361,6 +383,7 @@ async def build(
         root=root,
         registry=registry,
         blobs=blobs,
+        store=store,
     )
 
 

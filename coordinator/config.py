@@ -85,6 +85,21 @@ class CoordinatorFolder:
         return self.root / "records"
 
     @property
+    def fences(self) -> Path:
+        """The newest fence that each node was given, `<node>.json`, so that none is given twice."""
+        return self.root / "fences"
+
+    @property
+    def own_versions(self) -> Path:
+        """The signed manifests of the root's accepted versions, `<version>.json`."""
+        return self.root / "own-versions"
+
+    @property
+    def token_book(self) -> Path:
+        """What is known of each join token and of who used it, `<id>.json`."""
+        return self.root / "token-book"
+
+    @property
     def heads(self) -> Path:
         """The manifests that are routed to, `<expert>.json`."""
         return self.root / "heads"

@@ -133,6 +133,13 @@ class GatePublication:
         if self.active is not None:
             await self._publish(list(dict.fromkeys(entry.blob for entry in self.active.value.arrays)))
 
+    async def publish_kept_arrays(self) -> None:
+        """Publish what the registry lacks of every version whose arrays are kept here."""
+        oldest = await asyncio.to_thread(self.files.oldest_with_arrays)
+        for version in range(max(oldest, 1), self.files.newest() + 1 if oldest else 1):
+            statement = await asyncio.to_thread(self.files.statement, version)
+            await self._publish(list(dict.fromkeys(entry.blob for entry in statement.value.arrays)))
+
     async def _publish(self, blobs: Sequence[Digest]) -> None:
         if not blobs:
             return

@@ -93,6 +93,10 @@ class Heads:
         """Return an expert's newest version, None where there is none or it was withdrawn."""
         return self._known.get(expert)
 
+    def envelope(self, expert: ExpertId) -> bytes | None:
+        """Return the signed manifest of an expert's newest version, as it is kept."""
+        return self._files.get(expert) if expert in self._known else None
+
     def is_withdrawn(self, expert: ExpertId) -> bool:
         """Say whether this very expert was withdrawn by a tombstone of its own."""
         return expert in self._tombstones
@@ -205,6 +209,11 @@ class Heads:
 
     async def _read_tombstones(self) -> None:
         in_store = await self._store.tombstones()
+        for target in sorted(self._tombstones - in_store.keys()):
+            stone = self._tombstone_files.get(target)
+            if stone is not None:
+                await self._store.withdraw(target, stone, None, "")
+                log.warning("tombstone.put_back", target=target)
         for target in in_store.keys() - self._tombstones:
             await asyncio.to_thread(self._tombstone_files.put, target, in_store[target])
         self._tombstones |= in_store.keys()

@@ -5,10 +5,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from coordinator.addresses import Endpoints
+from coordinator.token_book import TokenBook
 from swarm.domain.errors import ConflictError, InvalidInputError
 from swarm.domain.members import Role
 from swarm.domain.membership import TokenView
@@ -34,9 +36,10 @@ class JoinTokens:
         endpoints: Endpoints,
         seeds: Path,
         clock: Callable[[], float],
+        book: TokenBook,
     ) -> None:
         self._store, self._signer, self._pin = store, signer, pin
-        self._endpoints, self._seeds, self._clock = endpoints, seeds, clock
+        self._endpoints, self._seeds, self._clock, self._book = endpoints, seeds, clock, book
 
     async def create(self, role: Role, uses: int, lifetime_s: float, key: str) -> tuple[str, TokenView]:
         """Return a new join line and its token without the secret; the same key gives the same again."""
@@ -50,14 +53,8 @@ class JoinTokens:
             )
         token = self._token(key) if key else new_join_token(self._pin)
         now = self._clock()
-        await self._store.add_token(
-            token.id,
-            secret_hash(token.secret),
-            role=role,
-            uses=uses,
-            expires_at=now + lifetime_s,
-            created_at=now,
-        )
+        facts = {"role": role, "uses": uses, "expires_at": now + lifetime_s, "created_at": now}
+        await self._add(token.id, facts | {"hash": secret_hash(token.secret)})
         view = next((view for view in await self._store.tokens() if view.id == token.id), None)
         if view is None:
             raise ConflictError(
@@ -73,22 +70,35 @@ class JoinTokens:
 
     async def revoke(self, token_id: str) -> None:
         """Make a token useless; NotFoundError if there is none."""
+        await self._book.revoked(token_id)
         await self._store.revoke_token(token_id)
 
     async def synchronise(self) -> None:
-        """Take the seeds into the store, then delete them."""
+        """Bring the store up to the book; take the seeds into both, then delete them."""
+        await self._book.synchronise(self._store, self._clock())
         for path in await asyncio.to_thread(lambda: sorted(self._seeds.glob("*.json"))):
             try:
                 seed = json.loads(await asyncio.to_thread(path.read_bytes))
                 facts = {name: seed[name] for name in ("role", "uses", "expires_at", "created_at")}
-                secret = str(seed["hash"])
+                facts["hash"] = str(seed["hash"])
             except (ValueError, KeyError, TypeError) as error:
                 log.error("token.seed_unreadable", file=path.name, reason=repr(error))
                 continue
-            await self._store.add_token(path.stem, secret, **facts)
+            await self._add(path.stem, facts)
             path.unlink(missing_ok=True)
             await asyncio.to_thread(sync_folder, self._seeds)
             log.info("token.imported", token=path.stem)
+
+    async def _add(self, token_id: str, facts: dict[str, Any]) -> None:
+        known = await self._book.made(token_id, facts)
+        await self._store.add_token(
+            token_id,
+            known.hash,
+            role=known.role,
+            uses=known.left,
+            expires_at=known.expires_at,
+            created_at=known.created_at,
+        )
 
     def _token(self, key: str) -> JoinToken:
         # Ed25519 signatures are deterministic and this one is never shown: a resent call makes the same token

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from coordinator.admission import Admission
+from coordinator.fence_marks import FenceMarks
 from coordinator.gate_keeper import GateKeeper
 from coordinator.heads import Heads
 from coordinator.join_tokens import JoinTokens
@@ -18,7 +19,13 @@ from coordinator.members import Members
 from coordinator.revocations import Revocations
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
-from swarm.domain.errors import InvalidInputError, NotAuthorisedError, StaleFenceError, UnreachableError
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotAuthorisedError,
+    NotReadyError,
+    StaleFenceError,
+    UnreachableError,
+)
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.members import Role, Tombstone
 from swarm.domain.membership import (
@@ -58,6 +65,7 @@ class MembershipParts:
     admission: Admission
     tokens: JoinTokens
     journal: Journal
+    fences: FenceMarks
     status: StatusView
     signer: Signer
     clock: Callable[[], float]
@@ -78,9 +86,8 @@ class Membership:
         """Give a node a lease and what is signed and current. While the store is away it gets no lease."""
         parts = self._parts
         try:
-            lease = await parts.store.grant_lease(link.node, self._lease_s)
-            fence = lease.fence
-        except UnreachableError as error:
+            fence = await self._new_fence(link.node)
+        except (UnreachableError, NotReadyError) as error:
             log.warning("lease.not_granted", node=link.node, reason=str(error))
             fence = NO_LEASE
         parts.live.add(link, fence)
@@ -98,6 +105,20 @@ class Membership:
             revocations=parts.revocations.envelope,
             server_time=parts.clock(),
         )
+
+    async def _new_fence(self, node: NodeId) -> int:
+        """Give node a lease, with a fence beyond every one that it was given, also by a store that was lost.
+
+        NotReadyError while the store lacks what is the swarm's: members and tombstones come back first.
+        """
+        parts = self._parts
+        if await parts.store.specification() is None:
+            raise NotReadyError(
+                "Redis", found="an empty one", expected="the swarm's members and specification"
+            )
+        lease = await parts.store.grant_lease(node, self._lease_s, parts.fences.newest(node))
+        await parts.fences.note(node, lease.fence)
+        return lease.fence
 
     async def node_heartbeat(self, link: NodeLink, beat: Heartbeat) -> None:
         """Take note that a node lives. StaleFenceError where another stream took its place.

@@ -1,13 +1,14 @@
 """The root as a signed expert of the coordinator: what every node and client may hold of the active gate."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
 
 from coordinator.active_gate import ActiveGate
 from coordinator.combining import root_combination
+from coordinator.envelope_files import EnvelopeFiles
 from coordinator.gate_publication import BlobRegistry
 from coordinator.heads import Heads, KnownHead
 from coordinator.solver_jobs import RootNet
@@ -16,6 +17,7 @@ from swarm.domain.errors import SwarmError
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
 from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.membership import Head
+from swarm.domain.rebuild import BroughtBack
 from swarm.domain.specification import Specification
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.modules.blobs import BlobFiles
@@ -25,6 +27,9 @@ from swarm.trust.statements import sign_statement
 NO_FENCE = 0
 """Nobody leases the coordinator's own expert."""
 
+MOST_AT_ONCE = 1000
+"""So many versions are offered to the registry at once."""
+
 log = structlog.get_logger()
 
 
@@ -32,6 +37,7 @@ class ManifestRegistry(BlobRegistry, Protocol):
     """Where blobs and manifests are published (`swarm.rpc.clients.RegistryClient`)."""
 
     async def commit(self, envelope: bytes, fence: int) -> Head: ...
+    async def bring_back(self, envelopes: Sequence[bytes], fence: int) -> BroughtBack: ...
 
 
 class RootExpert:
@@ -49,7 +55,10 @@ class RootExpert:
         blobs: BlobFiles,
         signer: Signer,
         clock: Callable[[], float],
+        kept: EnvelopeFiles,
     ) -> None:
+        """`kept`: the signed manifests of the accepted versions, by version."""
+        self._kept = kept
         self._active, self._specification = active, specification
         self._heads, self._solver, self._registry = heads, solver, registry
         self._blobs, self._signer, self._clock = blobs, signer, clock
@@ -73,6 +82,30 @@ class RootExpert:
                 if active.analytic is not None:
                     await self._publish(active, active.analytic)
                 self._published = active.version
+
+    async def put_back(self) -> None:
+        """Offer all versions, oldest first, to a registry that may have lost them, and the blobs it lacks."""
+        head = self._heads.get(ROOT_EXPERT)
+        if head is not None and self._kept.get(head.manifest.version) is None:
+            await self._keep_head(head)
+        envelopes = [self._kept.get(version) or b"" for version in sorted(map(int, self._kept.names()))]
+        for start in range(0, max(1, len(envelopes)), MOST_AT_ONCE):
+            await self._offer(envelopes[start : start + MOST_AT_ONCE])
+
+    async def _offer(self, envelopes: Sequence[bytes]) -> None:
+        found = await self._registry.bring_back(envelopes, NO_FENCE)
+        here = [blob for blob in found.missing_blobs if self._blobs.has(blob)]
+        for blob in here:
+            await self._registry.publish_blob(blob, await asyncio.to_thread(self._blobs.open_verified, blob))
+        if here:
+            found = await self._registry.bring_back(envelopes, NO_FENCE)
+        log.info("root.put_back", restored=len(found.restored), missing_blobs=len(found.missing_blobs))
+
+    async def _keep_head(self, head: KnownHead) -> None:
+        """Keep the head's envelope, of a coordinator older than this folder."""
+        envelope = self._heads.envelope(ROOT_EXPERT)
+        if envelope is not None:
+            await asyncio.to_thread(self._kept.put, head.manifest.version, envelope)
 
     async def stop(self) -> None:
         """End what is under way."""
@@ -106,7 +139,9 @@ class RootExpert:
         blobs = manifest.blobs()
         for blob in await self._registry.missing(blobs):
             await self._registry.publish_blob(blob, await asyncio.to_thread(self._blobs.open_verified, blob))
-        done = await self._registry.commit(sign_statement(manifest, self._signer), NO_FENCE)
+        envelope = sign_statement(manifest, self._signer)
+        done = await self._registry.commit(envelope, NO_FENCE)
+        await asyncio.to_thread(self._kept.put, done.version, envelope)
         log.info("root.published", expert=done.expert, version=done.version, gate_version=active.version)
 
     def _manifest(

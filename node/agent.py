@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from node.announcing import REBUILD_EVENT, Announcer
 from node.delivery import Courier
 from node.expert_relay import ExpertRelay
 from node.growth.carrying import Grower
@@ -24,13 +25,12 @@ from node.renewal import Renewals
 from node.training import Trainer
 from swarm import __version__
 from swarm.config import NodeHome
-from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import SwarmError
 from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import Digest, ExpertId
-from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, Listing, SocketBytes
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
 from swarm.domain.membership import Event, Heartbeat, Hello, Welcome
 from swarm.experts.factories import buildable
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -63,6 +63,7 @@ class Agent:
         registry: RegistryClient,
         meter: SocketMeter,
         renewals: Renewals,
+        announcer: Announcer,
         fence: "Fence",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -72,7 +73,7 @@ class Agent:
         self._grower = grower
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
         self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
-        self._announcing: asyncio.Task[None] | None = None
+        self._announcer = announcer
         self._clock_skew_s = 0.0
         self.stopping = asyncio.Event()
         """Set when the agent shall end: by `stop`, after `leave`, or by a signal."""
@@ -188,9 +189,7 @@ class Agent:
         self._take("revocations", welcome.revocations)
         self._take("gate", welcome.gate)
         self._fence.value, self._courier.offline = welcome.fence, ""
-        if self._announcing is not None:
-            self._announcing.cancel()
-        self._announcing = asyncio.create_task(self._announce(welcome.fence), name="announce")
+        self._announcer.begin()
         self._courier.kick()
         self._grower.kick()
 
@@ -213,6 +212,8 @@ class Agent:
         _log.debug("event", kind=event.kind, id=event.id)
         if event.kind.startswith("growth."):
             self._grower.kick()
+        if event.kind == REBUILD_EVENT:
+            self._announcer.begin(everything=True)
 
     async def on_disconnect(self, error: SwarmError) -> None:
         """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is
@@ -235,32 +236,6 @@ class Agent:
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))
-
-    async def _announce(self, fence: int) -> None:
-        envelopes = self._book.published_envelopes()
-        if not envelopes:
-            return
-        key = digest_of(b"".join(envelopes))[:32]
-        total = sum(len(envelope) for envelope in envelopes)
-        line = Listing(
-            what="announcement",
-            detail=f"signed manifests of {len(envelopes)} own heads",
-            size_bytes=total,
-            recipient="registry",
-            at=self._clock(),
-        )
-        delay = 1.0
-        while self._fence.value == fence:
-            self._outbound.record([line])
-            try:
-                restored, refused = await self._registry.announce(envelopes, fence, f"{key}-{fence}")
-            except SwarmError as error:
-                _log.warning("announce.failed", because=str(error))
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 60.0)
-                continue
-            _log.info("heads.announced", heads=len(envelopes), restored=len(restored), refused=len(refused))
-            return
 
     def _end_soon(self) -> None:
         """End once the present call has been answered."""

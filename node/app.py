@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from node.agent import Agent, Fence
+from node.announcing import Announcer
 from node.config import NodeConfig
 from node.control import AgentSeat, agent_socket, ensure_agent
 from node.delivery import Courier
@@ -162,6 +163,14 @@ async def serve(config: NodeConfig) -> None:
         ).write(configuration)
         relay = ExpertRelay(home, configuration, seat.expert_socket)
         renewals = Renewals(identity, coordinator)
+        announcer = Announcer(
+            book=book,
+            registry=registry,
+            cache=cache,
+            outbound=outbound,
+            fence=lambda: fence.value,
+            done=courier.kick,
+        )
         agent = Agent(
             home=home,
             identity=identity,
@@ -179,6 +188,7 @@ async def serve(config: NodeConfig) -> None:
             registry=registry,
             meter=meter,
             renewals=renewals,
+            announcer=announcer,
             fence=fence,
         )
         federation = FederatedClients(

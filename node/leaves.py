@@ -2,10 +2,11 @@
 how they grew: which were split or are no longer leaves, and by which proposal.
 
 `state/leaves.json` is the index; `state/manifests/<digest>.json` keeps every manifest that this node signed,
-where the expert server finds them; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate,
-`<leaf>.sums.npz` its sums, `<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update
-needs and, of one that was split with a learned gate, `<leaf>.split.npy`. Of a leaf that gave samples to
-another one other files may count (`node.growth.reshaping`).
+where the expert server finds them, and `state/accepted/<digest>.json` those that the registry accepted, for
+good; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate, `<leaf>.sums.npz` its sums,
+`<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update needs and, of one that was split
+with a learned gate, `<leaf>.split.npy`. Of a leaf that gave samples to another one other files may count
+(`node.growth.reshaping`).
 """
 
 import json
@@ -70,6 +71,7 @@ class LeafBook:
             state / "manifests",
             state / "leaves",
         )
+        self._accepted = state / "accepted"
         self._leaves: dict[LeafId, OwnLeaf] = {}
         self._sets = LeafSets(self._summaries)
         self.tree = OwnTree(self._save, self._reshape)
@@ -152,6 +154,15 @@ class LeafBook:
         heads = [leaf.head for leaf in self.everything() if leaf.head]
         return tuple(self.manifest_file(Digest(head)).read_bytes() for head in heads)
 
+    def accepted_envelopes(self) -> tuple[bytes, ...]:
+        """Return the signed manifests of all versions that the registry accepted, oldest first: what a
+        registry that lost its store is given back. Of a node older than this record the heads alone."""
+        found = {path.stem: path for path in self._accepted.glob("*.json")}
+        found |= {leaf.head: self.manifest_file(Digest(leaf.head)) for leaf in self.everything() if leaf.head}
+        statements = [read_statement(path.read_bytes(), Manifest) for path in found.values()]
+        statements.sort(key=lambda each: (number_of(each.value.leaf), each.value.version))
+        return tuple(each.envelope for each in statements)
+
     def published(self) -> tuple[OwnLeaf, ...]:
         """Return the leaves whose experts have an accepted head."""
         return tuple(leaf for leaf in self.leaves() if leaf.head)
@@ -217,6 +228,9 @@ class LeafBook:
         """Keep that the registry made this version the head."""
         manifest = statement.value
         known = self._leaves.get(manifest.leaf)
+        accepted = self._accepted / f"{statement.digest}.json"
+        if not accepted.exists():
+            write_durably(accepted, statement.envelope)
         if known is None:  # forgotten while this was on its way
             return
         self._keep_envelope(statement)

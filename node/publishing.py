@@ -14,7 +14,7 @@ from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox, refreshed
 from node.statements import on_newer_head
 from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
-from swarm.domain.errors import StaleParentError
+from swarm.domain.errors import NotReadyError, StaleParentError
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome, Head
@@ -109,6 +109,15 @@ class Publisher:
         head = next((found for found in heads if found.expert == manifest.expert), None)
         if head is not None and head.manifest == statement.digest:
             return intent
+        known = self._book.leaf(manifest.leaf)
+        accepted = known.head_version if known is not None else 0
+        if accepted > (head.version if head is not None else 0):
+            raise NotReadyError(
+                f"{manifest.expert} in the registry",
+                found=f"version {head.version}" if head is not None else "no version",
+                expected=f"version {accepted}, which it had accepted",
+                remedy="it is being brought back; otherwise on the founder's machine: swarm registry rebuild",
+            )
         envelope = sign_statement(on_newer_head(manifest, head, now=self._clock()), self._signer)
         renewed = refreshed(intent, key=f"{intent.key}-on-{head.version if head else 0}", envelope=envelope)
         self._outbox.rewrite(renewed)

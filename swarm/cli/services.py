@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from swarm.cli import collecting
+from swarm.cli import collecting, rebuilding
 from swarm.cli.options import Home, ImportPath, import_paths
 from swarm.cli.output import run_async
 
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True)
     group.callback()(registry)
     group.command("collect")(collecting.collect)
+    group.command("rebuild")(rebuilding.rebuild)
     app.add_typer(group, name="registry")
 
 
@@ -78,7 +79,7 @@ def registry(
     log_level: LogLevel = None,
     log_json: Text = None,
 ) -> None:
-    """Run the registry of this founder's home: blobs, manifests, heads. Or look after one: collect."""
+    """Run the registry of this founder's home: blobs, manifests, heads. Or: collect, rebuild."""
     if context.invoked_subcommand is not None:
         return
     from swarm.cli.places import founder_home

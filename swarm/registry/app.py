@@ -20,6 +20,7 @@ from swarm.modules import BlobFiles
 from swarm.registry.blob_copies import BlobCopies
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.claims import Claims
+from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.redis_store import connect_redis
 from swarm.registry.service import RegistryService
 from swarm.registry.upkeep import (
@@ -91,7 +92,9 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
             retention=config.retention,
             collection_journal=config.identity.with_name("collection.json"),
             node_quota_bytes=config.node_quota_bytes,
+            journal=await asyncio.to_thread(CommitJournal, config.identity.with_name("commits.jsonl")),
         )
+        await service.reconciler.reconcile()
         server = create_server(config.identity, keyring.is_revoked, [registry_service(service)])
         port = server.add_port(_address(config.listen, config.port))
         address = config.coordinator or identity.coordinator
@@ -104,6 +107,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         upkeep = [
             asyncio.create_task(follow_revocations(store, keyring)),
             asyncio.create_task(keep_swept(service.sweep)),
+            asyncio.create_task(service.reconciler.keep()),
             asyncio.create_task(
                 keep_certificate(config.identity, CoordinatorClient(coordinator).renew_certificate, _now)
             ),

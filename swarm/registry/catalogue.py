@@ -90,11 +90,12 @@ class Catalogue:
 
     def versions_of(self, target: str) -> list[Digest]:
         """Return all versions of an expert, or of all experts of a node, oldest first."""
-        return [
+        found = [
             digest
             for digest in self._order
             if (known := self._manifests.get(digest)) and target in (known.expert, known.owner)
         ]
+        return sorted(found, key=lambda digest: self._manifests[digest].version)
 
     def descendants(self, roots: Iterable[Digest]) -> list[Digest]:
         """Return everything that came from roots, without them."""

@@ -105,6 +105,10 @@ class Collector:
             kept_bytes=sum(each.size_bytes for each in left),
         )
 
+    async def needed(self) -> dict[Digest, str]:
+        """Return every blob that must be here, and why. The catalogue must be up to date."""
+        return await self._reachable()
+
     async def _sweep(self, doomed: list[BlobVerdict], claimed: set[Digest]) -> list[BlobVerdict]:
         """Remove each blob that nobody claimed since the mark began; between looking and removing nothing
         else runs: `remove` waits for no network."""

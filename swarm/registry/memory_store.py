@@ -33,8 +33,8 @@ class MemoryStore:
     async def durability(self) -> str:
         return "memory only: nothing survives a restart"
 
-    async def grant_lease(self, node: NodeId, ttl_s: float) -> Lease:
-        fence = self._table("fence").get(node, 0) + 1
+    async def grant_lease(self, node: NodeId, ttl_s: float, after: int = 0) -> Lease:
+        fence = max(self._table("fence").get(node, 0), after) + 1
         self._table("fence")[node] = fence
         return self._lease(node, fence, ttl_s)
 
@@ -88,6 +88,25 @@ class MemoryStore:
                 raise refusals.other_at_version(expert, version, digest, head["manifest"])
             return False
         self._accept(manifest, digest, envelope, "module.restored")
+        return True
+
+    async def put_back(
+        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+    ) -> bool:
+        expert, version = manifest.expert, manifest.version
+        if fence is not None:
+            self._check_fence(manifest.owner, fence)
+        held = self._table("version").get(f"{expert}@{version}")
+        if held not in (None, digest):
+            raise refusals.other_at_version(expert, version, digest, held)
+        is_gone = any(target in self._table("tombstone") for target in (expert, manifest.owner))
+        if as_head and not is_gone and version > self._table("head").get(expert, {"version": 0})["version"]:
+            self._accept(manifest, digest, envelope, "module.restored")
+            return True
+        if held is not None and digest in self._table("manifest"):
+            return False
+        self._table("manifest").setdefault(digest, envelope.decode())
+        self._table("version")[f"{expert}@{version}"] = digest
         return True
 
     async def head(self, expert: ExpertId) -> Head | None:

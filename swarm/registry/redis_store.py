@@ -78,8 +78,8 @@ class RedisStore:
             return "snapshots only: the last minutes may be lost in a crash"
         return f"appendfsync {settings.get('appendfsync', 'unknown')}"
 
-    async def grant_lease(self, node: NodeId, ttl_s: float) -> Lease:
-        return await self._lease("grant", node, 0, ttl_s)
+    async def grant_lease(self, node: NodeId, ttl_s: float, after: int = 0) -> Lease:
+        return await self._lease("grant", node, after, ttl_s)
 
     async def renew_lease(self, node: NodeId, fence: int, ttl_s: float) -> Lease:
         return await self._lease("renew", node, fence, ttl_s)
@@ -106,6 +106,21 @@ class RedisStore:
 
     async def restore_head(self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int) -> bool:
         return await self._commit("restore", manifest, digest, envelope, fence=fence, key="")
+
+    async def put_back(
+        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+    ) -> bool:
+        expert, version = manifest.expert, manifest.version
+        reply = await self._run(
+            "put_back", expert, manifest.owner, version, digest, envelope, int(as_head),
+            "" if fence is None else fence,
+        )  # fmt: skip
+        match reply:
+            case [0, b"stale_fence", newest]:
+                raise refusals.stale_fence(manifest.owner, fence or 0, newest)
+            case [0, _, held]:
+                raise refusals.other_at_version(expert, version, digest, _text(held))
+        return bool(reply[1])
 
     async def head(self, expert: ExpertId) -> Head | None:
         found = await self._ask(self._redis.hmget(self._key("expert", expert), ["version", "manifest"]))

@@ -30,6 +30,7 @@ from swarm.domain.lineage import Lineage
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head, RegistryHealth
+from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES
 from swarm.modules.outlines import Outline, Outlines, chunks_of
@@ -38,9 +39,12 @@ from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 from swarm.registry.collecting import Collector
+from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.commits_in_flight import CommitsInFlight
 from swarm.registry.progress import with_progress
 from swarm.registry.quotas import Quotas
+from swarm.registry.rebuilding import Rebuilding
+from swarm.registry.reconciling import Reconciler
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement, statement_digest
@@ -72,9 +76,11 @@ class RegistryService:
         retention: RetentionPolicy | None = None,
         collection_journal: Path | None = None,
         node_quota_bytes: int = 0,
+        journal: CommitJournal | None = None,
     ) -> None:
         """`claims` None: kept in memory only, and so without `collection_journal` how long blobs were named
-        by nothing. `node_quota_bytes`: what each node may fill, 0: no limit."""
+        by nothing. `node_quota_bytes`: what each node may fill, 0: no limit. `journal` None: what was
+        acknowledged is remembered in memory only."""
         self._store, self._blobs, self._keyring = store, blobs, keyring
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
         self._spare_bytes = spare_bytes
@@ -93,6 +99,20 @@ class RegistryService:
             journal=collection_journal,
         )
         self._outlines = Outlines()
+        self._journal = journal if journal is not None else CommitJournal()
+        self.reconciler = Reconciler(store, self._journal, self._open)
+        self._rebuilding = Rebuilding(
+            store=store,
+            blobs=blobs,
+            catalogue=self._catalogue,
+            journal=self._journal,
+            reconciler=self.reconciler,
+            opened=self._open,
+            admitted=self._admit,
+            needed=self._collector.needed,
+            refresh=self._refresh,
+            keep_versions=(retention or RetentionPolicy()).keep_versions,
+        )
         self._refreshing = asyncio.Lock()
         self._committing = asyncio.Lock()
         self._specification: tuple[bytes, Specification] | None = None
@@ -183,12 +203,15 @@ class RegistryService:
         async with self._commits.of(statement):
             await self._admit(manifest)
             async with self._committing:
+                if self.reconciler.is_behind(manifest.expert, manifest.parent_version):
+                    await self.reconciler.look()
                 await self._check_leaf_limit(manifest)
                 if caller.role == "node" and self._quotas.most_bytes:
                     await self._refresh()
                     await self._quotas.measure(manifest.owner, manifest.blobs())
                     self._quotas.check_commit(manifest.owner, manifest.blobs())
                 head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
+            await self._journal.note_commit(statement.digest, envelope)
         _log.info(
             "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
         )
@@ -225,8 +248,16 @@ class RegistryService:
         return restored, refused
 
     async def heads(self, owner: str) -> list[Head]:
-        """Return all heads, or one owner's."""
-        return await self._store.heads(owner)
+        """Return all heads, or one owner's. A store that went back is brought forward first."""
+        found = await self._store.heads(owner)
+        versions = {head.expert: head.version for head in found}
+        mine = [
+            each for each in self._journal.experts() if not owner or refusals.owner_of_target(each) == owner
+        ]
+        if any(self.reconciler.is_behind(each, versions.get(each, 0)) for each in mine):
+            await self.reconciler.reconcile()
+            found = await self._store.heads(owner)
+        return found
 
     async def manifest(self, digest: str, expert: str, version: int) -> bytes:
         """Return a manifest's envelope by digest, or by expert and version (0: its head).
@@ -259,6 +290,7 @@ class RegistryService:
         owner = NodeId(refusals.owner_of_target(target))
         admission.check_owner(caller, owner, f"withdrawal of {target}")
         gone = await self._store.withdraw(target, tombstone, fence if caller.role == "node" else None, key)
+        await self._journal.note_withdrawal(target, tombstone)
         await self._refresh()
         descended = self._catalogue.descendants(self._catalogue.versions_of(target))
         _log.info("expert.withdrawn", target=target, experts=list(gone), descendants=len(descended))
@@ -300,6 +332,16 @@ class RegistryService:
             return len((await self.collect()).gone)
         except UnreachableError:
             return 0
+
+    async def bring_back(self, caller: Caller, envelopes: Sequence[bytes], fence: int) -> BroughtBack:
+        """Take back what its owner kept of the versions that this registry had accepted and lost."""
+        return await self._rebuilding.bring_back(caller, envelopes, fence)
+
+    async def rebuild(self, begin: bool) -> RebuildReport:
+        """Say what there is and what is missing; `begin`: after asking everybody for what they keep."""
+        if begin:
+            await self._rebuilding.begin()
+        return await self._rebuilding.report()
 
     async def health(self) -> RegistryHealth:
         """Return how the registry, its Redis and its blobs stand; an outage of those is told, not raised."""
@@ -349,6 +391,8 @@ class RegistryService:
         async with self._commits.of_announced(statement):
             await self._admit(manifest)
             moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+            if moved:
+                await self._journal.note_commit(statement.digest, envelope)
         return f"{manifest.expert}@{manifest.version}" if moved else ""
 
     async def _admit(self, manifest: Manifest) -> None:
@@ -385,8 +429,14 @@ class RegistryService:
     async def _version_digest(self, expert: str, version: int) -> Digest:
         if version:
             found = await self._store.manifest_at(ExpertId(expert), version)
+            if found is None and self.reconciler.is_behind(ExpertId(expert), version - 1):
+                await self.reconciler.reconcile()
+                found = await self._store.manifest_at(ExpertId(expert), version)
         else:
             head = await self._store.head(ExpertId(expert))
+            if self.reconciler.is_behind(ExpertId(expert), head.version if head else 0):
+                await self.reconciler.reconcile()
+                head = await self._store.head(ExpertId(expert))
             found = head.manifest if head else None
         if found is None:
             raise NotFoundError(

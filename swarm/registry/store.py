@@ -32,8 +32,9 @@ class MetadataStore(Protocol):
 
     # Leases
 
-    async def grant_lease(self, node: NodeId, ttl_s: float) -> Lease:
-        """Give node a new lease. Its fence is larger than any before; older leases are stale at once."""
+    async def grant_lease(self, node: NodeId, ttl_s: float, after: int = 0) -> Lease:
+        """Give node a new lease. Its fence is larger than any before, and than `after`, which the caller
+        knows to have been given though the store may have forgotten; older leases are stale at once."""
 
     async def renew_lease(self, node: NodeId, fence: int, ttl_s: float) -> Lease:
         """Prolong the lease, also one that ran out and was not superseded; StaleFenceError if it was."""
@@ -63,6 +64,16 @@ class MetadataStore(Protocol):
 
         Raises StaleFenceError; ConflictError for what was withdrawn and for another manifest of the same
         version.
+        """
+
+    async def put_back(
+        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+    ) -> bool:
+        """Take over a version that was accepted before and that this store lost; say whether it was lost.
+
+        With `as_head` it becomes the head if it is newer than ours and not withdrawn; else it is history
+        alone. A fence must be the owner's newest: StaleFenceError. Raises ConflictError, with nothing
+        changed, for another manifest of the same version.
         """
 
     async def head(self, expert: ExpertId) -> Head | None:

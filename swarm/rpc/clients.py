@@ -26,6 +26,7 @@ from swarm.domain.membership import (
     SwarmStatus,
     TokenView,
 )
+from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES
 from swarm.rpc import convert
@@ -317,6 +318,21 @@ class RegistryClient:
         )
         reply = await self.connection.unary(m.ANNOUNCE, request, timeout_s)
         return list(reply.restored), list(reply.refused)
+
+    async def bring_back(
+        self, envelopes: Sequence[bytes], fence: int, timeout_s: float = UNARY_TIMEOUT_S
+    ) -> BroughtBack:
+        """Offer all versions of an owner that the registry had accepted, oldest first; say what it lacks."""
+        request = registry_pb2.BringBackRequest(envelopes=envelopes, fence=fence)
+        reply = await self.connection.unary(m.BRING_BACK, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.brought_back_from_pb(reply)
+
+    async def rebuild(self, *, begin: bool, timeout_s: float = UNARY_TIMEOUT_S) -> RebuildReport:
+        """Ask everybody to bring what the registry lost (`begin`), or say how that stands (operator)."""
+        reply = await self.connection.unary(m.REBUILD, registry_pb2.RebuildRequest(begin=begin), timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.rebuild_from_pb(reply)
 
     async def heads(self, owner: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> list[Head]:
         """Return the heads of an owner's experts, or of all."""

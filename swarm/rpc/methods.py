@@ -216,6 +216,14 @@ WITHDRAW = Method(
 )
 LINEAGE = Method("Registry", "Lineage", registry_pb2.LineageRequest, registry_pb2.LineageReply, EVERYONE)
 COLLECT = Method("Registry", "Collect", registry_pb2.CollectRequest, registry_pb2.CollectReply, OPERATOR)
+BRING_BACK = Method(
+    "Registry",
+    "BringBack",
+    registry_pb2.BringBackRequest,
+    registry_pb2.BringBackReply,
+    frozenset({"node", "coordinator"}),
+)
+REBUILD = Method("Registry", "Rebuild", registry_pb2.RebuildRequest, registry_pb2.RebuildReply, OPERATOR)
 HEALTH = Method(
     "Registry", "Health", registry_pb2.RegistryHealthRequest, registry_pb2.RegistryHealthReply, EVERYONE
 )

@@ -37,6 +37,7 @@ async def everything(store: RedisStore, other: RedisStore) -> None:
     with pytest.raises(StaleParentError):
         await commit(store, manifest(version=3), fence)
     await store.restore_head(manifest(version=3), *_envelope(), fence)
+    await store.put_back(manifest(number=3), "f" * 64, b"third", as_head=True, fence=fence)
     await store.withdraw("ada.e2", b"stone", fence, "w")
     await store.put_record(ADA, b"record")
     await store.put_specification(1, b"s")

@@ -481,3 +481,42 @@ class TestBackup:
 async def test_a_store_answers_and_says_how_durable_it_is(store: MetadataStore, tmp_path: Path) -> None:
     await store.ping()
     assert await store.durability() in {"appendfsync everysec", "memory only: nothing survives a restart"}
+
+
+class TestLostAndPutBack:
+    async def test_a_fence_is_beyond_every_one_that_is_known_to_have_been_given(
+        self, store: MetadataStore
+    ) -> None:
+        assert (await store.grant_lease(ADA, 10, after=41)).fence == 42
+        assert (await store.grant_lease(ADA, 10, after=7)).fence == 43
+
+    async def test_what_was_lost_comes_back_as_history_and_head_and_again_changes_nothing(
+        self, store: MetadataStore
+    ) -> None:
+        old, new = manifest(), manifest(version=2)
+        assert await store.put_back(new, *envelope_of(new), as_head=True)
+        assert await store.put_back(old, *envelope_of(old), as_head=False)
+        (head,) = await store.heads()
+        assert (head.version, head.manifest) == (2, envelope_of(new)[0])
+        assert await store.manifest_at(EXPERT, 1) == envelope_of(old)[0]
+        before = await state(store)
+        assert not await store.put_back(old, *envelope_of(old), as_head=False)
+        assert not await store.put_back(new, *envelope_of(new), as_head=True)
+        assert await state(store) == before
+
+    async def test_another_manifest_of_a_known_version_and_a_stale_fence_are_refused(
+        self, store: MetadataStore
+    ) -> None:
+        fence = (await store.grant_lease(ADA, 10)).fence
+        await commit(store, manifest(), fence)
+        rival = replace(manifest(), created_at=7.0)
+        await refused(store.put_back(rival, *envelope_of(rival), as_head=True), ConflictError, "ada.e1@1")
+        second = manifest(version=2)
+        await refused(
+            store.put_back(second, *envelope_of(second), as_head=True, fence=fence + 1), StaleFenceError
+        )
+
+    async def test_what_was_withdrawn_comes_back_as_history_alone(self, store: MetadataStore) -> None:
+        await store.withdraw(EXPERT, b"stone", None, "")
+        assert await store.put_back(manifest(), *envelope_of(manifest()), as_head=True)
+        assert await store.heads() == [] and await store.manifest_at(EXPERT, 1) == envelope_of(manifest())[0]

@@ -1,7 +1,9 @@
--- ARGV: grant | renew | drop, node, fence, time to live in ms. Returns fence and expiry in ms.
+-- ARGV: grant | renew | drop, node, fence (of grant: one that is known to have been given), time to live in ms.
+-- Returns fence and expiry in ms.
 local act, node, fence, ttl_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if act == 'grant' then
-  fence = redis.call('INCR', key('fence', node))
+  fence = math.max(newest_fence(node), tonumber(fence)) + 1
+  redis.call('SET', key('fence', node), string.format('%d', fence))
 else
   local current, newest = is_newest(node, fence)
   if not current then

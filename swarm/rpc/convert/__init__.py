@@ -48,6 +48,12 @@ from swarm.rpc.convert.membership import (
     welcome_from_pb,
     welcome_to_pb,
 )
+from swarm.rpc.convert.rebuild import (
+    brought_back_from_pb,
+    brought_back_to_pb,
+    rebuild_from_pb,
+    rebuild_to_pb,
+)
 from swarm.rpc.convert.registry import (
     collection_from_pb,
     collection_to_pb,
@@ -68,6 +74,8 @@ __all__ = [
     "agent_state_to_pb",
     "answer_from_pb",
     "answer_to_pb",
+    "brought_back_from_pb",
+    "brought_back_to_pb",
     "collection_from_pb",
     "collection_to_pb",
     "event_from_pb",
@@ -103,6 +111,8 @@ __all__ = [
     "profile_to_pb",
     "query_from_pb",
     "query_to_pb",
+    "rebuild_from_pb",
+    "rebuild_to_pb",
     "status_from_pb",
     "status_to_pb",
     "tensor_from_pb",

@@ -264,3 +264,67 @@ class RegistryHealthReply(_message.Message):
     node_quota_bytes: int
     blobs_away: str
     def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[OwnerBytes, _Mapping[str, object]]]] = ..., node_quota_bytes: _Optional[int] = ..., blobs_away: _Optional[str] = ...) -> None: ...
+
+class BringBackRequest(_message.Message):
+    __slots__ = ("envelopes", "fence")
+    ENVELOPES_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    envelopes: _containers.RepeatedScalarFieldContainer[bytes]
+    fence: int
+    def __init__(self, envelopes: _Optional[_Iterable[bytes]] = ..., fence: _Optional[int] = ...) -> None: ...
+
+class BringBackReply(_message.Message):
+    __slots__ = ("restored", "refused", "missing_blobs")
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    MISSING_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    restored: _containers.RepeatedScalarFieldContainer[str]
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    missing_blobs: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, restored: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[str]] = ..., missing_blobs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RebuildRequest(_message.Message):
+    __slots__ = ("begin",)
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    begin: bool
+    def __init__(self, begin: _Optional[bool] = ...) -> None: ...
+
+class OwnerCame(_message.Message):
+    __slots__ = ("owner", "offered", "restored", "refused")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    offered: int
+    restored: int
+    refused: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, owner: _Optional[str] = ..., offered: _Optional[int] = ..., restored: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MissingPiece(_message.Message):
+    __slots__ = ("owner", "version", "what")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    version: str
+    what: str
+    def __init__(self, owner: _Optional[str] = ..., version: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
+
+class RebuildReply(_message.Message):
+    __slots__ = ("heads", "manifests", "blobs", "from_journal", "conflicts", "came", "missing")
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    MANIFESTS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    FROM_JOURNAL_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    CAME_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    heads: int
+    manifests: int
+    blobs: int
+    from_journal: _containers.RepeatedScalarFieldContainer[str]
+    conflicts: _containers.RepeatedScalarFieldContainer[str]
+    came: _containers.RepeatedCompositeFieldContainer[OwnerCame]
+    missing: _containers.RepeatedCompositeFieldContainer[MissingPiece]
+    def __init__(self, heads: _Optional[int] = ..., manifests: _Optional[int] = ..., blobs: _Optional[int] = ..., from_journal: _Optional[_Iterable[str]] = ..., conflicts: _Optional[_Iterable[str]] = ..., came: _Optional[_Iterable[_Union[OwnerCame, _Mapping[str, object]]]] = ..., missing: _Optional[_Iterable[_Union[MissingPiece, _Mapping[str, object]]]] = ...) -> None: ...

@@ -91,6 +91,17 @@ class _Registry:
     ) -> registry_pb2.CollectReply:
         return convert.collection_to_pb(await self._port.collect(request.dry_run))
 
+    async def bring_back(
+        self, request: registry_pb2.BringBackRequest, context: Context
+    ) -> registry_pb2.BringBackReply:
+        found = await self._port.bring_back(current_caller(), tuple(request.envelopes), request.fence)
+        return convert.brought_back_to_pb(found)
+
+    async def rebuild(
+        self, request: registry_pb2.RebuildRequest, context: Context
+    ) -> registry_pb2.RebuildReply:
+        return convert.rebuild_to_pb(await self._port.rebuild(request.begin))
+
     async def health(
         self, _: registry_pb2.RegistryHealthRequest, context: Context
     ) -> registry_pb2.RegistryHealthReply:
@@ -113,6 +124,8 @@ def registry_service(port: RegistryPort) -> Service:
         m.WITHDRAW: on.withdraw,
         m.LINEAGE: on.lineage,
         m.COLLECT: on.collect,
+        m.BRING_BACK: on.bring_back,
+        m.REBUILD: on.rebuild,
         m.HEALTH: on.health,
     }
     return Service("swarm.v1.Registry", behaviours)

@@ -1,0 +1,216 @@
+"""The registry's own record of what it acknowledged: each manifest and tombstone, synced before the answer.
+
+Redis may lose its last second in a crash of the machine, or a cut append-only file may be repaired by
+dropping its end. The journal is the witness: `swarm.registry.reconciling` compares both and puts back what
+Redis lacks. One line for each statement, `{"kind", "name", "check", "envelope"}`, `check` is the envelope's
+digest. A line that a crash cut off was never acknowledged: it is dropped. Another damaged line is skipped and
+counted.
+"""
+
+import asyncio
+import errno
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+
+from swarm.digests import digest_of
+from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError
+from swarm.domain.ids import Digest, ExpertId, owner_of
+from swarm.domain.manifests import Manifest
+from swarm.trust.statements import read_statement
+
+Kind = Literal["commit", "withdraw"]
+_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One acknowledged statement: of a commit `name` is the manifest's digest, else what was withdrawn."""
+
+    kind: Kind
+    name: str
+    envelope: bytes
+
+
+class CommitJournal:
+    """Append-only. `path` None: in memory only. For one event loop; one process writes."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._kept: list[Entry] = []
+        self._commits: set[Digest] = set()
+        self._withdrawn: set[str] = set()
+        self._newest: dict[ExpertId, int] = {}
+        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._size = 0
+        self.damaged = 0
+        """How many whole lines could not be read."""
+        if path is not None and path.exists():
+            self._size = self._read(path)
+
+    def has(self, manifest: Digest) -> bool:
+        """Say whether the commit of this manifest is recorded."""
+        return manifest in self._commits
+
+    @property
+    def commits(self) -> frozenset[Digest]:
+        """The manifests whose commits are recorded."""
+        return frozenset(self._commits)
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """Experts and nodes whose withdrawal is recorded."""
+        return frozenset(self._withdrawn)
+
+    def version_of(self, expert: ExpertId) -> int:
+        """Return the newest acknowledged version of an expert, 0 if there is none or it was withdrawn."""
+        if expert in self._withdrawn or owner_of(expert) in self._withdrawn:
+            return 0
+        return self._newest.get(expert, 0)
+
+    def experts(self) -> list[ExpertId]:
+        """Return the experts that have an acknowledged version and were not withdrawn."""
+        return [expert for expert in self._newest if self.version_of(expert)]
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is recorded, oldest first."""
+        if self._path is None:
+            yield from list(self._kept)
+            return
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            for line in file:
+                if (entry := _entry(line)) is not None:
+                    yield entry
+
+    async def note_commit(self, manifest: Digest, envelope: bytes) -> None:
+        """Record an accepted manifest; it is on disk when this returns. Again: no change.
+
+        ExhaustedError on a full disk, NotReadyError on one that takes nothing: then it must not be
+        acknowledged.
+        """
+        if manifest not in self._commits:
+            await self._append(Entry(kind="commit", name=manifest, envelope=envelope))
+
+    async def note_withdrawal(self, target: str, tombstone: bytes) -> None:
+        """Record a tombstone, as `note_commit` does."""
+        if target not in self._withdrawn:
+            await self._append(Entry(kind="withdraw", name=target, envelope=tombstone))
+
+    async def _append(self, entry: Entry) -> None:
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry, written))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        await written
+
+    async def _write(self) -> None:
+        """Write what waits, together: one sync for all of it."""
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await asyncio.to_thread(self._sync, [entry for entry, _ in batch])
+            except OSError as error:
+                for _, written in batch:
+                    if not written.done():
+                        written.set_exception(self._not_written(error))
+                continue
+            for entry, written in batch:
+                self._take(entry)
+                if not written.done():
+                    written.set_result(None)
+
+    def _sync(self, entries: list[Entry]) -> None:
+        if self._path is None:
+            self._kept += entries
+            return
+        data = b"".join(map(_line, entries))
+        is_new = not self._path.exists()
+        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            try:
+                os.ftruncate(file.fileno(), self._size)  # what a failed write left
+                file.seek(self._size)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), self._size)
+                raise
+        if is_new:
+            _sync_folder(self._path.parent)
+        self._size += len(data)
+
+    def _take(self, entry: Entry) -> None:
+        if entry.kind == "withdraw":
+            self._withdrawn.add(entry.name)
+            return
+        self._commits.add(Digest(entry.name))
+        try:
+            made = read_statement(entry.envelope, Manifest).value
+        except SwarmError as error:
+            _log.error("journal.unreadable", manifest=entry.name, reason=str(error))
+            return
+        self._newest[made.expert] = max(made.version, self._newest.get(made.expert, 0))
+
+    def _read(self, path: Path) -> int:
+        """Take in what is there; return where the last whole line ends."""
+        end = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    _log.warning("journal.cut", file=str(path), dropped_bytes=len(line))
+                    break
+                end += len(line)
+                entry = _entry(line)
+                if entry is None:
+                    self.damaged += 1
+                    _log.error("journal.damaged", file=str(path), line_ends_at=end)
+                else:
+                    self._take(entry)
+        return end
+
+    def _not_written(self, error: OSError) -> SwarmError:
+        subject = f"journal of commits {self._path}"
+        remedy = "mend it and send the same again; nothing was acknowledged"
+        found = os.strerror(error.errno or errno.EIO)
+        if error.errno in _NO_SPACE:
+            return ExhaustedError(subject, found=found, expected="room for a line", remedy=remedy)
+        return NotReadyError(subject, found=found, expected="a disk that takes it", remedy=remedy)
+
+
+def _line(entry: Entry) -> bytes:
+    row = {
+        "kind": entry.kind,
+        "name": entry.name,
+        "check": digest_of(entry.envelope),
+        "envelope": entry.envelope.decode(),
+    }
+    return json.dumps(row, ensure_ascii=True).encode() + b"\n"
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return what a line says, None for a damaged one."""
+    try:
+        row = json.loads(line)
+        entry = Entry(kind=row["kind"], name=str(row["name"]), envelope=str(row["envelope"]).encode())
+        is_whole = row["check"] == digest_of(entry.envelope) and entry.kind in ("commit", "withdraw")
+    except (ValueError, KeyError, TypeError):
+        return None
+    return entry if is_whole else None
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
