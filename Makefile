@@ -16,7 +16,7 @@ WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose chaos-heads fuzz
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,6 +90,9 @@ chaos-heads: $(STAMP) ## are heads linearizable under faults? 500 histories and 
 
 fuzz: $(STAMP) ## 1,000,000 mutated messages and 100,000 mutated tensor headers, into benchmarks/results/fuzz.json
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+chaos-registry: $(STAMP) ## the registry killed at every step, its Redis cut, its disk full, into benchmarks/results (ARGS="--quick 2")
+	$(BIN)/python -m benchmarks.chaos_registry $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

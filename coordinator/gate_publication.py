@@ -13,6 +13,7 @@ from swarm.domain.combination import Combination
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.gates import GateChange, GateStatement
 from swarm.domain.ids import Digest
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
@@ -102,6 +103,7 @@ class GatePublication:
 
     async def activate(self, envelope: bytes) -> ActiveGate:
         """Make the next version count; ConflictError where the store has another newest one."""
+        reached("coordinator.gate.signed")
         try:
             await self._store.put_gate(self.version + 1, envelope)
         except SwarmError:
@@ -111,6 +113,7 @@ class GatePublication:
             except SwarmError as error:
                 log.warning("gate.not_in_step", reason=str(error))
             raise
+        reached("coordinator.gate.stored")
         return await self._take(envelope)
 
     async def synchronise(self) -> None:
@@ -155,6 +158,7 @@ class GatePublication:
             await asyncio.to_thread(self.files.blobs.put, await self._registry.fetch_blob(blob))
         loaded = await asyncio.to_thread(self.files.load, statement)
         await asyncio.to_thread(self.files.put, statement.value.version, envelope)
+        reached("coordinator.gate.kept")
         self.active = loaded
         self._announce(envelope)
         return loaded

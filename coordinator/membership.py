@@ -37,6 +37,7 @@ from swarm.domain.membership import (
     TokenView,
     Welcome,
 )
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.rpc.ports import NodeLink
 from swarm.trust.signing import Signer
@@ -117,6 +118,7 @@ class Membership:
                 "Redis", found="an empty one", expected="the swarm's members and specification"
             )
         lease = await parts.store.grant_lease(node, self._lease_s, parts.fences.newest(node))
+        reached("coordinator.fence.granted")
         await parts.fences.note(node, lease.fence)
         return lease.fence
 
@@ -267,11 +269,14 @@ class Membership:
                 version, experts = json.loads(known)
                 return version, tuple(experts)
             gone = await parts.store.withdraw(node, self._tombstone(node, reason), None, name)
+            reached("coordinator.leave.withdrawn")
             version = await parts.keeper.withdraw_owner(node, reason)
+            reached("coordinator.leave.gate_made")
             await parts.heads.refresh()
             if was_revoked is None:
                 was_revoked = parts.revocations.is_revoked(node)
             await self._cut_off(node, reason)
+            reached("coordinator.leave.revoked")
             await parts.store.remember(name, json.dumps([version, gone]))
             if not was_revoked:
                 await parts.journal.record("node.left", node=node, reason=reason, gate_version=version)

@@ -19,6 +19,7 @@ from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.membership import Head
 from swarm.domain.rebuild import BroughtBack
 from swarm.domain.specification import Specification
+from swarm.fault_points import reached
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.signing import Signer
@@ -141,6 +142,7 @@ class RootExpert:
             await self._registry.publish_blob(blob, await asyncio.to_thread(self._blobs.open_verified, blob))
         envelope = sign_statement(manifest, self._signer)
         done = await self._registry.commit(envelope, NO_FENCE)
+        reached("coordinator.root.committed")
         await asyncio.to_thread(self._kept.put, done.version, envelope)
         log.info("root.published", expert=done.expert, version=done.version, gate_version=active.version)
 

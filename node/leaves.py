@@ -4,9 +4,9 @@ how they grew: which were split or are no longer leaves, and by which proposal.
 `state/leaves.json` is the index; `state/manifests/<digest>.json` keeps every manifest that this node signed,
 where the expert server finds them, and `state/accepted/<digest>.json` those that the registry accepted, for
 good; `state/leaves/<leaf>.npz` keeps each leaf's summary for the gate, `<leaf>.sums.npz` its sums,
-`<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update needs and, of one that was split
-with a learned gate, `<leaf>.split.npy`. Of a leaf that gave samples to another one other files may count
-(`node.growth.reshaping`).
+`<leaf>.shard.npz` where its samples are, `<leaf>.memory` what its next update needs and, of one that was
+split with a learned gate, `<leaf>.split.npy`. Of a leaf that gave samples to another one other files may
+count (`node.growth.reshaping`).
 """
 
 import json
@@ -27,6 +27,7 @@ from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
+from swarm.fault_points import reached
 from swarm.trust.statements import Statement, read_statement
 
 _SCHEMA = "swarm.leaves/1"
@@ -231,6 +232,7 @@ class LeafBook:
         accepted = self._accepted / f"{statement.digest}.json"
         if not accepted.exists():
             write_durably(accepted, statement.envelope)
+        reached("node.publish.kept")
         if known is None:  # forgotten while this was on its way
             return
         self._keep_envelope(statement)

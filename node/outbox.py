@@ -14,6 +14,7 @@ from typing import Literal
 import structlog
 
 from node.durable import link_durably, sweep_unfinished, sync_folder, write_json
+from swarm.fault_points import reached
 
 Kind = Literal["publish", "contribute"]
 KEPT_REFUSED, KEPT_ARRAYS = 200, 8
@@ -73,7 +74,9 @@ class Outbox:
         intent = Intent(number=number, kind=kind, key=key, subject=subject, envelope=envelope)
         if arrays is not None:
             link_durably(arrays, self._folder / f"{intent.name}.bin")
+        reached("node.outbox.linked")
         self.rewrite(intent)
+        reached("node.outbox.written")
         return intent
 
     def rewrite(self, intent: Intent) -> None:
@@ -102,7 +105,9 @@ class Outbox:
 
     def done(self, intent: Intent) -> None:
         """Forget an intent that its recipient has acknowledged (or that a newer one replaces)."""
+        reached("node.outbox.before_done")
         (self._folder / f"{intent.name}.json").unlink(missing_ok=True)
+        reached("node.outbox.done")
         (self._folder / f"{intent.name}.bin").unlink(missing_ok=True)
         sync_folder(self._folder)
 

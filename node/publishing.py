@@ -19,6 +19,7 @@ from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome, Head
 from swarm.domain.tensors import TensorEntry
+from swarm.fault_points import reached
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.trust.signing import Signer
@@ -50,6 +51,7 @@ class Publisher:
         """Bring one expert's version to the registry and return its head; on a stale parent sign once more
         on top of the registry's head. Raises StaleParentError if that is stale, too."""
         statement = read_statement(intent.envelope, Manifest)
+        reached("node.publish.began")
         await self._send_blobs(statement)
         try:
             head = await self._commit(intent, statement, fence)
@@ -59,7 +61,9 @@ class Publisher:
             intent = await self._on_newer_head(intent, statement)
             statement = read_statement(intent.envelope, Manifest)
             head = await self._commit(intent, statement, fence)
+        reached("node.publish.committed")
         self._book.note_accepted(statement, head)
+        reached("node.publish.noted")
         _log.info("module.published", expert=head.expert, version=head.version, manifest=head.manifest[:12])
         return head
 
@@ -88,6 +92,7 @@ class Publisher:
             )
             self._outbound.record([line])
             await self._registry.publish_blob(digest, data)
+            reached("node.publish.blob_sent")
 
     async def _commit(self, intent: Intent, statement: Statement[Manifest], fence: int) -> Head:
         manifest = statement.value

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from swarm.domain.errors import ExhaustedError
+from swarm.fault_points import reached
 
-_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def put_in_place(file: BinaryIO, temporary: Path, target: Path) -> None:
     """Make a file's bytes durable and give them the name target, all at once."""
     file.flush()
+    reached("registry.blob.before_sync")
     os.fsync(file.fileno())
     if not target.parent.is_dir():
         target.parent.mkdir(exist_ok=True)
         sync_folder(target.parent.parent)
+    reached("registry.blob.before_rename")
     temporary.rename(target)
+    reached("registry.blob.after_rename")
     sync_folder(target.parent)
 
 

@@ -24,6 +24,7 @@ from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import Specification
+from swarm.fault_points import reached
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
@@ -86,7 +87,9 @@ class Collector:
                     for blob, size in present.items()
                     if blob not in kept
                 ]
+                reached("registry.collect.marked")
                 gone = doomed if dry_run else await self._sweep(doomed, claimed)
+        reached("registry.collect.removed")
         if not dry_run:
             self._claims.compact()
         went = {each.blob for each in gone}
@@ -117,6 +120,7 @@ class Collector:
             if row % _AT_ONCE == 0:
                 await asyncio.sleep(0)
             if verdict.blob not in claimed:
+                reached("registry.collect.removing")
                 self._blobs.remove(verdict.blob)
                 gone.append(verdict)
         if gone:

@@ -22,6 +22,7 @@ from swarm.digests import digest_of
 from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError
 from swarm.domain.ids import Digest, ExpertId, owner_of
 from swarm.domain.manifests import Manifest
+from swarm.fault_points import reached
 from swarm.trust.statements import read_statement
 
 Kind = Literal["commit", "withdraw"]
@@ -141,6 +142,7 @@ class CommitJournal:
                 file.seek(self._size)
                 file.write(data)
                 file.flush()
+                reached("registry.journal.before_sync")
                 os.fsync(file.fileno())
             except OSError:
                 os.ftruncate(file.fileno(), self._size)

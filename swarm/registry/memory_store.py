@@ -91,19 +91,29 @@ class MemoryStore:
         return True
 
     async def put_back(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+        self,
+        manifest: Manifest,
+        digest: Digest,
+        envelope: bytes,
+        *,
+        as_head: bool,
+        fence: int | None = None,
+        mend: bool = False,
     ) -> bool:
         expert, version = manifest.expert, manifest.version
         if fence is not None:
             self._check_fence(manifest.owner, fence)
         held = self._table("version").get(f"{expert}@{version}")
-        if held not in (None, digest):
+        if held not in (None, digest) and not mend:
             raise refusals.other_at_version(expert, version, digest, held)
         is_gone = any(target in self._table("tombstone") for target in (expert, manifest.owner))
-        if as_head and not is_gone and version > self._table("head").get(expert, {"version": 0})["version"]:
+        if mend:
+            self._table("manifest")[digest] = envelope.decode()
+        newest = self._table("head").get(expert, {"version": 0})["version"]
+        if as_head and not is_gone and (mend or version > newest):
             self._accept(manifest, digest, envelope, "module.restored")
             return True
-        if held is not None and digest in self._table("manifest"):
+        if held == digest and digest in self._table("manifest") and not mend:
             return False
         self._table("manifest").setdefault(digest, envelope.decode())
         self._table("version")[f"{expert}@{version}"] = digest

@@ -74,7 +74,7 @@ class Rebuilding:
     async def begin(self) -> None:
         """Put back what the journal has, and ask everybody for the rest."""
         self._came = {}
-        self._reconciled = await self._reconciler.reconcile()
+        self._reconciled = await self._reconciler.reconcile(audit=True)
         await self._store.append_event(REBUILD_EVENT, {}, time.time())
         _log.warning("registry.rebuild", from_journal=len(self._reconciled.put_back))
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import structlog
 
-from swarm.domain.errors import ConflictError, SwarmError, UnreachableError
+from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import Tombstone
+from swarm.domain.membership import Head
 from swarm.registry.commit_journal import CommitJournal, Entry
 from swarm.registry.store import MetadataStore
-from swarm.trust.statements import Statement
+from swarm.trust.statements import Statement, read_statement
 
 Opened = Callable[[bytes, type[Any]], Awaitable[Statement[Any]]]
 LOOK_EVERY_S = 2.0
@@ -42,6 +43,7 @@ class Reconciler:
         self._newest_row: list[Digest] = []
         self._rows = -1
         self._stones = -1
+        self._is_audited = False
         self._displaced: dict[ExpertId, int] = {}
 
     def is_behind(self, expert: ExpertId, version: int) -> bool:
@@ -54,6 +56,7 @@ class Reconciler:
             try:
                 await self.look()
             except (SwarmError, OSError) as error:
+                self._is_audited = False  # Redis may come back with less, or with other bytes
                 _log.warning("journal.not_compared", reason=str(error))
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -61,24 +64,29 @@ class Reconciler:
         """Reconcile unless nothing hints at a loss since the last time."""
         rows = await self._store.manifests(max(0, self._rows - 1))
         stones = len(await self._store.tombstones())
-        if self._rows >= 0 and (rows[:1], stones) == (self._newest_row, self._stones):
+        if self._is_audited and (rows[:1], stones) == (self._newest_row, self._stones):
             if len(rows) > 1:  # it only grew, by commits that are recorded by whoever made them
                 self._rows, self._newest_row = self._rows + len(rows) - 1, rows[-1:]
             return Reconciled()
         return await self.reconcile()
 
-    async def reconcile(self) -> Reconciled:
-        """Bring both to the same. Does nothing where the store has no specification: the coordinator puts
-        back members first and the specification last."""
+    async def reconcile(self, *, audit: bool = False) -> Reconciled:
+        """Bring both to the same; `audit`: after reading every acknowledged version, as the first time does.
+
+        Does nothing where the store has no specification: the coordinator puts back members first and the
+        specification last.
+        """
         async with self._at_work:
             if await self._store.specification() is None:
                 return Reconciled()
+            audit = audit or not self._is_audited
             withdrawn = await self._put_back_withdrawals()
-            put_back, conflicts = await self._put_back_manifests()
+            put_back, conflicts = await self._put_back_manifests(audit)
             await self._record_what_is_new()
             held = await self._store.manifests()
             self._rows, self._newest_row = len(held), held[-1:]
             self._stones = len(await self._store.tombstones())
+            self._is_audited = True
         if put_back or withdrawn or conflicts:
             _log.warning(
                 "store.had_lost", put_back=put_back[:20], versions=len(put_back), withdrawn=withdrawn,
@@ -99,34 +107,55 @@ class Reconciler:
             await self._journal.note_withdrawal(target, in_store[target])
         return done
 
-    async def _put_back_manifests(self) -> tuple[list[str], list[str]]:
-        held, done, conflicts = set(await self._store.manifests()), [], []
-        heads = {head.expert: head.version for head in await self._store.heads()}
+    async def _put_back_manifests(self, audit: bool) -> tuple[list[str], list[str]]:
+        held, done, conflicts = set(await self._store.manifests()), list[str](), list[str]()
+        heads = {head.expert: head for head in await self._store.heads()}
         behind = {
-            expert for expert in self._journal.experts() if self.is_behind(expert, heads.get(expert, 0))
+            expert
+            for expert in self._journal.experts()
+            if expert not in heads or self.is_behind(expert, heads[expert].version)
         }
-        if self._journal.commits <= held and not behind:
-            return [], []
+        if not audit and self._journal.commits <= held and not behind:
+            return done, conflicts
         for entry in self._journal.entries():
-            if entry.kind != "commit" or (entry.name in held and not behind):
+            if entry.kind != "commit" or (entry.name in held and not behind and not audit):
                 continue
             made = await self._verified(entry, Manifest)
-            if made is None or (entry.name in held and made.value.expert not in behind):
+            if made is None or (entry.name in held and made.value.expert not in behind and not audit):
                 continue
-            name = f"{made.value.expert}@{made.value.version}"
-            newest = self._journal.version_of(made.value.expert)
-            try:
-                if await self._store.put_back(
-                    made.value, made.digest, entry.envelope, as_head=made.value.version == newest
-                ):
-                    done.append(name)
-            except ConflictError as error:
-                _log.error("store.displaced", version=name, reason=str(error))
-                self._displaced[made.value.expert] = max(
-                    made.value.version, self._displaced.get(made.value.expert, 0)
-                )
-                conflicts.append(str(error))
+            conflict = await self._put_back(made, heads.get(made.value.expert), done)
+            if conflict:
+                conflicts.append(conflict)
         return done, conflicts
+
+    async def _put_back(self, made: Statement[Manifest], head: Head | None, done: list[str]) -> str:
+        """Put one acknowledged version back where it is lost or damaged; return a conflict in words."""
+        manifest, digest = made.value, made.digest
+        name = f"{manifest.expert}@{manifest.version}"
+        is_newest = manifest.version == self._journal.version_of(manifest.expert)
+        at_version = await self._store.manifest_at(manifest.expert, manifest.version)
+        if at_version not in (None, digest) and await self._is_whole(at_version, manifest.expert):
+            _log.error("store.displaced", version=name, by=at_version)
+            self._displaced[manifest.expert] = max(manifest.version, self._displaced.get(manifest.expert, 0))
+            return f"{name}: acknowledged as {digest[:12]}, but the store has {at_version[:12]}"
+        is_right = at_version == digest and await self._is_whole(digest, manifest.expert)
+        if is_newest and is_right:
+            is_right = head is not None and (head.manifest == digest or head.version > manifest.version)
+            if is_right and head is not None and head.manifest != digest:
+                is_right = await self._is_whole(head.manifest, manifest.expert)
+        if not is_right:
+            await self._store.put_back(manifest, digest, made.envelope, as_head=is_newest, mend=True)
+            done.append(name)
+        return ""
+
+    async def _is_whole(self, digest: Digest, expert: ExpertId) -> bool:
+        """Say whether the store has a readable manifest of this digest, of this expert."""
+        envelope = await self._store.manifest(digest)
+        try:
+            found = read_statement(envelope or b"", Manifest)
+        except SwarmError:
+            return False
+        return found.digest == digest and found.value.expert == expert
 
     async def _record_what_is_new(self) -> None:
         for digest in await self._store.manifests():

@@ -108,12 +108,19 @@ class RedisStore:
         return await self._commit("restore", manifest, digest, envelope, fence=fence, key="")
 
     async def put_back(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+        self,
+        manifest: Manifest,
+        digest: Digest,
+        envelope: bytes,
+        *,
+        as_head: bool,
+        fence: int | None = None,
+        mend: bool = False,
     ) -> bool:
         expert, version = manifest.expert, manifest.version
         reply = await self._run(
             "put_back", expert, manifest.owner, version, digest, envelope, int(as_head),
-            "" if fence is None else fence,
+            "" if fence is None else fence, int(mend),
         )  # fmt: skip
         match reply:
             case [0, b"stale_fence", newest]:

@@ -34,6 +34,7 @@ from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES
 from swarm.modules.outlines import Outline, Outlines, chunks_of
+from swarm.fault_points import reached
 from swarm.registry import admission, refusals
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
@@ -166,6 +167,7 @@ class RegistryService:
             except (SwarmError, OSError):
                 self._claims.release(caller.id, [digest])
                 raise
+        reached("registry.blob.durable")
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
     async def upload_state(self, caller: Caller, digest: Digest) -> int:
@@ -210,8 +212,11 @@ class RegistryService:
                     await self._refresh()
                     await self._quotas.measure(manifest.owner, manifest.blobs())
                     self._quotas.check_commit(manifest.owner, manifest.blobs())
+                reached("registry.commit.admitted")
                 head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
+            reached("registry.commit.stored")
             await self._journal.note_commit(statement.digest, envelope)
+            reached("registry.commit.journaled")
         _log.info(
             "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
         )
@@ -289,8 +294,11 @@ class RegistryService:
         target = statement.value.id
         owner = NodeId(refusals.owner_of_target(target))
         admission.check_owner(caller, owner, f"withdrawal of {target}")
+        reached("registry.withdraw.verified")
         gone = await self._store.withdraw(target, tombstone, fence if caller.role == "node" else None, key)
+        reached("registry.withdraw.stored")
         await self._journal.note_withdrawal(target, tombstone)
+        reached("registry.withdraw.journaled")
         await self._refresh()
         descended = self._catalogue.descendants(self._catalogue.versions_of(target))
         _log.info("expert.withdrawn", target=target, experts=list(gone), descendants=len(descended))

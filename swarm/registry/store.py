@@ -67,12 +67,20 @@ class MetadataStore(Protocol):
         """
 
     async def put_back(
-        self, manifest: Manifest, digest: Digest, envelope: bytes, *, as_head: bool, fence: int | None = None
+        self,
+        manifest: Manifest,
+        digest: Digest,
+        envelope: bytes,
+        *,
+        as_head: bool,
+        fence: int | None = None,
+        mend: bool = False,
     ) -> bool:
         """Take over a version that was accepted before and that this store lost; say whether it was lost.
 
         With `as_head` it becomes the head if it is newer than ours and not withdrawn; else it is history
-        alone. A fence must be the owner's newest: StaleFenceError. Raises ConflictError, with nothing
+        alone. With `mend` what the store has in its place is known to be damaged, and is replaced. A fence
+        must be the owner's newest: StaleFenceError. Raises ConflictError, with nothing
         changed, for another manifest of the same version.
         """
 

@@ -1,0 +1,87 @@
+"""`make chaos-registry`: the registry killed, starved, cut and frozen, into figures; it fails unless all are 0."""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks.chaos_registry.damaging import a_holder_that_slept, append_only_file, disks
+from benchmarks.chaos_registry.killing import at_every_point, redis_under_load
+from benchmarks.chaos_registry.outbox_kills import outbox_exactly_once
+from benchmarks.chaos_registry.site import Tally
+from benchmarks.results_file import write_result
+
+LONGEST_RECOVERY_S = 5.0
+Part = Callable[[Path, int, int], Awaitable[Tally]]
+PARTS: dict[str, tuple[int, Part]] = {
+    "registry_points": (50, at_every_point),
+    "redis_kills": (200, redis_under_load),
+    "aof_cuts": (500, lambda folder, times, seed: append_only_file(folder, times, 0, seed)),
+    "aof_flips": (500, lambda folder, times, seed: append_only_file(folder, 0, times, seed)),
+    "disks": (20, lambda folder, times, seed: disks(folder, times)),
+    "slept": (20, lambda folder, times, seed: a_holder_that_slept(folder, times)),
+    "node_points": (50, outbox_exactly_once),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__)
+    found.add_argument("--quick", type=int, default=0, metavar="N", help="N times instead of 50, 200, 500")
+    found.add_argument("--only", choices=PARTS, action="append", help="this part alone; may be repeated")
+    found.add_argument("--seed", type=int, default=0)
+    found.add_argument("--dry-run", action="store_true", help="write no figures")
+    return found
+
+
+async def tallied(arguments: argparse.Namespace) -> dict[str, Tally]:
+    """Return what each part found; one that this machine does not allow is named and left out."""
+    found: dict[str, Tally] = {}
+    for name in arguments.only or PARTS:
+        times, part = PARTS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found[name] = await part(Path(folder), arguments.quick or times, arguments.seed)
+            except PermissionError as error:
+                print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
+                continue
+        print(f"{name}: {summary(found[name])}", file=sys.stderr, flush=True)
+    return found
+
+
+def summary(tally: Tally) -> str:
+    """Return what a part found in one line."""
+    slowest = max(tally.recoveries, default=0.0)
+    notes = ", ".join(f"{name} {count}" for name, count in sorted(tally.notes.items()))
+    return (
+        f"{tally.trials} trials, {tally.acked} acknowledged, {tally.acked_lost} lost, "
+        f"{tally.half_visible} half visible, {tally.orphans} orphans, {tally.stale_accepted} stale accepted, "
+        f"recovery {slowest:.2f} s at most; {notes}"
+    )
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    found = asyncio.run(tallied(arguments))
+    figures = {
+        "trials": float(sum(each.trials for each in found.values())),
+        "acked": float(sum(each.acked for each in found.values())),
+        "acked_lost": float(sum(each.acked_lost for each in found.values())),
+        "half_visible": float(sum(each.half_visible for each in found.values())),
+        "orphans": float(sum(each.orphans for each in found.values())),
+        "stale_accepted": float(sum(each.stale_accepted for each in found.values())),
+        "recovery_s_max": max((max(each.recoveries, default=0.0) for each in found.values()), default=0.0),
+    }
+    figures |= {f"{name}_trials": float(each.trials) for name, each in found.items()}
+    for name, value in figures.items():
+        print(f"{name}: {value:g}")
+    if not arguments.dry_run:
+        write_result("chaos-registry", figures)
+    is_slow = figures["recovery_s_max"] > LONGEST_RECOVERY_S
+    if is_slow or not all(each.is_clean for each in found.values()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Named steps at which a test may kill a process: `SWARM_FAULT_POINT=registry.commit.stored:2` ends it with
+SIGKILL when it reaches that step the second time. Without the variable `reached` does nothing.
+
+Every step between two durable changes of a publish, an adoption, an addition, a removal or a collection is in
+`FAULT_POINTS`, with the process that passes it; `reached` refuses other names.
+"""
+
+import itertools
+import os
+import signal
+from typing import Final, Literal
+
+Side = Literal["registry", "node", "coordinator"]
+VARIABLE: Final = "SWARM_FAULT_POINT"
+
+FAULT_POINTS: Final[dict[str, Side]] = {
+    # publish: a blob, then the manifest
+    "registry.blob.before_sync": "registry",
+    "registry.blob.before_rename": "registry",
+    "registry.blob.after_rename": "registry",
+    "registry.blob.durable": "registry",
+    "registry.commit.admitted": "registry",
+    "registry.commit.stored": "registry",
+    "registry.commit.journaled": "registry",
+    "registry.journal.before_sync": "registry",
+    # remove
+    "registry.withdraw.verified": "registry",
+    "registry.withdraw.stored": "registry",
+    "registry.withdraw.journaled": "registry",
+    # garbage collection
+    "registry.collect.marked": "registry",
+    "registry.collect.removing": "registry",
+    "registry.collect.removed": "registry",
+    # publish and add, on the node
+    "node.outbox.linked": "node",
+    "node.outbox.written": "node",
+    "node.publish.began": "node",
+    "node.publish.blob_sent": "node",
+    "node.publish.committed": "node",
+    "node.publish.kept": "node",
+    "node.publish.noted": "node",
+    "node.outbox.before_done": "node",
+    "node.outbox.done": "node",
+    # adopt, and remove, on the coordinator
+    "coordinator.gate.signed": "coordinator",
+    "coordinator.gate.stored": "coordinator",
+    "coordinator.gate.kept": "coordinator",
+    "coordinator.root.committed": "coordinator",
+    "coordinator.leave.withdrawn": "coordinator",
+    "coordinator.leave.gate_made": "coordinator",
+    "coordinator.leave.revoked": "coordinator",
+    "coordinator.fence.granted": "coordinator",
+}
+
+
+def _aim() -> tuple[str, int]:
+    name, _, count = os.environ.get(VARIABLE, "").partition(":")
+    return name, int(count or 1)
+
+
+_AIMED_AT, _COUNT = _aim()
+_passed = itertools.count(1)
+
+
+def reached(name: str) -> None:
+    """End this process at once, as a crash would, if this is the step and the time that was asked for."""
+    if not _AIMED_AT:
+        return
+    if name not in FAULT_POINTS:
+        raise ValueError(f"{name} is no fault point")
+    if name == _AIMED_AT and next(_passed) == _COUNT:
+        os.kill(os.getpid(), signal.SIGKILL)
