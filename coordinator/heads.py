@@ -219,11 +219,11 @@ class Heads:
         self._tombstones |= in_store.keys()
         for expert in list(self._known):
             if self._is_gone(expert):
-                del self._known[expert]
+                self._known.pop(expert, None)  # another look may have gone first
                 await asyncio.to_thread(self._files.remove, expert)
         for digest, head in list(self._pinned.items()):
             if self._is_gone(head.manifest.expert):
-                del self._pinned[digest]
+                self._pinned.pop(digest, None)
                 await asyncio.to_thread(self._files.remove, digest)
 
     def _is_gone(self, expert: ExpertId) -> bool:
