@@ -1,4 +1,4 @@
-"""`python -m benchmarks.chaos_registry.node_side HOME PORT FENCE VERSION`: what a node does to publish, alone.
+"""`python -m benchmarks.chaos_registry.node_side HOME PORT FENCE VERSION`: what a node does to publish.
 
 Lays the version down in the outbox, unless it is there or accepted already, and delivers everything by the
 agent's own courier; then it ends.
