@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarks.chaos_registry.site import OWNER, Site, Tally
 from swarm.domain.errors import SwarmError
-from swarm.domain.ids import number_of
 from swarm.fault_points import FAULT_POINTS
 
 REGISTRY_POINTS = tuple(name for name, side in FAULT_POINTS.items() if side == "registry")
@@ -46,7 +45,7 @@ async def _one(site: Site, point: str, number: int, chance: random.Random, tally
         await site.check(tally)
     async with site.client() as client:
         for head in await client.heads(OWNER):
-            await site.withdraw(client, number_of(head.expert))
+            await site.withdraw(client, int(head.expert.rpartition(".e")[2]))
 
 
 async def _scenario(site: Site, number: int, made: object) -> bool:
