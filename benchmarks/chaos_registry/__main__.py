@@ -1,4 +1,4 @@
-"""`make chaos-registry`: the registry killed, starved, cut and frozen, into figures; fails unless all are 0."""
+"""`make chaos-registry`: the registry killed, starved, cut and frozen, into figures; all have to be 0."""
 
 import argparse
 import asyncio
