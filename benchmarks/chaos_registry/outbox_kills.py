@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ async def outbox_exactly_once(folder: Path, times: int, seed: int, points: tuple
     await site.start()
     home = NodeHome(folder / "home")
     home.root.mkdir()
-    site.ada.folder.rename(home.identity)
+    shutil.copytree(site.ada.folder, home.identity)
     version = 0
     try:
         for row in range(times):
