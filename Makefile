@@ -16,7 +16,7 @@ WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,12 @@ bench-alma: $(STAMP) ## waiting, replay and growth over a stream, into benchmark
 
 bench-hard-moe: $(STAMP) ## hard mixtures beside one net, many and a wide one, likewise (ARGS="--data-dir DIR")
 	$(BIN)/swarm bench hard-moe $(ARGS)
+
+bench-registry: $(STAMP) ## publish and fetch beside a TLS socket, into benchmarks/results/registry.json (ARGS="--full")
+	$(BIN)/python -m benchmarks.registry $(ARGS)
+
+bench-deltas: $(STAMP) ## what deltas save and cost for fine-tuned nets, into benchmarks/results/deltas.json (ARGS="--data-dir DIR")
+	$(BIN)/python -m benchmarks.deltas $(ARGS)
 
 chaos-heads: $(STAMP) ## are heads linearizable under faults? 500 histories and ten planted bugs, into benchmarks/results/heads.json
 	$(BIN)/python -m benchmarks.heads $(ARGS)

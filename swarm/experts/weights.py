@@ -1,5 +1,6 @@
 """A net's weights as modules: one module for each top-level child, named after it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ _CARRIED = {
 }  # fmt: skip
 
 Array = NDArray[Any]
+# Torch warns once a process of what `mapped_tensors` says.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def module_arrays(net: nn.Module) -> dict[str, dict[str, Array]]:
@@ -50,7 +53,7 @@ def pack_net(net: nn.Module) -> tuple[tuple[ModuleEntry, ...], dict[Digest, byte
 
 def load_net(net: nn.Module, modules: Sequence[ModuleEntry], read: ReadBlob) -> None:
     """Put modules' weights into net; ShapeMismatchError unless names, dtypes and shapes are its own."""
-    load_tensors(net, tensors_of(modules, read))
+    load_tensors(net, mapped_tensors(modules, read))
 
 
 def load_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -120,6 +123,19 @@ def zero_head(net: nn.Module, classes: int) -> bool:
     return bool(head)
 
 
+def mapped_tensors(modules: Sequence[ModuleEntry], read: ReadBlob) -> dict[str, torch.Tensor]:
+    """Return modules' tensors by their names in the state dict, without a copy: pages are read when used.
+
+    They are read-only, as verified blobs are: a write into one ends the process. So they are for copying
+    from, and for nets that nobody trains.
+    """
+    return {
+        state_name(module.name, entry.name): _as_view(array, entry.dtype)
+        for module in modules
+        for entry, array in zip(module.tensors, unpack(module.tensors, read).values(), strict=True)
+    }
+
+
 def tensors_of(
     modules: Sequence[ModuleEntry], read: ReadBlob, *, named: bool = True
 ) -> dict[str, torch.Tensor]:
@@ -174,7 +190,11 @@ def _as_array(tensor: torch.Tensor) -> Array:
 
 
 def _as_tensor(array: Array, dtype: str) -> torch.Tensor:
-    tensor = torch.from_numpy(array.copy())
+    return _as_view(array.copy(), dtype)
+
+
+def _as_view(array: Array, dtype: str) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.tensors import ModuleEntry
 from swarm.experts.nets import build_net, net_reference
-from swarm.experts.weights import OWN_MODULE, load_net, pack_net, warm_start
+from swarm.experts.weights import OWN_MODULE, load_net, mapped_tensors, pack_net, warm_start
 from swarm.modules.packing import ReadBlob
 
 
@@ -51,6 +51,16 @@ def test_weights_come_back_bit_by_bit() -> None:
     modules, read = packed(source)
     load_net(target, modules, read)
     assert same(source, target)
+
+
+def test_mapped_tensors_are_the_blobs_own_bytes() -> None:
+    source = Mixed()
+    modules, read = packed(source)
+    tensors = mapped_tensors(modules, read)
+    assert all(torch.equal(value, tensors[name]) for name, value in source.state_dict().items())
+    weight = next(entry for module in modules for entry in module.tensors if entry.name == "0.weight")
+    blob = torch.frombuffer(read(weight.blob), dtype=torch.uint8)
+    assert tensors["body.0.weight"].data_ptr() == blob.data_ptr() + weight.offset
 
 
 def test_a_change_of_the_head_changes_one_module_only() -> None:
