@@ -93,6 +93,7 @@ async def serve(config: NodeConfig) -> None:
             outbox=outbox,
             outbound=outbound,
             signer=identity.required_signer(),
+            deltas=config.delta,
         )
         unused = UnusedExperts(
             identity=identity,
@@ -110,7 +111,7 @@ async def serve(config: NodeConfig) -> None:
             on_active=book.contributions.note_active,
             make_room=unused.make_room,
         )
-        verified = VerifiedRegistry(registry, coordinator, identity.keyring(), cache)
+        verified = VerifiedRegistry(registry, coordinator, identity.keyring(), cache, deltas=config.delta)
         trainer = Trainer(
             home=home,
             identity=identity,

@@ -11,6 +11,7 @@ from swarm.config import NodeHome
 from swarm.domain.errors import UsageError
 
 DEFAULT_CACHE_BYTES = 1 << 30
+_ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class NodeConfig:
     `net`: the experts' factory where an order names none. `threads` 0: half of this machine's.
     `federation`: which federated apps the owner allows (all, none, or names with commas).
     `expert_bytes`: how many bytes of weights the expert server keeps in memory.
+    `delta`: weights travel as deltas to those that they came from, for slow links.
     """
 
     home: NodeHome
@@ -29,6 +31,7 @@ class NodeConfig:
     threads: int = 0
     federation: str = "all"
     expert_bytes: int = DEFAULT_CACHE_BYTES
+    delta: bool = False
     log_level: str = "info"
     log_json: bool = True
 
@@ -56,6 +59,7 @@ class NodeConfig:
             import_paths=tuple(str(path) for path in paths),
             threads=int(threads),
             federation=os.environ.get("SWARM_FEDERATION") or str(found.get("federation", "all")),
+            delta=_is_on("delta", os.environ.get("SWARM_DELTA", found.get("delta", False))),
             log_level=os.environ.get("SWARM_LOG_LEVEL") or str(found.get("log_level", "info")),
         )
 
@@ -63,6 +67,14 @@ class NodeConfig:
     def worker_threads(self) -> int:
         """How many threads a child process computes with."""
         return self.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
+def _is_on(name: str, value: object) -> bool:
+    """Return a switch that a variable or a TOML file sets; UsageError for what is neither on nor off."""
+    said = str(value).strip().lower()
+    if said not in _ON and said not in _OFF:
+        raise UsageError(name, found=repr(value), expected="true or false")
+    return said in _ON
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox, refreshed
 from node.statements import on_newer_head
 from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
-from swarm.domain.errors import NotReadyError, StaleParentError
+from swarm.domain.errors import NotReadyError, StaleParentError, VerificationError
+from swarm.domain.ids import Digest
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import ContributionOutcome, Head
@@ -22,6 +23,7 @@ from swarm.domain.tensors import TensorEntry
 from swarm.fault_points import reached
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.lineage_deltas import Bases, LineageDeltas
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
 
@@ -42,10 +44,13 @@ class Publisher:
         outbound: OutboundLog,
         signer: Signer,
         clock: Callable[[], float] = time.time,
+        deltas: bool = False,
     ) -> None:
+        """`deltas`: blobs go as deltas to those of the versions that they came from, where that pays."""
         self._registry, self._coordinator, self._cache = registry, coordinator, cache
         self._book, self._outbox, self._outbound = book, outbox, outbound
         self._signer, self._clock = signer, clock
+        self._deltas = LineageDeltas(registry, cache, self._ancestor) if deltas else None
 
     async def publish(self, intent: Intent, fence: int) -> Head:
         """Bring one expert's version to the registry and return its head; on a stale parent sign once more
@@ -80,8 +85,12 @@ class Publisher:
 
     async def _send_blobs(self, statement: Statement[Manifest]) -> None:
         manifest = statement.value
-        for digest in await self._registry.missing(manifest.blobs()):
-            data = self._cache.open_verified(digest)
+        missing = await self._registry.missing(manifest.blobs())
+        bases: Bases = {}
+        if missing and self._deltas is not None:
+            bases = await self._deltas.bases(manifest, in_registry=True)
+        for digest in missing:
+            data, base = self._cache.open_verified(digest), bases.get(digest)
             line = Listing(
                 what="blob",
                 detail=f"weights of {manifest.expert}@{manifest.version}",
@@ -89,10 +98,23 @@ class Publisher:
                 recipient="registry",
                 at=self._clock(),
                 digest=digest,
+                attributes={"delta_to": base.blob} if base is not None else {},
             )
             self._outbound.record([line])
-            await self._registry.publish_blob(digest, data)
+            if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
+                await self._registry.publish_blob(digest, data)
             reached("node.publish.blob_sent")
+
+    async def _ancestor(self, digest: Digest) -> Manifest:
+        """Return a version that a manifest of ours names, whose digest we signed."""
+        statement = read_statement(await self._registry.manifest(digest=digest), Manifest)
+        if statement.digest != digest:
+            raise VerificationError(
+                f"manifest {digest[:12]}",
+                found=f"a statement with digest {statement.digest[:12]}",
+                expected="the one asked for",
+            )
+        return statement.value
 
     async def _commit(self, intent: Intent, statement: Statement[Manifest], fence: int) -> Head:
         manifest = statement.value

@@ -118,6 +118,13 @@ def pull(
     output: Annotated[
         Path | None, typer.Option(help="Write the weights as a .safetensors file as well.", metavar="FILE")
     ] = None,
+    delta: Annotated[
+        bool | None,
+        typer.Option(
+            "--delta/--no-delta",
+            help="On a node: fetch deltas to versions that are here, for slow links (as node.toml says).",
+        ),
+    ] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -136,7 +143,9 @@ def pull(
         check_destination(output, "--output")
 
     async def work() -> None:
-        async with verified_registry(place, with_peers=True) as registry:
+        async with verified_registry(
+            place, with_peers=True, deltas=_takes_deltas(place, delta)
+        ) as registry:
             statement = await registry.manifest(expert_id)
             manifest = statement.value
             if manifest.share == "serve-only" and manifest.owner != place.identity().id:
@@ -159,6 +168,15 @@ def pull(
         emit("expert-pull", {**facts, "output": str(output or "")}, as_json=json, text=text)
 
     run_async(work())
+
+
+def _takes_deltas(place: "Place", flag: bool | None) -> bool:
+    """Return the flag, else the node's setting; an operator keeps no versions to take deltas to."""
+    if not place.is_node:
+        return False
+    from node.config import NodeConfig
+
+    return flag if flag is not None else NodeConfig.load(place.root).delta
 
 
 def lineage(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:

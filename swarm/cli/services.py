@@ -178,6 +178,10 @@ def node(
     federation: Annotated[
         str | None, typer.Option(help="Federated apps that may run here: all, none, or sums,kmeans,...")
     ] = None,
+    delta: Annotated[
+        bool | None,
+        typer.Option("--delta/--no-delta", help="Send and fetch weights as deltas, for slow links (off)."),
+    ] = None,
     import_path: ImportPath = None,
     home: Home = None,
     log_level: LogLevel = None,
@@ -192,7 +196,7 @@ def node(
 
     place = node_place(home)
     check_present(place)
-    given: dict[str, Any] = {"advertise": advertise, "net": net, "federation": federation}
+    given: dict[str, Any] = {"advertise": advertise, "net": net, "federation": federation, "delta": delta}
     given |= {"log_level": log_level, "log_json": log_json}
     given |= {"import_paths": import_paths(import_path) if import_path else None}
     flags = {name: value for name, value in given.items() if value is not None}

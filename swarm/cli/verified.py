@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def verified_registry(place: Place, *, with_peers: bool = False) -> AsyncIterator[VerifiedRegistry]:
+async def verified_registry(
+    place: Place, *, with_peers: bool = False, deltas: bool = False
+) -> AsyncIterator[VerifiedRegistry]:
     """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing.
 
-    `with_peers`: nodes that live and have a listener may give blobs as well.
+    `with_peers`: nodes that live and have a listener may give blobs as well. `deltas`: blobs come as deltas to
+    those of the versions that they came from, where that pays.
     """
     async with AsyncExitStack() as stack:
         if place.is_node:
@@ -31,7 +34,8 @@ async def verified_registry(place: Place, *, with_peers: bool = False) -> AsyncI
         client = await stack.enter_async_context(places.registry(place))
         coordinator = await stack.enter_async_context(places.coordinator(place))
         peers = await stack.enter_async_context(living_peers(place, coordinator)) if with_peers else ()
-        yield VerifiedRegistry(client, coordinator, place.identity().keyring(), BlobFiles(folder), peers)
+        keyring = place.identity().keyring()
+        yield VerifiedRegistry(client, coordinator, keyring, BlobFiles(folder), peers, deltas=deltas)
 
 
 def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:

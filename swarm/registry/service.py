@@ -42,6 +42,7 @@ from swarm.registry.claims import Claims
 from swarm.registry.collecting import Collector
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.commits_in_flight import CommitsInFlight
+from swarm.registry.deltas import Deltas
 from swarm.registry.progress import with_progress
 from swarm.registry.quotas import Quotas
 from swarm.registry.rebuilding import Rebuilding
@@ -89,6 +90,7 @@ class RegistryService:
         self._catalogue = Catalogue(store, keyring.is_revoked)
         self._claims = claims if claims is not None else Claims()
         self._commits = CommitsInFlight(store, self._claims)
+        self._deltas = Deltas(blobs)
         self._quotas = Quotas(blobs, self._catalogue, self._claims, node_quota_bytes)
         self._collector = Collector(
             store=store,
@@ -192,6 +194,27 @@ class RegistryService:
         """Return the digests of a blob's blocks; raises what `fetch` does."""
         view = await self._opened(digest)
         return await asyncio.to_thread(self._outlines.of, digest, view)
+
+    async def publish_delta(
+        self, caller: Caller, parent: Digest, digest: Digest, size_bytes: int, pieces: AsyncIterator[bytes]
+    ) -> None:
+        """Store one blob, whole, that comes as its delta to another one here; else as `publish`.
+
+        Raises NotFoundError where the parent is not here, InvalidInputError where it has another size.
+        """
+        await self.publish(caller, digest, size_bytes, await self._deltas.undone(parent, size_bytes, pieces))
+
+    async def fetch_delta(self, digest: Digest, parent: Digest, width: int) -> AsyncIterator[bytes]:
+        """Yield the delta that makes a blob of its parent; both must be ones that may be fetched.
+
+        Raises NotFoundError where the blob's own bytes are hardly more, else what `fetch` raises.
+        """
+        await self._refresh()
+        for each in (digest, parent):
+            # Who gets a delta and one of the two has the other.
+            self._catalogue.check_may_leave(checked_digest(each))
+        async for piece in self._deltas.between(digest, parent, width):
+            yield piece
 
     async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
         """Make a signed manifest the head of its expert, once all it says has been checked.

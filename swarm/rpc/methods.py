@@ -191,6 +191,12 @@ FETCH = Method("Registry", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, s
 OUTLINE = Method("Registry", "Outline", registry_pb2.OutlineRequest, registry_pb2.OutlineReply, EVERYONE)
 HOLDER_FETCH = Method("Holder", "Fetch", registry_pb2.BlobRequest, bytes, EVERYONE, streams_out=True)
 HOLDER_OUTLINE = Method("Holder", "Outline", registry_pb2.OutlineRequest, registry_pb2.OutlineReply, EVERYONE)
+PUBLISH_DELTA = Method(
+    "Registry", "PublishDelta", bytes, registry_pb2.PublishReply, PUBLISH.roles, streams_in=True
+)
+FETCH_DELTA = Method(
+    "Registry", "FetchDelta", registry_pb2.DeltaRequest, bytes, FETCH.roles, streams_out=True
+)
 COMMIT = Method(
     "Registry",
     "Commit",

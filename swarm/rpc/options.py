@@ -25,6 +25,9 @@ SIZE_KEY: Final = "swarm-size"
 OFFSET_KEY: Final = "swarm-offset"
 """Metadata of Publish: what the bytes hash to, how many they are, and where sending goes on (none: 0)."""
 
+DELTA_PARENT_KEY: Final = "swarm-delta-parent"
+"""Metadata of PublishDelta besides: the blob that the delta is to."""
+
 _ENVELOPE_BYTES = 1 << 20
 _KEEPALIVE: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 10_000),

@@ -19,6 +19,7 @@ from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import check_module, unpack
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.lineage_deltas import LineageDeltas
 from swarm.transfer import Holder, Holders, download
 from swarm.trust.keyring import Keyring, UnknownMemberError
 from swarm.trust.statements import Statement
@@ -43,8 +44,11 @@ class VerifiedRegistry:
         keyring: Keyring,
         cache: BlobFiles,
         peers: Sequence[Holder] = (),
+        *,
+        deltas: bool = False,
     ) -> None:
-        """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed."""
+        """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed. `deltas`: a
+        manifest's blobs come as deltas to those of its ancestors, as far as that pays."""
         self.client, self.keyring, self.cache = client, keyring, cache
         self._peers = tuple(peers)
         self.dropped: dict[str, str] = {}
@@ -52,6 +56,7 @@ class VerifiedRegistry:
         self._coordinator = coordinator
         self._manifests: dict[Digest, Statement[Manifest]] = {}
         self._slots = asyncio.Semaphore(_CONCURRENT_FETCHES)
+        self._deltas = LineageDeltas(client, cache, self._ancestor) if deltas else None
 
     async def manifest(self, reference: str, version: int = 0) -> Statement[Manifest]:
         """Return a manifest by digest, or by expert and version (0: its head).
@@ -120,6 +125,8 @@ class VerifiedRegistry:
         modules = (*manifest.modules, *corrections)
         entries = [tensor for module in modules for tensor in module.tensors]
         try:
+            if self._deltas is not None:
+                await self._deltas.fetch(manifest)
             await self.fetch(entries, on_start)
             for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
@@ -169,6 +176,9 @@ class VerifiedRegistry:
                 fetch.cancel()
             await asyncio.gather(*fetches, return_exceptions=True)
             self.dropped |= holders.dropped
+
+    async def _ancestor(self, digest: Digest) -> Manifest:
+        return (await self.manifest(digest)).value
 
     def _absent(self, blobs: list[Digest]) -> list[Digest]:
         absent = []

@@ -69,6 +69,16 @@ class OutlineReply(_message.Message):
     blocks: bytes
     def __init__(self, size_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ..., blocks: _Optional[bytes] = ...) -> None: ...
 
+class DeltaRequest(_message.Message):
+    __slots__ = ("digest", "parent", "width")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    parent: str
+    width: int
+    def __init__(self, digest: _Optional[str] = ..., parent: _Optional[str] = ..., width: _Optional[int] = ...) -> None: ...
+
 class CommitRequest(_message.Message):
     __slots__ = ("envelope", "fence", "idempotency_key")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]

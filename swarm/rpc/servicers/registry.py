@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Mapping
 
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.ids import digest, node_id
+from swarm.domain.ids import Digest, digest, node_id
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import digests, expert_id
 from swarm.rpc.interceptors import Behaviour, Context
-from swarm.rpc.options import CHUNK_BYTES, DIGEST_KEY, OFFSET_KEY, SIZE_KEY
+from swarm.rpc.options import CHUNK_BYTES, DELTA_PARENT_KEY, DIGEST_KEY, OFFSET_KEY, SIZE_KEY
 from swarm.rpc.pb import registry_pb2, types_pb2
 from swarm.rpc.ports import RegistryPort
 from swarm.rpc.server import Service
@@ -30,9 +30,8 @@ class _Registry:
         )
 
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
-        told = {str(key): value for key, value in context.invocation_metadata() or ()}
-        blob, size = digest(_text(told, DIGEST_KEY)), _number(told, SIZE_KEY)
-        offset = _number(told, OFFSET_KEY) if OFFSET_KEY in told else 0
+        told = _told(context)
+        (blob, size), offset = _announced(told), _number(told, OFFSET_KEY) if OFFSET_KEY in told else 0
         await self._port.publish(current_caller(), blob, size, aiter(chunks), offset)
         return registry_pb2.PublishReply(digest=blob, size_bytes=size)
 
@@ -51,6 +50,20 @@ class _Registry:
         self, request: registry_pb2.OutlineRequest, context: Context
     ) -> registry_pb2.OutlineReply:
         return convert.outline_to_pb(await self._port.outline(digest(request.digest)))
+
+    async def publish_delta(
+        self, pieces: AsyncIterator[bytes], context: Context
+    ) -> registry_pb2.PublishReply:
+        told = _told(context)
+        (blob, size), parent = _announced(told), digest(_text(told, DELTA_PARENT_KEY))
+        await self._port.publish_delta(current_caller(), parent, blob, size, aiter(pieces))
+        return registry_pb2.PublishReply(digest=blob, size_bytes=size)
+
+    async def fetch_delta(self, request: registry_pb2.DeltaRequest, context: Context) -> AsyncIterator[bytes]:
+        async for piece in self._port.fetch_delta(
+            digest(request.digest), digest(request.parent), request.width
+        ):
+            yield piece
 
     async def commit(self, request: registry_pb2.CommitRequest, context: Context) -> registry_pb2.CommitReply:
         key = convert.idempotency_key(request.idempotency_key)
@@ -117,6 +130,8 @@ def registry_service(port: RegistryPort) -> Service:
         m.UPLOAD_STATE: on.upload_state,
         m.FETCH: on.fetch,
         m.OUTLINE: on.outline,
+        m.PUBLISH_DELTA: on.publish_delta,
+        m.FETCH_DELTA: on.fetch_delta,
         m.COMMIT: on.commit,
         m.ANNOUNCE: on.announce,
         m.HEADS: on.heads,
@@ -138,6 +153,15 @@ def _named(manifest: str, expert: str) -> tuple[str, str]:
             "manifest", found="both" if manifest else "neither", expected="a digest or an expert"
         )
     return (digest(manifest), "") if manifest else ("", expert_id(expert))
+
+
+def _told(context: Context) -> Mapping[str, object]:
+    return {str(key): value for key, value in context.invocation_metadata() or ()}
+
+
+def _announced(told: Mapping[str, object]) -> tuple[Digest, int]:
+    """Return the digest and the size of the blob that is to come."""
+    return digest(_text(told, DIGEST_KEY)), _number(told, SIZE_KEY)
 
 
 def _number(metadata: Mapping[str, object], key: str) -> int:
