@@ -4,6 +4,7 @@ Bytes before manifest: only what the registry lacks is sent, and the commit come
 in the outbound log before it goes.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -90,7 +91,8 @@ class Publisher:
         if missing and self._deltas is not None:
             bases = await self._deltas.bases(manifest, in_registry=True)
         for digest in missing:
-            data, base = self._cache.open_verified(digest), bases.get(digest)
+            data = await asyncio.to_thread(self._cache.open_verified, digest)
+            base = bases.get(digest)
             line = Listing(
                 what="blob",
                 detail=f"weights of {manifest.expert}@{manifest.version}",

@@ -1,8 +1,8 @@
 """`python -m benchmarks.deltas`: ratio and CPU of deltas for fine-tuned children, into deltas.json.
 
-For each child and precision: `ratio` is the delta's bytes over the whole ones; `cpu_ms_per_mb` is for making and
-undoing it, of the blob's megabytes; `break_even_mb_per_s` is the link below which sending the delta, made and
-undone before and after, is sooner there than sending the blob whole: (1 - ratio) / CPU seconds for a megabyte.
+For each child and precision: `ratio` is the delta's bytes over the whole ones; `made_` and
+`undone_cpu_ms_per_mb` are of the blob's megabytes; `break_even_mb_per_s` is the link below which a delta,
+made before and undone after, is sooner there than the whole blob: (1 - ratio) / CPU seconds for a megabyte.
 """
 
 import argparse

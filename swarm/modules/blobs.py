@@ -4,7 +4,8 @@ A blob is written under `incoming/`, hashed on the way, synced, and only then re
 folder is synced too. So a name always means whole bytes, and a crash leaves garbage in `incoming/` alone.
 Every process sweeps that garbage when it opens the folder: a file that a living process still writes is
 locked (flock), what nobody locks is garbage, but for what an interrupted transfer may go on with
-(`swarm.modules.partial_blobs`). Reading verifies the digest once per process and file state.
+(`swarm.modules.partial_blobs`). Reading verifies the digest once per process and file state, and not again what
+this process has just written and hashed.
 """
 
 import fcntl
@@ -12,6 +13,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,9 @@ from swarm.modules.durable_files import disk_full_named, put_in_place
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES, PartialBlob, kept_uploads, open_partial, sweep
 
 _INCOMING: Final = "incoming"
+_CLOCK_STEP_NS: Final = 50_000_000
+"""Longer than a file's times may stand still: a later change of the file shows in them."""
+
 _FileState = tuple[int, int, int]
 
 
@@ -35,6 +40,8 @@ class BlobWriter:
         self._file, self._temporary = _locked_file(folder, expected)
         self._hash = blake3()
         self._written = 0
+        self.committed: _FileState | None = None
+        """The file's state where nobody can have changed it unseen since its last byte was written."""
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Append chunk; VerificationError beyond the promised size, ExhaustedError on a full disk."""
@@ -56,6 +63,9 @@ class BlobWriter:
         with disk_full_named(self._target):
             put_in_place(self._file, self._temporary, self._target)
             self._temporary = None
+        stat = os.fstat(self._file.fileno())
+        if time.time_ns() - stat.st_mtime_ns > _CLOCK_STEP_NS:
+            self.committed = _state(stat)
 
     def close(self) -> None:
         """Drop what was not committed; safe to call again."""
@@ -157,6 +167,8 @@ class BlobFiles:
             yield writer
         finally:
             writer.close()
+        if writer.committed is not None:
+            self._verified[expected] = writer.committed
 
     @contextmanager
     def partial(self, expected: Digest, size_bytes: int, sender: str = "") -> Iterator[PartialBlob]:

@@ -33,8 +33,9 @@ from swarm.domain.membership import Caller, Head, RegistryHealth
 from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.domain.specification import Specification
 from swarm.domain.tensors import MAX_TENSOR_BYTES
-from swarm.modules.outlines import Outline, Outlines, chunks_of
 from swarm.fault_points import reached
+from swarm.modules.outlines import Outline, Outlines, chunks_of
+from swarm.modules.pipelined import write_pipelined
 from swarm.registry import admission, refusals
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
@@ -160,8 +161,7 @@ class RegistryService:
             self._quotas.uploading(limited, digest, size_bytes, self._blobs.kept(sender)),
             self._blobs.writer(digest, size_bytes, sender, offset) as writer,
         ):
-            async for chunk in with_progress(chunks, f"blob {digest[:12]}"):
-                await asyncio.to_thread(writer.write, chunk)
+            await write_pipelined(with_progress(chunks, f"blob {digest[:12]}"), writer.write)
             # Claimed first, so that it is never here unclaimed.
             self._claims.claim(caller.id, [digest], is_stored=True)
             try:
