@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.registry.children import child_figures
 from benchmarks.registry.commits import commit_figures
 from benchmarks.registry.loading import load_figures
+from benchmarks.registry.others import arms, installed
 from benchmarks.registry.talking import MIB
 from benchmarks.registry.transfers import rounds, summary
 from benchmarks.registry.world import running
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=7)
     found.add_argument("--commits", type=int, default=1000)
     found.add_argument("--folder", type=Path, help="where to work (a temporary folder)")
+    found.add_argument("--others", type=Path, help="measure torchft and NVFlare too; pip puts them there")
     found.add_argument("--dry-run", action="store_true", help="write no figures")
     return found
 
@@ -43,13 +45,15 @@ async def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, flo
     sizes = [int(size) * MIB for size in arguments.sizes.split(",")] + [4096 * MIB] * arguments.full
     figures: dict[str, float] = {}
     done = []
+    packages = installed(arguments.others.resolve(), say) if arguments.others else {}
     async with running(folder) as world:
         for size in sizes:
             if shutil.disk_usage(folder).free < _COPIES * size + (1 << 30):
                 say(f"{size // MIB} MiB: left out, the disk of {folder} has no room for it")
                 continue
-            taken = await asyncio.to_thread(rounds, world, size, arguments.repeats, say)
-            figures |= summary(size, taken)
+            with arms(packages, size, say) as others:
+                turns = await asyncio.to_thread(rounds, world, size, arguments.repeats, say, others)
+            figures |= summary(size, turns)
             done.append(size // MIB)
         figures |= await asyncio.to_thread(child_figures, world)
         figures |= await commit_figures(world, arguments.commits)

@@ -1,6 +1,7 @@
 """A process that obeys lines of JSON, and what the kernel says it used."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,13 +17,17 @@ ROOT = Path(__file__).parents[2]
 class Talker:
     """`python -m MODULE ARGUMENTS` with a pipe to and from it. Its first line says what it is ready with."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, path: Path | None = None) -> None:
+        """`path`: a folder of more packages for it."""
+        more = [] if path is None else [str(path)]
+        paths = os.pathsep.join([*more, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": paths},
         )
         self.ready = self._answer()
 

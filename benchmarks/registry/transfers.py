@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from benchmarks.registry.talking import MIB, Talker, cpu_s, forget_peak, peak_bytes
 from benchmarks.registry.world import World, copy_durably, random_blob
@@ -28,22 +29,31 @@ Round = Mapping[str, Taken]
 """One turn of every arm: `tls`, `copy`, `publish`, `fetch`, `stream`."""
 
 
-def rounds(world: World, size_bytes: int, repeats: int, said: Callable[[str], None]) -> list[Round]:
-    """Take each arm `repeats` times over one blob of random bytes, another arm first each time."""
+def rounds(
+    world: World,
+    size_bytes: int,
+    repeats: int,
+    said: Callable[[str], None],
+    others: Mapping[str, Callable[[], Taken]] = MappingProxyType({}),
+) -> list[Round]:
+    """Take each arm `repeats` times over one blob of random bytes, another arm first each time. `others`:
+    arms of other projects, over as many bytes."""
     files = BlobFiles(world.cache)
     blob = random_blob(files, size_bytes, seed=size_bytes)
     source = files.path(blob)
     arms: dict[str, Callable[[], Taken]] = {
-        "tls": lambda: _taken(world.tls_sender, world.tls_receiver, do="send", path=str(source)),
+        "tls": lambda: taken(world.tls_sender, world.tls_receiver, do="send", path=str(source)),
         "copy": lambda: _copied(world, blob),
         "publish": lambda: _published(world, blob),
         "fetch": lambda: _fetched(world, blob, size_bytes),
-        "stream": lambda: _taken(
+        "stream": lambda: taken(
             world.registry, world.node, asked=world.node, do="stream", digest=blob, size=size_bytes
         ),
     }
+    arms.update(others)
     _published(world, blob)  # so that there is something to fetch, and every page is warm
-    arms["stream"]()
+    for warm in ("stream", *others):
+        arms[warm]()
     found: list[Round] = []
     for turn in range(repeats):
         names = list(arms)
@@ -72,6 +82,8 @@ def summary(size_bytes: int, found: Sequence[Round]) -> dict[str, float]:
         "publish_wall_over_copy": [each["copy"].wall_s / each["publish"].wall_s for each in found],
         "stream_wall_over_tls": [each["tls"].wall_s / each["stream"].wall_s for each in found],
     }
+    for other in found[0].keys() - {"tls", "copy", "publish", "fetch", "stream"}:
+        ratios[f"fetch_wall_over_{other}"] = [each[other].wall_s / each["fetch"].wall_s for each in found]
     figures: dict[str, float] = {}
     for ratio, values in ratios.items():
         figures[f"{ratio}_{name}"] = statistics.median(values)
@@ -91,13 +103,13 @@ def summary(size_bytes: int, found: Sequence[Round]) -> dict[str, float]:
 def _published(world: World, blob: Digest) -> Taken:
     BlobFiles(world.blobs).remove(blob)
     _settle()
-    return _taken(world.node, world.registry, do="publish", digests=[blob])
+    return taken(world.node, world.registry, do="publish", digests=[blob])
 
 
 def _fetched(world: World, blob: Digest, size_bytes: int) -> Taken:
     into = world.folder / "fetched"
     _settle()
-    found = _taken(
+    found = taken(
         world.registry, world.node, asked=world.node,
         do="fetch", digest=blob, size=size_bytes, into=str(into),
     )  # fmt: skip
@@ -115,7 +127,7 @@ def _copied(world: World, blob: Digest) -> Taken:
     return found
 
 
-def _taken(sender: Talker, receiver: Talker, *, asked: Talker | None = None, **request: object) -> Taken:
+def taken(sender: Talker, receiver: Talker, *, asked: Talker | None = None, **request: object) -> Taken:
     """Return what a request took; `asked`: whom it is put to, the sender if nobody else."""
     before = {each.pid: forget_peak(each.pid) for each in (sender, receiver)}
     used = [cpu_s(each.pid) for each in (sender, receiver)]
