@@ -143,9 +143,7 @@ def pull(
         check_destination(output, "--output")
 
     async def work() -> None:
-        async with verified_registry(
-            place, with_peers=True, deltas=_takes_deltas(place, delta)
-        ) as registry:
+        async with verified_registry(place, with_peers=True, deltas=_takes_deltas(place, delta)) as registry:
             statement = await registry.manifest(expert_id)
             manifest = statement.value
             if manifest.share == "serve-only" and manifest.owner != place.identity().id:

@@ -23,8 +23,8 @@ async def verified_registry(
 ) -> AsyncIterator[VerifiedRegistry]:
     """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing.
 
-    `with_peers`: nodes that live and have a listener may give blobs as well. `deltas`: blobs come as deltas to
-    those of the versions that they came from, where that pays.
+    `with_peers`: nodes that live and have a listener may give blobs as well. `deltas`: blobs come as deltas
+    to those of the versions that they came from, where that pays.
     """
     async with AsyncExitStack() as stack:
         if place.is_node:

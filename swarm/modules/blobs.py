@@ -4,8 +4,8 @@ A blob is written under `incoming/`, hashed on the way, synced, and only then re
 folder is synced too. So a name always means whole bytes, and a crash leaves garbage in `incoming/` alone.
 Every process sweeps that garbage when it opens the folder: a file that a living process still writes is
 locked (flock), what nobody locks is garbage, but for what an interrupted transfer may go on with
-(`swarm.modules.partial_blobs`). Reading verifies the digest once per process and file state, and not again what
-this process has just written and hashed.
+(`swarm.modules.partial_blobs`). Reading verifies the digest once per process and file state, and not again
+what this process has just written and hashed.
 """
 
 import fcntl
@@ -13,7 +13,6 @@ import mmap
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,14 +21,16 @@ from typing import BinaryIO, Final
 from swarm.digests import blake3, digest_of, verify_digest
 from swarm.domain.errors import NotFoundError, VerificationError
 from swarm.domain.ids import Digest, digest
-from swarm.modules.durable_files import disk_full_named, put_in_place
+from swarm.modules.durable_files import (
+    FileState,
+    disk_full_named,
+    put_in_place,
+    settled_state,
+    state_of,
+)
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES, PartialBlob, kept_uploads, open_partial, sweep
 
 _INCOMING: Final = "incoming"
-_CLOCK_STEP_NS: Final = 50_000_000
-"""Longer than a file's times may stand still: a later change of the file shows in them."""
-
-_FileState = tuple[int, int, int]
 
 
 class BlobWriter:
@@ -40,7 +41,7 @@ class BlobWriter:
         self._file, self._temporary = _locked_file(folder, expected)
         self._hash = blake3()
         self._written = 0
-        self.committed: _FileState | None = None
+        self.committed: FileState | None = None
         """The file's state where nobody can have changed it unseen since its last byte was written."""
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -63,9 +64,7 @@ class BlobWriter:
         with disk_full_named(self._target):
             put_in_place(self._file, self._temporary, self._target)
             self._temporary = None
-        stat = os.fstat(self._file.fileno())
-        if time.time_ns() - stat.st_mtime_ns > _CLOCK_STEP_NS:
-            self.committed = _state(stat)
+        self.committed = settled_state(self._file)
 
     def close(self) -> None:
         """Drop what was not committed; safe to call again."""
@@ -92,8 +91,8 @@ class BlobFiles:
         self.folder = folder
         self._incoming = folder / _INCOMING
         self._incoming.mkdir(parents=True, exist_ok=True)
-        self._verified: dict[Digest, _FileState] = {}
-        self._damaged: dict[Digest, _FileState] = {}
+        self._verified: dict[Digest, FileState] = {}
+        self._damaged: dict[Digest, FileState] = {}
         self.sweep()
 
     def path(self, blob: Digest) -> Path:
@@ -103,7 +102,7 @@ class BlobFiles:
     def has(self, blob: Digest) -> bool:
         """Say whether blob is here; one that was found damaged is not, until it is written again."""
         try:
-            state = _state(self.path(blob).stat())
+            state = state_of(self.path(blob).stat())
         except FileNotFoundError:
             return False
         return self._damaged.get(blob) != state
@@ -181,6 +180,8 @@ class BlobFiles:
             yield partial
         finally:
             partial.close()
+        if partial.committed is not None:
+            self._verified[expected] = partial.committed
 
     def kept(self, sender: str) -> dict[Digest, int]:
         """Return the blobs that a sender began to send, with the bytes that are here."""
@@ -194,7 +195,7 @@ class BlobFiles:
         """
         try:
             with self.path(blob).open("rb") as file:
-                state = _state(os.fstat(file.fileno()))
+                state = state_of(os.fstat(file.fileno()))
                 view = _mapped(file, state[1])
         except FileNotFoundError:
             raise _not_here(blob) from None
@@ -250,10 +251,6 @@ def _mapped(file: BinaryIO, size_bytes: int) -> memoryview:
     if size_bytes == 0:
         return memoryview(b"")
     return memoryview(mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ))
-
-
-def _state(stat: os.stat_result) -> _FileState:
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _not_here(blob: Digest) -> NotFoundError:

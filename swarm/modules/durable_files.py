@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,23 @@ from swarm.domain.errors import ExhaustedError
 from swarm.fault_points import reached
 
 _NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+_CLOCK_STEP_NS: Final = 50_000_000
+"""Longer than a file's times may stand still: a later change of the file shows in them."""
+
+FileState = tuple[int, int, int]
+"""What changes with a file's bytes."""
+
+
+def state_of(stat: os.stat_result) -> FileState:
+    """Return what a file's bytes are known by."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def settled_state(file: BinaryIO) -> FileState | None:
+    """Return the state of a file; None where a change that comes now might not show in it."""
+    stat = os.fstat(file.fileno())
+    return state_of(stat) if time.time_ns() - stat.st_mtime_ns > _CLOCK_STEP_NS else None
 
 
 def put_in_place(file: BinaryIO, temporary: Path, target: Path) -> None:

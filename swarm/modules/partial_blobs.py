@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 from swarm.digests import blake3
 from swarm.domain.errors import ConflictError, VerificationError
 from swarm.domain.ids import Digest
-from swarm.modules.durable_files import disk_full_named, put_in_place
+from swarm.modules.durable_files import FileState, disk_full_named, put_in_place, settled_state
 from swarm.modules.outlines import BLOCK_BYTES, Outline, block_bytes
 
 KEPT_FROM_BYTES: Final = BLOCK_BYTES
@@ -43,6 +43,8 @@ class PartialBlob:
         self._hash, self._hashed = blake3(), 0
         self._end = 0
         self._is_refused = self._is_committed = False
+        self.committed: FileState | None = None
+        """The file's state where nobody can have changed it unseen since its last byte was written."""
 
     @property
     def held_bytes(self) -> int:
@@ -108,6 +110,7 @@ class PartialBlob:
         with disk_full_named(self._target):
             put_in_place(self._file, self._path, self._target)
         self._is_committed = True
+        self.committed = settled_state(self._file)
 
     def close(self) -> None:
         """Let another one go on; safe to call again."""

@@ -45,8 +45,8 @@ from swarm.domain.membership import (
     TokenView,
     Welcome,
 )
-from swarm.modules.outlines import Outline
 from swarm.domain.rebuild import BroughtBack, RebuildReport
+from swarm.modules.outlines import Outline
 
 
 class NodeLink(Protocol):

@@ -47,8 +47,8 @@ class VerifiedRegistry:
         *,
         deltas: bool = False,
     ) -> None:
-        """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed. `deltas`: a
-        manifest's blobs come as deltas to those of its ancestors, as far as that pays."""
+        """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed.
+        `deltas`: a manifest's blobs come as deltas to those of its ancestors, as far as that pays."""
         self.client, self.keyring, self.cache = client, keyring, cache
         self._peers = tuple(peers)
         self.dropped: dict[str, str] = {}
