@@ -3,6 +3,7 @@
 Kept in memory, filled from the store as it grows; answers from what it knows while the store is down.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -25,25 +26,30 @@ class Catalogue:
         self._store, self._is_revoked = store, is_revoked
         self._tombstones: set[str] = set()
         self._loaded = False
+        self._refreshing = asyncio.Lock()
         self._forget()
 
     async def refresh(self) -> bool:
         """Take in what the store has gained. While it is down (False), what was known before stays."""
-        try:
-            # The last known row again: a store that went back to an older state shows by it.
-            rows = await self._store.manifests(max(0, len(self._order) - 1))
-            if self._order and rows[:1] != self._order[-1:]:
-                self._forget()
-                rows = await self._store.manifests()
-            for digest in rows[1 if self._order else 0 :]:
-                self._add(digest, await self._store.manifest(digest))
-            self._tombstones = set(await self._store.tombstones())
-            self._loaded = True
-        except UnreachableError:
-            if not self._loaded:
-                raise
-            return False
+        async with self._refreshing:
+            try:
+                await self._take_in()
+            except UnreachableError:
+                if not self._loaded:
+                    raise
+                return False
         return True
+
+    async def _take_in(self) -> None:
+        # The last known row again: a store that went back to an older state shows by it.
+        rows = await self._store.manifests(max(0, len(self._order) - 1))
+        if self._order and rows[:1] != self._order[-1:]:
+            self._forget()
+            rows = await self._store.manifests()
+        for digest in rows[1 if self._order else 0 :]:
+            self._add(digest, await self._store.manifest(digest))
+        self._tombstones = set(await self._store.tombstones())
+        self._loaded = True
 
     def check_may_leave(self, blob: Digest) -> None:
         """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of.

@@ -12,7 +12,7 @@ until their owners announce them. That clock is on disk, and begins anew when th
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Collector:
-    """Collects one registry's blobs. `refresh` brings the catalogue up to the store; False: it is away."""
+    """Collects one registry's blobs."""
 
     def __init__(
         self,
@@ -49,13 +49,12 @@ class Collector:
         catalogue: Catalogue,
         claims: Claims,
         policy: RetentionPolicy,
-        refresh: Callable[[], Awaitable[bool]],
         journal: Path | None = None,
         unnamed_s: float = UNNAMED_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._claims = store, blobs, catalogue, claims
-        self._policy, self._refresh = policy, refresh
+        self._policy = policy
         self._unnamed = _UnnamedBlobs(journal, unnamed_s, clock)
         self._gates: dict[int, GateUse | None] = {}
         self._collecting = asyncio.Lock()
@@ -65,7 +64,7 @@ class Collector:
         holds the blobs is away; then nothing was removed."""
         async with self._collecting:
             with self._claims.watching() as claimed:
-                if not await self._refresh():
+                if not await self._catalogue.refresh():
                     raise UnreachableError(
                         "collection",
                         found="a store that does not answer",

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from swarm.audit import RefusalLog
 from swarm.domain.errors import (
     InvalidInputError,
     NotReadyError,
@@ -48,8 +49,7 @@ class Admitted(Protocol):
 
 
 class Rebuilding:
-    """Takes back what was lost. `needed` gives the blobs that must be here, with why; `refresh` brings the
-    catalogue up to the store."""
+    """Takes back what was lost. `needed` gives the blobs that must be here, with why."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class Rebuilding:
         opened: Opened,
         admitted: Admitted,
         needed: Callable[[], Awaitable[dict[Digest, str]]],
-        refresh: Callable[[], Awaitable[bool]],
         keep_versions: int,
+        audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._journal = store, blobs, catalogue, journal
         self._reconciler, self._opened, self._admitted = reconciler, opened, admitted
-        self._needed, self._refresh, self._keep_versions = needed, refresh, keep_versions
+        self._needed, self._keep_versions, self._audit = needed, keep_versions, audit
         self._came: dict[NodeId, OwnerCame] = {}
         self._reconciled = Reconciled()
 
@@ -109,15 +109,9 @@ class Rebuilding:
         stones = await self._store.tombstones()
         for each in statements:
             made = each.value
-            name, is_gone = (
-                f"{made.expert}@{made.version}",
-                not stones.keys().isdisjoint((made.expert, made.owner)),
-            )
-            absent = (
-                [blob for blob in made.blobs() if blob in lacking]
-                if each.digest in kept and not is_gone
-                else []
-            )
+            is_gone = made.expert in stones or made.owner in stones
+            is_wanted = each.digest in kept and not is_gone
+            absent = [blob for blob in made.blobs() if blob in lacking] if is_wanted else []
             missing |= dict.fromkeys(absent)
             as_head = newest[made.expert] == each.digest and not is_gone
             if as_head and absent:
@@ -126,18 +120,18 @@ class Rebuilding:
                 if as_head:
                     await self._admitted(made)
                 if await self._store.put_back(made, each.digest, each.envelope, as_head=as_head, fence=held):
-                    restored.append(name)
+                    restored.append(f"{made.expert}@{made.version}")
                 await self._journal.note_commit(each.digest, each.envelope)
             except (StaleFenceError, UnreachableError):
                 raise
             except SwarmError as error:
-                refused.append(str(error))
+                refused.append(self._refused(caller, error))
         self._note(caller.id, len(statements), len(restored), refused)
         return BroughtBack(restored=tuple(restored), refused=tuple(refused), missing_blobs=tuple(missing))
 
     async def report(self) -> RebuildReport:
         """Say what there is, who has come since `begin`, and what is missing."""
-        await self._refresh()
+        await self._catalogue.refresh()
         heads = await self._store.heads()
         count, _ = await asyncio.to_thread(self._blobs.stats)
         return RebuildReport(
@@ -165,10 +159,14 @@ class Rebuilding:
             except UnreachableError:
                 raise
             except SwarmError as error:
-                refused.append(str(error))
+                refused.append(self._refused(caller, error))
                 continue
             statements.append(statement)
         return sorted(statements, key=lambda each: (each.value.expert, each.value.version)), refused
+
+    def _refused(self, caller: Caller, error: SwarmError) -> str:
+        self._audit.refused("/swarm.v1.Registry/BringBack", f"{caller.role}/{caller.id}", error)
+        return str(error)
 
     def _kept(self, statements: Sequence[Statement[Manifest]]) -> set[Digest]:
         """Return the versions whose weights are wanted: the newest of each expert."""

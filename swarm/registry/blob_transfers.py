@@ -1,0 +1,162 @@
+"""Blobs on their way in and out: claimed, counted, verified; whole, in ranges, or as deltas."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import structlog
+
+from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
+from swarm.domain.ids import Digest
+from swarm.domain.ids import digest as checked_digest
+from swarm.domain.membership import Caller
+from swarm.domain.tensors import MAX_TENSOR_BYTES
+from swarm.fault_points import reached
+from swarm.modules.outlines import Outline, Outlines, chunks_of
+from swarm.modules.pipelined import write_pipelined
+from swarm.registry.blob_store import BlobStore
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.claims import Claims
+from swarm.registry.deltas import Deltas
+from swarm.registry.progress import with_progress
+from swarm.registry.quotas import Quotas
+
+SPARE_BYTES: Final = 64 << 20
+"""What publishing leaves free on the disk, so that the rest of the machine goes on."""
+
+_log = structlog.get_logger(__name__)
+
+
+class BlobTransfers:
+    """Takes and gives the blobs of one store; the catalogue says which may leave."""
+
+    def __init__(
+        self,
+        *,
+        blobs: BlobStore,
+        catalogue: Catalogue,
+        claims: Claims,
+        quotas: Quotas,
+        spare_bytes: int = SPARE_BYTES,
+    ) -> None:
+        self._blobs, self._catalogue, self._claims, self._quotas = blobs, catalogue, claims, quotas
+        self._spare_bytes = spare_bytes
+        self._deltas, self._outlines = Deltas(blobs), Outlines()
+
+    async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
+        """Return the digests whose bytes are not here, or were found damaged. The others stay for the
+        claimant until it commits a manifest that has them, or a day is over."""
+        for digest in digests:
+            checked_digest(digest)
+        asked = list(dict.fromkeys(digests))
+        if claimant is None:
+            return await asyncio.to_thread(self._blobs.missing, asked)
+        self._claims.claim(claimant.id, asked)
+        missing = asked  # all, where nobody is told anything else
+        try:
+            missing = await asyncio.to_thread(self._blobs.missing, asked)
+        finally:
+            self._claims.release(claimant.id, missing)
+        return missing
+
+    async def publish(
+        self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes], offset: int = 0
+    ) -> None:
+        """Store one blob. It is durable when this returns; VerificationError unless it is what was promised.
+
+        The chunks go on at an offset of what was kept of an upload that broke off (`upload_state`);
+        ConflictError where that is not here any more. Raises ExhaustedError on a full disk or beyond the
+        caller's quota, and DeadlineError if no chunk comes for 30 s.
+        """
+        checked_digest(digest)
+        if not 0 <= offset <= size_bytes <= MAX_TENSOR_BYTES:
+            raise InvalidInputError(
+                f"blob {digest[:12]}",
+                found=f"{size_bytes} bytes, from {offset} on",
+                expected=f"0 to {MAX_TENSOR_BYTES}",
+            )
+        sender = _sender(caller)
+        self._check_room(digest, size_bytes - offset)
+        limited = caller.id if caller.role == "node" else None
+        if limited is not None and self._quotas.most_bytes:
+            await self._catalogue.refresh()
+            await self._quotas.measure(limited)
+        with (
+            self._quotas.uploading(limited, digest, size_bytes, self._blobs.kept(sender)),
+            self._blobs.writer(digest, size_bytes, sender, offset) as writer,
+        ):
+            await write_pipelined(with_progress(chunks, f"blob {digest[:12]}"), writer.write)
+            # Claimed first, so that it is never here unclaimed.
+            self._claims.claim(caller.id, [digest], is_stored=True)
+            try:
+                await asyncio.to_thread(writer.commit)
+            except (SwarmError, OSError):
+                self._claims.release(caller.id, [digest])
+                raise
+        reached("registry.blob.durable")
+        _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
+
+    async def upload_state(self, caller: Caller, digest: Digest) -> int:
+        """Return how many bytes are here of an upload of the caller's that broke off; 0 where none are.
+
+        They are not verified before the whole blob is.
+        """
+        checked_digest(digest)
+        return self._blobs.kept(_sender(caller)).get(digest, 0)
+
+    async def fetch(self, digest: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield a blob in chunks of 1 MiB, its bytes verified first; or so many (0: all) from offset on.
+
+        Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
+        owner keeps (serve-only) or withdrew; InvalidInputError for bytes beyond its end.
+        """
+        view = await self._opened(digest)
+        for chunk in chunks_of(view, digest, offset, length):
+            yield chunk
+
+    async def outline(self, digest: Digest) -> Outline:
+        """Return the digests of a blob's blocks; raises what `fetch` does."""
+        view = await self._opened(digest)
+        return await asyncio.to_thread(self._outlines.of, digest, view)
+
+    async def publish_delta(
+        self, caller: Caller, parent: Digest, digest: Digest, size_bytes: int, pieces: AsyncIterator[bytes]
+    ) -> None:
+        """Store one blob, whole, that comes as its delta to another one here; else as `publish`.
+
+        Raises NotFoundError where the parent is not here, InvalidInputError where it has another size.
+        """
+        await self.publish(caller, digest, size_bytes, await self._deltas.undone(parent, size_bytes, pieces))
+
+    async def fetch_delta(self, digest: Digest, parent: Digest, width: int) -> AsyncIterator[bytes]:
+        """Yield the delta that makes a blob of its parent; both must be ones that may be fetched.
+
+        Raises NotFoundError where the blob's own bytes are hardly more, else what `fetch` raises.
+        """
+        await self._catalogue.refresh()
+        for each in (digest, parent):
+            # Who gets a delta and one of the two has the other.
+            self._catalogue.check_may_leave(checked_digest(each))
+        async for piece in self._deltas.between(digest, parent, width):
+            yield piece
+
+    async def _opened(self, digest: Digest) -> memoryview:
+        """Return the verified bytes of a blob that may leave."""
+        checked_digest(digest)
+        await self._catalogue.refresh()
+        self._catalogue.check_may_leave(digest)
+        return await asyncio.to_thread(self._blobs.open_verified, digest)
+
+    def _check_room(self, digest: Digest, size_bytes: int) -> None:
+        free = self._blobs.free_bytes()
+        if size_bytes + self._spare_bytes > free:
+            raise ExhaustedError(
+                "disk of the registry",
+                found=f"{free} bytes free",
+                expected=f"{size_bytes} for blob {digest[:12]} and {self._spare_bytes} to spare",
+                remedy="free some space there; nothing was stored",
+            )
+
+
+def _sender(caller: Caller) -> str:
+    return f"{caller.role}-{caller.id}"

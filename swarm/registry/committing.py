@@ -1,0 +1,165 @@
+"""Versions that become heads, and experts that are withdrawn: checked, stored, journaled, acknowledged."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from swarm.audit import RefusalLog
+from swarm.domain.errors import (
+    InvalidInputError,
+    StaleFenceError,
+    SwarmError,
+    TooManyExpertsError,
+    UnreachableError,
+)
+from swarm.domain.ids import Digest, NodeId
+from swarm.domain.manifests import Manifest
+from swarm.domain.members import Tombstone
+from swarm.domain.membership import Caller, Head
+from swarm.fault_points import reached
+from swarm.registry import admission, refusals
+from swarm.registry.blob_store import BlobStore
+from swarm.registry.catalogue import Catalogue
+from swarm.registry.claims import Claims
+from swarm.registry.commit_journal import CommitJournal
+from swarm.registry.commits_in_flight import CommitsInFlight
+from swarm.registry.quotas import Quotas
+from swarm.registry.reconciling import Reconciler
+from swarm.registry.statements import StatementReader
+from swarm.registry.store import MetadataStore
+
+MAX_ANNOUNCED: Final = 1000
+_log = structlog.get_logger(__name__)
+
+
+class Commits:
+    """Commits, announcements and withdrawals. Nothing is acknowledged before the journal has it."""
+
+    def __init__(
+        self,
+        *,
+        store: MetadataStore,
+        blobs: BlobStore,
+        statements: StatementReader,
+        catalogue: Catalogue,
+        claims: Claims,
+        quotas: Quotas,
+        journal: CommitJournal,
+        reconciler: Reconciler,
+        audit: RefusalLog,
+    ) -> None:
+        self._store, self._blobs, self._statements = store, blobs, statements
+        self._catalogue, self._quotas = catalogue, quotas
+        self._journal, self._reconciler, self._audit = journal, reconciler, audit
+        self._in_flight = CommitsInFlight(store, claims)
+        self._committing = asyncio.Lock()
+
+    async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
+        """Make a signed manifest the head of its expert, once all it says has been checked.
+
+        A node needs its lease's fence; the coordinator, which commits its own root, has none.
+        """
+        statement = await self._statements.opened(envelope, Manifest)
+        manifest = statement.value
+        admission.check_committer(caller, manifest)
+        held = None if caller.role == "coordinator" else fence
+        async with self._in_flight.of(statement):
+            await self.admit(manifest)
+            async with self._committing:
+                if self._reconciler.is_behind(manifest.expert, manifest.parent_version):
+                    await self._reconciler.look()
+                await self._check_leaf_limit(manifest)
+                if caller.role == "node" and self._quotas.most_bytes:
+                    await self._catalogue.refresh()
+                    await self._quotas.measure(manifest.owner, manifest.blobs())
+                    self._quotas.check_commit(manifest.owner, manifest.blobs())
+                reached("registry.commit.admitted")
+                head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
+            reached("registry.commit.stored")
+            await self._journal.note_commit(statement.digest, envelope)
+            reached("registry.commit.journaled")
+        _log.info(
+            "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
+        )
+        return head
+
+    async def announce(
+        self, caller: Caller, envelopes: Sequence[bytes], fence: int, key: str
+    ) -> tuple[list[str], list[str]]:
+        """Take over heads that a node kept and this registry lost.
+
+        Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence or an
+        outage refuses the whole.
+        """
+        if len(envelopes) > MAX_ANNOUNCED:
+            raise InvalidInputError(
+                "announced heads", found=str(len(envelopes)), expected=f"at most {MAX_ANNOUNCED}"
+            )
+        call = f"announce:{caller.id}:{key}"
+        if key and (first := await self._store.recall(call)):
+            restored, refused = json.loads(first)
+            return restored, refused
+        restored, refused = [], []
+        for envelope in envelopes:
+            try:
+                if name := await self._restore(caller, envelope, fence):
+                    restored.append(name)
+            except (StaleFenceError, UnreachableError):
+                raise
+            except SwarmError as error:
+                self._audit.refused("/swarm.v1.Registry/Announce", f"{caller.role}/{caller.id}", error)
+                refused.append(str(error))
+        if key:
+            await self._store.remember(call, json.dumps([restored, refused]))
+        return restored, refused
+
+    async def withdraw(self, caller: Caller, tombstone: bytes, fence: int, key: str) -> list[Digest]:
+        """Withdraw an expert, or all of a node's, for good; return the versions that descend from it."""
+        statement = await self._statements.opened(tombstone, Tombstone)
+        target = statement.value.id
+        owner = NodeId(refusals.owner_of_target(target))
+        admission.check_owner(caller, owner, f"withdrawal of {target}")
+        reached("registry.withdraw.verified")
+        gone = await self._store.withdraw(target, tombstone, fence if caller.role == "node" else None, key)
+        reached("registry.withdraw.stored")
+        await self._journal.note_withdrawal(target, tombstone)
+        reached("registry.withdraw.journaled")
+        await self._catalogue.refresh()
+        descended = self._catalogue.descendants(self._catalogue.versions_of(target))
+        _log.info("expert.withdrawn", target=target, experts=list(gone), descendants=len(descended))
+        return descended
+
+    async def admit(self, manifest: Manifest) -> None:
+        """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound."""
+        admission.check_fits(manifest, await self._statements.specification())
+        await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
+        await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
+
+    async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
+        """Restore one announced head; return its name, empty if ours is as new."""
+        statement = await self._statements.opened(envelope, Manifest)
+        manifest = statement.value
+        admission.check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")
+        head = await self._store.head(manifest.expert)
+        if head is not None and head.manifest == statement.digest:
+            return ""
+        async with self._in_flight.of_announced(statement):
+            await self.admit(manifest)
+            moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+            if moved:
+                await self._journal.note_commit(statement.digest, envelope)
+        return f"{manifest.expert}@{manifest.version}" if moved else ""
+
+    async def _check_leaf_limit(self, manifest: Manifest) -> None:
+        limit = (await self._statements.specification()).max_experts_per_owner
+        others = [head for head in await self._store.heads(manifest.owner) if head.expert != manifest.expert]
+        if len(others) >= limit:
+            raise TooManyExpertsError(
+                f"experts of {manifest.owner}",
+                found=f"{len(others)} and one more",
+                expected=f"at most {limit}",
+                remedy="withdraw some that no gate has: swarm expert remove EXPERT",
+            )
