@@ -251,9 +251,13 @@ class RegistryClient:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    async def missing(self, blobs: Sequence[Digest], timeout_s: float = UNARY_TIMEOUT_S) -> list[Digest]:
-        """Return which of blobs the registry lacks, in their order."""
-        reply = await self.connection.unary(m.MISSING, registry_pb2.MissingRequest(digests=blobs), timeout_s)
+    async def missing(
+        self, blobs: Sequence[Digest], *, claim: bool = True, timeout_s: float = UNARY_TIMEOUT_S
+    ) -> list[Digest]:
+        """Return which of blobs the registry lacks, in their order. `claim`: the others stay there until a
+        manifest of the caller's that has them is committed, or a day is over."""
+        request = registry_pb2.MissingRequest(digests=blobs, unclaimed=not claim)
+        reply = await self.connection.unary(m.MISSING, request, timeout_s)
         with reply_checked(self.connection.peer):
             return list(digests(reply.digests))
 

@@ -59,7 +59,8 @@ class LineageDeltas:
                 if blob not in found and self._serves(base.blob):
                     found[blob] = base
         if in_registry and found:
-            lacking = await self._registry.missing([base.blob for base in found.values()])
+            # Unclaimed: no commit of this version would end a claim on what it is a delta to.
+            lacking = await self._registry.missing([base.blob for base in found.values()], claim=False)
             found = {blob: base for blob, base in found.items() if base.blob not in lacking}
         return found
 

@@ -12,10 +12,12 @@ class RawChunk(_message.Message):
     def __init__(self) -> None: ...
 
 class MissingRequest(_message.Message):
-    __slots__ = ("digests",)
+    __slots__ = ("digests", "unclaimed")
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    UNCLAIMED_FIELD_NUMBER: _ClassVar[int]
     digests: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, digests: _Optional[_Iterable[str]] = ...) -> None: ...
+    unclaimed: bool
+    def __init__(self, digests: _Optional[_Iterable[str]] = ..., unclaimed: _Optional[bool] = ...) -> None: ...
 
 class MissingReply(_message.Message):
     __slots__ = ("digests",)

@@ -25,9 +25,8 @@ class _Registry:
     async def missing(
         self, request: registry_pb2.MissingRequest, context: Context
     ) -> registry_pb2.MissingReply:
-        return registry_pb2.MissingReply(
-            digests=await self._port.missing(digests(request.digests), current_caller())
-        )
+        claimant = None if request.unclaimed else current_caller()
+        return registry_pb2.MissingReply(digests=await self._port.missing(digests(request.digests), claimant))
 
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
         told = _told(context)
