@@ -115,7 +115,11 @@ class Attack:
         else:
             outcome = await in_process.call(method, sent, caller.certificate_pem)
         found.note(method, sent, outcome)
-        if method in (m.COMMIT, m.ANNOUNCE) and outcome.code == "OK" and self._versions_left > 0:
+        if (
+            method in (m.COMMIT, m.ANNOUNCE, m.BRING_BACK)
+            and outcome.code == "OK"
+            and self._versions_left > 0
+        ):
             self._versions_left -= 1
             await self._requests.follow_head()
 

@@ -16,12 +16,13 @@ from swarm.domain.ids import SwarmId, leaf_of
 from swarm.domain.inference import ExpertRequest, ExpertTask
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import Tombstone
+from swarm.modules.deltas import delta_pieces
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.convert.agent import train_order_to_pb
 from swarm.rpc.convert.tensors import tensor_to_pb
 from swarm.rpc.methods import METHODS, AnyMethod
-from swarm.rpc.options import DIGEST_KEY, SIZE_KEY
+from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, OFFSET_KEY, SIZE_KEY
 from swarm.rpc.pb import (
     agent_pb2,
     expert_pb2,
@@ -38,12 +39,14 @@ from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.coordinator import samples
 
-COMPUTING: Final = frozenset({m.FIT, m.ROLLBACK, m.CONTRIBUTE, m.MAKE_PROFILE, m.COLLECT, m.RUN_FEDERATION})
+COMPUTING: Final = frozenset(
+    {m.FIT, m.ROLLBACK, m.CONTRIBUTE, m.MAKE_PROFILE, m.COLLECT, m.REBUILD, m.RUN_FEDERATION}
+)
 """One call of these at a time: each may take seconds, and the others go on meanwhile."""
 Metadata = tuple[tuple[str, str], ...]
 
 SELDOM: Final[dict[AnyMethod, float]] = {
-    m.FIT: 0.002, m.ROLLBACK: 0.01, m.CONTRIBUTE: 0.1, m.COLLECT: 0.005, m.RUN_FEDERATION: 0.05,
+    m.FIT: 0.002, m.ROLLBACK: 0.01, m.CONTRIBUTE: 0.1, m.COLLECT: 0.005, m.REBUILD: 0.005, m.RUN_FEDERATION: 0.05,
     m.MAKE_PROFILE: 0.1, m.PREDICT: 0.3, m.CREATE_TOKEN: 0.05, m.LIST_TOKENS: 0.1, m.CONNECT: 0.2,
     m.EVENTS: 0.2, m.RENEW_CERTIFICATE: 0.1, m.PROPOSE: 0.5, m.TRY_GATE: 0.3, m.SURVEY: 0.3, m.STATUS: 0.3,
     m.HEALTH: 0.3, m.LEAVE: 0.05, m.REVOKE_NODE: 0.3, m.STOP: 0.1, m.STATE: 0.1,
@@ -64,7 +67,7 @@ class Requests:
     """Makes requests; `version` is the head of the attacker's expert."""
 
     def __init__(self, world: World, base: Manifest, contribution: tuple[bytes, bytes], gate: bytes) -> None:
-        self._world, self._base, self._contribution, self._gate = world, base, contribution, gate
+        self.world, self._base, self._contribution, self._gate = world, base, contribution, gate
         self.version = base.version
         self.gate_version = read_statement(gate, GateStatement).value.version
         self._specification = b""
@@ -91,14 +94,14 @@ class Requests:
 
     async def follow_head(self) -> None:
         """Look where the attacker's head is now."""
-        head = await self._world.mal.registry.heads("mal")
+        head = await self.world.mal.registry.heads("mal")
         self.version = max(
             (each.version for each in head if each.expert == self._base.expert), default=self.version
         )
 
     def _next(self) -> bytes:
         value = replace(self._base, version=self.version + 1, parent_version=self.version)
-        return sign_statement(value, self._world.mal.identity.required_signer())
+        return sign_statement(value, self.world.mal.identity.required_signer())
 
     def _forgeable(self, message: Any, name: str, signer: Signer) -> Callable[[], Any]:
         def found() -> tuple[bytes, Callable[[bytes], None], Signer]:
@@ -107,21 +110,21 @@ class Requests:
         return found
 
     def commit(self) -> Made:
-        message = registry_pb2.CommitRequest(envelope=self._next(), fence=self._world.mal.fence)
-        signer = self._world.mal.identity.required_signer()
+        message = registry_pb2.CommitRequest(envelope=self._next(), fence=self.world.mal.fence)
+        signer = self.world.mal.identity.required_signer()
         return Made([message], envelope=self._forgeable(message, "envelope", signer))
 
     def announce(self) -> Made:
-        message = registry_pb2.AnnounceRequest(envelopes=[self._next()], fence=self._world.mal.fence)
+        message = registry_pb2.AnnounceRequest(envelopes=[self._next()], fence=self.world.mal.fence)
 
         def put(data: bytes) -> None:
             message.envelopes[0] = data
 
-        signer = self._world.mal.identity.required_signer()
+        signer = self.world.mal.identity.required_signer()
         return Made([message], envelope=lambda: (message.envelopes[0], put, signer))
 
     def withdraw(self) -> Made:
-        quitter = self._world.quitter
+        quitter = self.world.quitter
         value = Tombstone(
             swarm=SwarmId("plants"), kind="expert", id=quitter.expert, reason="old", created_at=1.0
         )
@@ -132,31 +135,46 @@ class Requests:
     def contribute(self) -> Made:
         envelope, arrays = self._contribution
         header = gate_pb2.ContributeHeader(
-            envelope=envelope, fence=self._world.mal.fence, idempotency_key=uuid.uuid4().hex
+            envelope=envelope, fence=self.world.mal.fence, idempotency_key=uuid.uuid4().hex
         )
         first = gate_pb2.ContributeChunk(header=header)
-        signer = self._world.mal.identity.required_signer()
+        signer = self.world.mal.identity.required_signer()
         found = self._forgeable(first.header, "envelope", signer)
         return Made([first, gate_pb2.ContributeChunk(data=arrays)], envelope=found)
 
     def publish(self) -> Made:
         data = uuid.uuid4().bytes * 4
-        return Made([data], metadata=((DIGEST_KEY, digest_of(data)), (SIZE_KEY, str(len(data)))))
+        return Made([data], metadata=(*_announced(data), (OFFSET_KEY, "0")))
+
+    def publish_delta(self) -> Made:
+        parent = self.world.blob
+        data = uuid.uuid4().bytes + parent[16:]
+        metadata = (*_announced(data), (DELTA_PARENT_KEY, digest_of(parent)))
+        return Made(list(delta_pieces(data, parent, 4)), metadata=metadata)
+
+    def bring_back(self) -> Made:
+        message = registry_pb2.BringBackRequest(envelopes=[self._next()], fence=self.world.mal.fence)
+
+        def put(data: bytes) -> None:
+            message.envelopes[0] = data
+
+        signer = self.world.mal.identity.required_signer()
+        return Made([message], envelope=lambda: (message.envelopes[0], put, signer))
 
     def connect(self) -> Made:
-        signer = self._world.streamer.required_signer()
+        signer = self.world.streamer.required_signer()
         value = replace(
             self._base,
-            owner=self._world.streamer.id,
+            owner=self.world.streamer.id,
             expert="streamer.e0",
-            leaf=leaf_of(self._world.streamer.id, 0),  # type: ignore[arg-type]
+            leaf=leaf_of(self.world.streamer.id, 0),  # type: ignore[arg-type]
         )
         hello = node_stream_pb2.Hello(
-            can_build=["linear"], manifests=[sign_statement(value, signer)], served=[self._world.manifest],
+            can_build=["linear"], manifests=[sign_statement(value, signer)], served=[self.world.manifest],
             software="0",
         )  # fmt: skip
         first = node_stream_pb2.FromNode(hello=hello)
-        beat = node_stream_pb2.Heartbeat(fence=1, activity="idle", served=[self._world.manifest])
+        beat = node_stream_pb2.Heartbeat(fence=1, activity="idle", served=[self.world.manifest])
         problem = types_pb2.Problem(code="not_found", subject="x")
 
         def put(data: bytes) -> None:
@@ -181,7 +199,7 @@ class Requests:
         ])  # fmt: skip
 
     def ask_expert(self) -> Made:
-        world = self._world
+        world = self.world
         request = ExpertRequest(
             inputs=samples("a", 3, 1),
             tasks=(
@@ -206,20 +224,24 @@ class Requests:
         message = expert_pb2.TryGateRequest(
             candidate=self._gate, incumbent=self._gate, options=[option], specification=self._specification
         )
-        signer = self._world.coordinator_identity.required_signer()
+        signer = self.world.coordinator_identity.required_signer()
         return Made([message], envelope=self._forgeable(message, "candidate", signer))
 
     def survey(self) -> Made:
         message = expert_pb2.SurveyRequest(gate=self._gate, specification=self._specification)
-        signer = self._world.coordinator_identity.required_signer()
+        signer = self.world.coordinator_identity.required_signer()
         return Made([message], envelope=self._forgeable(message, "specification", signer))
 
     def renew(self) -> Made:
-        return Made([membership_pb2.RenewCertificateRequest(csr_pem=self._world.mal.identity.renewal_csr())])
+        return Made([membership_pb2.RenewCertificateRequest(csr_pem=self.world.mal.identity.renewal_csr())])
+
+
+def _announced(data: bytes) -> Metadata:
+    return (DIGEST_KEY, digest_of(data)), (SIZE_KEY, str(len(data)))
 
 
 def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
-    blob = digest_of(b"nothing")
+    blob, stored, held = digest_of(b"nothing"), digest_of(on.world.blob), on.world.expert.blobs()[0]
 
     def plain(make: Callable[[], Message]) -> Callable[[], Made]:
         return lambda: Made([make()])
@@ -270,7 +292,13 @@ def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
         ),
         m.MISSING: plain(lambda: registry_pb2.MissingRequest(digests=[blob])),
         m.PUBLISH: on.publish,
-        m.FETCH: plain(lambda: registry_pb2.BlobRequest(digest=blob)),
+        m.UPLOAD_STATE: plain(lambda: registry_pb2.UploadStateRequest(digest=blob)),
+        m.FETCH: plain(lambda: registry_pb2.BlobRequest(digest=stored, offset=1, length=9)),
+        m.OUTLINE: plain(lambda: registry_pb2.OutlineRequest(digest=stored)),
+        m.HOLDER_FETCH: plain(lambda: registry_pb2.BlobRequest(digest=held, offset=1, length=9)),
+        m.HOLDER_OUTLINE: plain(lambda: registry_pb2.OutlineRequest(digest=held)),
+        m.PUBLISH_DELTA: on.publish_delta,
+        m.FETCH_DELTA: plain(lambda: registry_pb2.DeltaRequest(digest=stored, parent=stored, width=4)),
         m.COMMIT: on.commit,
         m.ANNOUNCE: on.announce,
         m.HEADS: plain(lambda: registry_pb2.HeadsRequest(owner="ada")),
@@ -278,6 +306,8 @@ def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
         m.WITHDRAW: on.withdraw,
         m.LINEAGE: plain(lambda: registry_pb2.LineageRequest(expert="ada.e0")),
         m.COLLECT: plain(lambda: registry_pb2.CollectRequest(dry_run=True)),
+        m.BRING_BACK: on.bring_back,
+        m.REBUILD: plain(registry_pb2.RebuildRequest),
         m.HEALTH: plain(registry_pb2.RegistryHealthRequest),
         m.EXPERT_PREDICT: on.ask_expert,
         m.TRY_GATE: on.try_gate,

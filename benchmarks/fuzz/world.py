@@ -22,9 +22,11 @@ from node.expert_service import ExpertService, SpecificationFile
 from node.expert_store import ExpertStore
 from node.federation import FederatedClients
 from node.gate_evaluation import GateEvaluator
+from node.holdings import Holdings
 from node.outbound import OutboundLog
 from node.own_validation import OwnValidation
 from swarm.config import NodeHome
+from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.growth import GrowthOrder
 from swarm.domain.ids import Digest, ExpertId, NodeId
@@ -39,7 +41,13 @@ from swarm.rpc import methods as m
 from swarm.rpc.callers import CertificateGatekeeper, SameMachineGatekeeper
 from swarm.rpc.methods import AnyMethod
 from swarm.rpc.server import Service, create_server
-from swarm.rpc.servicers import agent_service, expert_service, federation_client_service, grower_service
+from swarm.rpc.servicers import (
+    agent_service,
+    expert_service,
+    federation_client_service,
+    grower_service,
+    holder_service,
+)
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity, create_service_identity
 from swarm.trust.statements import read_statement, sign_statement, statement_digest
@@ -74,6 +82,7 @@ class World:
     coordinator_identity: Identity
     expert: Manifest
     manifest: Digest
+    blob: bytes
     channels: dict[tuple[int, str], grpc.aio.Channel]
 
     def place_of(self, method: AnyMethod) -> tuple[Offered | None, InProcess]:
@@ -84,7 +93,7 @@ class World:
             return None, self.as_leaver
         if method.service == "Registry":
             return self.registry, self.registry.in_process
-        if method.service in ("Expert", "Grower", "FederationClient"):
+        if method.service in ("Expert", "Grower", "FederationClient", "Holder"):
             return self.node, self.node.in_process
         return self.coordinator, self.coordinator.in_process
 
@@ -140,6 +149,8 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 )
             )
             node, manifest, digest = await _node(ada, folder / "home-of-ada", stack)
+            blob = bytes(256)
+            await mal.registry.publish_blob(digest_of(blob), blob)
             membership = next(s for s in coordinating.services if s.name == "swarm.v1.Membership")
             found = World(
                 swarm=swarm,
@@ -166,6 +177,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 coordinator_identity=Identity.load(swarm.home.coordinator / "identity"),
                 expert=manifest,
                 manifest=digest,
+                blob=blob,
                 channels={},
             )
             try:
@@ -207,6 +219,7 @@ async def _node(
         each.mkdir(parents=True)
     envelope = await owner.coordinator.specification()
     (home.state / "specification.json").write_bytes(envelope)
+    (home.state / "gate.json").write_bytes(await owner.coordinator.gate())
     specification = read_statement(envelope, Specification).value
     cache = BlobFiles(home.cache)
     torch.manual_seed(0)
@@ -238,7 +251,13 @@ async def _node(
     )
     federated = FederatedClients(home, outbound, allowed=frozenset({"kmeans"}), threads=1)
     stack.push_async_callback(federated.stop)
-    services = [expert_service(service), grower_service(_Grower()), federation_client_service(federated)]
+    holdings = Holdings(home, owner.keyring, outbound)
+    services = [
+        expert_service(service),
+        grower_service(_Grower()),
+        federation_client_service(federated),
+        holder_service(holdings),
+    ]
     server = create_server(owner.identity.folder, owner.keyring.is_revoked, services)
     port = server.add_port("127.0.0.1:0")
     await server.start()

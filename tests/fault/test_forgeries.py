@@ -20,9 +20,10 @@ from swarm.digests import digest_of
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import Tombstone
+from swarm.modules.deltas import delta_pieces
 from swarm.modules.packing import pack_module
 from swarm.rpc.methods import METHODS
-from swarm.rpc.options import DIGEST_KEY, SIZE_KEY
+from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, SIZE_KEY
 from swarm.rpc.pb import gate_pb2, registry_pb2
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.identity import Identity, create_service_identity
@@ -76,6 +77,10 @@ class Garden:
         )
         return await self.call(self.eve.identity, "Registry", "Announce", request.SerializeToString())
 
+    async def bring_back(self, envelope: bytes) -> str:
+        request = registry_pb2.BringBackRequest(envelopes=[envelope], fence=self.eve.fence)
+        return await self.call(self.eve.identity, "Registry", "BringBack", request.SerializeToString())
+
     async def withdraw(self, envelope: bytes) -> str:
         request = registry_pb2.WithdrawRequest(
             tombstone=envelope, fence=self.eve.fence, idempotency_key=_key()
@@ -92,6 +97,15 @@ class Garden:
     async def publish(self, digest: str, data: bytes) -> str:
         metadata = ((DIGEST_KEY, digest), (SIZE_KEY, str(len(data))))
         return await self.call(self.eve.identity, "Registry", "Publish", data, metadata=metadata)
+
+    async def publish_delta(self, digest: str, data: bytes, parent: bytes) -> str:
+        metadata = (
+            (DIGEST_KEY, digest),
+            (SIZE_KEY, str(len(data))),
+            (DELTA_PARENT_KEY, digest_of(parent)),
+        )
+        pieces = delta_pieces(data, parent, 4)
+        return await self.call(self.eve.identity, "Registry", "PublishDelta", *pieces, metadata=metadata)
 
     async def manifest_of(self, node: SmallNode, **changes: Any) -> Manifest:
         value = read_statement(await node.registry.manifest(expert=node.expert), Manifest).value
@@ -196,6 +210,12 @@ async def _other_bytes_published(on: Garden) -> str:
     return await on.publish(digest_of(b"promised"), b"replaced")
 
 
+async def _other_bytes_as_a_delta(on: Garden) -> str:
+    parent = bytes(64)
+    await on.publish(digest_of(parent), parent)
+    return await on.publish_delta(digest_of(b"promised"), b"replaced" * 8, parent)
+
+
 async def _swapped_blob(on: Garden) -> str:
     """A manifest whose tensors point into a blob that is there, and is another."""
     module, blobs = pack_module("means", {"means": np.full((2, 6), 7.0, np.float32)})
@@ -220,6 +240,19 @@ async def _other_bytes_announced(on: Garden) -> str:
     return await on.announce(_tampered(on.signed(await on.manifest_of(on.eve))))
 
 
+async def _others_manifest_brought_back(on: Garden) -> str:
+    return await on.bring_back(await on.ada.registry.manifest(expert=on.ada.expert))
+
+
+async def _another_version_two_brought_back(on: Garden) -> str:
+    value = await on.manifest_of(on.eve, version=2, parent_version=1, created_at=9.0)
+    return await on.bring_back(on.signed(value))
+
+
+async def _other_bytes_brought_back(on: Garden) -> str:
+    return await on.bring_back(_tampered(on.signed(await on.manifest_of(on.eve))))
+
+
 async def _other_bytes_withdrawn(on: Garden) -> str:
     return await on.withdraw(_tampered(on.signed(_tombstone(on.eve.expert))))
 
@@ -241,10 +274,14 @@ FORGERIES: list[tuple[str, Forge, str, str, str]] = [
     ("Commit", _second_child, "ABORTED", "stale_parent", "parent 1"),
     ("Commit", _of_an_old_fence, "ABORTED", "stale_fence", "fence 0"),
     ("Publish", _other_bytes_published, "DATA_LOSS", "verification", "digest"),
+    ("PublishDelta", _other_bytes_as_a_delta, "DATA_LOSS", "verification", "digest"),
     ("Commit", _swapped_blob, "DATA_LOSS", "verification", "digest"),
     ("Contribute", _swapped_arrays, "DATA_LOSS", "verification", "digest"),
     ("Commit", _other_bytes_committed, "DATA_LOSS", "verification", "does not verify"),
     ("Announce", _other_bytes_announced, "OK", "verification", "does not verify"),
+    ("BringBack", _others_manifest_brought_back, "OK", "not_authorised", "ada"),
+    ("BringBack", _another_version_two_brought_back, "OK", "conflict", "which has this version"),
+    ("BringBack", _other_bytes_brought_back, "OK", "verification", "does not verify"),
     ("Withdraw", _other_bytes_withdrawn, "DATA_LOSS", "verification", "canonical"),
     ("Contribute", _other_bytes_contributed, "DATA_LOSS", "verification", "does not verify"),
 ]
