@@ -46,10 +46,10 @@ COMPUTING: Final = frozenset(
 Metadata = tuple[tuple[str, str], ...]
 
 SELDOM: Final[dict[AnyMethod, float]] = {
-    m.FIT: 0.002, m.ROLLBACK: 0.01, m.CONTRIBUTE: 0.1, m.COLLECT: 0.005, m.REBUILD: 0.005, m.RUN_FEDERATION: 0.05,
-    m.MAKE_PROFILE: 0.1, m.PREDICT: 0.3, m.CREATE_TOKEN: 0.05, m.LIST_TOKENS: 0.1, m.CONNECT: 0.2,
-    m.EVENTS: 0.2, m.RENEW_CERTIFICATE: 0.1, m.PROPOSE: 0.5, m.TRY_GATE: 0.3, m.SURVEY: 0.3, m.STATUS: 0.3,
-    m.HEALTH: 0.3, m.LEAVE: 0.05, m.REVOKE_NODE: 0.3, m.STOP: 0.1, m.STATE: 0.1,
+    m.FIT: 0.002, m.ROLLBACK: 0.01, m.CONTRIBUTE: 0.1, m.COLLECT: 0.005, m.REBUILD: 0.005,
+    m.RUN_FEDERATION: 0.05, m.MAKE_PROFILE: 0.1, m.PREDICT: 0.3, m.CREATE_TOKEN: 0.05, m.LIST_TOKENS: 0.1,
+    m.CONNECT: 0.2, m.EVENTS: 0.2, m.RENEW_CERTIFICATE: 0.1, m.PROPOSE: 0.5, m.TRY_GATE: 0.3, m.SURVEY: 0.3,
+    m.STATUS: 0.3, m.HEALTH: 0.3, m.LEAVE: 0.05, m.REVOKE_NODE: 0.3, m.STOP: 0.1, m.STATE: 0.1,
 }  # fmt: skip
 """How often a method is called beside the others: what computes for long, or changes the swarm, less."""
 

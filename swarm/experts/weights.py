@@ -20,8 +20,6 @@ _CARRIED = {
 }  # fmt: skip
 
 Array = NDArray[Any]
-# Torch warns once a process of what `mapped_tensors` says.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 def module_arrays(net: nn.Module) -> dict[str, dict[str, Array]]:
@@ -194,7 +192,10 @@ def _as_tensor(array: Array, dtype: str) -> torch.Tensor:
 
 
 def _as_view(array: Array, dtype: str) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
+    with warnings.catch_warnings():
+        # Of what `mapped_tensors` says.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 

@@ -131,7 +131,7 @@ async def test_while_the_bucket_is_away_nothing_goes_nothing_is_claimed_and_heal
     assert (world.folder / "collection.json").exists() == journal
     with pytest.raises(UnreachableError, match="blobs at s3://"):
         await world.service.missing(list(blobs), world.registry.caller("ada"))
-    assert not any(map(world.service._claims.is_claimed, blobs))
+    assert not any(map(world.claims.is_claimed, blobs))
     health = await world.service.health()
     assert "blobs at s3://" in health.blobs_away and health.redis == "ok"
 

@@ -20,6 +20,7 @@ from swarm.domain.manifests import Manifest, Parent
 from swarm.domain.membership import Lease
 from swarm.modules import BlobFiles, pack_module
 from swarm.modules.deltas import DeltaParent, delta_pieces
+from swarm.registry.claims import Claims
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.rpc import methods as m
@@ -44,6 +45,7 @@ class World:
     ada: Identity
     port: RegistryService
     files: BlobFiles
+    claims: Claims
     address: str
     lease: Lease
     folder: Path
@@ -88,7 +90,14 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     store, files = MemoryStore(), BlobFiles(tmp_path / "blobs")
     await store.put_record(ada.id, ada.record)
     await store.put_specification(1, sign_statement(specification(), swarm.coordinator_signer))
-    port = RegistryService(store=store, blobs=files, keyring=registry.keyring(), certificate_days=lambda: 7.0)
+    claims = Claims()
+    port = RegistryService(
+        store=store,
+        blobs=files,
+        keyring=registry.keyring(),
+        certificate_days=lambda: 7.0,
+        claims=claims,
+    )
     lease = await store.grant_lease(ada.id, 60.0)
     calls: list[str] = []
     for name in ("publish", "publish_delta", "fetch", "fetch_delta"):
@@ -97,7 +106,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         serving(registry, [registry_service(port)]) as (_, address),
         open_channel(ada, address, "registry", NodeId("registry")) as connection,
     ):
-        yield World(swarm, ada, port, files, address, lease, tmp_path, connection, calls)
+        yield World(swarm, ada, port, files, claims, address, lease, tmp_path, connection, calls)
 
 
 def _record(monkeypatch: pytest.MonkeyPatch, port: RegistryService, name: str, calls: list[str]) -> None:
@@ -172,6 +181,16 @@ async def test_a_child_goes_and_comes_as_a_delta_and_is_the_same_bytes(world: Wo
     assert "fetch_delta" in world.calls
     for blob, data in packed[1].items():
         assert bytes(pulled.open_verified(blob)) == data
+
+
+async def test_no_claim_outlives_the_commit_of_what_came_as_a_delta(world: World) -> None:
+    made, packed = versions()
+    made = await linked(world, made)
+    cache = cached(world, "ada-cache", *packed)
+    for value in made:
+        await world.publish(value, cache)
+    assert "publish_delta" in world.calls
+    assert not any(world.claims.is_claimed(blob) for blobs in packed for blob in blobs)
 
 
 async def test_a_delta_to_a_grandparent_serves_where_the_parent_is_not_here(world: World) -> None:

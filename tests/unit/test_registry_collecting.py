@@ -54,15 +54,17 @@ class World:
     folder: Path
     policy: RetentionPolicy = field(default_factory=lambda: RetentionPolicy(keep_versions=1))
     clock: Clock = field(default_factory=Clock)
+    claims: Claims = field(init=False)
 
     def restart(self) -> None:
+        self.claims = Claims(self.folder / "claims.jsonl", clock=self.clock)
         self.registry.service = RegistryService(
             store=self.registry.store,
             blobs=self.registry.blobs,
             keyring=self.registry.keyring,
             certificate_days=lambda: 6.5,
             spare_bytes=0,
-            claims=Claims(self.folder / "claims.jsonl", clock=self.clock),
+            claims=self.claims,
             retention=self.policy,
             collection_journal=self.folder / "collection.json",
         )
