@@ -427,7 +427,7 @@ class TestSweeping:
         await registry.publish(blobs)
         await registry.commit(made)
         await registry.store.withdraw("ada.e1", b"stone", None, "")
-        assert await registry.service.missing(list(blobs)) == []
+        assert await registry.service.missing(list(blobs), registry.caller("ada")) == []
         assert await registry.service.sweep() == 0
         again, _ = expert(number=2)
         await registry.commit(again)
