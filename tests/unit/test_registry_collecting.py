@@ -420,29 +420,44 @@ ACTS = st.lists(
 )
 
 
-@example(
-    [("publish", 1, 0), ("ask", 2, 0), ("withdraw", 1, 0), ("collect", 1, 0), ("commit", 2, 0)], [3] * 20
-)
-@example(
-    [("publish", 1, 0), ("withdraw", 1, 0), ("collect", 1, 0), ("send", 2, 0), ("collect", 1, 0)], [3] * 20
-)
-@given(ACTS, st.lists(st.integers(0, 3), max_size=60))
-@settings(deadline=None, max_examples=150)
-def test_whatever_is_published_withdrawn_and_collected_in_whatever_order(
-    acts: list[tuple[str, int, int]], turns: list[int]
-) -> None:
+def play(acts: list[tuple[str, int, int]], turns: list[int]) -> None:
     """Three publishers, whose steps and collections run at the same time as hypothesis says.
 
     At the end of each act: every kept version has its blobs, and what a publisher was told is here is here
     until its commit. In the end: nothing is left that nothing needs.
     """
 
-    async def play(folder: Path) -> None:
+    async def playing(folder: Path) -> None:
         world = await open_world(folder)
         await Interleaving(world, turns).play(acts)
 
     with TemporaryDirectory() as folder:
-        asyncio.run(play(Path(folder)))
+        asyncio.run(playing(Path(folder)))
+
+
+@example(
+    [("publish", 1, 0), ("ask", 2, 0), ("withdraw", 1, 0), ("collect", 1, 0), ("commit", 2, 0)], [3] * 20
+)
+@example(
+    [("publish", 1, 0), ("withdraw", 1, 0), ("collect", 1, 0), ("send", 2, 0), ("collect", 1, 0)], [3] * 20
+)
+@example([("ask", 1, 0), ("send", 2, 0), ("publish", 1, 0), ("withdraw", 1, 0), ("collect", 1, 0)], [])
+@given(ACTS, st.lists(st.integers(0, 3), max_size=60))
+@settings(deadline=None, max_examples=25)
+def test_whatever_is_published_withdrawn_and_collected_in_whatever_order(
+    acts: list[tuple[str, int, int]], turns: list[int]
+) -> None:
+    play(acts, turns)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@given(ACTS, st.lists(st.integers(0, 3), max_size=60))
+@settings(deadline=None, max_examples=500)
+def test_whatever_is_published_withdrawn_and_collected_at_length(
+    acts: list[tuple[str, int, int]], turns: list[int]
+) -> None:
+    play(acts, turns)
 
 
 @dataclass
