@@ -1,6 +1,6 @@
 """A node tries gates with what they name and no more: arrays, experts, forms, each fetched and asked once."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ from swarm.gating.combinations import ridge_options
 from swarm.gating.regions import region_columns
 from swarm.gating.sums import quantised
 from swarm.modules.blobs import BlobFiles
+from swarm.modules.outlines import Outline, outline_of
 from swarm.modules.packing import pack_arrays, unpack
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.identity import Identity
@@ -70,7 +71,21 @@ class Shelf:
         """Return the digest of an expert's head."""
         return statement_digest(self.envelopes[expert])
 
-    async def fetch_into(self, blob: Digest, cache: BlobFiles, size_bytes: int | None) -> None:
+    @property
+    def name(self) -> str:
+        return "the shelf"
+
+    def holder(self) -> "Shelf":
+        return self
+
+    async def outline(self, blob: Digest) -> Outline:
+        return outline_of(memoryview(self.blobs[blob]))
+
+    async def read(self, blob: Digest, offset: int, length: int) -> AsyncIterator[bytes]:
+        self.asked.append(blob)
+        yield self.blobs[blob][offset : offset + length if length else None]
+
+    async def fetch_into(self, blob: Digest, cache: BlobFiles, size_bytes: int | None = None) -> None:
         self.asked.append(blob)
         cache.put(self.blobs[blob])
 
