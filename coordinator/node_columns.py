@@ -5,7 +5,7 @@ integers: a leaf's target keeps its bits when the leaf is split. The children of
 themselves, so a split further down changes no bit of theirs either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from swarm.domain.errors import ShapeMismatchError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.gating.analytic_gate import node_classes, target_rows
-from swarm.gating.discriminants import are_unbalanced, class_samples, discriminants
+from swarm.gating.discriminants import are_unbalanced, class_samples, discriminants, scatter_weights
 from swarm.gating.ridge import OwnerSums, solve_with, total_sums, weight_by_owner
 from swarm.gating.tree import Tree
 
@@ -101,20 +101,32 @@ def _class_weights(
     roots: Doubles,
     class_names: Sequence[str],
 ) -> NDArray[np.float32] | None:
-    weight_of = weight_by_owner(owners)
     row_of = {name: row for row, name in enumerate(class_names)}
-    columns = np.zeros(roots.shape[1:])
-    for owner in sorted(weight_of):
-        own = np.zeros(columns.shape, dtype=np.int64)
-        for node in regions:
-            if nodes.owner(node) == owner:
-                own[:, [row_of[name] for name in nodes.classes(node)]] += nodes.columns(node)
-        columns += weight_of[owner] * own
+
+    def added(weight_of: Mapping[str, float]) -> Doubles:
+        columns = np.zeros(roots.shape[1:])
+        for owner in sorted(weight_of):
+            own = np.zeros(columns.shape, dtype=np.int64)
+            for node in regions:
+                if nodes.owner(node) == owner:
+                    own[:, [row_of[name] for name in nodes.classes(node)]] += nodes.columns(node)
+            columns += weight_of[owner] * own
+        return columns
+
+    columns = added(weight_by_owner(owners))
     samples = class_samples(columns, fixed_point)
     known = np.flatnonzero(samples > 0)
     if not are_unbalanced(samples[known]):
         return None
-    found = discriminants(total_sums(owners), columns[:, known], ridges, fixed_point, roots[:, :, known])
+    weight_of = scatter_weights(owners)
+    found = discriminants(
+        total_sums(owners, weight_of),
+        added(weight_of)[:, known],
+        columns[:, known],
+        ridges,
+        fixed_point,
+        roots[:, :, known],
+    )
     if found is None:
         return None
     whole = np.zeros(roots.shape, dtype=np.float32)

@@ -1,16 +1,16 @@
 """`python -m benchmarks.unbalanced_classes --data-dir DIR [--seeds 0,1,2]`: a root for unbalanced classes.
 
-Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come. All
-are pooled: owners' sums give the same. The roots are least squares as it is, with each class weighed by
-n^-1/2 (as far as sums allow), with its columns divided by n^1/2 afterwards, and linear discriminants; the
-ridge of each is chosen on validation samples, the accuracies are on test samples.
+Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come; each
+has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums allow),
+with its columns divided by n^1/2 afterwards, and linear discriminants whose scatter counts samples, or owners
+as it does in a gate; the ridge of each is chosen on validation samples, the accuracies are on test samples.
 """
 
 import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from scipy.linalg import cho_factor, cho_solve
 from benchmarks.results_file import write_result
 from benchmarks.soak_growth.story import tell_story
 from swarm.experts.trunk import Trunk, make_trunk
-from swarm.gating.discriminants import class_samples, discriminants
-from swarm.gating.ridge import RIDGES
-from swarm.gating.sums import exact_gram, quantised, target_columns
+from swarm.gating.discriminants import class_samples, discriminants, scatter_weights
+from swarm.gating.ridge import RIDGES, OwnerSums, total_sums, weight_by_owner
+from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 
 NAME, TRUNK, SCALE = "unbalanced-classes", "randconv-sqrt:200", 1 / 255
 KEPT, GROWING, AT_MOST = "characters", ("mnist", "usps", "fashion"), (300, 1000, 3000, 6000)
@@ -43,11 +43,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sums:
-    """What owners give, pooled: F'F [M, M] and each class's column [M, C]."""
+    """What owners give: their sums, all with the same classes as columns [M, C]."""
 
-    total: Doubles
-    columns: Doubles
+    owners: Sequence[OwnerSums]
     fixed_point: float
+
+    @property
+    def columns(self) -> Doubles:
+        """Each class's sum of features [M, C]."""
+        return self._added(weight_by_owner(self.owners))
 
     @property
     def samples(self) -> Doubles:
@@ -60,13 +64,23 @@ class Sums:
         weights = samples**-power
         weights *= samples.sum() / (weights @ samples)
         means = self.columns / samples
-        base = self.total + (means * (samples * (weights - 1))) @ means.T
+        base = (
+            total_sums(self.owners, weight_by_owner(self.owners))
+            + (means * (samples * (weights - 1))) @ means.T
+        )
         return self._solved(base, self.columns * weights)
 
-    def discriminants(self) -> Doubles:
-        found = discriminants(self.total, self.columns, RIDGES, self.fixed_point, self.weighed(0.0))
+    def discriminants(self, weigh: Callable[[Sequence[OwnerSums]], Mapping[str, float]]) -> Doubles:
+        """Return those whose scatter weighs owners so, float64 [R, M, C]."""
+        weight_of = weigh(self.owners)
+        total, scattered = total_sums(self.owners, weight_of), self._added(weight_of)
+        found = discriminants(total, scattered, self.columns, RIDGES, self.fixed_point, self.weighed(0.0))
         assert found is not None, "exact sums are positive definite"
         return found
+
+    def _added(self, weight_of: Mapping[str, float]) -> Doubles:
+        added: Doubles = np.sum([weight_of[each.owner] * each.columns for each in self.owners], axis=0)
+        return added
 
     def _solved(self, base: Doubles, targets: Doubles) -> Doubles:
         found = []
@@ -81,7 +95,8 @@ ROOTS: Mapping[str, Callable[[Sums], Doubles]] = {
     "least squares": lambda sums: sums.weighed(0.0),
     "classes weighed": lambda sums: sums.weighed(0.5),
     "columns divided": lambda sums: sums.weighed(0.0) / np.sqrt(sums.samples),
-    "discriminants": Sums.discriminants,
+    "discriminants by samples": lambda sums: sums.discriminants(weight_by_owner),
+    "discriminants": lambda sums: sums.discriminants(scatter_weights),
 }
 
 
@@ -116,23 +131,27 @@ def measured(folder: Path, seed: int) -> dict[str, float]:
             name: len(part.q) if name == KEPT else min(most, len(part.q)) for name, part in training.items()
         }
         teaching, choosing = (
-            [
-                (part.q[: fed[name]][rows], part.labels[: fed[name]][rows])
+            {
+                name: (part.q[: fed[name]][rows], part.labels[: fed[name]][rows])
                 for name, part in training.items()
                 if len(rows := _rows(fed[name], which))
-            ]
+            }
             for which in (False, True)
         )
-        q, labels = (np.concatenate(each) for each in zip(*teaching, strict=True))
-        known = np.unique(labels)
-        sums = Sums(
-            total=exact_gram(q).astype(np.float64),
-            columns=target_columns(q, labels, classes)[:, known].astype(np.float64),
-            fixed_point=fixed_point,
-        )
+        known = np.unique(np.concatenate([labels for _, labels in teaching.values()]))
+        owners = [
+            OwnerSums(
+                owner=name,
+                samples=len(q),
+                columns=target_columns(q, labels, classes)[:, known],
+                exact=pack_triangle(exact_gram(q)),
+            )
+            for name, (q, labels) in teaching.items()
+        ]
+        sums = Sums(owners=owners, fixed_point=fixed_point)
         for name, make in ROOTS.items():
             roots = make(sums)
-            right = [np.mean([_accuracy(known, root, *each) for each in choosing]) for root in roots]
+            right = [np.mean([_accuracy(known, root, *each) for each in choosing.values()]) for root in roots]
             root = roots[int(np.argmax(right))]
             for domain, part in test.items():
                 figures[f"{name}.{most}.{domain}"] = _accuracy(known, root, part.q, part.labels)

@@ -6,7 +6,7 @@ patched: the same owners give the same bits, whatever came and went before. Sour
 2022), AFL (He et al. 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,10 +152,9 @@ def _dense(
     return found
 
 
-def total_sums(owners: Sequence[OwnerSums]) -> Doubles:
-    """Return sum w_j G_j, float64 [M, M], symmetric: what `solve` inverts, without a ridge."""
+def total_sums(owners: Sequence[OwnerSums], weight_of: Mapping[str, float]) -> Doubles:
+    """Return sum w_j G_j, float64 [M, M], symmetric, added in the order of the owners' names."""
     ordered = sorted(owners, key=lambda each: each.owner)
-    weight_of = weight_by_owner(ordered)
     packed = _added(ordered, np.array([weight_of[each.owner] for each in ordered]))
     total = np.zeros((ordered[0].size, ordered[0].size))
     _fill_upper(total, packed)
