@@ -1,9 +1,10 @@
 """`python -m benchmarks.unbalanced_classes --data-dir DIR [--seeds 0,1,2]`: a root for unbalanced classes.
 
-Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come; each
-has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums allow),
-with its columns divided by n^1/2 afterwards, and linear discriminants whose scatter counts samples, or owners
-as it does in a gate; the ridge of each is chosen on validation samples, the accuracies are on test samples.
+Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come;
+each has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums
+allow), with its columns divided by n^1/2 afterwards, and linear discriminants whose scatter counts samples,
+or owners as it does in a gate; the ridge of each is chosen on validation samples, the accuracies are on test
+samples.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def measured(folder: Path, seed: int) -> dict[str, float]:
 
 
 def _rows(count: int, validation: bool) -> Rows:
-    rows = np.arange(count)
+    rows: Rows = np.arange(count)
     return rows[(rows % VALIDATION == VALIDATION - 1) == validation]
 
 

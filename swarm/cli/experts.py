@@ -112,7 +112,7 @@ def pull(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Fetch and verify an expert's modules. A node that holds them may stand in for their owner."""
+    """Fetch and verify an expert's modules into this place's cache."""
     from swarm.cli.destinations import check_destination
     from swarm.cli.places import find_place
     from swarm.cli.verified import export_safetensors, verified_registry
