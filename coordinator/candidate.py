@@ -23,7 +23,7 @@ from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, Placed
+from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_WEIGHTS, WEIGHTS, Placed
 from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
@@ -64,6 +64,8 @@ class Candidate:
             arrays[WEIGHTS] = np.array(self.solution.weights[self.ridges.index(ridge)])
         if self.solution.branch_weights is not None:
             arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
+        if self.solution.class_weights is not None:
+            arrays[CLASS_WEIGHTS] = np.array(self.solution.class_weights[self.ridges.index(ridge)])
         return arrays
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
@@ -166,7 +168,7 @@ def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement,
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
     arrays: Arrays = candidate.arrays(says.ridge)
     if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        unread = (WEIGHTS, BRANCH_WEIGHTS)
+        unread = (WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS)
         arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(

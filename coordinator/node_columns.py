@@ -5,7 +5,7 @@ integers: a leaf's target keeps its bits when the leaf is split. The children of
 themselves, so a split further down changes no bit of theirs either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ from swarm.domain.errors import ShapeMismatchError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.gating.analytic_gate import node_classes, target_rows
-from swarm.gating.ridge import OwnerSums, solve_with
+from swarm.gating.discriminants import are_unbalanced, class_samples, discriminants, scatter_weights
+from swarm.gating.ridge import OwnerSums, solve_with, total_sums, weight_by_owner
 from swarm.gating.tree import Tree
 
 Integers = NDArray[np.int64]
@@ -26,11 +27,15 @@ Doubles = NDArray[np.float64]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Solved:
     """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
-    likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class."""
+    likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class.
+
+    `class_weights` float32 [R, M, C] score the classes instead where these differ much in their samples
+    (`swarm.gating.discriminants`); None elsewhere."""
 
     weights: NDArray[np.float32]
     branch_weights: NDArray[np.float32] | None
     roots: Doubles
+    class_weights: NDArray[np.float32] | None = None
 
 
 def solve_nodes(
@@ -83,7 +88,50 @@ def solve_nodes(
         if tree.children
         else None,
         roots=roots,
+        class_weights=_class_weights(owners, nodes, solved_nodes, ridges, fixed_point, roots, class_names),
     )
+
+
+def _class_weights(
+    owners: Sequence[OwnerSums],
+    nodes: "_Nodes",
+    regions: Sequence[int],
+    ridges: Sequence[float],
+    fixed_point: float,
+    roots: Doubles,
+    class_names: Sequence[str],
+) -> NDArray[np.float32] | None:
+    row_of = {name: row for row, name in enumerate(class_names)}
+
+    def added(weight_of: Mapping[str, float]) -> Doubles:
+        columns = np.zeros(roots.shape[1:])
+        for owner in sorted(weight_of):
+            own = np.zeros(columns.shape, dtype=np.int64)
+            for node in regions:
+                if nodes.owner(node) == owner:
+                    own[:, [row_of[name] for name in nodes.classes(node)]] += nodes.columns(node)
+            columns += weight_of[owner] * own
+        return columns
+
+    columns = added(weight_by_owner(owners))
+    samples = class_samples(columns, fixed_point)
+    known = np.flatnonzero(samples > 0)
+    if not are_unbalanced(samples[known]):
+        return None
+    weight_of = scatter_weights(owners)
+    found = discriminants(
+        total_sums(owners, weight_of),
+        added(weight_of)[:, known],
+        columns[:, known],
+        ridges,
+        fixed_point,
+        roots[:, :, known],
+    )
+    if found is None:
+        return None
+    whole = np.zeros(roots.shape, dtype=np.float32)
+    whole[:, :, known] = found
+    return whole
 
 
 class _Nodes:
@@ -96,6 +144,9 @@ class _Nodes:
             each.contribution.owner: each for each in contributions
         }
         self._leaves, self._tree = leaves, tree
+
+    def owner(self, node: int) -> NodeId:
+        return self._leaves[self._tree.leaves_of(node)[0]].owner
 
     def classes(self, node: int) -> tuple[str, ...]:
         return node_classes(self._tree, self._leaves, node)

@@ -125,7 +125,7 @@ class RootExpert:
         if head is not None and head.manifest.gate_version_seen == active.version:
             return
         specification = self._specification()
-        weights = await asyncio.to_thread(analytic.class_scores, analytic.weights)
+        weights = await asyncio.to_thread(lambda: analytic.class_columns)
         temperature = root_combination(active.value).class_temperature
         made = await self._solver.make_root(
             weights, temperature, specification.trunk, specification.input_shape

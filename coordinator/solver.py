@@ -79,8 +79,13 @@ def solve_group(
     return Solution(
         prototypes=prototypes,
         weights=solved.weights,
-        roots=np.clip(solved.roots, -_MAX_FLOAT16, _MAX_FLOAT16).astype(np.float16),
+        roots=np.clip(
+            solved.roots if solved.class_weights is None else solved.class_weights,
+            -_MAX_FLOAT16,
+            _MAX_FLOAT16,
+        ).astype(np.float16),
         branch_weights=solved.branch_weights,
+        class_weights=solved.class_weights,
     )
 
 

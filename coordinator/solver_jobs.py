@@ -106,13 +106,15 @@ class Solution:
 
     `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
     [R, M, T], `branch_weights` float32 [R, M, Tb] and `roots` float16 [R, M, C] are mapped from a file; None
-    where no leaf, or no branch, has columns. Weights take features in fixed point.
+    where no leaf, or no branch, has columns. So are `class_weights` float32 [R, M, C], which the roots are
+    where the classes are unbalanced, else None. Weights take features in fixed point.
     """
 
     prototypes: Arrays
     weights: NDArray[np.float32] | None
     roots: NDArray[np.float16] | None
     branch_weights: NDArray[np.float32] | None = None
+    class_weights: NDArray[np.float32] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
@@ -123,6 +125,8 @@ class Solution:
             np.save(folder / f"roots.{number}.npy", self.roots)
         if self.branch_weights is not None:
             np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
+        if self.class_weights is not None:
+            np.save(folder / f"class_weights.{number}.npy", self.class_weights)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -139,6 +143,7 @@ class Solution:
             weights=mapped("weights"),
             roots=mapped("roots"),
             branch_weights=mapped("branch_weights"),
+            class_weights=mapped("class_weights"),
         )
 
 

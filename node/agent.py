@@ -65,8 +65,10 @@ class Agent:
         renewals: Renewals,
         announcer: Announcer,
         fence: "Fence",
+        on_gate: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`on_gate` is called with each gate that is taken up; it must not block."""
         self._home, self._identity, self._advertise = home, identity, advertise
         self._import_paths, self._book, self._outbox = import_paths, book, outbox
         self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
@@ -74,6 +76,7 @@ class Agent:
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
         self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
         self._announcer = announcer
+        self._on_gate = on_gate
         self._clock_skew_s = 0.0
         self.stopping = asyncio.Event()
         """Set when the agent shall end: by `stop`, after `leave`, or by a signal."""
@@ -178,7 +181,7 @@ class Agent:
         )
 
     def served(self) -> tuple[Digest, ...]:
-        """Return the manifests of others that were pulled: for those it may stand in. What it owns is known
+        """Return the manifests of others that it holds: for those it stands in. What it owns is known
         from its heads, and grows with every version."""
         return tuple(sorted(Digest(file.stem) for file in (self._home.cache / "manifests").glob("*.json")))
 
@@ -233,6 +236,7 @@ class Agent:
             taken(envelope)
             if what == "gate" and self._knowledge.gate is not None:
                 self._book.contributions.note_gate(self._knowledge.gate.contributions)
+                self._on_gate()
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))

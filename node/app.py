@@ -34,11 +34,13 @@ from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.publishing import Publisher
 from node.renewal import Renewals
+from node.standing_in import StandingIn
 from node.training import Trainer
 from swarm.domain.errors import SwarmError, UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
 from swarm.exits import leave_process
+from swarm.experts.factories import buildable, can_build
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -172,6 +174,17 @@ async def serve(config: NodeConfig) -> None:
             fence=lambda: fence.value,
             done=courier.kick,
         )
+        standing_in = StandingIn(
+            node=identity.id,
+            state=home.state,
+            cache=cache,
+            registry=verified,
+            gate=lambda: knowledge.gate,
+            can_build=lambda factory: can_build(factory, buildable([factory], config.import_paths)),
+            own_manifests=book.manifests,
+            count=config.stand_ins,
+            most_bytes=config.stand_in_bytes,
+        )
         agent = Agent(
             home=home,
             identity=identity,
@@ -191,6 +204,7 @@ async def serve(config: NodeConfig) -> None:
             renewals=renewals,
             announcer=announcer,
             fence=fence,
+            on_gate=standing_in.kick,
         )
         federation = FederatedClients(
             home, outbound, allowed=allowed_apps(config.federation), threads=config.worker_threads
@@ -214,7 +228,9 @@ async def serve(config: NodeConfig) -> None:
         _log.info("node.started", node=identity.id, swarm=identity.swarm)
         trainer.resume()
         grower.resume()
-        await _run_until_told(agent, [relay.run(), courier.run(), renewals.run(), stream.run()])
+        await _run_until_told(
+            agent, [relay.run(), courier.run(), renewals.run(), stream.run(), standing_in.run()]
+        )
         await trainer.stop()
         await grower.stop()
     _log.info("node.stopped", node=identity.id)

@@ -12,6 +12,7 @@ from swarm.domain.errors import UsageError
 
 DEFAULT_CACHE_BYTES = 1 << 30
 _ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
+DEFAULT_STAND_INS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,9 @@ class NodeConfig:
 
     `net`: the experts' factory where an order names none. `threads` 0: half of this machine's.
     `federation`: which federated apps the owner allows (all, none, or names with commas).
-    `expert_bytes`: how many bytes of weights the expert server keeps in memory.
+    `expert_bytes`: how many bytes of weights the expert server keeps in memory. `stand_ins`: how many others
+    hold an expert beside its owner, as far as it is this node's turn (0: it holds none); `stand_in_bytes`:
+    what those that it holds may fill.
     `delta`: weights travel as deltas to those that they came from, for slow links.
     """
 
@@ -32,6 +35,8 @@ class NodeConfig:
     federation: str = "all"
     expert_bytes: int = DEFAULT_CACHE_BYTES
     delta: bool = False
+    stand_ins: int = DEFAULT_STAND_INS
+    stand_in_bytes: int = DEFAULT_CACHE_BYTES
     log_level: str = "info"
     log_json: bool = True
 
@@ -47,6 +52,11 @@ class NodeConfig:
             raise UsageError(
                 "threads", found=repr(threads), expected="a number, 0 for half of this machine's"
             )
+        stand_ins = os.environ.get("SWARM_STAND_INS") or str(found.get("stand_ins", DEFAULT_STAND_INS))
+        if not stand_ins.isdigit():
+            raise UsageError(
+                "stand_ins", found=repr(stand_ins), expected="a number, 0 to hold no expert of others"
+            )
         paths = found.get("import_paths", [])
         if not isinstance(paths, list):
             raise UsageError(
@@ -58,6 +68,7 @@ class NodeConfig:
             net=net,
             import_paths=tuple(str(path) for path in paths),
             threads=int(threads),
+            stand_ins=int(stand_ins),
             federation=os.environ.get("SWARM_FEDERATION") or str(found.get("federation", "all")),
             delta=_is_on("delta", os.environ.get("SWARM_DELTA", found.get("delta", False))),
             log_level=os.environ.get("SWARM_LOG_LEVEL") or str(found.get("log_level", "info")),

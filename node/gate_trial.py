@@ -16,7 +16,7 @@ from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, AnalyticGate, Placed
+from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_WEIGHTS, WEIGHTS, AnalyticGate, Placed
 from swarm.gating.branches import SPLIT, splits_of
 from swarm.gating.combinations import (
     FALLBACK,
@@ -141,10 +141,13 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
     """Return the names of the gate's arrays that these options need, and no other."""
     branches = statement.branches
     splits = [f"{SPLIT}.{row}" for row, branch in enumerate(branches) if branch.is_learned]
+    has_class_weights = any(entry.name == CLASS_WEIGHTS for entry in statement.arrays)
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
             names[option.weights] = None
+            if option.weights == WEIGHTS and has_class_weights:
+                names[CLASS_WEIGHTS] = None
             if branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":

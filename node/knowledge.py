@@ -14,6 +14,7 @@ from swarm.config import NodeHome
 from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
 from swarm.domain.gates import GateStatement
 from swarm.domain.specification import Specification
+from swarm.gating.analytic_gate import ROOT_ARRAYS
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.verified import VerifiedRegistry
@@ -94,7 +95,7 @@ class SwarmKnowledge:
         NotReadyError where there is none yet, or it has no sums.
         """
         gate = self._gate
-        weights = [] if gate is None else [entry for entry in gate.value.arrays if entry.name == "weights"]
+        weights = [] if gate is None else [entry for entry in gate.value.arrays if entry.name in ROOT_ARRAYS]
         if gate is None or not weights:
             raise NotReadyError(
                 "refining",

@@ -29,7 +29,7 @@ from swarm.experts.nets import build_net
 from swarm.experts.samples import Samples, derived_seed
 from swarm.experts.trunk import Trunk
 from swarm.experts.weights import load_net, pack_net, zero_head
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.analytic_gate import ROOT_ARRAYS, AnalyticGate
 from swarm.gating.combinations import CORRECTED_CLASS_TEMPERATURE
 from swarm.gating.regions import region_columns
 from swarm.modules.packing import unpack
@@ -100,7 +100,7 @@ def _gate(bench: Bench) -> AnalyticGate:
             remedy="train some first: swarm train DATA",
         )
     gate = job.gate
-    weights = [] if gate is None else [entry for entry in gate.arrays if entry.name == WEIGHTS]
+    weights = [] if gate is None else [entry for entry in gate.arrays if entry.name in ROOT_ARRAYS]
     if gate is None or not weights:
         raise NotReadyError(
             "refining",

@@ -13,7 +13,7 @@ from swarm.domain.ids import Digest
 from swarm.domain.manifests import Correction
 from swarm.experts.nets import build_net
 from swarm.experts.weights import load_net
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.analytic_gate import ROOT_ARRAYS, AnalyticGate
 from swarm.gating.combinations import CORRECTED_CLASS_TEMPERATURE
 from swarm.modules.packing import unpack
 
@@ -51,7 +51,7 @@ def corrected(
 
 
 def _root(bench: GrowthBench, gate: GateStatement) -> AnalyticGate | None:
-    weights = [entry for entry in gate.arrays if entry.name == WEIGHTS]
+    weights = [entry for entry in gate.arrays if entry.name in ROOT_ARRAYS]
     if not weights:
         return None
     trunk = bench.job.specification.trunk

@@ -128,7 +128,7 @@ def pull(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Fetch and verify an expert's modules. A node that holds them may stand in for their owner.
+    """Fetch and verify an expert's modules into this place's cache.
 
     They come from the registry and from nodes with a listener at once; what broke off goes on.
     """

@@ -48,7 +48,7 @@ def import_export(
 ) -> None:
     """Read an exported expert back: its signatures and every byte are verified first.
 
-    Of this swarm: a node keeps it and may stand in for its owner, and the registry gets bytes that it lost.
+    Of this swarm: a node keeps it and stands in for its owner, and the registry gets bytes that it lost.
     Of another swarm: refused, unless this node's owner trusts it as a start for training.
     """
     from swarm.domain.errors import UsageError

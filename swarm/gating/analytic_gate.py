@@ -1,6 +1,7 @@
 """The gate of kind `analytic`: one linear map with a target for each leaf and class.
 
-Summed over leaves its scores classify (the root); summed over a leaf's classes they weigh leaves. Source:
+Summed over leaves its scores classify (the root), unless the gate has columns of its own for that; summed
+over a leaf's classes they weigh leaves. Source:
 analytic continual and federated learning (ACIL, Zhuang et al. 2022; AFL, He et al. 2024).
 """
 
@@ -18,8 +19,11 @@ from swarm.gating.regions import region_columns
 from swarm.gating.sums import constant_of, quantised
 from swarm.gating.tree import Place, Tree, softmax_shares
 
-WEIGHTS, BRANCH_WEIGHTS = "weights", "branch_weights"
-"""The names of W among a gate statement's arrays: the columns of leaves, and those of branches."""
+WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_weights"
+"""The names of W among a gate statement's arrays: the columns of leaves, those of branches, and those by
+which classes are scored where that is not the sum of the leaves' columns."""
+ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS)
+"""The arrays by which the root answers, as far as a gate has them."""
 
 
 class LeafColumns(Protocol):
@@ -44,7 +48,8 @@ class AnalyticGate:
 
     leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets. With
     `branches` the targets are those of regions, and leaf_rows places in the tree's regions: what was a leaf's
-    target is the branch's, to the bit.
+    target is the branch's, to the bit. `class_weights` float32 [M, C] score classes (`discriminants`); None:
+    the sum over the leaves does.
     """
 
     weights: Floats
@@ -55,6 +60,7 @@ class AnalyticGate:
     fixed_point: float
     has_constant: bool
     branches: ScoredBranches | None = None
+    class_weights: Floats | None = None
     has_columns: NDArray[np.bool_] = field(init=False)
     """Which leaves can be chosen by scores, bool [L]."""
     _reached: NDArray[np.bool_] = field(init=False, repr=False)
@@ -70,6 +76,16 @@ class AnalyticGate:
             )
         if not np.isfinite(self.weights).all():
             raise InvalidInputError("gate weights", found="a value that is not finite")
+        if self.class_weights is not None:
+            expected = (len(self.weights), self.classes)
+            if self.class_weights.shape != expected:
+                raise ShapeMismatchError(
+                    f"gate {CLASS_WEIGHTS}",
+                    found=str(list(self.class_weights.shape)),
+                    expected=str(list(expected)),
+                )
+            if not np.isfinite(self.class_weights).all():
+                raise InvalidInputError(f"gate {CLASS_WEIGHTS}", found="a value that is not finite")
         for subject, rows, limit in (
             ("leaf rows", self.leaf_rows, len(self.tree.regions)),
             ("class rows", self.class_rows, self.classes),
@@ -133,7 +149,17 @@ class AnalyticGate:
             fixed_point=fixed_point,
             has_constant=has_constant,
             branches=inner,
+            class_weights=np.ascontiguousarray(arrays[CLASS_WEIGHTS], dtype=np.float32)
+            if CLASS_WEIGHTS in arrays
+            else None,
         )
+
+    @property
+    def class_columns(self) -> Floats:
+        """The columns of W by which classes are scored, float32 [M, C]."""
+        if self.class_weights is not None:
+            return self.class_weights
+        return _summed(self.weights, self.class_rows, self.classes)
 
     @property
     def tree(self) -> Tree:
@@ -150,23 +176,32 @@ class AnalyticGate:
         """Fixed point, all scores, their sums per leaf and class, and the softmax over leaves."""
         size, targets = self.weights.shape
         below = 0 if self.branches is None else self.branches.flops_per_query
+        below += 0 if self.class_weights is None else 2 * self.class_weights.size
         return int(2 * size * targets + 2 * size + 2 * targets + 8 * len(self.tree.regions) + below)
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
-        """Return the scores of all targets, float32 [B, T], and after them what branches score, [B, T + S].
+        """Return the scores of all targets, float32 [B, T], after them what branches score, [B, T + S], and
+        after those what class weights score, [B, T + S + C].
 
         features float32 [B, D] of the gate's trunk. Raises ShapeMismatchError if D differs,
         InvalidInputError where features are not finite.
         """
         points = in_fixed_point(features, self.feature_size, self.fixed_point, self.has_constant)
         found: Floats = points @ self.weights
-        if self.branches is None:
+        if self.branches is None and self.class_weights is None:
             return found
-        return np.concatenate([found, self.branches.scores(points, features)], axis=1)
+        parts = [found]
+        if self.branches is not None:
+            parts.append(self.branches.scores(points, features))
+        if self.class_weights is not None:
+            parts.append(points @ self.class_weights)
+        return np.concatenate(parts, axis=1)
 
     def class_scores(self, scores: Floats) -> Floats:
-        """Return a, float32 [B, C]: each class's scores summed over regions; 0 for a class without
-        targets."""
+        """Return a, float32 [B, C]: each class's scores summed over regions, or by the class weights; 0 for
+        a class without targets."""
+        if self.class_weights is not None:
+            return np.ascontiguousarray(scores[:, -self.classes :])
         return _summed(self._of_targets(scores), self.class_rows, self.classes)
 
     def region_scores(self, scores: Floats) -> Floats:
@@ -189,7 +224,8 @@ class AnalyticGate:
         regions: Floats = softmax_shares(self.region_scores(scores), temperature).astype(np.float32)
         if self.branches is None:
             return regions
-        below = scores[:, self.weights.shape[1] :]
+        beside = 0 if self.class_weights is None else self.classes
+        below = scores[:, self.weights.shape[1] : scores.shape[1] - beside]
         return self.tree.leaf_weights(regions, self.branches.shares(below, temperature))
 
     def region_shares(self, scores: Floats, answered: NDArray[np.integer]) -> Floats:

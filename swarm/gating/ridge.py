@@ -6,7 +6,7 @@ patched: the same owners give the same bits, whatever came and went before. Sour
 2022), AFL (He et al. 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,18 @@ from swarm.gating.sums import (
     triangle_length,
 )
 
-__all__ = ["RIDGES", "Further", "OwnerSums", "check_sums", "owner_weights", "solve", "solve_with"]
+__all__ = [
+    "RIDGES",
+    "UNBALANCED",
+    "Further",
+    "OwnerSums",
+    "check_sums",
+    "owner_weights",
+    "solve",
+    "solve_with",
+    "total_sums",
+    "weight_by_owner",
+]
 
 Doubles = NDArray[np.float64]
 Further = tuple[str, NDArray[np.int64]]
@@ -59,6 +70,12 @@ def owner_weights(samples: Sequence[int]) -> Doubles:
     return weights
 
 
+def weight_by_owner(owners: Sequence[OwnerSums]) -> dict[str, float]:
+    """Return `owner_weights` by the owners' names."""
+    weights = owner_weights([each.samples for each in owners])
+    return {each.owner: float(weight) for each, weight in zip(owners, weights, strict=True)}
+
+
 def solve(owners: Sequence[OwnerSums], ridges: Sequence[float], fixed_point: float) -> Doubles:
     """Return W for each ridge, float64 [R, M, T]; targets in the order of the owners' columns.
 
@@ -81,8 +98,8 @@ def solve_with(
     _check_owners(owners, ridges)
     order = sorted(range(len(owners)), key=lambda row: owners[row].owner)
     ordered = [owners[row] for row in order]
-    weights = owner_weights([each.samples for each in ordered])
-    weight_of = {each.owner: float(weight) for each, weight in zip(ordered, weights, strict=True)}
+    weight_of = weight_by_owner(ordered)
+    weights = np.array([weight_of[each.owner] for each in ordered])
     targets = np.concatenate([weight_of[each.owner] * each.columns for each in ordered], axis=1)
     blocks = [targets, *(weight_of[owner] * columns for owner, columns in further)]
     strengths = [float(ridge) * fixed_point**2 for ridge in ridges]
@@ -123,12 +140,7 @@ def _dense(
     owners: Sequence[OwnerSums], weights: Doubles, blocks: Sequence[Doubles], strengths: Sequence[float]
 ) -> list[Doubles]:
     size = owners[0].size
-    total = np.zeros(triangle_length(size))
-    for each, weight in zip(owners, weights, strict=True):
-        if each.compact is not None:
-            _add_compact(total, each.compact, float(weight))
-        else:
-            _add_scaled(total, each.triangle(), float(weight))
+    total = _added(owners, weights)
     found = [np.empty((len(strengths), *block.shape)) for block in blocks]
     work = np.zeros((size, size))
     for row, strength in enumerate(strengths):
@@ -138,6 +150,26 @@ def _dense(
         for block, solved in zip(blocks, found, strict=True):
             solved[row] = cho_solve(factor, block, check_finite=False)
     return found
+
+
+def total_sums(owners: Sequence[OwnerSums], weight_of: Mapping[str, float]) -> Doubles:
+    """Return sum w_j G_j, float64 [M, M], symmetric, added in the order of the owners' names."""
+    ordered = sorted(owners, key=lambda each: each.owner)
+    packed = _added(ordered, np.array([weight_of[each.owner] for each in ordered]))
+    total = np.zeros((ordered[0].size, ordered[0].size))
+    _fill_upper(total, packed)
+    total += np.triu(total, 1).T
+    return total
+
+
+def _added(owners: Sequence[OwnerSums], weights: Doubles) -> Doubles:
+    total = np.zeros(triangle_length(owners[0].size))
+    for each, weight in zip(owners, weights, strict=True):
+        if each.compact is not None:
+            _add_compact(total, each.compact, float(weight))
+        else:
+            _add_scaled(total, each.triangle(), float(weight))
+    return total
 
 
 def _factor(work: Doubles, subject: str = "sums") -> tuple[Doubles, bool]:

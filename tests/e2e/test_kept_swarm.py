@@ -159,15 +159,21 @@ def test_a_coordinator_that_was_killed_comes_back_into_the_same_state(kept: Kept
         kept.restarted = restarted  # type: ignore[attr-defined]  # it goes on for the tests below
 
 
-def test_killing_an_owner_changes_who_answers_and_says_degraded(kept: Kept) -> None:
+def test_a_killed_owner_is_answered_for_by_those_who_hold_its_expert(kept: Kept) -> None:
     before, degraded = kept.owners()
     assert {"ada", "ben"} <= set(before) and not any(degraded)
     agent = kept.process("node-ada")
     agent.kill()
     psutil.wait_procs([agent], timeout=10)
-    now, degraded = kept.owners()
-    assert "ada" not in now
-    assert all(flag for flag, owner in zip(degraded, before, strict=True) if owner == "ada")
+    deadline = time.monotonic() + 90  # nodes look for what to hold every minute
+    while True:
+        now, degraded = kept.owners()
+        assert "ada" not in now
+        if not any(degraded):
+            break
+        assert all(owner == "ada" for flag, owner in zip(degraded, before, strict=True) if flag)
+        assert time.monotonic() < deadline, "nobody stood in for ada"
+        time.sleep(1)
     seen = wait_for(kept, lambda seen: not next(n for n in seen["nodes"] if n["id"] == "ada")["alive"])
     assert "ada.l1" in seen["leaves_without_owner"]
     sick = kept.sh.json("doctor", code=5, **kept.founder)

@@ -66,9 +66,11 @@ class Store:
         self.jobs = folder / "solver"
         self.solver = Solver(self.jobs, folder / "contributions", folder / "blobs")
 
-    async def add(self, owner: str, form: str = "exact") -> Statement[Contribution]:
-        arrays = arrays_of(features_of(owner), LABELS, spec().trunk, form)
-        return await self.keep(*contribution_of(owner, LABELS, arrays, spec()))
+    async def add(
+        self, owner: str, form: str = "exact", labels: Sequence[str] = LABELS
+    ) -> Statement[Contribution]:
+        arrays = arrays_of(features_of(owner), labels, spec().trunk, form)
+        return await self.keep(*contribution_of(owner, labels, arrays, spec()))
 
     async def keep(self, value: Contribution, blob: bytes) -> Statement[Contribution]:
         statement = read_statement(sign_statement(value, SIGNER), Contribution)
@@ -81,7 +83,12 @@ class Store:
         group = plan_group(given, heads)
         found = (await self.solver.solve([group], spec().class_names, RIDGES, spec().trunk))[0]
         assert found.weights is not None and found.roots is not None
-        return group, {**found.prototypes, "weights": found.weights, "roots": found.roots}
+        return group, arrays_in(found)
+
+
+def arrays_in(found: Solution) -> Arrays:
+    named = {"weights": found.weights, "roots": found.roots, "class_weights": found.class_weights}
+    return found.prototypes | {name: array for name, array in named.items() if array is not None}
 
 
 @pytest.fixture
@@ -104,9 +111,34 @@ async def test_the_child_gives_the_bits_that_this_process_gives_and_leaves_nothi
     group, found = await store.solve(given)
     checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in given]
     here = solve_group(checked, group.leaves, spec().class_names, RIDGES, spec().trunk.fixed_point)
-    assert here.weights is not None and here.roots is not None
-    assert_same(found, {**here.prototypes, "weights": here.weights, "roots": here.roots})
+    assert_same(found, arrays_in(here))
     assert list(store.jobs.iterdir()) == []
+
+
+async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_nothing_stays_of_who_leaves(
+    store: Store,
+) -> None:
+    few = ["beech"] * 50 + ["élm"] * 5
+    ada, cyd = await store.add("ada", labels=few), await store.add("cyd", labels=few)
+    group, never = await store.solve([ada, cyd])
+    bob = await store.add("bob", labels=few)
+    _, with_bob = await store.solve([cyd, bob, ada])
+    assert with_bob["class_weights"].tobytes() != never["class_weights"].tobytes()
+    _, without = await store.solve([cyd, ada])
+    assert_same(without, never)
+    checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in (ada, cyd)]
+    fixed_point = spec().trunk.fixed_point
+    here = solve_group(checked, group.leaves, spec().class_names, RIDGES, fixed_point)
+    assert here.class_weights is not None and here.class_weights.dtype == np.float32
+    assert_same(never, arrays_in(here))
+    assert np.array_equal(never["roots"], here.class_weights.astype(np.float16))
+    candidate = Candidate(group=group, ridges=RIDGES, solution=here, has_corrections=False)
+    assert np.array_equal(candidate.arrays(300.0)["class_weights"], here.class_weights[1])
+
+
+async def test_classes_of_similar_sizes_are_scored_by_the_leaves_columns(store: Store) -> None:
+    _, found = await store.solve([await store.add("ada"), await store.add("cyd")])
+    assert "class_weights" not in found
 
 
 @pytest.mark.parametrize("form", ["exact", "compact"])

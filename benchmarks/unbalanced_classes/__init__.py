@@ -1,0 +1,1 @@
+"""Which root where classes differ much in their samples."""

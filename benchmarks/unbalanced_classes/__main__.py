@@ -1,0 +1,200 @@
+"""`python -m benchmarks.unbalanced_classes --data-dir DIR [--seeds 0,1,2]`: a root for unbalanced classes.
+
+Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come;
+each has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums
+allow), with its columns divided by n^1/2 afterwards, and linear discriminants whose scatter counts samples,
+or owners as it does in a gate; the ridge of each is chosen on validation samples, the accuracies are on test
+samples.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from benchmarks.results_file import write_result
+from benchmarks.soak_growth.story import tell_story
+from swarm.experts.trunk import Trunk, make_trunk
+from swarm.gating.discriminants import class_samples, discriminants, scatter_weights
+from swarm.gating.ridge import RIDGES, OwnerSums, total_sums, weight_by_owner
+from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
+
+NAME, TRUNK, SCALE = "unbalanced-classes", "randconv-sqrt:200", 1 / 255
+KEPT, GROWING, AT_MOST = "characters", ("mnist", "usps", "fashion"), (300, 1000, 3000, 6000)
+VALIDATION = 5
+"""Every fifth training sample chooses the ridge and trains nothing."""
+Doubles = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """Features in fixed point int16 [N, M] and classes int64 [N] of one domain, in the order of arrival."""
+
+    q: NDArray[np.int16]
+    labels: Rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sums:
+    """What owners give: their sums, all with the same classes as columns [M, C]."""
+
+    owners: Sequence[OwnerSums]
+    fixed_point: float
+
+    @property
+    def columns(self) -> Doubles:
+        """Each class's sum of features [M, C]."""
+        return self._added(weight_by_owner(self.owners))
+
+    @property
+    def samples(self) -> Doubles:
+        return class_samples(self.columns, self.fixed_point)
+
+    def weighed(self, power: float) -> Doubles:
+        """Return least squares with class weights n^-power for each ridge, float64 [R, M, C]: between the
+        classes exactly, within them by the scatter that they have in common."""
+        samples = self.samples
+        weights = samples**-power
+        weights *= samples.sum() / (weights @ samples)
+        means = self.columns / samples
+        base = (
+            total_sums(self.owners, weight_by_owner(self.owners))
+            + (means * (samples * (weights - 1))) @ means.T
+        )
+        return self._solved(base, self.columns * weights)
+
+    def discriminants(self, weigh: Callable[[Sequence[OwnerSums]], Mapping[str, float]]) -> Doubles:
+        """Return those whose scatter weighs owners so, float64 [R, M, C]."""
+        weight_of = weigh(self.owners)
+        total, scattered = total_sums(self.owners, weight_of), self._added(weight_of)
+        found = discriminants(total, scattered, self.columns, RIDGES, self.fixed_point, self.weighed(0.0))
+        assert found is not None, "exact sums are positive definite"
+        return found
+
+    def _added(self, weight_of: Mapping[str, float]) -> Doubles:
+        added: Doubles = np.sum([weight_of[each.owner] * each.columns for each in self.owners], axis=0)
+        return added
+
+    def _solved(self, base: Doubles, targets: Doubles) -> Doubles:
+        found = []
+        for ridge in RIDGES:
+            work = base.copy()
+            work[np.diag_indices(len(work))] += ridge * self.fixed_point**2
+            found.append(cho_solve(cho_factor(work, overwrite_a=True, check_finite=False), targets))
+        return np.stack(found)
+
+
+ROOTS: Mapping[str, Callable[[Sums], Doubles]] = {
+    "least squares": lambda sums: sums.weighed(0.0),
+    "classes weighed": lambda sums: sums.weighed(0.5),
+    "columns divided": lambda sums: sums.weighed(0.0) / np.sqrt(sums.samples),
+    "discriminants by samples": lambda sums: sums.discriminants(weight_by_owner),
+    "discriminants": lambda sums: sums.discriminants(scatter_weights),
+}
+
+
+def load(folder: Path, seed: int) -> tuple[dict[str, Part], dict[str, Part], float]:
+    """Return each domain's training and test samples, shuffled by seed, and the trunk's fixed point."""
+    reference, blobs = make_trunk(TRUNK, (28, 28), scale=SCALE, offset=0.0, seed=0)
+    trunk = Trunk.load(reference, lambda digest: memoryview(blobs[digest]), scale=SCALE, offset=0.0)
+    domains = {name: tell_story(folder, 20, seed).domains[name] for name in (KEPT, *GROWING)}
+    names = sorted({name for domain in domains.values() for name in domain.training.class_names})
+    rng, parts = np.random.default_rng(seed), []
+    for which in ("training", "test"):
+        found = {}
+        for name, domain in domains.items():
+            data = getattr(domain, which)
+            rows = rng.permutation(len(data))[: max(AT_MOST) if name != KEPT else None]
+            features = trunk.features(data.inputs[rows])
+            found[name] = Part(
+                q=quantised(features, reference.fixed_point, reference.has_constant),
+                labels=data.labels_among(names)[rows],
+            )
+        parts.append(found)
+    return parts[0], parts[1], reference.fixed_point
+
+
+def measured(folder: Path, seed: int) -> dict[str, float]:
+    """Return test accuracies by root, number of samples and domain."""
+    training, test, fixed_point = load(folder, seed)
+    classes = 1 + max(int(part.labels.max()) for part in training.values())
+    figures = {}
+    for most in AT_MOST:
+        fed = {
+            name: len(part.q) if name == KEPT else min(most, len(part.q)) for name, part in training.items()
+        }
+        teaching, choosing = (
+            {
+                name: (part.q[: fed[name]][rows], part.labels[: fed[name]][rows])
+                for name, part in training.items()
+                if len(rows := _rows(fed[name], which))
+            }
+            for which in (False, True)
+        )
+        known = np.unique(np.concatenate([labels for _, labels in teaching.values()]))
+        owners = [
+            OwnerSums(
+                owner=name,
+                samples=len(q),
+                columns=target_columns(q, labels, classes)[:, known],
+                exact=pack_triangle(exact_gram(q)),
+            )
+            for name, (q, labels) in teaching.items()
+        ]
+        sums = Sums(owners=owners, fixed_point=fixed_point)
+        for name, make in ROOTS.items():
+            roots = make(sums)
+            right = [np.mean([_accuracy(known, root, *each) for each in choosing.values()]) for root in roots]
+            root = roots[int(np.argmax(right))]
+            for domain, part in test.items():
+                figures[f"{name}.{most}.{domain}"] = _accuracy(known, root, part.q, part.labels)
+    return figures
+
+
+def _rows(count: int, validation: bool) -> Rows:
+    rows: Rows = np.arange(count)
+    return rows[(rows % VALIDATION == VALIDATION - 1) == validation]
+
+
+def _accuracy(known: Rows, root: Doubles, q: NDArray[np.int16], labels: Rows) -> float:
+    here = np.isin(labels, known)
+    return float((known[(q[here] @ root).argmax(axis=1)] == labels[here]).mean())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.unbalanced_classes")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    started = time.monotonic()
+    runs = [measured(options.data_dir, int(seed)) for seed in options.seeds.split(",")]
+    figures = {}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        figures[key] = statistics.fmean(values)
+        figures[f"{key}.spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    domains = (KEPT, *GROWING)
+    print(f"| root | samples of each other domain | {' | '.join(domains)} |")
+    print("|---|---|" + "---|" * len(domains))
+    for name in ROOTS:
+        for most in AT_MOST:
+            cells = [
+                f"{figures[f'{name}.{most}.{domain}']:.3f} ± {figures[f'{name}.{most}.{domain}.spread']:.3f}"
+                for domain in domains
+            ]
+            print(f"| {name} | {most} | {' | '.join(cells)} |")
+    figures |= {"seeds": float(len(runs)), "wall_time_s": time.monotonic() - started}
+    print(write_result(NAME, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
