@@ -8,7 +8,7 @@ import structlog
 from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError
 from swarm.domain.ids import NodeId
-from swarm.domain.members import MemberRecord
+from swarm.domain.members import MemberRecord, Role
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement
@@ -45,10 +45,10 @@ class Members:
         """Return a known member's record."""
         return self._keyring.record(member)
 
-    def nodes(self) -> list[MemberRecord]:
-        """Return the records of all known nodes, by name."""
+    def of_role(self, role: Role) -> list[MemberRecord]:
+        """Return the records of all known members of a role, by name, also of those that were revoked."""
         records = (self._keyring.record(NodeId(name)) for name in self._files.names())
-        return [record for record in records if record is not None and record.role == "node"]
+        return [record for record in records if record is not None and record.role == role]
 
     async def register(self, member: NodeId, envelope: bytes) -> bool:
         """Take a new member in; False if somebody else has the name."""

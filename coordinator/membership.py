@@ -249,6 +249,15 @@ class Membership:
             raise NotAuthorisedError(
                 f"member {node}", found="a service", expected="a node, operator or client"
             )
+        if record.role == "operator":
+            others = {each.id for each in self._parts.members.of_role("operator")} - {node}
+            if all(self._parts.revocations.is_revoked(each) for each in others):
+                raise NotAuthorisedError(
+                    f"member {node}",
+                    found="the last operator",
+                    expected="another who can steer the swarm",
+                    remedy="let another join first: swarm token create --role operator",
+                )
         if len(reason) > 500 or not reason.isprintable():
             raise InvalidInputError("reason", found=reason[:40], expected="at most 500 printable characters")
 

@@ -46,7 +46,7 @@ class StatusView:
             specification_version=specification.version,
             class_names=specification.class_names,
             gate_version=0 if active is None else active.version,
-            nodes=tuple(self._view(record) for record in self.members.nodes()),
+            nodes=tuple(self._view(record) for record in self.members.of_role("node")),
             leaves_without_owner=self._leaves_without_owner(),
             redis=redis,
             durability=durability,

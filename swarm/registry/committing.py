@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -30,6 +31,7 @@ from swarm.registry.quotas import Quotas
 from swarm.registry.reconciling import Reconciler
 from swarm.registry.statements import StatementReader
 from swarm.registry.store import MetadataStore
+from swarm.trust.statements import Statement
 
 MAX_ANNOUNCED: Final = 1000
 _log = structlog.get_logger(__name__)
@@ -68,14 +70,7 @@ class Commits:
         held = None if caller.role == "coordinator" else fence
         async with self._in_flight.of(statement):
             await self.admit(manifest)
-            async with self._committing:
-                if self._reconciler.is_behind(manifest.expert, manifest.parent_version):
-                    await self._reconciler.look()
-                await self._check_leaf_limit(manifest)
-                if caller.role == "node" and self._quotas.most_bytes:
-                    await self._catalogue.refresh()
-                    await self._quotas.measure(manifest.owner, manifest.blobs())
-                    self._quotas.check_commit(manifest.owner, manifest.blobs())
+            async with self.within_limits(caller, statement):
                 reached("registry.commit.admitted")
                 head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
             reached("registry.commit.stored")
@@ -138,6 +133,25 @@ class Commits:
         await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
 
+    @asynccontextmanager
+    async def within_limits(self, caller: Caller, statement: Statement[Manifest]) -> AsyncIterator[None]:
+        """Hold the place of a version that is about to be stored: one at a time.
+
+        Raises TooManyExpertsError or ExhaustedError where its owner has no room for it. What was acknowledged
+        before, by the journal, is not limited: it is only put back.
+        """
+        manifest = statement.value
+        async with self._committing:
+            if self._reconciler.is_behind(manifest.expert, manifest.parent_version):
+                await self._reconciler.look()
+            if not self._journal.has(statement.digest):
+                await self._check_leaf_limit(manifest)
+                if caller.role == "node" and self._quotas.most_bytes:
+                    await self._catalogue.refresh()
+                    await self._quotas.measure(manifest.owner, manifest.blobs())
+                    self._quotas.check_commit(manifest.owner, manifest.blobs())
+            yield
+
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
         """Restore one announced head; return its name, empty if ours is as new."""
         statement = await self._statements.opened(envelope, Manifest)
@@ -148,7 +162,8 @@ class Commits:
             return ""
         async with self._in_flight.of_announced(statement):
             await self.admit(manifest)
-            moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+            async with self.within_limits(caller, statement):
+                moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
             if moved:
                 await self._journal.note_commit(statement.digest, envelope)
         return f"{manifest.expert}@{manifest.version}" if moved else ""

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, Protocol
 
 import structlog
@@ -48,6 +49,14 @@ class Admitted(Protocol):
     def __call__(self, manifest: Manifest, /) -> Awaitable[None]: ...
 
 
+class WithinLimits(Protocol):
+    """Holds the place of a version that is about to be stored, where its owner has room for it."""
+
+    def __call__(
+        self, caller: Caller, statement: Statement[Manifest], /
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
 class Rebuilding:
     """Takes back what was lost. `needed` gives the blobs that must be here, with why."""
 
@@ -61,12 +70,14 @@ class Rebuilding:
         reconciler: Reconciler,
         opened: Opened,
         admitted: Admitted,
+        within_limits: WithinLimits,
         needed: Callable[[], Awaitable[dict[Digest, str]]],
         keep_versions: int,
         audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._journal = store, blobs, catalogue, journal
         self._reconciler, self._opened, self._admitted = reconciler, opened, admitted
+        self._within_limits = within_limits
         self._needed, self._keep_versions, self._audit = needed, keep_versions, audit
         self._came: dict[NodeId, OwnerCame] = {}
         self._reconciled = Reconciled()
@@ -119,7 +130,11 @@ class Rebuilding:
             try:
                 if as_head:
                     await self._admitted(made)
-                if await self._store.put_back(made, each.digest, each.envelope, as_head=as_head, fence=held):
+                async with self._within_limits(caller, each) if as_head else nullcontext():
+                    is_new = await self._store.put_back(
+                        made, each.digest, each.envelope, as_head=as_head, fence=held
+                    )
+                if is_new:
                     restored.append(f"{made.expert}@{made.version}")
                 await self._journal.note_commit(each.digest, each.envelope)
             except (StaleFenceError, UnreachableError):

@@ -101,6 +101,7 @@ class RegistryService:
             reconciler=self.reconciler,
             opened=statements.opened,
             admitted=self._commits.admit,
+            within_limits=self._commits.within_limits,
             needed=self._collector.needed,
             keep_versions=policy.keep_versions,
             audit=audit,

@@ -1,6 +1,7 @@
 """What a node may fill in the registry: each distinct blob once, refused by name, freed by withdrawing."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,29 @@ async def test_a_manifest_over_others_blobs_counts_too(tmp_path: Path) -> None:
     with pytest.raises(ExhaustedError, match="bytes of bob"):
         await registry.commit(expert("bob", number=2)[0])
     assert [head.expert for head in await registry.service.heads("bob")] == ["bob.e1"]
+
+
+@pytest.mark.parametrize("way", ["announce", "bring_back"])
+async def test_no_way_in_goes_round_the_limits_but_what_was_acknowledged_is_put_back(
+    tmp_path: Path, way: str
+) -> None:
+    registry = await with_quota(tmp_path, FULL)
+    await registry.publish(BLOBS)
+    other, blobs = expert("bob", seed=1)
+    await registry.publish(blobs, "bob")
+    await registry.commit(other)
+
+    async def offered(version: bytes) -> tuple[Sequence[str], Sequence[str]]:
+        bob, fence = registry.caller("bob"), registry.fences["bob"]
+        if way == "announce":
+            return await registry.service.announce(bob, [version], fence, "")
+        back = await registry.service.bring_back(bob, [version], fence)
+        return back.restored, back.refused
+
+    restored, refused = await offered(registry.signed(expert("bob", number=2)[0], "bob"))
+    assert not restored and "bytes of bob" in refused[0]
+    assert [head.expert for head in await registry.service.heads("bob")] == ["bob.e1"]
+    assert (await offered(registry.signed(other, "bob")))[1] in ([], ())
 
 
 async def test_withdrawing_makes_room_at_once(tmp_path: Path) -> None:
