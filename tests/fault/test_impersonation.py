@@ -193,16 +193,6 @@ async def test_services_cannot_be_revoked_and_nodes_cannot_revoke(swarm: BackEnd
     await ada.disconnect()
 
 
-async def test_the_last_operator_stays_until_there_is_another(swarm: BackEnd) -> None:
-    first = await swarm.operator()
-    error = await refusal(first.revoke_node(NodeId("operator"), "stolen"))
-    assert isinstance(error, NotAuthorisedError) and "last operator" in str(error)
-    assert "--role operator" in error.remedy
-    await swarm.join("second", await swarm.new_token("operator"))
-    await first.revoke_node(NodeId("operator"), "stolen")
-    assert isinstance(await refusal(first.tokens()), UnauthenticatedError | NotAuthorisedError)
-
-
 async def test_a_revoked_node_is_out_at_once_even_while_it_holds_up_the_gate(swarm: BackEnd) -> None:
     """A thief that does not answer a trial must not put off its own revocation."""
     ada, eve = await swarm.node("ada", "ab"), await swarm.node("eve", "cd")

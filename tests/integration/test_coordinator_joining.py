@@ -194,6 +194,17 @@ async def test_services_and_members_renew_over_the_wire_and_a_resent_call_gives_
     assert (await operator.record(node.id)) == node.identity.record
 
 
+async def test_the_last_operator_stays_until_there_is_another(swarm: BackEnd) -> None:
+    first = await swarm.operator()
+    with pytest.raises(NotAuthorisedError, match="last operator"):
+        await first.revoke_node(NodeId("operator"), "stolen")
+    body = swarm.request("second", (await swarm.new_token("operator")).text, "operator")
+    await asyncio.to_thread(trusted(swarm).join, body)
+    await first.revoke_node(NodeId("operator"), "stolen")
+    with pytest.raises(SwarmError, match="revoked"):
+        await first.tokens()
+
+
 async def test_a_revoked_node_is_cut_off_and_the_others_are_told(swarm: BackEnd) -> None:
     ada, bob = await swarm.node("ada", "ab"), await swarm.node("bob", "cd")
     await (await swarm.operator()).revoke_node(NodeId("bob"), "stolen", key="k")
