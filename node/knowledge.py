@@ -101,7 +101,9 @@ class SwarmKnowledge:
                 expected="a gate solved from sums, whose root is to be corrected",
                 remedy="contribute with sums first: swarm train DATA --sums auto",
             )
-        await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(weights)
+        await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(
+            weights, of=gate.value.arrays
+        )
         return gate
 
     async def provide_regions(self) -> GateStatement | None:
@@ -116,7 +118,9 @@ class SwarmKnowledge:
             if entry.name == "radii" or entry.name.startswith(("prototypes.", "branch."))
         ]
         try:
-            await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(wanted)
+            await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(
+                wanted, of=gate.arrays
+            )
         except SwarmError as error:
             _log.warning("regions.not_fetched", gate_version=gate.version, because=str(error))
             return None
