@@ -144,7 +144,10 @@ class GateMaker:
         options = ridge_options(len(candidate.ridges))
         heard = await self.ask(trial, trial.compared, words, options)
         absent = self._absent("ridge", trial, options, heard)
-        return judge_ridge({**absent, **heard.trials}, candidate.ridges, DEFAULT_RIDGE), heard.silent
+        active = self._candidates.present
+        present = active.value.ridge if active is not None else None
+        trials = {**absent, **heard.trials}
+        return judge_ridge(trials, candidate.ridges, DEFAULT_RIDGE, present), heard.silent
 
     async def judge(self, trial: Trial, ridge: float, silent: frozenset[NodeId]) -> Verdict:
         """Let the nodes choose how to answer, and say whom that would harm.

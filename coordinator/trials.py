@@ -119,13 +119,26 @@ def still_sensible(
     return Defaults(combinations=tuple(kept), served=kept.index(wanted))
 
 
-def judge_ridge(trials: Trials, ridges: Sequence[float], default: float) -> float:
-    """Return the ridge whose root gets most right over all trials; equal ones: the likelier."""
+def judge_ridge(
+    trials: Trials, ridges: Sequence[float], default: float, present: float | None = None
+) -> float:
+    """Return the ridge whose root gets most right over all trials; equal ones: the likelier.
+
+    The `present` gate's stays unless another is better by more than one standard error: else a swarm whose
+    ridges are as good as each other changes the answers to what nobody feeds any more, for nothing. The
+    samples on which two roots differ are at most those on which either differs from the present answers.
+    """
     if not trials:
         return default
     trials = weighed(trials)
-    row = min(range(len(ridges)), key=lambda row: _rank(trials, row))
-    return float(ridges[row])
+    best = min(range(len(ridges)), key=lambda row: _rank(trials, row))
+    if present is not None and present in ridges:
+        now = ridges.index(present)
+        ahead = summed(trials, "correct", best) - summed(trials, "correct", now)
+        differing = sum(summed(trials, column, row) for column in ("gained", "lost") for row in (best, now))
+        if ahead <= math.sqrt(differing):
+            return present
+    return float(ridges[best])
 
 
 def judge_trials(

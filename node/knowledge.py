@@ -104,7 +104,9 @@ class SwarmKnowledge:
                 remedy="contribute with sums first: swarm train DATA --sums auto",
             )
         self._note(gate.value)
-        await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(weights)
+        await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(
+            weights, of=gate.value.arrays
+        )
         return gate
 
     async def provide_regions(self) -> GateStatement | None:
@@ -120,7 +122,9 @@ class SwarmKnowledge:
         ]
         self._note(gate)
         try:
-            await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(wanted)
+            await VerifiedRegistry(self._registry, None, self._keyring, self._cache).fetch(
+                wanted, of=gate.arrays
+            )
         except SwarmError as error:
             _log.warning("regions.not_fetched", gate_version=gate.version, because=str(error))
             return None

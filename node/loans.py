@@ -99,7 +99,7 @@ class Lending:
             if leaf.owner != self._node and f"prototypes.{row}" in entries
         ]
         try:
-            await self._registry.fetch([lender.prototypes for lender in found])
+            await self._registry.fetch([lender.prototypes for lender in found], of=gate.arrays)
         except SwarmError as error:
             _log.warning("borrowing.no_prototypes", gate_version=gate.version, because=str(error))
             return ()

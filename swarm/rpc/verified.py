@@ -147,7 +147,7 @@ class VerifiedRegistry:
         """
         entries = _named(gate, names) if names is not None else gate.arrays
         try:
-            await self.fetch(entries)
+            await self.fetch(entries, of=gate.arrays)
             return await asyncio.to_thread(unpack, entries, self.cache.open_verified)
         except VerificationError as error:
             raise VerificationError(
@@ -157,13 +157,20 @@ class VerifiedRegistry:
                 remedy=error.remedy,
             ) from error
 
-    async def fetch(self, entries: Sequence[TensorEntry], on_start: OnStart = _unseen) -> None:
+    async def fetch(
+        self,
+        entries: Sequence[TensorEntry],
+        on_start: OnStart = _unseen,
+        *,
+        of: Sequence[TensorEntry] | None = None,
+    ) -> None:
         """Bring the blobs that hold these tensors into the cache, a few at a time; whole or not at all.
 
-        A blob that was damaged in the cache is fetched again.
+        `of`: all tensors of what these are some of, which may share their blobs; None: these are all. A blob
+        that was damaged in the cache is fetched again.
         """
-        sizes = _sizes(entries)
-        absent = await asyncio.to_thread(self._absent, list(sizes))
+        sizes = _sizes(entries if of is None else of)
+        absent = await asyncio.to_thread(self._absent, list(dict.fromkeys(each.blob for each in entries)))
         on_bytes = on_start(sum(sizes[blob] or 0 for blob in absent))
         holders = Holders((self.client.holder(), *self._peers))
         fetches = [

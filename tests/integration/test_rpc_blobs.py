@@ -247,6 +247,18 @@ async def test_only_the_named_arrays_of_a_gate_are_fetched(world: World) -> None
         await verified.gate_arrays(statement, ["weights"])
 
 
+async def test_an_array_that_shares_its_blob_may_be_the_only_one_that_is_wanted(world: World) -> None:
+    entries, blobs = pack_arrays({name: np.arange(6, dtype=np.float32) for name in ("a", "b", "c")})
+    assert len(blobs) == 1
+    statement = replace(gate(), arrays=entries)
+    for blob, data in blobs.items():
+        await world.client.publish_blob(blob, data)
+    for each in entries:
+        (only,) = (await world.verified().gate_arrays(statement, [each.name])).values()
+        assert only.tolist() == [0, 1, 2, 3, 4, 5]
+        world.cache.remove(each.blob)
+
+
 async def test_a_correction_is_fetched_and_checked_with_its_expert(world: World) -> None:
     value, blobs = weights_of(manifest())
     module, data = pack_module("head", {"weight": np.full((3, 2), 7, np.float32)})

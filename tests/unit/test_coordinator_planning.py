@@ -146,6 +146,19 @@ def test_the_ridge_is_the_one_whose_root_gets_most_right_and_of_equal_ones_the_l
     assert judge_ridge({}, (1.0, 2.0), 9.0) == 9.0
 
 
+def test_the_present_ridge_stays_unless_another_is_better_by_more_than_a_standard_error() -> None:
+    tried = {ADA: trial((60, 63, 61), gained=(2, 5, 1), lost=(0, 0, 0), nll=(3.0, 2.0, 1.0))}
+    ridges = (1.0, 2.0, 3.0)
+    assert judge_ridge(tried, ridges, 9.0) == 2.0
+    assert judge_ridge(tried, ridges, 9.0, 1.0) == 2.0  # 3 ahead, at most 7 samples differ: more than 2.65
+    assert judge_ridge(tried, ridges, 9.0, 3.0) == 3.0  # 2 ahead of 6: less than 2.45
+    assert judge_ridge(tried, ridges, 9.0, 7.0) == 2.0  # a ridge that was not tried
+    both = tried | {BOB: trial((50, 49, 50), gained=(1, 0, 1), lost=(0, 1, 0))}
+    assert judge_ridge(both, ridges, 9.0, 1.0) == 1.0  # what one gains another loses
+    equal = {ADA: trial((60, 60), nll=(3.0, 2.0))}
+    assert judge_ridge(equal, (1.0, 2.0), 9.0, 1.0) == 1.0
+
+
 def test_of_each_kind_the_most_correct_option_over_all_nodes_is_kept() -> None:
     tried = options("prototypes 2", "prototypes 2", "prototypes 1")
     trials = {ADA: trial((30, 10, 90)), BOB: trial((10, 40, 90))}
