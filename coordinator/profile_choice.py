@@ -80,6 +80,9 @@ def _in_gate(gate: GateStatement) -> tuple[NodeId, ...]:
 
 
 def _root_of_all(active: ActiveGate) -> ClassRoot:
-    assert active.analytic is not None, "checked before"
-    weights, class_rows = active.analytic.weights, active.analytic.class_rows
-    return class_root(weights, class_rows, len(active.value.class_names))
+    analytic = active.analytic
+    assert analytic is not None, "checked before"
+    if analytic.class_weights is not None:
+        known = np.unique(analytic.class_rows)
+        return ClassRoot(columns=analytic.class_weights[:, known], classes=known)
+    return class_root(analytic.weights, analytic.class_rows, len(active.value.class_names))

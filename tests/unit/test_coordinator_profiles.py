@@ -275,6 +275,18 @@ async def test_what_all_owners_say_together_is_taken_where_it_gets_more_examples
     assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
 
 
+async def test_the_root_of_all_is_the_one_that_answers_by_class_weights_where_there_are_some(
+    tmp_path: Path,
+) -> None:
+    active = everyone()
+    assert active.analytic is not None
+    right = active.analytic.class_columns
+    other = replace(active.analytic, weights=-active.analytic.weights, class_weights=right)
+    small = SmallSwarm(replace(active, analytic=other), profiles=profiles(tmp_path, OfTwoClasses()))
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
+    assert profile.accuracy_all == 1.0
+
+
 async def test_a_profile_ends_when_an_owner_replaces_its_sums(tmp_path: Path) -> None:
     small = swarm(tmp_path)
     profile = await small.router.make_profile(ZOE, examples("bacd"), 20)
