@@ -78,7 +78,15 @@ def root_columns(
     return root.astype(np.float32)
 
 
-def class_root(weights: NDArray[np.floating], class_rows: NDArray[np.int64], classes: int) -> ClassRoot:
-    """Return the root of weights [M, T] over the classes that targets are of, class_rows int64 [T]."""
+def class_root(
+    weights: NDArray[np.floating],
+    class_rows: NDArray[np.int64],
+    classes: int,
+    class_weights: NDArray[np.float32] | None = None,
+) -> ClassRoot:
+    """Return the root of weights [M, T] over the classes that targets are of, class_rows int64 [T]; where
+    there are class weights float32 [M, C], it is these."""
     known = np.unique(class_rows)
-    return ClassRoot(columns=root_columns(weights, class_rows, classes)[:, known], classes=known)
+    if class_weights is None:
+        class_weights = root_columns(weights, class_rows, classes)
+    return ClassRoot(columns=class_weights[:, known], classes=known)

@@ -82,7 +82,5 @@ def _in_gate(gate: GateStatement) -> tuple[NodeId, ...]:
 def _root_of_all(active: ActiveGate) -> ClassRoot:
     analytic = active.analytic
     assert analytic is not None, "checked before"
-    if analytic.class_weights is not None:
-        known = np.unique(analytic.class_rows)
-        return ClassRoot(columns=analytic.class_weights[:, known], classes=known)
-    return class_root(analytic.weights, analytic.class_rows, len(active.value.class_names))
+    classes = len(active.value.class_names)
+    return class_root(analytic.weights, analytic.class_rows, classes, analytic.class_weights)

@@ -262,7 +262,5 @@ def _group(owners: Sequence[NodeId], given: dict[NodeId, Digest], leaves: Sequen
 def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassRoot:
     assert solution.weights is not None, "only owners with sums are solved"
     _, class_rows = target_rows(group.leaves, class_names)
-    if solution.class_weights is not None:
-        known = np.unique(class_rows)
-        return ClassRoot(columns=np.array(solution.class_weights[0][:, known]), classes=known)
-    return class_root(solution.weights[0], class_rows, len(class_names))
+    class_weights = None if solution.class_weights is None else solution.class_weights[0]
+    return class_root(solution.weights[0], class_rows, len(class_names), class_weights)
