@@ -7,7 +7,6 @@ together, where that is clearly better than one solution over all.
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +16,6 @@ from swarm.domain.ids import NodeId
 STANDARD_ERRORS = 2.0
 
 Flags = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ClassRoot:
-    """Scores q @ columns float32 [M, K] of the classes int64 [K] that some owners know."""
-
-    columns: NDArray[np.float32]
-    classes: NDArray[np.int64]
-
-    def right(self, q: NDArray[np.int16], labels: NDArray[np.int64]) -> Flags:
-        """Return which examples q [N, M] it classifies as their labels int64 [N] say, bool [N]."""
-        best = (q.astype(np.float32) @ self.columns).argmax(axis=1)
-        found: Flags = self.classes[best] == labels
-        return found
 
 
 def agreeing_owners(
@@ -66,19 +51,3 @@ def is_clearly_better(right: Flags, other: Flags) -> bool:
 def _margin(best: int, examples: int) -> float:
     share = (best + 1) / (examples + 2)
     return STANDARD_ERRORS * math.sqrt(share * (1 - share) * examples)
-
-
-def root_columns(
-    weights: NDArray[np.floating], class_rows: NDArray[np.int64], classes: int
-) -> NDArray[np.float32]:
-    """Return the root float32 [M, C] of weights [M, T]: each class's targets summed, class_rows int64 [T]."""
-    root = np.zeros((len(weights), classes))
-    for target, row in enumerate(class_rows):
-        root[:, row] += weights[:, target]
-    return root.astype(np.float32)
-
-
-def class_root(weights: NDArray[np.floating], class_rows: NDArray[np.int64], classes: int) -> ClassRoot:
-    """Return the root of weights [M, T] over the classes that targets are of, class_rows int64 [T]."""
-    known = np.unique(class_rows)
-    return ClassRoot(columns=root_columns(weights, class_rows, classes)[:, known], classes=known)

@@ -13,9 +13,10 @@ import structlog
 from coordinator.candidate import plan_group
 from coordinator.contributions import ContributionFiles
 from coordinator.heads import Heads
+from coordinator.solver_jobs import Group
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import SwarmError
-from swarm.domain.gates import GateLeaf, GateStatement
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
 from swarm.trust.statements import Statement
 
@@ -89,8 +90,8 @@ class AsideContributions:
 
         await asyncio.to_thread(forget)
 
-    def beside(self, gate: GateStatement) -> Mapping[NodeId, tuple[Digest, tuple[GateLeaf, ...]]]:
-        """Return each owner that the gate lacks, with its contribution and leaves.
+    def beside(self, gate: GateStatement) -> Mapping[NodeId, Group]:
+        """Return each owner that the gate lacks, with its contribution, leaves and branches.
 
         Left out are those with an expert that is not there any more, or a class that the gate cannot name.
         """
@@ -98,8 +99,8 @@ class AsideContributions:
         manifests = self._heads.manifests()
         found = {}
         for owner, statement in sorted(self._kept.items()):
-            leaves = plan_group([statement], manifests).leaves
-            whole = leaves and all(leaf.has_columns for leaf in leaves)
+            group = plan_group([statement], manifests)
+            whole = group.leaves and all(leaf.has_columns for leaf in group.leaves)
             if owner not in present and whole and names.issuperset(statement.value.class_names()):
-                found[owner] = (statement.digest, leaves)
+                found[owner] = group
         return found

@@ -23,7 +23,7 @@ from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_WEIGHTS, WEIGHTS, Placed
+from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_TARGETS, CLASS_WEIGHTS, WEIGHTS, Placed
 from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
@@ -66,13 +66,21 @@ class Candidate:
             arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
         if self.solution.class_weights is not None:
             arrays[CLASS_WEIGHTS] = np.array(self.solution.class_weights[self.ridges.index(ridge)])
+        if self.solution.class_targets is not None:
+            arrays[CLASS_TARGETS] = np.array(self.solution.class_targets)
         return arrays
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
-        """Return the class columns of each ridge, `root.<i>` float16 [M, C]."""
+        """Return the class columns of each ridge, `root.<i>` float16 [M, C], or, with the arrays'
+        `class_targets`, [M, K]."""
         if self.solution is None or self.solution.roots is None:
             return {}
-        return {f"root.{row}": np.array(root) for row, root in enumerate(self.solution.roots)}
+        roots: dict[str, NDArray[np.generic]] = {
+            f"root.{row}": np.array(root) for row, root in enumerate(self.solution.roots)
+        }
+        if self.solution.class_targets is not None:
+            roots[CLASS_TARGETS] = np.array(self.solution.class_targets)
+        return roots
 
     def prototype_temperatures(self) -> tuple[tuple[float, ...], float]:
         """Return the temperatures to try for `prototypes`, and the one without evidence."""

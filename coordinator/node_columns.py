@@ -29,13 +29,14 @@ class Solved:
     """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
     likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class.
 
-    `class_weights` float32 [R, M, C] score the classes instead where these differ much in their samples
-    (`swarm.gating.discriminants`); None elsewhere."""
+    `class_weights` float32 [R, M, K] score the classes `class_targets` int64 [K] instead where these differ
+    much in their samples (`swarm.gating.discriminants`); None elsewhere."""
 
     weights: NDArray[np.float32]
     branch_weights: NDArray[np.float32] | None
     roots: Doubles
     class_weights: NDArray[np.float32] | None = None
+    class_targets: Integers | None = None
 
 
 def solve_nodes(
@@ -82,17 +83,19 @@ def solve_nodes(
     of_leaves = [of_node[node] for node in range(tree.leaves) if node in of_node]
     of_branches = [of_node[node] for node in range(tree.leaves, tree.nodes) if node in of_node]
     size = weights.shape[:2]
+    by_class = _by_class_of(owners, nodes, solved_nodes, ridges, fixed_point, roots, class_names)
     return Solved(
         weights=np.concatenate(of_leaves, axis=2).astype(np.float32),
         branch_weights=np.concatenate([*of_branches, np.empty((*size, 0))], axis=2).astype(np.float32)
         if tree.children
         else None,
         roots=roots,
-        class_weights=_class_weights(owners, nodes, solved_nodes, ridges, fixed_point, roots, class_names),
+        class_weights=None if by_class is None else by_class[0],
+        class_targets=None if by_class is None else by_class[1],
     )
 
 
-def _class_weights(
+def _by_class_of(
     owners: Sequence[OwnerSums],
     nodes: "_Nodes",
     regions: Sequence[int],
@@ -100,38 +103,37 @@ def _class_weights(
     fixed_point: float,
     roots: Doubles,
     class_names: Sequence[str],
-) -> NDArray[np.float32] | None:
+) -> tuple[NDArray[np.float32], Integers] | None:
+    """Return the discriminants of each class in each region, float32 [R, M, K], and their classes int64 [K],
+    ascending; None where the classes are not unbalanced."""
     row_of = {name: row for row, name in enumerate(class_names)}
+    rows = np.array([row_of[name] for node in regions for name in nodes.classes(node)], dtype=np.int64)
+    owner_of = [nodes.owner(node) for node in regions for _ in nodes.classes(node)]
+    integers = np.concatenate([nodes.columns(node) for node in regions], axis=1)
+    order = np.argsort(rows, kind="stable")
+    rows, integers = rows[order], integers[:, order]
 
-    def added(weight_of: Mapping[str, float]) -> Doubles:
-        columns = np.zeros(roots.shape[1:])
-        for owner in sorted(weight_of):
-            own = np.zeros(columns.shape, dtype=np.int64)
-            for node in regions:
-                if nodes.owner(node) == owner:
-                    own[:, [row_of[name] for name in nodes.classes(node)]] += nodes.columns(node)
-            columns += weight_of[owner] * own
-        return columns
+    def weighed(weight_of: Mapping[str, float]) -> Doubles:
+        weights: Doubles = np.array([weight_of[owner_of[target]] for target in order])
+        return integers * weights
 
-    columns = added(weight_by_owner(owners))
+    columns = weighed(weight_by_owner(owners))
     samples = class_samples(columns, fixed_point)
-    known = np.flatnonzero(samples > 0)
-    if not are_unbalanced(samples[known]):
+    of_class: Doubles = np.bincount(rows, weights=np.maximum(samples, 0)).astype(np.float64)
+    if not are_unbalanced(of_class[of_class > 0]):
         return None
+    known = np.flatnonzero(samples > 0)
     weight_of = scatter_weights(owners)
     found = discriminants(
         total_sums(owners, weight_of),
-        added(weight_of)[:, known],
+        weighed(weight_of)[:, known],
         columns[:, known],
+        rows[known],
         ridges,
         fixed_point,
-        roots[:, :, known],
+        roots,
     )
-    if found is None:
-        return None
-    whole = np.zeros(roots.shape, dtype=np.float32)
-    whole[:, :, known] = found
-    return whole
+    return None if found is None else (found.astype(np.float32), rows[known])
 
 
 class _Nodes:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
-from coordinator.agreement import ClassRoot, agreeing_owners, class_root, is_clearly_better
+from coordinator.agreement import agreeing_owners, is_clearly_better
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
+from swarm.gating.class_columns import ClassColumns
 
-Roots = Callable[[Sequence[Sequence[NodeId]]], Awaitable[list[ClassRoot]]]
+Roots = Callable[[Sequence[Sequence[NodeId]]], Awaitable[list[ClassColumns]]]
 """Solves for each group of owners."""
 
 
@@ -25,7 +26,7 @@ class Chosen:
     """Whose root answers, and which examples it and the root of all owners get right, bool [N] each."""
 
     owners: tuple[NodeId, ...]
-    root: ClassRoot
+    root: ClassColumns
     right: NDArray[np.bool_]
     right_by_all: NDArray[np.bool_]
 
@@ -46,7 +47,7 @@ async def choose(
     """
     everyone, of_all = _in_gate(active.value), _root_of_all(active)
 
-    async def right(root: ClassRoot) -> NDArray[np.bool_]:
+    async def right(root: ClassColumns) -> NDArray[np.bool_]:
         return await asyncio.to_thread(root.right, q, labels)
 
     by_all = await right(of_all)
@@ -64,13 +65,13 @@ async def choose(
         return some
     loses_nothing = (
         set(agreeing) < set(everyone)
-        and np.array_equal(root.classes, of_all.classes)
+        and np.array_equal(root.known, of_all.known)
         and by_some.sum() >= by_all.sum()
     )
     if not loses_nothing:
         return all_of_them
     others = (await roots([[owner for owner in everyone if owner not in agreeing]]))[0]
-    known = np.isin(labels, others.classes)
+    known = np.isin(labels, others.known)
     by_others = await right(others)
     return some if is_clearly_better(by_some[known], by_others[known]) else all_of_them
 
@@ -79,7 +80,7 @@ def _in_gate(gate: GateStatement) -> tuple[NodeId, ...]:
     return tuple(sorted({leaf.owner for leaf in gate.leaves if leaf.has_columns}))
 
 
-def _root_of_all(active: ActiveGate) -> ClassRoot:
-    assert active.analytic is not None, "checked before"
-    weights, class_rows = active.analytic.weights, active.analytic.class_rows
-    return class_root(weights, class_rows, len(active.value.class_names))
+def _root_of_all(active: ActiveGate) -> ClassColumns:
+    analytic = active.analytic
+    assert analytic is not None, "checked before"
+    return analytic.class_columns

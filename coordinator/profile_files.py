@@ -18,6 +18,7 @@ from swarm.digests import digest_of
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import Profile
 from swarm.domain.tensors import FORBID_UNKNOWN
+from swarm.gating.class_columns import ClassColumns
 from swarm.trust.key_files import sync_folder, write_file
 
 MOST_PROFILES = 256
@@ -28,8 +29,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFacts:
-    """What a profile's root is, besides its numbers: the contributions that it was solved from, classes,
-    trunk, temperature, the digest of its bytes. `asker` made it; empty in files from before this was kept."""
+    """What a profile's root is, besides its numbers: the contributions that it was solved from, its columns'
+    classes, trunk, temperature, the digest of its bytes. `asker` made it; empty in files from before this was
+    kept."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -41,6 +43,11 @@ class ProfileFacts:
     root: Digest
     asker: str = ""
 
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The classes that it tells apart, each once."""
+        return tuple(dict.fromkeys(self.class_names))
+
     def given(self) -> tuple[tuple[NodeId, Digest], ...]:
         """Return the owners, each with the contribution that the root was solved from."""
         return tuple(zip(self.profile.owners, self.contributions, strict=True))
@@ -48,11 +55,17 @@ class ProfileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KnownProfile:
-    """A profile ready for use: root float32 [M, K] takes features in fixed point, K being the classes that
-    its owners know (`facts.class_names`)."""
+    """A profile ready for use: its root scores the classes that its owners know (`facts.answered`)."""
 
     facts: ProfileFacts
-    root: NDArray[np.float32]
+    root: ClassColumns
+
+    @classmethod
+    def of(cls, facts: ProfileFacts, weights: NDArray[np.float32]) -> "KnownProfile":
+        """Return the one with weights [M, K], a column for each of its class names."""
+        row_of = {name: row for row, name in enumerate(facts.answered)}
+        rows = np.array([row_of[name] for name in facts.class_names], dtype=np.int64)
+        return cls(facts=facts, root=ClassColumns(weights=weights, rows=rows, classes=len(row_of)))
 
 
 class ProfileFiles:
@@ -89,7 +102,7 @@ class ProfileFiles:
     def put(
         self,
         profile: Profile,
-        root: NDArray[np.float32],
+        weights: NDArray[np.floating],
         *,
         asker: NodeId,
         contributions: tuple[Digest, ...],
@@ -97,9 +110,13 @@ class ProfileFiles:
         class_temperature: float,
         trunk: Digest,
     ) -> KnownProfile:
-        """Keep a profile; beyond `most` the asker with the most loses the one used longest ago."""
+        """Keep a profile with weights [M, K], a column for each of its class names.
+
+        Beyond `most` the asker with the most loses the one used longest ago.
+        """
         buffer = io.BytesIO()
-        np.save(buffer, root, allow_pickle=False)
+        columns = weights.astype(np.float32, copy=False)
+        np.save(buffer, columns, allow_pickle=False)
         facts = ProfileFacts(
             profile=profile,
             contributions=contributions,
@@ -109,7 +126,7 @@ class ProfileFiles:
             root=digest_of(buffer.getvalue()),
             asker=asker,
         )
-        known = KnownProfile(facts=facts, root=root)
+        known = KnownProfile.of(facts, columns)
         with self._lock:
             write_file(self._root(profile.id), buffer.getvalue(), 0o600)
             write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)
@@ -154,7 +171,7 @@ class ProfileFiles:
         if digest_of(data) != facts.root or facts.profile.id != id:
             log.error("profile.damaged", profile=id, reason="other bytes than were written")
             return None
-        return KnownProfile(facts=facts, root=np.load(io.BytesIO(data), allow_pickle=False))
+        return KnownProfile.of(facts, np.load(io.BytesIO(data), allow_pickle=False))
 
     def _asker_of(self, id: str) -> str:
         try:

@@ -15,7 +15,6 @@ import structlog
 from numpy.typing import NDArray
 
 from coordinator.active_gate import ActiveGate
-from coordinator.agreement import ClassRoot, class_root
 from coordinator.aside import AsideContributions
 from coordinator.combining import root_combination
 from coordinator.contributions import ContributionFiles
@@ -26,11 +25,12 @@ from coordinator.solver_jobs import Group, Solution
 from swarm.digests import blake3
 from swarm.domain.combination import Combination
 from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, TrunkMismatchError
-from swarm.domain.gates import GateLeaf
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import linear_scores, target_rows
+from swarm.gating.analytic_gate import in_fixed_point, target_rows
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combinations import mix
 from swarm.gating.sums import quantised
 
@@ -155,7 +155,8 @@ class Profiles:
     ) -> Answer:
         """Return the profile's answer to features float32 [B, D]: its root alone, no expert is asked."""
         facts, root, trunk = known.facts, known.root, self._trunk()
-        scores = linear_scores(features, root, trunk.fixed_point, trunk.has_constant)
+        size = len(root.weights) - (not trunk.has_constant)
+        scores = root.scores(in_fixed_point(features, size, trunk.fixed_point, trunk.has_constant))
         rows, classes = scores.shape
         by_root = Combination(name="root", class_temperature=facts.class_temperature)
         version = facts.profile.gate_version
@@ -170,12 +171,12 @@ class Profiles:
             module_digests=(),
         )
         return Answer(
-            class_names=facts.class_names,
+            class_names=facts.answered,
             probabilities=mix(by_root, class_scores=scores, parts=(), batch=rows, classes=classes),
             gate_version=version,
             degraded=(False,) * rows,
             sources=((source,),) * rows if query.explain else (),
-            flops_per_query=float(trunk_flops + 2 * root.size + 2 * len(root)),
+            flops_per_query=float(trunk_flops + 2 * root.weights.size + 2 * len(root.weights)),
             combination=LABEL,
         )
 
@@ -190,12 +191,13 @@ class Profiles:
         gate, trunk = active.value, self._trunk()
         beside = self._aside.beside(gate)
         given = await asyncio.to_thread(self._by_owner, gate.contributions)
-        given |= {owner: digest for owner, (digest, _) in beside.items()}
-        leaves = [*gate.leaves, *(leaf for _, own in beside.values() for leaf in own)]
+        given |= {owner: group.contributions[0] for owner, group in beside.items()}
+        leaves = [*gate.leaves, *(leaf for group in beside.values() for leaf in group.leaves)]
+        branches = [*gate.branches, *(branch for group in beside.values() for branch in group.branches)]
         q = await asyncio.to_thread(quantised, features, trunk.fixed_point, trunk.has_constant)
 
-        async def roots(groups: Sequence[Sequence[NodeId]]) -> list[ClassRoot]:
-            jobs = [_group(names, given, leaves) for names in groups]
+        async def roots(groups: Sequence[Sequence[NodeId]]) -> list[ClassColumns]:
+            jobs = [_group(names, given, leaves, branches) for names in groups]
             solved = await self._solver.solve(jobs, gate.class_names, (gate.ridge,), trunk)
             return [
                 await asyncio.to_thread(_root_of, job, solution, gate.class_names)
@@ -214,10 +216,10 @@ class Profiles:
         await asyncio.to_thread(
             self._files.put,
             profile,
-            chosen.root.columns,
+            chosen.root.weights,
             asker=asker,
             contributions=tuple(given[owner] for owner in chosen.owners),
-            class_names=tuple(gate.class_names[row] for row in chosen.root.classes),
+            class_names=tuple(gate.class_names[row] for row in chosen.root.rows),
             class_temperature=root_combination(gate).class_temperature,
             trunk=gate.trunk,
         )
@@ -234,7 +236,7 @@ class Profiles:
         return self._held(active).issuperset(known.facts.contributions)
 
     def _beside(self, active: ActiveGate) -> list[Digest]:
-        return sorted(digest for digest, _ in self._aside.beside(active.value).values())
+        return sorted(group.contributions[0] for group in self._aside.beside(active.value).values())
 
     def _by_owner(self, contributions: Sequence[Digest]) -> dict[NodeId, Digest]:
         return {self._contributions.statement(digest).value.owner: digest for digest in contributions}
@@ -252,17 +254,26 @@ def profile_id(active: ActiveGate, examples: Examples, beside: Sequence[Digest])
     return Digest(hasher.hexdigest())
 
 
-def _group(owners: Sequence[NodeId], given: dict[NodeId, Digest], leaves: Sequence[GateLeaf]) -> Group:
+def _group(
+    owners: Sequence[NodeId],
+    given: dict[NodeId, Digest],
+    leaves: Sequence[GateLeaf],
+    branches: Sequence[GateBranch],
+) -> Group:
     return Group(
         contributions=tuple(given[owner] for owner in sorted(owners)),
         leaves=tuple(leaf for leaf in leaves if leaf.owner in owners),
+        branches=tuple(branch for branch in branches if branch.owner in owners),
     )
 
 
-def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassRoot:
+def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassColumns:
     assert solution.weights is not None, "only owners with sums are solved"
+    if solution.class_weights is not None and solution.class_targets is not None:
+        return ClassColumns(
+            weights=solution.class_weights[0],
+            rows=np.array(solution.class_targets),
+            classes=len(class_names),
+        )
     _, class_rows = target_rows(group.leaves, class_names)
-    if solution.class_weights is not None:
-        known = np.unique(class_rows)
-        return ClassRoot(columns=np.array(solution.class_weights[0][:, known]), classes=known)
-    return class_root(solution.weights[0], class_rows, len(class_names))
+    return ClassColumns.summing(solution.weights[0], class_rows, len(class_names))

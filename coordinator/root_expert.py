@@ -125,10 +125,10 @@ class RootExpert:
         if head is not None and head.manifest.gate_version_seen == active.version:
             return
         specification = self._specification()
-        weights = await asyncio.to_thread(lambda: analytic.class_columns)
+        columns = await asyncio.to_thread(lambda: analytic.class_columns)
         temperature = root_combination(active.value).class_temperature
         made = await self._solver.make_root(
-            weights, temperature, specification.trunk, specification.input_shape
+            columns, temperature, specification.trunk, specification.input_shape
         )
         if made.net is None:
             log.info("root.not_published", reason="others may lack the code of the swarm's own trunk")

@@ -33,6 +33,7 @@ from swarm.domain.errors import ShapeMismatchError, SwarmError
 from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.prototype_gate import build_prototype_gate
 from swarm.gating.tree import Tree
 
@@ -86,6 +87,7 @@ def solve_group(
         ).astype(np.float16),
         branch_weights=solved.branch_weights,
         class_weights=solved.class_weights,
+        class_targets=solved.class_targets,
     )
 
 
@@ -129,8 +131,9 @@ def _make_root(job: RootJob, folder: Path) -> None:
     from swarm.modules.blobs import BlobFiles
 
     blobs = BlobFiles(Path(job.blobs))
-    weights = np.load(folder / ROOT_WEIGHTS_FILE, allow_pickle=False)
-    made = root_modules(job.trunk, blobs.open_verified, weights, job.class_temperature, job.input_shape)
+    with np.load(folder / ROOT_WEIGHTS_FILE, allow_pickle=False) as stored:
+        columns = ClassColumns(weights=stored["weights"], rows=stored["rows"], classes=job.classes)
+    made = root_modules(job.trunk, blobs.open_verified, columns, job.class_temperature, job.input_shape)
     if made is None:
         write_record(folder / ROOT_FILE, RootNet(net=None))
         return

@@ -24,7 +24,7 @@ from swarm.domain.tensors import FORBID_UNKNOWN, ModuleEntry
 JOB_FILE = "job.json"
 PROBLEM_FILE = "problem.json"
 ROOT_FILE = "root.json"
-ROOT_WEIGHTS_FILE = "root-weights.npy"
+ROOT_WEIGHTS_FILE = "root-weights.npz"
 Arrays = Mapping[str, NDArray[Any]]
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ class CheckJob:
 class Group:
     """Contributions, one per owner and in the order of owners, and the leaves of theirs to solve for.
 
-    Without `branches` all leaves count as regions: enough for a root, which is the same either way.
+    Without `branches` all leaves count as regions.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -74,8 +74,8 @@ class SolveJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootJob:
-    """Make the root's modules of `root-weights.npy` float32 [M, C]. Leaves `root.json` here, and the blobs
-    among those of `blobs`, where the trunk's are."""
+    """Make the root's modules of `root-weights.npz`: `weights` float32 [M, K], `rows` int64 [K], for so many
+    classes. Leaves `root.json` here, and the blobs among those of `blobs`, where the trunk's are."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -83,6 +83,7 @@ class RootJob:
     trunk: TrunkReference
     input_shape: tuple[int, ...]
     class_temperature: float
+    classes: int
     kind: Literal["root"] = "root"
 
 
@@ -106,8 +107,9 @@ class Solution:
 
     `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
     [R, M, T], `branch_weights` float32 [R, M, Tb] and `roots` float16 [R, M, C] are mapped from a file; None
-    where no leaf, or no branch, has columns. So are `class_weights` float32 [R, M, C], which the roots are
-    where the classes are unbalanced, else None. Weights take features in fixed point.
+    where no leaf, or no branch, has columns. So are, where the classes are unbalanced, `class_weights`
+    float32 [R, M, K] and their `class_targets` int64 [K]: the roots are then these, [R, M, K]. Weights take
+    features in fixed point.
     """
 
     prototypes: Arrays
@@ -115,6 +117,7 @@ class Solution:
     roots: NDArray[np.float16] | None
     branch_weights: NDArray[np.float32] | None = None
     class_weights: NDArray[np.float32] | None = None
+    class_targets: NDArray[np.int64] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
@@ -127,6 +130,8 @@ class Solution:
             np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
         if self.class_weights is not None:
             np.save(folder / f"class_weights.{number}.npy", self.class_weights)
+        if self.class_targets is not None:
+            np.save(folder / f"class_targets.{number}.npy", self.class_targets)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -144,6 +149,7 @@ class Solution:
             roots=mapped("roots"),
             branch_weights=mapped("branch_weights"),
             class_weights=mapped("class_weights"),
+            class_targets=mapped("class_targets"),
         )
 
 

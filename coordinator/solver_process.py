@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from coordinator.solver_jobs import (
     PROBLEM_FILE,
@@ -33,6 +32,7 @@ from swarm.domain.ids import Digest
 from swarm.domain.problems import Problem
 from swarm.domain.specification import TrunkReference
 from swarm.end_with_parent import command_that_ends_with_us
+from swarm.gating.class_columns import ClassColumns
 
 CHECK_TIMEOUT_S = 300.0
 SOLVE_TIMEOUT_S = 900.0
@@ -91,17 +91,22 @@ class Solver:
 
     async def make_root(
         self,
-        weights: NDArray[np.float32],
+        columns: ClassColumns,
         class_temperature: float,
         trunk: TrunkReference,
         input_shape: tuple[int, ...],
     ) -> RootNet:
-        """Return the root with class weights [M, C] as a net; its blobs are then among the coordinator's."""
+        """Return the root with these columns as a net; its blobs are then among the coordinator's."""
         job = RootJob(
-            blobs=str(self._blobs), trunk=trunk, input_shape=input_shape, class_temperature=class_temperature
+            blobs=str(self._blobs),
+            trunk=trunk,
+            input_shape=input_shape,
+            class_temperature=class_temperature,
+            classes=columns.classes,
         )
         async with self._job("root expert") as run:
-            await asyncio.to_thread(np.save, run.folder / ROOT_WEIGHTS_FILE, weights)
+            file = run.folder / ROOT_WEIGHTS_FILE
+            await asyncio.to_thread(np.savez, file, weights=columns.weights, rows=columns.rows)
             await run.child(job, SOLVE_TIMEOUT_S)
             return read_record(run.folder / ROOT_FILE, RootNet)
 

@@ -48,12 +48,12 @@ class NodeConfig:
         advertise = os.environ.get("SWARM_ADVERTISE", str(found.get("advertise", "")))
         net = os.environ.get("SWARM_NET") or str(found.get("net", "")) or DEFAULT_NET
         threads = os.environ.get("SWARM_THREADS") or str(found.get("threads", 0))
-        if not threads.isdigit():
+        if not threads.isdecimal():
             raise UsageError(
                 "threads", found=repr(threads), expected="a number, 0 for half of this machine's"
             )
         stand_ins = os.environ.get("SWARM_STAND_INS") or str(found.get("stand_ins", DEFAULT_STAND_INS))
-        if not stand_ins.isdigit():
+        if not stand_ins.isdecimal():
             raise UsageError(
                 "stand_ins", found=repr(stand_ins), expected="a number, 0 to hold no expert of others"
             )

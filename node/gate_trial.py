@@ -16,8 +16,17 @@ from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_WEIGHTS, WEIGHTS, AnalyticGate, Placed
+from swarm.gating.analytic_gate import (
+    BRANCH_WEIGHTS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    WEIGHTS,
+    AnalyticGate,
+    Placed,
+    class_columns_in,
+)
 from swarm.gating.branches import SPLIT, splits_of
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combinations import (
     FALLBACK,
     ROOT,
@@ -53,8 +62,8 @@ class Voice:
 class TrialGate:
     """A gate under trial, or the present one. Leaves with the same identity count as one expert.
 
-    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the arrays
-    `root.<i>` float [M, C] while a ridge is being chosen. `identities` are what the leaves' experts compute,
+    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the
+    columns `root.<i>` while a ridge is being chosen. `identities` are what the leaves' experts compute,
     as far as it is known (empty: they all differ).
     """
 
@@ -62,7 +71,7 @@ class TrialGate:
     leaves: tuple[GateLeaf, ...]
     analytic: AnalyticGate | None = None
     prototypes: PrototypeGate | None = None
-    roots: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+    roots: Mapping[str, ClassColumns] = field(default_factory=dict)
     identities: tuple[Hashable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -76,13 +85,13 @@ class TrialGate:
         """Return a statement's gate with those of its arrays that are here."""
         names, leaves = statement.class_names, statement.leaves
         placed = Placed.of(leaves, statement.branches)
-        roots = {name: array for name, array in arrays.items() if name.startswith(ROOT)}
-        for name, array in roots.items():
-            if array.shape != (trunk.sum_size, len(names)):
+        roots = {name: class_columns_in(arrays, name, len(names)) for name in arrays if name.startswith(ROOT)}
+        for name, root in roots.items():
+            if len(root.weights) != trunk.sum_size:
                 raise ShapeMismatchError(
                     f"gate {statement.version}, array {name}",
-                    found=str(list(array.shape)),
-                    expected=f"[{trunk.sum_size}, {len(names)}]",
+                    found=str(list(root.weights.shape)),
+                    expected=f"{trunk.sum_size} features",
                 )
         analytic = None
         if WEIGHTS in arrays:
@@ -123,7 +132,7 @@ class TrialGate:
         """Return the FLOPs per sample of finding out who is asked, and of judging these combinations."""
         asked = {(each.name, each.temperature, each.top_k) for each in combinations}
         by_prototypes = {each for each in asked if each[0] == "prototypes"}
-        total = sum(2 * array.size for array in self.roots.values())
+        total = sum(2 * root.weights.size for root in self.roots.values())
         if self.analytic is not None:
             total += self.analytic.flops_per_query * (1 + (asked > by_prototypes))
         if self.prototypes is not None:
@@ -141,13 +150,14 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
     """Return the names of the gate's arrays that these options need, and no other."""
     branches = statement.branches
     splits = [f"{SPLIT}.{row}" for row, branch in enumerate(branches) if branch.is_learned]
-    has_class_weights = any(entry.name == CLASS_WEIGHTS for entry in statement.arrays)
+    beside = [entry.name for entry in statement.arrays if entry.name in (CLASS_WEIGHTS, CLASS_TARGETS)]
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
             names[option.weights] = None
-            if option.weights == WEIGHTS and has_class_weights:
-                names[CLASS_WEIGHTS] = None
+            names |= dict.fromkeys(
+                name for name in beside if name == CLASS_TARGETS or option.weights == WEIGHTS
+            )
             if branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":
@@ -327,17 +337,17 @@ def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[str, Voice]) -> Sp
     )
 
 
-def _classifier(root: NDArray[np.generic], trunk: TrunkReference) -> AnalyticGate:
+def _classifier(root: ClassColumns, trunk: TrunkReference) -> AnalyticGate:
     """Return a gate of class columns alone, as long as no ridge has been chosen."""
-    classes = root.shape[1]
     return AnalyticGate(
-        weights=root.astype(np.float32),
-        leaf_rows=np.zeros(classes, dtype=np.int64),
-        class_rows=np.arange(classes, dtype=np.int64),
+        weights=np.asarray(root.weights, dtype=np.float32),
+        leaf_rows=np.zeros(len(root.rows), dtype=np.int64),
+        class_rows=root.rows,
         leaves=1,
-        classes=classes,
+        classes=root.classes,
         fixed_point=trunk.fixed_point,
         has_constant=trunk.has_constant,
+        by_class=root,
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from node.durable import write_durably, write_json
 from swarm.digests import digest_of
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
@@ -129,6 +129,8 @@ class StandingIn:
                 self._note({**self._held, digest: 0.0})
                 write_durably(self._file(digest), statement.envelope)
                 _log.info("standing_in.holds", expert=manifest.expert, version=manifest.version)
+        except UnreachableError:
+            raise  # what is held stays, and the next look goes on
         except SwarmError as error:
             _log.info("standing_in.cannot", manifest=digest[:12], because=str(error))
             return 0

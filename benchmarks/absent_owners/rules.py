@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.absent_owners.world import Floats, Pool, Rows, World
 from swarm.domain.combination import Combination, TrialOption
 from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combinations import (
     Speaker,
     evaluate_options,
@@ -83,7 +84,10 @@ def chosen_ridge(
     """Return the place of the ridge whose root is best on validation samples."""
     pick = np.eye(int(class_rows.max()) + 1)[class_rows]
     options = ridge_options(len(solved))
-    roots = {option.weights: weights @ pick for option, weights in zip(options, solved, strict=True)}
+    roots = {
+        option.weights: ClassColumns.summing(weights, class_rows, pick.shape[1])
+        for option, weights in zip(options, solved, strict=True)
+    }
     return best_option(
         options,
         labels=labels,

@@ -2,9 +2,9 @@
 
 Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come;
 each has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums
-allow), with its columns divided by n^1/2 afterwards, and linear discriminants whose scatter counts samples,
-or owners as it does in a gate; the ridge of each is chosen on validation samples, the accuracies are on test
-samples.
+allow), with its columns divided by n^1/2 afterwards, and linear discriminants: with a mean for each class and
+a scatter that counts samples, or owners, and as in a gate, with a mean for each class of each owner too. The
+ridge of each is chosen on validation samples, the accuracies are on test samples.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from benchmarks.results_file import write_result
 from benchmarks.soak_growth.story import tell_story
 from swarm.experts.trunk import Trunk, make_trunk
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.discriminants import class_samples, discriminants, scatter_weights
 from swarm.gating.ridge import RIDGES, OwnerSums, total_sums, weight_by_owner
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
@@ -44,9 +45,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sums:
-    """What owners give: their sums, all with the same classes as columns [M, C]."""
+    """What owners give: their sums, all with the classes `known` as columns [M, C]."""
 
     owners: Sequence[OwnerSums]
+    known: Rows
     fixed_point: float
 
     @property
@@ -58,9 +60,16 @@ class Sums:
     def samples(self) -> Doubles:
         return class_samples(self.columns, self.fixed_point)
 
-    def weighed(self, power: float) -> Doubles:
-        """Return least squares with class weights n^-power for each ridge, float64 [R, M, C]: between the
-        classes exactly, within them by the scatter that they have in common."""
+    def weighed(self, power: float, divided: float = 0.0) -> list[ClassColumns]:
+        """Return least squares with class weights n^-power for each ridge: between the classes exactly,
+        within them by the scatter that they have in common; columns divided by n^divided."""
+        rows = np.arange(len(self.known))
+        return [self._columns(root / self.samples**divided, rows) for root in self._least_squares(power)]
+
+    def _columns(self, root: Doubles, rows: Rows) -> ClassColumns:
+        return ClassColumns(weights=root, rows=self.known[rows], classes=int(self.known.max()) + 1)
+
+    def _least_squares(self, power: float = 0.0) -> Doubles:
         samples = self.samples
         weights = samples**-power
         weights *= samples.sum() / (weights @ samples)
@@ -71,13 +80,27 @@ class Sums:
         )
         return self._solved(base, self.columns * weights)
 
-    def discriminants(self, weigh: Callable[[Sequence[OwnerSums]], Mapping[str, float]]) -> Doubles:
-        """Return those whose scatter weighs owners so, float64 [R, M, C]."""
+    def discriminants(
+        self, weigh: Callable[[Sequence[OwnerSums]], Mapping[str, float]], *, by_owner: bool = False
+    ) -> list[ClassColumns]:
+        """Return those whose scatter weighs owners so, for each ridge; `by_owner`: a mean for each class of
+        each owner."""
         weight_of = weigh(self.owners)
-        total, scattered = total_sums(self.owners, weight_of), self._added(weight_of)
-        found = discriminants(total, scattered, self.columns, RIDGES, self.fixed_point, self.weighed(0.0))
+        scattered, columns = self._added(weight_of), self.columns
+        rows: Rows = np.arange(len(self.known))
+        if by_owner:
+            plain = weight_by_owner(self.owners)
+            scattered = np.concatenate([weight_of[each.owner] * each.columns for each in self.owners], axis=1)
+            columns = np.concatenate([plain[each.owner] * each.columns for each in self.owners], axis=1)
+            fed = np.flatnonzero(class_samples(columns, self.fixed_point) > 0)
+            rows = np.tile(rows, len(self.owners))[fed]
+            scattered, columns = scattered[:, fed], columns[:, fed]
+        total = total_sums(self.owners, weight_of)
+        found = discriminants(
+            total, scattered, columns, rows, RIDGES, self.fixed_point, self._least_squares()
+        )
         assert found is not None, "exact sums are positive definite"
-        return found
+        return [self._columns(root, rows) for root in found]
 
     def _added(self, weight_of: Mapping[str, float]) -> Doubles:
         added: Doubles = np.sum([weight_of[each.owner] * each.columns for each in self.owners], axis=0)
@@ -92,12 +115,13 @@ class Sums:
         return np.stack(found)
 
 
-ROOTS: Mapping[str, Callable[[Sums], Doubles]] = {
+ROOTS: Mapping[str, Callable[[Sums], list[ClassColumns]]] = {
     "least squares": lambda sums: sums.weighed(0.0),
     "classes weighed": lambda sums: sums.weighed(0.5),
-    "columns divided": lambda sums: sums.weighed(0.0) / np.sqrt(sums.samples),
-    "discriminants by samples": lambda sums: sums.discriminants(weight_by_owner),
-    "discriminants": lambda sums: sums.discriminants(scatter_weights),
+    "columns divided": lambda sums: sums.weighed(0.0, divided=0.5),
+    "one mean, scatter by samples": lambda sums: sums.discriminants(weight_by_owner),
+    "one mean, scatter by owners": lambda sums: sums.discriminants(scatter_weights),
+    "discriminants": lambda sums: sums.discriminants(scatter_weights, by_owner=True),
 }
 
 
@@ -149,13 +173,13 @@ def measured(folder: Path, seed: int) -> dict[str, float]:
             )
             for name, (q, labels) in teaching.items()
         ]
-        sums = Sums(owners=owners, fixed_point=fixed_point)
+        sums = Sums(owners=owners, known=known, fixed_point=fixed_point)
         for name, make in ROOTS.items():
             roots = make(sums)
-            right = [np.mean([_accuracy(known, root, *each) for each in choosing.values()]) for root in roots]
+            right = [np.mean([_accuracy(root, *each) for each in choosing.values()]) for root in roots]
             root = roots[int(np.argmax(right))]
             for domain, part in test.items():
-                figures[f"{name}.{most}.{domain}"] = _accuracy(known, root, part.q, part.labels)
+                figures[f"{name}.{most}.{domain}"] = _accuracy(root, part.q, part.labels)
     return figures
 
 
@@ -164,9 +188,9 @@ def _rows(count: int, validation: bool) -> Rows:
     return rows[(rows % VALIDATION == VALIDATION - 1) == validation]
 
 
-def _accuracy(known: Rows, root: Doubles, q: NDArray[np.int16], labels: Rows) -> float:
-    here = np.isin(labels, known)
-    return float((known[(q[here] @ root).argmax(axis=1)] == labels[here]).mean())
+def _accuracy(root: ClassColumns, q: NDArray[np.int16], labels: Rows) -> float:
+    here = np.isin(labels, root.known)
+    return float(root.right(q[here], labels[here]).mean())
 
 
 def main() -> int:

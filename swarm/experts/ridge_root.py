@@ -1,5 +1,7 @@
 """The swarm's root as an expert of its own: net `ridge-root:TRUNK`, trunk and linear map in one.
 
+With `ridge-root:best-of-K:TRUNK` the map has K columns, and a class's score is the best of its columns'.
+
 Float inputs -> features -> fixed point round(fixed_point * feature), clamped to int16, with a constant column
 where the trunk has none -> class scores -> over the class temperature, so that a softmax gives the root's
 probabilities. It is solved from sums (`swarm.gating.ridge`), never trained.
@@ -20,20 +22,23 @@ from swarm.domain.specification import TrunkReference
 from swarm.domain.tensors import ModuleEntry
 from swarm.experts.inputs import exact_float32
 from swarm.experts.random_features import built_in_trunk
+from swarm.gating.class_columns import ClassColumns
 from swarm.modules.packing import ReadBlob, pack_module
 
 RIDGE_ROOT = "ridge-root"
 MAX_INT16 = 32767
+BEST_OF = "best-of-"
+MAX_COLUMNS = 1 << 20
 _TRUNK, _HEAD = "trunk", "head"
 
 
 class RidgeRoot(nn.Module):
     """Inputs [B, *input_shape] to logits [B, classes], with the features of `trunk`."""
 
-    def __init__(self, trunk: nn.Module, size: int, classes: int, has_constant: bool) -> None:
+    def __init__(self, trunk: nn.Module, head: nn.Module, has_constant: bool) -> None:
         super().__init__()
         self.trunk, self.has_constant = trunk, has_constant
-        self.head = _Head(size, classes)
+        self.head = head
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         with exact_float32():
@@ -60,59 +65,91 @@ class _Head(nn.Module):
     class_temperature: torch.Tensor
 
 
+class _BestHead(_Head):
+    """The same with `weight` [M, K] and `rows` int64 [K], the class of each column; 0 for a class without."""
+
+    def __init__(self, size: int, columns: int, classes: int) -> None:
+        super().__init__(size, columns)
+        self.classes = classes
+        self.register_buffer("rows", torch.zeros(columns, dtype=torch.int64))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(features)
+        rows = self.rows.clamp(0, self.classes - 1).expand(len(scores), -1)
+        nothing = scores.new_zeros(len(scores), self.classes)
+        return nothing.scatter_reduce(1, rows, scores, "amax", include_self=False)
+
+    rows: torch.Tensor
+
+
 def ridge_root_net(reference: NetReference, trunk: str) -> nn.Module:
     """Return the net of `ridge-root:<trunk>`, all zeros; InvalidInputError unless the trunk is built in."""
+    columns = 0
+    if trunk.startswith(BEST_OF):
+        number, _, trunk = trunk.removeprefix(BEST_OF).partition(":")
+        columns = int(number) if number.isdecimal() and number.isascii() and len(number) < 8 else 0
+        trunk = trunk if 0 < columns <= MAX_COLUMNS else ""
     net = built_in_trunk(trunk, reference.input_shape, None)
     if net is None:
         raise InvalidInputError(
-            "net", found=repr(reference.factory[:80]), expected="ridge-root:randconv-sqrt:K or :identity"
+            "net",
+            found=repr(reference.factory[:80]),
+            expected=f"ridge-root:randconv-sqrt:K or :identity, or with {BEST_OF}N: before the trunk",
         )
     has_constant = not isinstance(net, nn.Flatten)
     size = math.prod(reference.input_shape) + 1 if isinstance(net, nn.Flatten) else net.feature_size
-    return RidgeRoot(net, size, reference.classes, has_constant)
+    classes = reference.classes
+    return RidgeRoot(
+        net, _BestHead(size, columns, classes) if columns else _Head(size, classes), has_constant
+    )
 
 
 def root_modules(
     reference: TrunkReference,
     read: ReadBlob,
-    weights: NDArray[np.floating],
+    columns: ClassColumns,
     class_temperature: float,
     input_shape: Sequence[int],
 ) -> tuple[NetReference, tuple[ModuleEntry, ...], dict[Digest, bytes]] | None:
     """Return the root's net, its modules and their blobs, the trunk's among them at their own addresses.
 
-    weights [M, C] map features in fixed point to class scores. `read` returns the trunk's verified blobs.
+    columns map features in fixed point to class scores. `read` returns the trunk's verified blobs.
     None for a user's own trunk: whoever lacks its code could not build the root. Raises ShapeMismatchError
-    unless weights fit the trunk.
+    unless columns fit the trunk.
     """
     shape = tuple(input_shape)
     with torch.device("meta"):
         trunk = built_in_trunk(reference.factory, shape, None)
     if trunk is None:
         return None
-    if weights.ndim != 2 or weights.shape[0] != reference.sum_size:
+    if len(columns.weights) != reference.sum_size:
         raise ShapeMismatchError(
-            "root weights", found=str(list(weights.shape)), expected=f"[{reference.sum_size}, classes]"
+            "root weights",
+            found=str(list(columns.weights.shape)),
+            expected=f"[{reference.sum_size}, columns]",
         )
     if not class_temperature > 0:
         raise InvalidInputError("class temperature", found=str(class_temperature), expected="above 0")
-    head, blobs = pack_module(
-        _HEAD,
-        {
-            "weight": np.ascontiguousarray(weights, dtype=np.float32),
-            "fixed_point": np.array([reference.fixed_point], dtype=np.float32),
-            "class_temperature": np.array([class_temperature], dtype=np.float32),
-        },
-    )
+    arrays: dict[str, NDArray[np.generic]] = {
+        "weight": np.ascontiguousarray(columns.weights, dtype=np.float32),
+        "fixed_point": np.array([reference.fixed_point], dtype=np.float32),
+        "class_temperature": np.array([class_temperature], dtype=np.float32),
+    }
+    best_of = ""
+    if (linear := columns.linear()) is not None:
+        arrays["weight"] = linear
+    else:
+        arrays["rows"], best_of = columns.rows, f"{BEST_OF}{len(columns.rows)}:"
+    head, blobs = pack_module(_HEAD, arrays)
     modules = [head]
     if not isinstance(trunk, nn.Flatten):
         entry = ModuleEntry(name=_TRUNK, digest=reference.weights.digest, tensors=reference.weights.tensors)
         modules.insert(0, entry)
         blobs |= {tensor.blob: bytes(read(tensor.blob)) for tensor in entry.tensors}
     net = NetReference(
-        factory=f"{RIDGE_ROOT}:{reference.factory}",
+        factory=f"{RIDGE_ROOT}:{best_of}{reference.factory}",
         input_shape=shape,
-        classes=weights.shape[1],
+        classes=columns.classes,
         code_digest="",
     )
     return net, tuple(modules), blobs

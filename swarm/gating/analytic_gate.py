@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.branches import ScoredBranches, splits_of
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.distances import Floats
 from swarm.gating.regions import region_columns
 from swarm.gating.sums import constant_of, quantised
@@ -22,7 +23,9 @@ from swarm.gating.tree import Place, Tree, softmax_shares
 WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_weights"
 """The names of W among a gate statement's arrays: the columns of leaves, those of branches, and those by
 which classes are scored where that is not the sum of the leaves' columns."""
-ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS)
+CLASS_TARGETS = "class_targets"
+"""The name of the rows that say which class each of the class weights is for."""
+ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, CLASS_TARGETS)
 """The arrays by which the root answers, as far as a gate has them."""
 
 
@@ -48,8 +51,8 @@ class AnalyticGate:
 
     leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets. With
     `branches` the targets are those of regions, and leaf_rows places in the tree's regions: what was a leaf's
-    target is the branch's, to the bit. `class_weights` float32 [M, C] score classes (`discriminants`); None:
-    the sum over the leaves does.
+    target is the branch's, to the bit. `by_class` scores classes (`discriminants`); None: the sum over the
+    leaves does.
     """
 
     weights: Floats
@@ -60,7 +63,7 @@ class AnalyticGate:
     fixed_point: float
     has_constant: bool
     branches: ScoredBranches | None = None
-    class_weights: Floats | None = None
+    by_class: ClassColumns | None = None
     has_columns: NDArray[np.bool_] = field(init=False)
     """Which leaves can be chosen by scores, bool [L]."""
     _reached: NDArray[np.bool_] = field(init=False, repr=False)
@@ -76,16 +79,14 @@ class AnalyticGate:
             )
         if not np.isfinite(self.weights).all():
             raise InvalidInputError("gate weights", found="a value that is not finite")
-        if self.class_weights is not None:
-            expected = (len(self.weights), self.classes)
-            if self.class_weights.shape != expected:
-                raise ShapeMismatchError(
-                    f"gate {CLASS_WEIGHTS}",
-                    found=str(list(self.class_weights.shape)),
-                    expected=str(list(expected)),
-                )
-            if not np.isfinite(self.class_weights).all():
-                raise InvalidInputError(f"gate {CLASS_WEIGHTS}", found="a value that is not finite")
+        if self.by_class is not None and (
+            len(self.by_class.weights) != len(self.weights) or self.by_class.classes != self.classes
+        ):
+            raise ShapeMismatchError(
+                f"gate {CLASS_WEIGHTS}",
+                found=f"{len(self.by_class.weights)} features, {self.by_class.classes} classes",
+                expected=f"{len(self.weights)} features, {self.classes} classes",
+            )
         for subject, rows, limit in (
             ("leaf rows", self.leaf_rows, len(self.tree.regions)),
             ("class rows", self.class_rows, self.classes),
@@ -149,17 +150,17 @@ class AnalyticGate:
             fixed_point=fixed_point,
             has_constant=has_constant,
             branches=inner,
-            class_weights=np.ascontiguousarray(arrays[CLASS_WEIGHTS], dtype=np.float32)
+            by_class=class_columns_in(arrays, CLASS_WEIGHTS, len(class_names))
             if CLASS_WEIGHTS in arrays
             else None,
         )
 
     @property
-    def class_columns(self) -> Floats:
-        """The columns of W by which classes are scored, float32 [M, C]."""
-        if self.class_weights is not None:
-            return self.class_weights
-        return _summed(self.weights, self.class_rows, self.classes)
+    def class_columns(self) -> ClassColumns:
+        """The columns by which classes are scored."""
+        if self.by_class is not None:
+            return self.by_class
+        return ClassColumns.summing(self.weights, self.class_rows, self.classes)
 
     @property
     def tree(self) -> Tree:
@@ -176,32 +177,32 @@ class AnalyticGate:
         """Fixed point, all scores, their sums per leaf and class, and the softmax over leaves."""
         size, targets = self.weights.shape
         below = 0 if self.branches is None else self.branches.flops_per_query
-        below += 0 if self.class_weights is None else 2 * self.class_weights.size
+        below += 0 if self.by_class is None else 2 * self.by_class.weights.size + len(self.by_class.rows)
         return int(2 * size * targets + 2 * size + 2 * targets + 8 * len(self.tree.regions) + below)
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
         """Return the scores of all targets, float32 [B, T], after them what branches score, [B, T + S], and
-        after those what class weights score, [B, T + S + C].
+        after those what columns for classes score, [B, T + S + K].
 
         features float32 [B, D] of the gate's trunk. Raises ShapeMismatchError if D differs,
         InvalidInputError where features are not finite.
         """
         points = in_fixed_point(features, self.feature_size, self.fixed_point, self.has_constant)
         found: Floats = points @ self.weights
-        if self.branches is None and self.class_weights is None:
+        if self.branches is None and self.by_class is None:
             return found
         parts = [found]
         if self.branches is not None:
             parts.append(self.branches.scores(points, features))
-        if self.class_weights is not None:
-            parts.append(points @ self.class_weights)
+        if self.by_class is not None:
+            parts.append(points @ self.by_class.weights)
         return np.concatenate(parts, axis=1)
 
     def class_scores(self, scores: Floats) -> Floats:
-        """Return a, float32 [B, C]: each class's scores summed over regions, or by the class weights; 0 for
-        a class without targets."""
-        if self.class_weights is not None:
-            return np.ascontiguousarray(scores[:, -self.classes :])
+        """Return a, float32 [B, C]: each class's scores summed over regions, or the best of its own columns;
+        0 for a class without targets."""
+        if self.by_class is not None:
+            return self.by_class.of_columns(scores[:, -self.by_class.weights.shape[1] :])
         return _summed(self._of_targets(scores), self.class_rows, self.classes)
 
     def region_scores(self, scores: Floats) -> Floats:
@@ -224,7 +225,7 @@ class AnalyticGate:
         regions: Floats = softmax_shares(self.region_scores(scores), temperature).astype(np.float32)
         if self.branches is None:
             return regions
-        beside = 0 if self.class_weights is None else self.classes
+        beside = 0 if self.by_class is None else self.by_class.weights.shape[1]
         below = scores[:, self.weights.shape[1] : scores.shape[1] - beside]
         return self.tree.leaf_weights(regions, self.branches.shares(below, temperature))
 
@@ -300,6 +301,25 @@ def _node_columns(
     ]
 
 
+def class_columns_in(arrays: Mapping[str, NDArray[np.generic]], name: str, classes: int) -> ClassColumns:
+    """Return the columns float [M, K] of that name, for the classes that `class_targets` int64 [K] say.
+
+    Without `class_targets` there is one column for each class. Raises ShapeMismatchError and
+    InvalidInputError, by name, for arrays that do not fit each other or the number of classes.
+    """
+    weights = np.ascontiguousarray(arrays[name], dtype=np.float32)
+    rows = np.asarray(arrays.get(CLASS_TARGETS, np.arange(classes)))
+    if weights.ndim != 2 or rows.dtype != np.int64 or rows.shape != weights.shape[1:]:
+        raise ShapeMismatchError(
+            f"gate {name}",
+            found=f"{list(weights.shape)} for {rows.dtype} {list(rows.shape)} {CLASS_TARGETS}",
+            expected=f"[M, K] for int64 [K] {CLASS_TARGETS}, or [M, {classes}] without",
+        )
+    if not np.isfinite(weights).all():
+        raise InvalidInputError(f"gate {name}", found="a value that is not finite")
+    return ClassColumns(weights=weights, rows=np.ascontiguousarray(rows), classes=classes)
+
+
 def target_rows(
     leaves: Sequence[LeafColumns], class_names: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -317,16 +337,6 @@ def _class_rows(names: Sequence[str], class_names: Sequence[str]) -> NDArray[np.
             "leaf's class names", found=f"unknown class {unknown!r}", expected="names of the gate's classes"
         )
     return np.array([column[name] for name in names], dtype=np.int64)
-
-
-def linear_scores(
-    features: NDArray[np.generic], weights: NDArray[np.generic], fixed_point: float, has_constant: bool
-) -> Floats:
-    """Return float32 [B, T] = q @ weights, q being the features float32 [B, D] in fixed point."""
-    size = int(weights.shape[0]) - (not has_constant)
-    points = in_fixed_point(features, size, fixed_point, has_constant)
-    found: Floats = points @ weights.astype(np.float32, copy=False)
-    return found
 
 
 def in_fixed_point(

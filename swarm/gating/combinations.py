@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from swarm.domain.combination import USES_SUMS, Combination, CombinationName, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combine import PROBABILITY_FLOOR, answer_of, mix
 from swarm.gating.distances import Floats
 from swarm.gating.prototype_gate import PrototypeGate
@@ -38,7 +39,7 @@ TOP_KS = (1, 2, 4)
 FALLBACK = TrialOption(combination=Combination(name="root"), against_root=True)
 """The root as what answers where no expert can, and what corrections start from: it may not harm either."""
 ROOT = "root."
-"""Arrays `root.<i>` float [M, C] are the class columns of the i-th ridge, while a ridge is being chosen."""
+"""Arrays `root.<i>` float [M, K] are the class columns of the i-th ridge, while a ridge is being chosen."""
 CORRECTED_CLASS_TEMPERATURE = 0.2
 """The one at which corrections are trained."""
 
@@ -169,7 +170,7 @@ def evaluate_options(
     identities: Sequence[Hashable],
     incumbent: Incumbent | None = None,
     incumbent_root: Incumbent | None = None,
-    roots: Mapping[str, NDArray[np.generic]] | None = None,
+    roots: Mapping[str, ClassColumns] | None = None,
     fixed_point: float = 0.0,
     classes: int = 0,
 ) -> Evaluation:
@@ -180,7 +181,7 @@ def evaluate_options(
     options against the root without an `incumbent_root`, nothing is gained, lost or taken. features float32
     [N, D]; speakers and identities (leaves with one identity are one expert) one for each leaf. A speaker
     without the values that are needed counts as uniform over its classes, or as no correction. `roots` are
-    the arrays `root.<i>` of options that name them; they need no gate, but its `fixed_point`. Raises
+    the columns `root.<i>` of options that name them; they need no gate, but its `fixed_point`. Raises
     InvalidInputError for an option without what it needs.
     """
     if len(features) != len(labels) or len(speakers) != len(identities):
@@ -226,11 +227,11 @@ def evaluate_options(
 
 
 def _classes_named(
-    gate: AnalyticGate | None, roots: Mapping[str, NDArray[np.generic]], rows: Sequence[NDArray[np.int64]]
+    gate: AnalyticGate | None, roots: Mapping[str, ClassColumns], rows: Sequence[NDArray[np.int64]]
 ) -> int:
     if gate is not None:
         return gate.classes
-    widths = [int(array.shape[-1]) for array in roots.values()]
+    widths = [root.classes for root in roots.values()]
     return max([1, *widths, *(int(each.max()) + 1 for each in rows if len(each))])
 
 
@@ -271,7 +272,7 @@ def _spoken(
 
 def _class_scores(
     options: Sequence[TrialOption],
-    roots: Mapping[str, NDArray[np.generic]],
+    roots: Mapping[str, ClassColumns],
     features: NDArray[np.generic],
     fixed_point: float,
 ) -> dict[str, NDArray[np.float64]]:
@@ -281,17 +282,17 @@ def _class_scores(
     for option in options:
         if option.weights == WEIGHTS or option.weights in found:
             continue
-        weights = roots.get(option.weights)
-        if option.combination.name != "root" or weights is None:
+        root = roots.get(option.weights)
+        if option.combination.name != "root" or root is None:
             raise InvalidInputError(
                 f"trial of {option.combination.label}",
                 found=f"weights {option.weights[:40]!r}",
                 expected="root with one of the candidate's root arrays",
             )
-        has_constant = len(weights) == features.shape[1]
+        has_constant = len(root.weights) == features.shape[1]
         if has_constant not in points:
             points[has_constant] = quantised(features, fixed_point, has_constant).astype(np.float32)
-        found[option.weights] = (points[has_constant] @ weights.astype(np.float32)).astype(np.float64)
+        found[option.weights] = root.scores(points[has_constant]).astype(np.float64)
     return found
 
 

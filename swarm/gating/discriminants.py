@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.class_columns import best_of_class
 from swarm.gating.ridge import UNBALANCED, OwnerSums, weight_by_owner
 from swarm.gating.sums import constant_of
 
@@ -53,53 +54,114 @@ def discriminants(
     total: Doubles,
     scattered: Doubles,
     columns: Doubles,
+    classes: NDArray[np.int64],
     ridges: Sequence[float],
     fixed_point: float,
     like: Doubles,
 ) -> Doubles | None:
-    """Return D for each ridge, float64 [R, M, C]: scores q @ D of features in fixed point are discriminants.
+    """Return D for each ridge, float64 [R, M, T]: a class's score is the largest of its targets' q @ D.
 
-    columns [M, C] are the classes' sums of features, at least one sample each, and make the means m; the last
-    feature is constant. total [M, M] is F'F and scattered [M, C] the classes' sums, both as `scatter_weights`
-    weigh owners; they make S, the sum of (q - m_c)(q - m_c)' within the classes. With a ridge in units of the
-    features' sums, d_c(q) = m_c' S^-1 q - m_c' S^-1 m_c / 2. They are scaled to spread as the columns `like`
-    [R, M, C] do over the classes' means, so that temperatures mean the same for both, and add up to 0 over
-    the classes. None where the sums are too coarse for S to be positive definite, or nothing tells the
-    classes apart.
+    A target is a class in a region, classes int64 [T] below C: a class that two domains share under one name
+    has a mean in each. columns [M, T] are the targets' sums of features, at least one sample each; the last
+    feature is constant. total [M, M] is F'F and scattered [M, T] the targets' sums, both as `scatter_weights`
+    weigh owners. The means m are those of `pulled_means`; S is the sum of (q - m_t)(q - m_t)' within the
+    targets. With a ridge in units of the features' sums, d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. They are
+    scaled to spread as the columns `like` [R, M, C] do over the targets' means, so that temperatures mean the
+    same for both, and add up to 0 over the targets. None where the sums are too coarse for S to be positive
+    definite, or nothing tells the classes apart.
     """
-    if not columns.shape == scattered.shape == like.shape[1:] or total.shape != (len(columns), len(columns)):
+    shape = (len(columns), len(classes))
+    if not columns.shape == scattered.shape == shape or total.shape != (shape[0], shape[0]):
         raise ShapeMismatchError(
-            "class columns", found=str(list(columns.shape)), expected=f"{list(like.shape[1:])}"
+            "class columns", found=str(list(columns.shape)), expected=f"{[len(total), len(classes)]}"
+        )
+    if like.shape[:2] != (len(ridges), shape[0]) or int(classes.max()) >= like.shape[2]:
+        raise ShapeMismatchError(
+            "columns to spread like", found=str(list(like.shape)), expected=f"{[len(ridges), shape[0], 'C']}"
         )
     samples = class_samples(columns, fixed_point)
     if samples.min() <= 0:
         raise InvalidInputError("class columns", found="a class without samples", expected="at least one")
+    varying = slice(0, shape[0] - 1)  # the constant tells no class from another
+    scatter = _Scatter(total[varying, varying], scattered[varying], class_samples(scattered, fixed_point))
+    least = min(ridges) * fixed_point**2
     means = columns / samples
-    varying = slice(0, len(columns) - 1)  # the constant tells no class from another
-    explained = scattered[varying] @ means[varying].T
-    counted = class_samples(scattered, fixed_point)
-    within = total[varying, varying] - explained - explained.T + (means[varying] * counted) @ means[varying].T
-    found = np.zeros((len(ridges), *columns.shape))
+    pulled = pulled_means(means[varying], samples, classes, scatter.about(means[varying], least))
+    if pulled is None:
+        return None
+    means[varying] = pulled
+    found = np.zeros((len(ridges), *shape))
     for row, ridge in enumerate(ridges):
-        work = within.copy()
-        work[np.diag_indices(len(work))] += ridge * fixed_point**2
-        try:
-            factor = cho_factor(work, lower=True, overwrite_a=True, check_finite=False)
-        except np.linalg.LinAlgError:
+        factor = _factor(scatter.about(pulled, ridge * fixed_point**2))
+        if factor is None:
             return None
-        slopes = cho_solve(factor, means[varying], check_finite=False)
+        slopes = cho_solve(factor, pulled, check_finite=False)
         found[row, varying] = slopes
-        found[row, -1] = -0.5 * (means[varying] * slopes).sum(axis=0) / constant_of(fixed_point)
+        found[row, -1] = -0.5 * (pulled * slopes).sum(axis=0) / constant_of(fixed_point)
         found[row] -= found[row].mean(axis=1, keepdims=True)
-        reach = _spread(found[row], means, samples)
+        reach = _spread(means.T @ found[row], samples, classes, classes)
         if not reach > 0:
             return None
-        found[row] *= max(_spread(like[row], means, samples), 0.0) / reach
+        known = np.unique(classes)
+        wanted = _spread(means.T @ like[row][:, known], samples, classes, known)
+        found[row] *= max(wanted, 0.0) / reach
     return found if np.isfinite(found).all() and found.any() else None
 
 
-def _spread(columns: Doubles, means: Doubles, samples: Doubles) -> float:
-    """Return by how much a class's own score at its mean exceeds the mean of all, averaged over samples."""
-    scores = means.T @ columns
-    own = scores.diagonal() - scores.mean(axis=1)
+def pulled_means(
+    means: Doubles, samples: Doubles, classes: NDArray[np.int64], scatter: Doubles
+) -> Doubles | None:
+    """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart.
+
+    With m the target's mean of n samples, g its class's of N, and d2 the squared distance between them under
+    the covariance scatter / sum of samples [D, D], the expected d2 of equal means is D (1/n - 1/N):
+    g + max(0, 1 - D (1/n - 1/N) / d2) (m - g). Source: the positive-part estimator of James & Stein 1961
+    (Baranchik 1964). None where the scatter is not positive definite.
+    """
+    of_class = np.zeros((int(classes.max()) + 1, len(means)))
+    total = np.zeros(len(of_class))
+    np.add.at(of_class, classes, (means * samples).T)
+    np.add.at(total, classes, samples)
+    centres = (of_class[classes] / total[classes, None]).T
+    factor = _factor(scatter)
+    if factor is None:
+        return None
+    apart = means - centres
+    distance = samples.sum() * (apart * cho_solve(factor, apart, check_finite=False)).sum(axis=0)
+    chance = len(means) * (1 / samples - 1 / total[classes])
+    kept = np.clip(1 - np.divide(chance, distance, out=np.ones_like(chance), where=distance > 0), 0, 1)
+    pulled: Doubles = centres + kept * apart
+    return pulled
+
+
+class _Scatter:
+    """Sums from which the scatter of samples about any means of their targets follows."""
+
+    def __init__(self, total: Doubles, columns: Doubles, samples: Doubles) -> None:
+        self._total, self._columns, self._samples = total, columns, samples
+
+    def about(self, means: Doubles, added: float) -> Doubles:
+        """Return the sum of (q - m)(q - m)', [D, D], with `added` on the diagonal."""
+        explained = self._columns @ means.T
+        found: Doubles = self._total - explained - explained.T + (means * self._samples) @ means.T
+        found[np.diag_indices(len(found))] += added
+        return found
+
+
+def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:
+    try:
+        found: tuple[Doubles, bool] = cho_factor(scatter, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    return found
+
+
+def _spread(
+    scores: Doubles, samples: Doubles, classes: NDArray[np.int64], of_columns: NDArray[np.int64]
+) -> float:
+    """Return by how much a target's class exceeds the mean of all classes at the target's mean, averaged over
+    samples. scores [T, K], of_columns int64 [K]: whose they are."""
+    by_class = best_of_class(scores, of_columns, int(classes.max()) + 1)
+    known = np.unique(of_columns)
+    own = by_class[np.arange(len(classes)), classes] - by_class[:, known].mean(axis=1)
     return float(own @ samples / samples.sum())

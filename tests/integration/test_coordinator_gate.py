@@ -397,23 +397,25 @@ async def test_corrections_that_nobody_could_try_are_tried_again(
     await until(fitted)
 
 
+async def root_seen_at(node: SmallNode, gate_version: int) -> Manifest | None:
+    """The published root, if it is of this gate or a later one."""
+    try:
+        found = (await node.verified.manifest(ExpertId("coordinator.e0"))).value
+    except NotFoundError:
+        return None
+    return found if found.gate_version_seen >= gate_version else None
+
+
 async def test_the_root_is_a_signed_expert_that_everybody_may_fetch(swarm: BackEnd) -> None:
     (ada,) = await with_sums(swarm, ada="ab")
 
-    async def root(version: int) -> Manifest | None:
-        try:
-            found = (await ada.verified.manifest(ExpertId("coordinator.e0"))).value
-        except NotFoundError:
-            return None
-        return found if found.version >= version else None
-
-    first = await until(lambda: root(1))
+    first = await until(lambda: root_seen_at(ada, 1))
     assert (first.owner, first.share, first.net.factory) == ("coordinator", "public", "ridge-root:identity")
     assert first.gate_version_seen == 1 and first.metrics["validation_accuracy"] == 1.0
     await ada.verified.blobs(first)
     bob = await swarm.node("bob", "cd", sums="exact")
     await bob.train()
-    second = await until(lambda: root(2))
+    second = await until(lambda: root_seen_at(ada, 2))
     assert second.gate_version_seen == 2 and second.parent_version == 1
     await ada.verified.blobs(second)
     specification = read_statement(await ada.coordinator.specification(), Specification).value
@@ -421,6 +423,27 @@ async def test_the_root_is_a_signed_expert_that_everybody_may_fetch(swarm: BackE
     expert = LoadedExpert.load(second, ada.verified.cache.open_verified, specification)
     right = expert.probabilities(inputs).argmax(axis=1)
     assert [second.class_names[row] for row in right] == [name for name in "abcd" for _ in range(3)]
+
+
+async def test_a_class_of_several_regions_in_unbalanced_sums_answers_by_its_best_region(
+    swarm: BackEnd,
+) -> None:
+    ada = await swarm.node("ada", "abcd", sums="exact", count=20)
+    await ada.train()
+    eve = await swarm.node("eve", "a", sums="exact", count=600)
+    await eve.train()
+    gate = await current(ada)
+    arrays = {entry.name: entry for entry in gate.arrays}
+    assert arrays["class_targets"].shape == (5,) and arrays["class_weights"].shape[1] == 5
+    assert gate.evidence["accuracy_root"] == 1.0
+
+    published = await until(lambda: root_seen_at(ada, gate.version))
+    assert published.net.factory == "ridge-root:best-of-5:identity"
+    await ada.verified.blobs(published)
+    specification = read_statement(await ada.coordinator.specification(), Specification).value
+    expert = LoadedExpert.load(published, ada.verified.cache.open_verified, specification)
+    right = expert.probabilities(np.concatenate([samples(name, 3, 1) for name in "abcd"])).argmax(axis=1)
+    assert [published.class_names[row] for row in right] == [name for name in "abcd" for _ in range(3)]
 
 
 async def test_sums_that_cannot_be_true_are_refused_and_the_old_gate_stays(swarm: BackEnd) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,67 +19,24 @@ from swarm.domain.errors import (
 )
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Correction, Manifest
-from swarm.domain.membership import Lease
-from swarm.modules.blobs import BlobFiles
+from swarm.domain.manifests import Correction
 from swarm.modules.packing import pack_arrays, pack_module, pack_single
 from swarm.registry.memory_store import MemoryStore
-from swarm.registry.service import RegistryService
 from swarm.rpc import methods as m
-from swarm.rpc.channel import Connection, open_channel
-from swarm.rpc.clients import CoordinatorClient, RegistryClient
-from swarm.rpc.servicers import membership_service, registry_service
-from swarm.rpc.verified import VerifiedRegistry
+from swarm.rpc.channel import open_channel
+from swarm.rpc.clients import CoordinatorClient
+from swarm.rpc.servicers import membership_service
 from swarm.trust.identity import Identity
-from swarm.trust.statements import sign_statement, statement_digest
-from tests.support.rpc import Membership, found_now, node, service, serving
-from tests.support.trust import Founded, gate, manifest, specification
-
-
-@dataclass
-class World:
-    """A registry with a node's client to it, and the store and files behind it."""
-
-    swarm: Founded
-    ada: Identity
-    store: MemoryStore
-    files: BlobFiles
-    port: RegistryService
-    connection: Connection
-    client: RegistryClient
-    lease: Lease
-    cache: BlobFiles
-
-    def verified(self, coordinator: CoordinatorClient | None = None) -> VerifiedRegistry:
-        """What a node that has not met ada sees."""
-        return VerifiedRegistry(self.client, coordinator, self.swarm.keyring(), self.cache)
-
-    async def publish(self) -> tuple[Manifest, Digest, bytes]:
-        """Publish one version of ada's expert through the wire."""
-        value, blobs = weights_of(manifest())
-        for data in blobs.values():
-            await self.client.publish_blob(digest_of(data), data)
-        envelope = sign_statement(value, self.ada.required_signer())
-        await self.client.commit(envelope, self.lease.fence, key="publish-1")
-        return value, statement_digest(envelope), envelope
+from swarm.trust.statements import sign_statement
+from tests.support.published import World, published_world, weights_of
+from tests.support.rpc import Membership, found_now, node, serving
+from tests.support.trust import gate, manifest
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    swarm = found_now(tmp_path / "swarm")
-    ada, registry = node(swarm, "ada"), service(swarm, "registry")
-    store, files = MemoryStore(), BlobFiles(tmp_path / "blobs")
-    await store.put_record(ada.id, ada.record)
-    await store.put_specification(1, sign_statement(specification(), swarm.coordinator_signer))
-    port = RegistryService(store=store, blobs=files, keyring=registry.keyring(), certificate_days=lambda: 7.0)
-    lease = await store.grant_lease(ada.id, 60.0)
-    cache = BlobFiles(tmp_path / "cache")
-    async with (
-        serving(registry, [registry_service(port)]) as (_, address),
-        open_channel(ada, address, "registry", NodeId("registry")) as connection,
-    ):
-        client = RegistryClient(connection)
-        yield World(swarm, ada, store, files, port, connection, client, lease, cache)
+    async with published_world(tmp_path) as running:
+        yield running
 
 
 class Records(Membership):
@@ -302,14 +259,6 @@ async def test_a_failed_port_does_not_leave_a_half_sent_blob(
     with pytest.raises(SwarmError, match="internal error"):
         await world.client.fetch_into(digest_of(b"half and half"), world.cache, 13)
     assert world.cache.stats() == (0, 0)
-
-
-def weights_of(value: Manifest) -> tuple[Manifest, dict[Digest, bytes]]:
-    """Return the manifest with modules that have real bytes, and these bytes."""
-    rng = np.random.default_rng(0)
-    hidden, first = pack_module("hidden", {"weight": rng.normal(size=(200, 200)).astype(np.float32)})
-    head, second = pack_module("head", {"weight": np.ones((3, 2), np.float32)})
-    return replace(value, modules=(hidden, head)), {**first, **second}
 
 
 def gate_of() -> tuple[GateStatement, bytes]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from coordinator.active_gate import ActiveGate
-from coordinator.agreement import agreeing_owners, is_clearly_better, root_columns
+from coordinator.agreement import agreeing_owners, is_clearly_better
 from coordinator.profile_files import ProfileFiles
 from coordinator.profile_turns import MOST_WAITING
 from coordinator.profiles import Profiles
@@ -32,6 +32,7 @@ from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
 from swarm.domain.membership import Caller
 from swarm.gating.analytic_gate import target_rows
+from swarm.gating.class_columns import ClassColumns
 from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support.answers import CLASSES, FIXED_POINT, KNOWS, SmallSwarm, best, gate, inputs, leaves, spec
@@ -99,6 +100,26 @@ class InProcess:
         return found
 
 
+class OfTwoRegions(InProcess):
+    """Classes have two columns each, of which the first speaks for nothing."""
+
+    async def solve(
+        self, groups: Sequence[Group], class_names: Sequence[str], ridges: Sequence[float], trunk: Any
+    ) -> list[Solution]:
+        found = []
+        for group, solved in zip(
+            groups, await super().solve(groups, class_names, ridges, trunk), strict=True
+        ):
+            _, rows = target_rows(group.leaves, class_names)
+            assert solved.weights is not None
+            root = ClassColumns.summing(solved.weights[0], rows, len(class_names))
+            weights = np.repeat(root.weights, 2, axis=1)
+            weights[:, ::2] = 0
+            weights[-1, ::2] = -9
+            found.append(replace(solved, class_weights=weights[None], class_targets=np.repeat(root.rows, 2)))
+        return found
+
+
 class OfTwoClasses(InProcess):
     """Alone, and among themselves, owners know the first two classes only."""
 
@@ -135,7 +156,7 @@ def everyone(*, without: str = "", version: int = 7, world: World = WORLD) -> Ac
 def kept_aside(*owners: str, world: World = WORLD) -> Any:
     """What is kept beside any gate: these owners' contributions."""
     rows = {
-        NodeId(leaf.owner): (digest_of(leaf.owner.encode()), (leaf,))
+        NodeId(leaf.owner): Group(contributions=(digest_of(leaf.owner.encode()),), leaves=(leaf,))
         for leaf in world.leaves()
         if leaf.owner in owners
     }
@@ -273,6 +294,26 @@ async def test_what_all_owners_say_together_is_taken_where_it_gets_more_examples
     profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
     assert profile.owners == (ADA, BOB, DAN, EVE) and profile.accuracy == profile.accuracy_all == 1.0
     assert best(await small.ask("abcd", profile=profile.id)) == "abcd"
+
+
+async def test_the_root_of_all_is_the_one_that_answers_by_class_weights_where_there_are_some(
+    tmp_path: Path,
+) -> None:
+    active = everyone()
+    assert active.analytic is not None
+    right = active.analytic.class_columns
+    other = replace(active.analytic, weights=-active.analytic.weights, by_class=right)
+    small = SmallSwarm(replace(active, analytic=other), profiles=profiles(tmp_path, OfTwoClasses()))
+    profile = await small.router.make_profile(ZOE, examples("abcd"), 20)
+    assert profile.accuracy_all == 1.0
+
+
+async def test_a_class_of_several_regions_is_one_class_of_the_answer(tmp_path: Path) -> None:
+    small = swarm(tmp_path, solver=OfTwoRegions())
+    profile = await small.router.make_profile(ZOE, examples("bacd"), 20)
+    assert profile.owners == (BOB,) and profile.accuracy == 1.0
+    answer = await small.ask("abcd", profile=profile.id)
+    assert answer.class_names == tuple("abcd") and best(answer) == "bacd"
 
 
 async def test_a_profile_ends_when_an_owner_replaces_its_sums(tmp_path: Path) -> None:
@@ -487,11 +528,6 @@ def test_a_solution_is_clearly_better_beyond_two_standard_errors(
     assert is_clearly_better(right, other) is better
 
 
-def test_the_root_sums_the_targets_of_each_class() -> None:
-    weights = np.array([[1.0, 2.0, 3.0]])
-    np.testing.assert_array_equal(root_columns(weights, np.array([0, 2, 0]), 4), [[4, 0, 2, 0]])
-
-
 def test_files_without_facts_are_swept_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "half.npy").write_bytes(b"")
     ProfileFiles(tmp_path)
@@ -502,16 +538,17 @@ def test_a_profile_is_read_as_it_was_kept(tmp_path: Path) -> None:
     profile = Profile(
         id=digest_of(b"p"), owners=(ADA,), examples=3, accuracy=1.0, accuracy_all=0.5, gate_version=2
     )
-    root = np.arange(8, dtype=np.float32).reshape(4, 2)
+    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
     ProfileFiles(tmp_path).put(
         profile,
-        root,
+        weights,
         asker=ADA,
         contributions=(digest_of(b"ada"),),
-        class_names=("a", "b"),
+        class_names=("a", "b", "b"),
         class_temperature=0.1,
         trunk=digest_of(b"t"),
     )
     known = ProfileFiles(tmp_path).get(profile.id)
     assert known is not None and known.facts.profile == profile
-    np.testing.assert_array_equal(known.root, root)
+    np.testing.assert_array_equal(known.root.weights, weights)
+    assert known.facts.answered == ("a", "b") and known.root.rows.tolist() == [0, 1, 1]

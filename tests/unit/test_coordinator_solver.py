@@ -87,7 +87,12 @@ class Store:
 
 
 def arrays_in(found: Solution) -> Arrays:
-    named = {"weights": found.weights, "roots": found.roots, "class_weights": found.class_weights}
+    named = {
+        "weights": found.weights,
+        "roots": found.roots,
+        "class_weights": found.class_weights,
+        "class_targets": found.class_targets,
+    }
     return found.prototypes | {name: array for name, array in named.items() if array is not None}
 
 
@@ -134,6 +139,9 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
     assert np.array_equal(never["roots"], here.class_weights.astype(np.float16))
     candidate = Candidate(group=group, ridges=RIDGES, solution=here, has_corrections=False)
     assert np.array_equal(candidate.arrays(300.0)["class_weights"], here.class_weights[1])
+    assert here.class_targets is not None and here.class_targets.tolist() == [0, 0, 1, 1]  # a region each
+    assert np.array_equal(candidate.arrays(300.0)["class_targets"], here.class_targets)
+    assert np.array_equal(candidate.roots()["class_targets"], here.class_targets)
 
 
 async def test_classes_of_similar_sizes_are_scored_by_the_leaves_columns(store: Store) -> None:

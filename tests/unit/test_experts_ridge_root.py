@@ -18,6 +18,7 @@ from swarm.experts.nets import build_net, built_in_numbers, net_reference
 from swarm.experts.ridge_root import root_modules
 from swarm.experts.trunk import Trunk
 from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.class_columns import ClassColumns
 from swarm.modules.blobs import BlobFiles
 from tests.support.learning import make_specification
 
@@ -25,9 +26,13 @@ NAMES = ("ant", "bee", "cow")
 TEMPERATURE = 0.2
 
 
-def published(blobs: BlobFiles, specification: Specification, weights: np.ndarray) -> Manifest:
+def columns_of(weights: np.ndarray, rows: tuple[int, ...] = (0, 1, 2)) -> ClassColumns:
+    return ClassColumns(weights=weights, rows=np.array(rows), classes=len(NAMES))
+
+
+def published(blobs: BlobFiles, specification: Specification, columns: ClassColumns) -> Manifest:
     made = root_modules(
-        specification.trunk, blobs.open_verified, weights, TEMPERATURE, specification.input_shape
+        specification.trunk, blobs.open_verified, columns, TEMPERATURE, specification.input_shape
     )
     assert made is not None
     net, modules, data = made
@@ -42,12 +47,15 @@ def published(blobs: BlobFiles, specification: Specification, weights: np.ndarra
     )  # fmt: skip
 
 
-def random_weights(specification: Specification) -> np.ndarray:
+def random_columns(
+    specification: Specification, rows: tuple[int, ...] = (0, 1, 2), scale: float = 1.0
+) -> ClassColumns:
     rng = np.random.default_rng(1)
-    shape = (specification.trunk.sum_size, len(NAMES))
-    return rng.normal(0, 0.3 / shape[0], shape).astype(np.float32)
+    shape = (specification.trunk.sum_size, len(rows))
+    return columns_of(rng.normal(0, scale * 0.3 / shape[0], shape).astype(np.float32), rows)
 
 
+@pytest.mark.parametrize("rows", [(0, 1, 2), (0, 2, 0, 1, 2), (2, 2, 0)])
 @pytest.mark.parametrize(
     ("trunk", "shape"),
     [
@@ -58,46 +66,49 @@ def random_weights(specification: Specification) -> np.ndarray:
         ("identity", (12,)),
     ],
 )
-def test_its_probabilities_are_the_analytic_gates(tmp_path: Path, trunk: str, shape: tuple[int, ...]) -> None:
+def test_its_probabilities_are_the_analytic_gates(
+    tmp_path: Path, trunk: str, shape: tuple[int, ...], rows: tuple[int, ...]
+) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs, shape=shape, trunk=trunk)
     reference = specification.trunk
-    weights = random_weights(specification)
-    expert = LoadedExpert.load(published(blobs, specification, weights), blobs.open_verified, specification)
+    columns = random_columns(specification, rows)
+    expert = LoadedExpert.load(published(blobs, specification, columns), blobs.open_verified, specification)
     gate = AnalyticGate(
-        weights=weights,
-        leaf_rows=np.zeros(3, dtype=np.int64),
-        class_rows=np.arange(3),
+        weights=columns.weights,
+        leaf_rows=np.zeros(len(rows), dtype=np.int64),
+        class_rows=columns.rows,
+        by_class=columns,
         leaves=1,
         classes=3,
         fixed_point=reference.fixed_point,
         has_constant=reference.has_constant,
     )
-    rows = np.random.default_rng(0).integers(0, 17, (70, *shape)).astype(np.uint8)
-    features = Trunk.load(reference, blobs.open_verified, scale=1 / 16, offset=0.0).features(rows)
+    inputs = np.random.default_rng(0).integers(0, 17, (70, *shape)).astype(np.uint8)
+    features = Trunk.load(reference, blobs.open_verified, scale=1 / 16, offset=0.0).features(inputs)
     scores = gate.class_scores(gate.scores(features)).astype(np.float64) / TEMPERATURE
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     expected = shares / shares.sum(axis=1, keepdims=True)
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(expert.probabilities(rows), expected, atol=1e-5)
+    np.testing.assert_allclose(expert.probabilities(inputs), expected, atol=1e-5)
 
 
 def test_the_trunks_tensors_keep_their_addresses(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
-    manifest = published(blobs, specification, random_weights(specification))
+    manifest = published(blobs, specification, random_columns(specification))
     trunk = specification.trunk.weights
     assert [module.name for module in manifest.modules] == ["trunk", "head"]
     assert manifest.modules[0].digest == trunk.digest
     assert {t.blob for t in trunk.tensors} < set(manifest.blobs())
-    other = published(blobs, specification, 2 * random_weights(specification))
+    other = published(blobs, specification, random_columns(specification, scale=2.0))
     assert other.modules[0] == manifest.modules[0] and other.modules[1] != manifest.modules[1]
 
 
 def test_everybody_can_build_it_and_nobody_can_train_it(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
-    net = published(blobs, specification, random_weights(specification)).net
+    net = published(blobs, specification, random_columns(specification)).net
     assert net.factory == "ridge-root:randconv-sqrt:8"
     assert is_built_in(net.factory) and "ridge-root" in buildable()
     size = specification.trunk.sum_size
@@ -105,16 +116,31 @@ def test_everybody_can_build_it_and_nobody_can_train_it(tmp_path: Path) -> None:
     assert forward_flops(build_net(net), (8, 8)) > 2 * size * 3
     with pytest.raises(InvalidInputError, match="ridge-root"):
         net_reference(net.factory, (8, 8), 3)
+    best = published(blobs, specification, random_columns(specification, (0, 1, 2, 2, 0))).net
+    assert best.factory == "ridge-root:best-of-5:randconv-sqrt:8" and is_built_in(best.factory)
+    assert built_in_numbers(best) == size * 5 + 5 + 2 + 8 * 9 + 8
+    assert forward_flops(build_net(best), (8, 8)) > 2 * size * 5
+    with pytest.raises(InvalidInputError, match="ridge-root"):
+        net_reference(best.factory, (8, 8), 3)
 
 
 def test_a_net_that_promises_more_than_its_weights_is_refused_before_it_is_made(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
-    manifest = published(blobs, specification, random_weights(specification))
+    manifest = published(blobs, specification, random_columns(specification))
     vast = replace(manifest, net=replace(manifest.net, factory="ridge-root:randconv-sqrt:4096"))
     with pytest.raises(ShapeMismatchError, match=r"coordinator\.e0@1"):
         LoadedExpert.load(vast, blobs.open_verified, specification)
-    for factory in ("ridge-root", "ridge-root:randconv-sqrt:0", "ridge-root:os:system"):
+    for factory in (
+        "ridge-root",
+        "ridge-root:randconv-sqrt:0",
+        "ridge-root:os:system",
+        "ridge-root:best-of-:identity",
+        "ridge-root:best-of-0:identity",
+        "ridge-root:best-of-99999999:identity",
+        "ridge-root:best-of-3:best-of-3:identity",
+        "ridge-root:best-of-3:os:system",
+    ):
         with pytest.raises(InvalidInputError):
             build_net(replace(manifest.net, factory=factory))
 
@@ -123,24 +149,25 @@ def test_a_users_own_trunk_gives_no_root_expert(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
     own = replace(specification.trunk, factory="people.trunks:best")
-    weights = random_weights(specification)
-    assert root_modules(own, blobs.open_verified, weights, TEMPERATURE, (8, 8)) is None
+    columns = random_columns(specification)
+    assert root_modules(own, blobs.open_verified, columns, TEMPERATURE, (8, 8)) is None
 
 
 def test_weights_of_another_trunk_are_refused(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
-    weights = random_weights(specification)
+    columns = random_columns(specification)
+    short = columns_of(columns.weights[1:])
     with pytest.raises(ShapeMismatchError, match=r"root weights"):
-        root_modules(specification.trunk, blobs.open_verified, weights[1:], TEMPERATURE, (8, 8))
+        root_modules(specification.trunk, blobs.open_verified, short, TEMPERATURE, (8, 8))
     with pytest.raises(InvalidInputError, match="class temperature"):
-        root_modules(specification.trunk, blobs.open_verified, weights, 0.0, (8, 8))
+        root_modules(specification.trunk, blobs.open_verified, columns, 0.0, (8, 8))
 
 
 def test_one_row_at_a_time_says_the_same(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs)
-    manifest = published(blobs, specification, random_weights(specification))
+    manifest = published(blobs, specification, random_columns(specification))
     expert = LoadedExpert.load(manifest, blobs.open_verified, specification)
     rows = np.random.default_rng(2).integers(0, 17, (5, 8, 8)).astype(np.uint8)
     single = np.concatenate([expert.probabilities(rows[i : i + 1]) for i in range(5)])

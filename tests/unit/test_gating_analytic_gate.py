@@ -114,40 +114,70 @@ def test_wrong_arrays_and_features_are_refused_by_name() -> None:
 class TestClassWeights:
     """Columns that score classes where the sum over the leaves does not."""
 
-    def test_they_score_classes_and_change_no_leafs_weight(self) -> None:
+    TARGETS = np.array([0, 1, 1, 2, 2])
+
+    def arrays(self, plain: AnalyticGate) -> dict[str, np.ndarray]:
+        columns = np.random.default_rng(1).normal(size=(5, 5)).astype(np.float32)
+        return {"weights": plain.weights, "class_weights": columns, "class_targets": self.TARGETS}
+
+    def test_the_best_of_them_scores_a_class_and_they_change_no_leafs_weight(self) -> None:
         plain = gate()
-        columns = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-        found = AnalyticGate.from_statement_arrays(
-            {"weights": plain.weights, "class_weights": columns}, LEAVES, CLASS_NAMES, 32.0, False
-        )
+        arrays = self.arrays(plain)
+        found = AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)
         features = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
         scores, before = found.scores(features), plain.scores(features)
         points = quantised(features, 32.0, False).astype(np.float32)
-        assert scores.shape == (7, 4 + 3) and np.array_equal(scores[:, :4], before)
-        assert np.array_equal(found.class_scores(scores), points @ columns)
+        assert scores.shape == (7, 4 + 5) and np.array_equal(scores[:, :4], before)
+        of_columns = points @ arrays["class_weights"]
+        expected = np.stack(
+            [of_columns[:, 0], of_columns[:, 1:3].max(axis=1), of_columns[:, 3:].max(axis=1)], axis=1
+        )
+        assert np.array_equal(found.class_scores(scores), expected)
+        assert np.array_equal(found.class_columns.scores(points), expected)
         assert np.array_equal(found.leaf_weights(scores, 0.1), plain.leaf_weights(before, 0.1))
         answered = np.zeros(7, dtype=np.int64)
         assert np.array_equal(found.region_shares(scores, answered), plain.region_shares(before, answered))
-        assert found.flops_per_query == plain.flops_per_query + 2 * columns.size
+        assert found.flops_per_query == plain.flops_per_query + 2 * 5 * 5 + 5
+
+    def test_without_targets_there_is_one_for_each_class(self) -> None:
+        plain = gate()
+        columns = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+        arrays = {"weights": plain.weights, "class_weights": columns}
+        found = AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)
+        features = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
+        points = quantised(features, 32.0, False).astype(np.float32)
+        assert np.array_equal(found.class_scores(found.scores(features)), points @ columns)
+        assert np.array_equal(found.class_columns.weights, columns)
 
     def test_class_columns_are_what_classes_are_scored_by(self) -> None:
         plain = gate()
         features = np.random.default_rng(2).normal(size=(7, 4)).astype(np.float32)
         points = quantised(features, 32.0, False).astype(np.float32)
         expected = plain.class_scores(plain.scores(features))
-        assert np.allclose(points @ plain.class_columns, expected, rtol=1e-4, atol=1e-3)
-        columns = np.ones((5, 3), np.float32)
-        arrays = {"weights": plain.weights, "class_weights": columns}
-        found = AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)
-        assert np.array_equal(found.class_columns, columns)
+        assert np.allclose(plain.class_columns.scores(points), expected, rtol=1e-4, atol=1e-3)
 
-    @pytest.mark.parametrize("columns", [np.ones((5, 2)), np.ones((4, 3)), np.ones(3)])
-    def test_other_shapes_are_refused_by_name(self, columns: np.ndarray) -> None:
+    @pytest.mark.parametrize(
+        ("columns", "targets"),
+        [
+            (np.ones((5, 2)), None),
+            (np.ones(3), None),
+            (np.ones((5, 3)), np.array([0, 1])),
+            (np.ones((5, 3)), np.array([0.0, 1, 2])),
+            (np.ones((4, 3)), np.array([0, 1, 2])),
+            (np.ones((5, 0)), np.empty(0, dtype=np.int64)),
+        ],
+    )
+    def test_other_shapes_are_refused_by_name(self, columns: np.ndarray, targets: np.ndarray | None) -> None:
         arrays = {"weights": np.ones((5, 4)), "class_weights": columns}
-        with pytest.raises(ShapeMismatchError, match="class_weights"):
+        if targets is not None:
+            arrays["class_targets"] = targets
+        with pytest.raises(ShapeMismatchError, match=r"class.weights"):
             AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)
 
-    def test_what_is_not_finite_is_refused(self) -> None:
+    def test_what_is_not_finite_or_of_no_class_is_refused(self) -> None:
         arrays = {"weights": np.ones((5, 4)), "class_weights": np.full((5, 3), np.nan)}
         with pytest.raises(InvalidInputError, match="class_weights"):
+            AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)
+        arrays = self.arrays(gate()) | {"class_targets": np.array([0, 1, 1, 2, 3])}
+        with pytest.raises(InvalidInputError, match=r"class rows.*0\.\.2"):
             AnalyticGate.from_statement_arrays(arrays, LEAVES, CLASS_NAMES, 32.0, False)

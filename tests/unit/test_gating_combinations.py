@@ -1,5 +1,7 @@
 """Every combination answers with a distribution, and a trial reckons exactly what routing would answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -191,9 +193,8 @@ def test_missing_experts_count_as_uniform_or_as_no_correction_and_are_named() ->
 
 def test_a_ridge_is_tried_by_class_columns_alone() -> None:
     world = World()
-    columns = np.zeros((SIZE + 1, CLASSES))
-    np.add.at(columns.T, world.gate.class_rows, world.gate.weights.T)
-    roots = {"root.0": columns.astype(np.float16), "root.1": np.zeros((SIZE + 1, CLASSES), np.float16)}
+    columns = world.gate.class_columns
+    roots = {"root.0": columns, "root.1": replace(columns, weights=np.zeros_like(columns.weights))}
     found = world.evaluate(
         ridge_options(2),
         gate=None,

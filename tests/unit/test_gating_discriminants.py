@@ -8,12 +8,20 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.discriminants import are_unbalanced, class_samples, discriminants, scatter_weights
+from swarm.gating.class_columns import best_of_class
+from swarm.gating.discriminants import (
+    are_unbalanced,
+    class_samples,
+    discriminants,
+    pulled_means,
+    scatter_weights,
+)
 from swarm.gating.ridge import OwnerSums, solve, total_sums
 from swarm.gating.sums import compact_sums, exact_gram, pack_triangle, quantised, target_columns
 
 FIXED_POINT, SIZE, CLASSES = 64.0, 13, 6
 RIDGES = (1e-6, 30.0)
+ALL = np.arange(CLASSES)
 
 
 def pooled(counts: tuple[int, ...], seed: int = 0) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
@@ -40,7 +48,7 @@ def solved(owners: list[OwnerSums], ridges: tuple[float, ...] = RIDGES) -> tuple
     roots = roots.reshape(len(ridges), SIZE, len(owners), CLASSES).sum(axis=2)
     weight_of = scatter_weights(owners)
     scattered = sum(weight_of[each.owner] * each.columns for each in owners)
-    found = discriminants(total_sums(owners, weight_of), scattered, columns, ridges, FIXED_POINT, roots)
+    found = discriminants(total_sums(owners, weight_of), scattered, columns, ALL, ridges, FIXED_POINT, roots)
     assert found is not None
     return found, roots
 
@@ -151,18 +159,86 @@ def test_sums_that_are_too_coarse_or_tell_nothing_apart_give_none() -> None:
     q, labels = pooled((90, 60, 30, 20, 12, 9))
     columns = target_columns(q, labels, CLASSES).astype(np.float64)
     like = np.ones((1, SIZE, CLASSES))
-    assert discriminants(np.zeros((SIZE, SIZE)), columns, columns, (30.0,), FIXED_POINT, like) is None
+    assert discriminants(np.zeros((SIZE, SIZE)), columns, columns, ALL, (30.0,), FIXED_POINT, like) is None
     same = np.repeat(columns[:, :1], CLASSES, axis=1)
     total = total_sums([owner_of("ada", q, labels)], {"ada": 1.0})
-    assert discriminants(1e3 * total, same, same, (30.0,), FIXED_POINT, like) is None
+    assert discriminants(1e3 * total, same, same, ALL, (30.0,), FIXED_POINT, like) is None
 
 
 def test_what_does_not_fit_is_refused_by_name() -> None:
     q, labels = pooled((90, 60, 30, 20, 12, 9))
     columns = target_columns(q, labels, CLASSES).astype(np.float64)
     total = total_sums([owner_of("ada", q, labels)], {"ada": 1.0})
-    with pytest.raises(ShapeMismatchError, match="class columns"):
-        discriminants(total, columns, columns, (30.0,), FIXED_POINT, np.ones((1, SIZE, 2)))
+    with pytest.raises(ShapeMismatchError, match=r"class columns|spread like"):
+        discriminants(total, columns, columns, ALL, (30.0,), FIXED_POINT, np.ones((1, SIZE, 2)))
     columns[:, 2] = 0
     with pytest.raises(InvalidInputError, match="without samples"):
-        discriminants(total, columns, columns, (30.0,), FIXED_POINT, np.ones((1, SIZE, CLASSES)))
+        discriminants(total, columns, columns, ALL, (30.0,), FIXED_POINT, np.ones((1, SIZE, CLASSES)))
+
+
+def domains(counts: tuple[int, int], seed: int = 5) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """Return features of two domains that share their classes' names, and their targets: the second domain is
+    the first one's negative."""
+    rng = np.random.default_rng(seed)
+    centres = 2.0 * rng.normal(size=(CLASSES, SIZE - 1))
+    targets = np.repeat(np.arange(2 * CLASSES), [count for count in counts for _ in range(CLASSES)])
+    places = np.concatenate([centres, -centres])
+    features = places[targets] + 0.5 * rng.normal(size=(len(targets), SIZE - 1))
+    return quantised(features.astype(np.float32), FIXED_POINT, False), targets.astype(np.int64)
+
+
+def by_region(q: NDArray[np.int16], targets: NDArray[np.int64], *, apart: bool) -> np.ndarray:
+    """Return D of one owner's samples, with a mean for each target or for each class alone."""
+    known = targets if apart else targets % CLASSES
+    columns = target_columns(q, known, int(known.max()) + 1)
+    owner = OwnerSums(owner="ada", samples=len(q), columns=columns, exact=pack_triangle(exact_gram(q)))
+    like = solve([owner], (30.0,), FIXED_POINT)
+    classes = np.arange(columns.shape[1]) % CLASSES
+    like = like.reshape(1, SIZE, -1, CLASSES).sum(axis=2)
+    sums = total_sums([owner], {"ada": 1.0})
+    found = discriminants(
+        sums, columns.astype(float), columns.astype(float), classes, (30.0,), FIXED_POINT, like
+    )
+    assert found is not None
+    return found[0]
+
+
+def test_a_class_that_two_domains_share_by_name_has_a_mean_in_each() -> None:
+    q, targets = domains((200, 200))
+    new, truth = domains((100, 100))
+    classes = np.arange(2 * CLASSES) % CLASSES
+    apart = best_of_class(new @ by_region(q, targets, apart=True), classes, CLASSES).argmax(axis=1)
+    alone = (new @ by_region(q, targets, apart=False)).argmax(axis=1)
+    assert np.mean(apart == truth % CLASSES) > 0.95
+    assert np.mean(alone == truth % CLASSES) < 0.6
+
+
+def test_more_of_one_domain_takes_nothing_from_the_other() -> None:
+    new, truth = domains((200, 1))
+    first = truth < CLASSES
+    classes = np.arange(2 * CLASSES) % CLASSES
+    right = []
+    for many in (50, 200, 2000):
+        q, targets = domains((50, many), seed=5)
+        found = best_of_class(new @ by_region(q, targets, apart=True), classes, CLASSES).argmax(axis=1)
+        right.append(np.mean(found[first] == truth[first]))
+    assert max(right) - min(right) < 0.02
+
+
+def test_a_mean_of_few_samples_is_pulled_to_its_classes_by_james_and_stein() -> None:
+    """By hand: unit covariance, D = 2, a class of two targets at 0 and (2, 0), 4 and 12 samples."""
+    means = np.array([[0.0, 2.0], [0.0, 0.0]])
+    samples, classes = np.array([4.0, 12.0]), np.array([0, 0])
+    pulled = pulled_means(means, samples, classes, 16.0 * np.eye(2))
+    assert pulled is not None
+    # The centre is 1.5; 1.5 away: d2 2.25, by chance 2 (1/4 - 1/16) = .375; .5 away: .25 and 2 (1/12 - 1/16).
+    kept = (1 - 0.375 / 2.25, 1 - (2 / 12 - 2 / 16) / 0.25)
+    assert np.allclose(pulled, [[1.5 - 1.5 * kept[0], 1.5 + 0.5 * kept[1]], [0, 0]])
+    near = pulled_means(means * 0.1, samples, classes, 16.0 * np.eye(2))
+    assert near is not None and np.allclose(near[0], 0.15)  # nothing tells them apart
+    assert pulled_means(means, samples, classes, -np.eye(2)) is None
+
+
+def test_the_best_of_a_classs_targets_is_its_score() -> None:
+    scores = np.array([[1.0, -2.0, 3.0, -4.0]], dtype=np.float32)
+    assert best_of_class(scores, np.array([2, 0, 2, 0]), 4).tolist() == [[-2.0, 0.0, 3.0, 0.0]]

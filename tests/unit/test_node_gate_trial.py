@@ -21,6 +21,7 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import ExpertId, LeafId, NodeId, expert_of
 from swarm.domain.inference import GateTrial
 from swarm.gating.combinations import FALLBACK, ridge_options
+from swarm.modules.packing import pack_arrays
 from tests.support import trust
 
 Floats = NDArray[np.float32]
@@ -235,8 +236,39 @@ def test_a_ridge_is_tried_with_its_class_columns_and_nothing_else() -> None:
     assert found.gained_on_root == found.lost_on_root == (0, 0)
     with pytest.raises(InvalidInputError, match=r"root\.2"):
         judge(LABELS, SPREAD, gate, ridge_options(3), {})
-    with pytest.raises(ShapeMismatchError, match=r"gate 1, array root\.0: found \[3, 2\]; expected \[3, 3\]"):
+    with pytest.raises(ShapeMismatchError, match=r"gate root\.0: found \[3, 2\].*\[M, 3\] without"):
         TrialGate.of(statement, {"root.0": good[:, :2]}, TRUNK)
+    with pytest.raises(
+        ShapeMismatchError, match=r"gate 1, array root\.0: found \[2, 3\]; expected 3 features"
+    ):
+        TrialGate.of(statement, {"root.0": good[:2]}, TRUNK)
+
+
+def test_columns_of_a_class_in_several_regions_are_tried_by_the_best_of_them() -> None:
+    good = np.float16([[1.5, 0, -0.5], [0, 1, -0.5], [-0.2, -0.2, 0.6]])
+    hopeless = np.float16([[0], [0], [-9]])
+    arrays = {
+        "root.0": np.concatenate([hopeless, good], axis=1),
+        "root.1": np.concatenate([good, hopeless], axis=1),
+        "class_targets": np.array([1, 0, 1, 2]),
+    }
+    entries, _ = pack_arrays(arrays)
+    statement = replace(
+        trust.gate(),
+        kind="analytic",
+        leaves=(PETS, OWLS),
+        class_names=("cat", "dog", "owl"),
+        arrays=entries,
+    )
+    assert arrays_for(statement, ridge_options(1)) == ("root.0", "class_targets")
+    gate = TrialGate.of(statement, arrays, TRUNK)
+    found = judge(LABELS, SPREAD, gate, ridge_options(2), {})
+    one_each = TrialGate.of(statement, {"root.0": good}, TRUNK)
+    alone = judge(LABELS, SPREAD, one_each, ridge_options(1), {})
+    assert found.correct[0] == alone.correct[0] == 4 and found.nll_sum[0] == alone.nll_sum[0]
+    assert found.correct[1] < 4
+    with pytest.raises(InvalidInputError, match="class rows"):
+        TrialGate.of(statement, arrays | {"class_targets": np.array([1, 0, 1, 3])}, TRUNK)
 
 
 def test_only_the_arrays_that_the_options_use_are_named() -> None:

@@ -1,0 +1,44 @@
+"""Columns that score classes: one or several for each, the best of which counts."""
+
+import numpy as np
+import pytest
+
+from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.class_columns import ClassColumns
+
+WEIGHTS = np.array([[1.0, 2, 3, 4], [-1, -2, -3, -4]], dtype=np.float32)
+POINTS = np.array([[1.0, 0], [0, 1]], dtype=np.float32)
+
+
+def test_a_class_scores_by_its_best_column_and_zero_without_any() -> None:
+    columns = ClassColumns(weights=WEIGHTS, rows=np.array([3, 0, 3, 1]), classes=4)
+    assert columns.known.tolist() == [0, 1, 3]
+    assert columns.scores(POINTS).tolist() == [[2, 4, 0, 3], [-2, -4, 0, -1]]
+    assert columns.scores(POINTS.astype(np.int16)).dtype == np.float32
+
+
+def test_what_is_right_is_judged_among_the_classes_that_have_columns() -> None:
+    columns = ClassColumns(weights=WEIGHTS, rows=np.array([3, 0, 3, 1]), classes=4)
+    assert columns.right(POINTS, np.array([1, 3])).tolist() == [True, True]  # a zero for class 2 is no answer
+    assert columns.right(POINTS, np.array([2, 2])).tolist() == [False, False]
+
+
+def test_targets_of_a_class_are_summed_into_one_column() -> None:
+    columns = ClassColumns.summing(np.array([[1.0, 2.0, 3.0]]), np.array([0, 2, 0]), 4)
+    assert columns.weights.tolist() == [[4, 2]] and columns.rows.tolist() == [0, 2]
+    found = columns.linear()
+    assert found is not None and found.tolist() == [[4, 0, 2, 0]]
+
+
+def test_several_columns_of_a_class_are_not_linear() -> None:
+    assert ClassColumns(weights=WEIGHTS, rows=np.array([3, 0, 3, 1]), classes=4).linear() is None
+
+
+def test_columns_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeMismatchError, match="class weights"):
+        ClassColumns(weights=WEIGHTS, rows=np.array([0, 1]), classes=4)
+    for rows in ([0, 1, 2, 4], [0, 1, 2, -1]):
+        with pytest.raises(InvalidInputError, match="class rows"):
+            ClassColumns(weights=WEIGHTS, rows=np.array(rows), classes=4)
+    with pytest.raises(InvalidInputError, match="not finite"):
+        ClassColumns(weights=np.full((1, 1), np.inf), rows=np.array([0]), classes=1)
