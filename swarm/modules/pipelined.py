@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from swarm.freed_memory import FreedMemory
+
 BATCH_BYTES: Final = 4 << 20
 
 
@@ -18,17 +20,17 @@ async def write_pipelined(
     loop = asyncio.get_running_loop()
     writing: asyncio.Future[None] | None = None
     batch: list[bytes] = []
-    gathered = 0
+    gathered, freed = 0, FreedMemory()
     try:
         async for chunk in chunks:
             batch.append(chunk)
             gathered += len(chunk)
             if gathered >= batch_bytes:
                 await _ended(writing)
-                writing = loop.run_in_executor(None, _write_all, write, batch)
+                writing = loop.run_in_executor(None, _write_all, write, batch, freed)
                 batch, gathered = [], 0
         await _ended(writing)
-        writing = loop.run_in_executor(None, _write_all, write, batch)
+        writing = loop.run_in_executor(None, _write_all, write, batch, freed)
         await _ended(writing)
     finally:
         if writing is not None and not writing.done():
@@ -42,6 +44,7 @@ async def _ended(writing: asyncio.Future[None] | None) -> None:
         writing.result()
 
 
-def _write_all(write: Callable[[bytes], None], batch: Sequence[bytes]) -> None:
+def _write_all(write: Callable[[bytes], None], batch: Sequence[bytes], freed: FreedMemory) -> None:
     for chunk in batch:
         write(chunk)
+    freed.passed(sum(map(len, batch)))
