@@ -23,7 +23,14 @@ from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_TARGETS, CLASS_WEIGHTS, WEIGHTS, Placed
+from swarm.gating.analytic_gate import (
+    BRANCH_WEIGHTS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    WEIGHTS,
+    Placed,
+    scales_of,
+)
 from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
@@ -64,23 +71,27 @@ class Candidate:
             arrays[WEIGHTS] = np.array(self.solution.weights[self.ridges.index(ridge)])
         if self.solution.branch_weights is not None:
             arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
-        if self.solution.class_weights is not None:
-            arrays[CLASS_WEIGHTS] = np.array(self.solution.class_weights[self.ridges.index(ridge)])
         if self.solution.class_targets is not None:
+            arrays |= self._class_columns(CLASS_WEIGHTS, self.ridges.index(ridge))
             arrays[CLASS_TARGETS] = np.array(self.solution.class_targets)
         return arrays
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
-        """Return the class columns of each ridge, `root.<i>` float16 [M, C], or, with the arrays'
-        `class_targets`, [M, K]."""
+        """Return the class columns of each ridge, `root.<i>` float16 [M, C] with their scales float32 [C],
+        or, with the arrays' `class_targets`, [M, K] and [K]."""
         if self.solution is None or self.solution.roots is None:
             return {}
-        roots: dict[str, NDArray[np.generic]] = {
-            f"root.{row}": np.array(root) for row, root in enumerate(self.solution.roots)
-        }
+        roots: dict[str, NDArray[np.generic]] = {}
+        for row in range(len(self.solution.roots)):
+            roots |= self._class_columns(f"root.{row}", row)
         if self.solution.class_targets is not None:
             roots[CLASS_TARGETS] = np.array(self.solution.class_targets)
         return roots
+
+    def _class_columns(self, name: str, ridge: int) -> dict[str, NDArray[np.generic]]:
+        solution = self.solution
+        assert solution is not None and solution.roots is not None and solution.scales is not None
+        return {name: np.array(solution.roots[ridge]), scales_of(name): np.array(solution.scales[ridge])}
 
     def prototype_temperatures(self) -> tuple[tuple[float, ...], float]:
         """Return the temperatures to try for `prototypes`, and the one without evidence."""
@@ -176,7 +187,7 @@ def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement,
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
     arrays: Arrays = candidate.arrays(says.ridge)
     if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        unread = (WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS)
+        unread = (WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS, scales_of(CLASS_WEIGHTS))
         arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(

@@ -29,13 +29,13 @@ class Solved:
     """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
     likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class.
 
-    `class_weights` float32 [R, M, K] score the classes `class_targets` int64 [K] instead where these differ
+    `class_weights` float64 [R, M, K] score the classes `class_targets` int64 [K] instead where these differ
     much in their samples (`swarm.gating.discriminants`); None elsewhere."""
 
     weights: NDArray[np.float32]
     branch_weights: NDArray[np.float32] | None
     roots: Doubles
-    class_weights: NDArray[np.float32] | None = None
+    class_weights: Doubles | None = None
     class_targets: Integers | None = None
 
 
@@ -103,8 +103,8 @@ def _by_class_of(
     fixed_point: float,
     roots: Doubles,
     class_names: Sequence[str],
-) -> tuple[NDArray[np.float32], Integers] | None:
-    """Return the discriminants of each class in each region, float32 [R, M, K], and their classes int64 [K],
+) -> tuple[Doubles, Integers] | None:
+    """Return the discriminants of each class in each region, float64 [R, M, K], and their classes int64 [K],
     ascending; None where the classes are not unbalanced."""
     row_of = {name: row for row, name in enumerate(class_names)}
     rows = np.array([row_of[name] for node in regions for name in nodes.classes(node)], dtype=np.int64)
@@ -133,7 +133,7 @@ def _by_class_of(
         fixed_point,
         roots,
     )
-    return None if found is None else (found.astype(np.float32), rows[known])
+    return None if found is None else (found, rows[known])
 
 
 class _Nodes:

@@ -30,7 +30,7 @@ from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import in_fixed_point, target_rows
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import ClassColumns, whole
 from swarm.gating.combinations import mix
 from swarm.gating.sums import quantised
 
@@ -269,9 +269,10 @@ def _group(
 
 def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassColumns:
     assert solution.weights is not None, "only owners with sums are solved"
-    if solution.class_weights is not None and solution.class_targets is not None:
+    if solution.class_targets is not None:
+        assert solution.roots is not None and solution.scales is not None, "columns come with their scales"
         return ClassColumns(
-            weights=solution.class_weights[0],
+            weights=whole(solution.roots[0], solution.scales[0]),
             rows=np.array(solution.class_targets),
             classes=len(class_names),
         )

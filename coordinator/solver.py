@@ -33,13 +33,12 @@ from swarm.domain.errors import ShapeMismatchError, SwarmError
 from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import ClassColumns, halved
 from swarm.gating.prototype_gate import build_prototype_gate
 from swarm.gating.tree import Tree
 
 NICENESS = 10
 """Answers come first."""
-_MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def solve_group(
@@ -77,16 +76,14 @@ def solve_group(
     if not ridges or not any(leaf.has_columns for leaf in leaves):
         return Solution(prototypes=prototypes, weights=None, roots=None)
     solved = solve_nodes(contributions, leaves, tree, class_names, ridges, fixed_point)
+    by_class = solved.roots if solved.class_weights is None else solved.class_weights
+    roots, scales = halved(by_class)
     return Solution(
         prototypes=prototypes,
         weights=solved.weights,
-        roots=np.clip(
-            solved.roots if solved.class_weights is None else solved.class_weights,
-            -_MAX_FLOAT16,
-            _MAX_FLOAT16,
-        ).astype(np.float16),
+        roots=roots,
+        scales=scales,
         branch_weights=solved.branch_weights,
-        class_weights=solved.class_weights,
         class_targets=solved.class_targets,
     )
 

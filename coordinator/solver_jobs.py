@@ -106,17 +106,17 @@ class Solution:
     """What came of one group.
 
     `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
-    [R, M, T], `branch_weights` float32 [R, M, Tb] and `roots` float16 [R, M, C] are mapped from a file; None
-    where no leaf, or no branch, has columns. So are, where the classes are unbalanced, `class_weights`
-    float32 [R, M, K] and their `class_targets` int64 [K]: the roots are then these, [R, M, K]. Weights take
-    features in fixed point.
+    [R, M, T], `branch_weights` float32 [R, M, Tb] and the class columns `roots` float16 [R, M, C] times
+    `scales` float32 [R, C] are mapped from a file; None where no leaf, or no branch, has columns. Where the
+    classes are unbalanced, the gate scores classes by these: `class_targets` int64 [K] are then those that
+    the roots [R, M, K] are of, else None. Weights take features in fixed point.
     """
 
     prototypes: Arrays
     weights: NDArray[np.float32] | None
     roots: NDArray[np.float16] | None
+    scales: NDArray[np.float32] | None = None
     branch_weights: NDArray[np.float32] | None = None
-    class_weights: NDArray[np.float32] | None = None
     class_targets: NDArray[np.int64] | None = None
 
     def write(self, folder: Path, number: int) -> None:
@@ -128,8 +128,8 @@ class Solution:
             np.save(folder / f"roots.{number}.npy", self.roots)
         if self.branch_weights is not None:
             np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
-        if self.class_weights is not None:
-            np.save(folder / f"class_weights.{number}.npy", self.class_weights)
+        if self.scales is not None:
+            np.save(folder / f"scales.{number}.npy", self.scales)
         if self.class_targets is not None:
             np.save(folder / f"class_targets.{number}.npy", self.class_targets)
 
@@ -148,7 +148,7 @@ class Solution:
             weights=mapped("weights"),
             roots=mapped("roots"),
             branch_weights=mapped("branch_weights"),
-            class_weights=mapped("class_weights"),
+            scales=mapped("scales"),
             class_targets=mapped("class_targets"),
         )
 

@@ -24,6 +24,7 @@ from swarm.gating.analytic_gate import (
     AnalyticGate,
     Placed,
     class_columns_in,
+    scales_of,
 )
 from swarm.gating.branches import SPLIT, splits_of
 from swarm.gating.class_columns import ClassColumns
@@ -85,7 +86,11 @@ class TrialGate:
         """Return a statement's gate with those of its arrays that are here."""
         names, leaves = statement.class_names, statement.leaves
         placed = Placed.of(leaves, statement.branches)
-        roots = {name: class_columns_in(arrays, name, len(names)) for name in arrays if name.startswith(ROOT)}
+        roots = {
+            name: class_columns_in(arrays, name, len(names))
+            for name in arrays
+            if name.startswith(ROOT) and not name.endswith(scales_of(""))
+        }
         for name, root in roots.items():
             if len(root.weights) != trunk.sum_size:
                 raise ShapeMismatchError(
@@ -150,14 +155,14 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
     """Return the names of the gate's arrays that these options need, and no other."""
     branches = statement.branches
     splits = [f"{SPLIT}.{row}" for row, branch in enumerate(branches) if branch.is_learned]
-    beside = [entry.name for entry in statement.arrays if entry.name in (CLASS_WEIGHTS, CLASS_TARGETS)]
+    there = {entry.name for entry in statement.arrays}
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
             names[option.weights] = None
-            names |= dict.fromkeys(
-                name for name in beside if name == CLASS_TARGETS or option.weights == WEIGHTS
-            )
+            beside = [CLASS_WEIGHTS] if option.weights == WEIGHTS else [option.weights]
+            beside += [*map(scales_of, beside), CLASS_TARGETS]
+            names |= dict.fromkeys(name for name in beside if name in there)
             if branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":

@@ -25,7 +25,7 @@ WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_wei
 which classes are scored where that is not the sum of the leaves' columns."""
 CLASS_TARGETS = "class_targets"
 """The name of the rows that say which class each of the class weights is for."""
-ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, CLASS_TARGETS)
+ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, f"{CLASS_WEIGHTS}.scales", CLASS_TARGETS)
 """The arrays by which the root answers, as far as a gate has them."""
 
 
@@ -301,13 +301,27 @@ def _node_columns(
     ]
 
 
+def scales_of(name: str) -> str:
+    """Return the name of the array that says what each column of another one is times."""
+    return f"{name}.scales"
+
+
 def class_columns_in(arrays: Mapping[str, NDArray[np.generic]], name: str, classes: int) -> ClassColumns:
-    """Return the columns float [M, K] of that name, for the classes that `class_targets` int64 [K] say.
+    """Return the columns float [M, K] of that name, for the classes that `class_targets` int64 [K] say, times
+    their scales float32 [K], if they have some (`scales_of`).
 
     Without `class_targets` there is one column for each class. Raises ShapeMismatchError and
     InvalidInputError, by name, for arrays that do not fit each other or the number of classes.
     """
     weights = np.ascontiguousarray(arrays[name], dtype=np.float32)
+    if (scales := arrays.get(scales_of(name))) is not None:
+        if weights.ndim != 2 or scales.shape != weights.shape[1:]:
+            raise ShapeMismatchError(
+                f"gate {scales_of(name)}",
+                found=str(list(scales.shape)),
+                expected=f"one for each column of {list(weights.shape)}",
+            )
+        weights = weights * scales.astype(np.float32, copy=False)
     rows = np.asarray(arrays.get(CLASS_TARGETS, np.arange(classes)))
     if weights.ndim != 2 or rows.dtype != np.int64 or rows.shape != weights.shape[1:]:
         raise ShapeMismatchError(

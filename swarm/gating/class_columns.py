@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 
 Integers = NDArray[np.int64]
+HALF_PEAK = 1024.0
+"""Far below the largest float16, and 2^24 times the smallest one that keeps its digits."""
 _Float = TypeVar("_Float", bound=np.floating[Any])
 
 
@@ -85,6 +87,22 @@ class ClassColumns:
         best = (q.astype(np.float32) @ self.weights.astype(np.float32, copy=False)).argmax(axis=1)
         found: NDArray[np.bool_] = self.rows[best] == labels
         return found
+
+
+def halved(weights: NDArray[np.floating]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Return weights [..., M, K] as float16 and a scale for each column, float32 [..., K], that it is times.
+
+    The largest entry of a column becomes HALF_PEAK, so that the small ones keep their digits.
+    """
+    peaks = np.abs(weights).max(axis=-2, initial=0.0)
+    scales = np.where(peaks > 0, peaks / HALF_PEAK, 1.0).astype(np.float32)
+    return (weights / scales[..., None, :]).astype(np.float16), scales
+
+
+def whole(halves: NDArray[np.float16], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what `halved` was given, as far as 11 bits tell, float32."""
+    found: NDArray[np.float32] = halves.astype(np.float32) * scales[..., None, :]
+    return found
 
 
 def best_of_class(scores: NDArray[_Float], rows: Integers, classes: int) -> NDArray[_Float]:

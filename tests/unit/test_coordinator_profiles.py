@@ -32,7 +32,7 @@ from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
 from swarm.domain.membership import Caller
 from swarm.gating.analytic_gate import target_rows
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import ClassColumns, halved
 from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support.answers import CLASSES, FIXED_POINT, KNOWS, SmallSwarm, best, gate, inputs, leaves, spec
@@ -116,7 +116,8 @@ class OfTwoRegions(InProcess):
             weights = np.repeat(root.weights, 2, axis=1)
             weights[:, ::2] = 0
             weights[-1, ::2] = -9
-            found.append(replace(solved, class_weights=weights[None], class_targets=np.repeat(root.rows, 2)))
+            roots, scales = halved(weights[None])
+            found.append(replace(solved, roots=roots, scales=scales, class_targets=np.repeat(root.rows, 2)))
         return found
 
 

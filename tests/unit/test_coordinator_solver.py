@@ -90,7 +90,7 @@ def arrays_in(found: Solution) -> Arrays:
     named = {
         "weights": found.weights,
         "roots": found.roots,
-        "class_weights": found.class_weights,
+        "scales": found.scales,
         "class_targets": found.class_targets,
     }
     return found.prototypes | {name: array for name, array in named.items() if array is not None}
@@ -128,17 +128,18 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
     group, never = await store.solve([ada, cyd])
     bob = await store.add("bob", labels=few)
     _, with_bob = await store.solve([cyd, bob, ada])
-    assert with_bob["class_weights"].tobytes() != never["class_weights"].tobytes()
+    assert with_bob["roots"].tobytes() != never["roots"].tobytes()
     _, without = await store.solve([cyd, ada])
     assert_same(without, never)
     checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in (ada, cyd)]
     fixed_point = spec().trunk.fixed_point
     here = solve_group(checked, group.leaves, spec().class_names, RIDGES, fixed_point)
-    assert here.class_weights is not None and here.class_weights.dtype == np.float32
+    assert here.roots is not None and here.scales is not None and here.roots.dtype == np.float16
     assert_same(never, arrays_in(here))
-    assert np.array_equal(never["roots"], here.class_weights.astype(np.float16))
     candidate = Candidate(group=group, ridges=RIDGES, solution=here, has_corrections=False)
-    assert np.array_equal(candidate.arrays(300.0)["class_weights"], here.class_weights[1])
+    served, tried = candidate.arrays(300.0), candidate.roots()
+    assert np.array_equal(served["class_weights"], tried["root.1"])  # what is tried is what will be served
+    assert np.array_equal(served["class_weights.scales"], tried["root.1.scales"])
     assert here.class_targets is not None and here.class_targets.tolist() == [0, 0, 1, 1]  # a region each
     assert np.array_equal(candidate.arrays(300.0)["class_targets"], here.class_targets)
     assert np.array_equal(candidate.roots()["class_targets"], here.class_targets)
@@ -146,7 +147,7 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
 
 async def test_classes_of_similar_sizes_are_scored_by_the_leaves_columns(store: Store) -> None:
     _, found = await store.solve([await store.add("ada"), await store.add("cyd")])
-    assert "class_weights" not in found
+    assert "class_targets" not in found
 
 
 @pytest.mark.parametrize("form", ["exact", "compact"])

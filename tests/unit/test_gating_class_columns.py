@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import HALF_PEAK, ClassColumns, halved, whole
 
 WEIGHTS = np.array([[1.0, 2, 3, 4], [-1, -2, -3, -4]], dtype=np.float32)
 POINTS = np.array([[1.0, 0], [0, 1]], dtype=np.float32)
@@ -42,3 +42,15 @@ def test_columns_that_do_not_fit_are_refused() -> None:
             ClassColumns(weights=WEIGHTS, rows=np.array(rows), classes=4)
     with pytest.raises(InvalidInputError, match="not finite"):
         ClassColumns(weights=np.full((1, 1), np.inf), rows=np.array([0]), classes=1)
+
+
+def test_half_the_bytes_keep_eleven_bits_of_every_entry_however_small_the_column() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, 400, 3)) * np.array([1e-7, 1.0, 1e5])
+    weights[1, :, 0] = 0
+    halves, scales = halved(weights)
+    assert (halves.dtype, scales.dtype, scales.shape) == (np.float16, np.float32, (2, 3))
+    assert np.abs(halves[0]).max() == HALF_PEAK and not halves[1, :, 0].any()
+    found = whole(halves, scales)
+    large = np.abs(weights) > 1e-6 * np.abs(weights).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found[large], weights[large], rtol=2**-11)

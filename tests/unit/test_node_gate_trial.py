@@ -261,12 +261,23 @@ def test_columns_of_a_class_in_several_regions_are_tried_by_the_best_of_them() -
         arrays=entries,
     )
     assert arrays_for(statement, ridge_options(1)) == ("root.0", "class_targets")
+    scaled = pack_arrays(arrays | {"root.0.scales": np.ones(4, np.float32)})[0]
+    assert arrays_for(replace(statement, arrays=scaled), ridge_options(1)) == (
+        "root.0",
+        "root.0.scales",
+        "class_targets",
+    )
     gate = TrialGate.of(statement, arrays, TRUNK)
     found = judge(LABELS, SPREAD, gate, ridge_options(2), {})
     one_each = TrialGate.of(statement, {"root.0": good}, TRUNK)
     alone = judge(LABELS, SPREAD, one_each, ridge_options(1), {})
     assert found.correct[0] == alone.correct[0] == 4 and found.nll_sum[0] == alone.nll_sum[0]
     assert found.correct[1] < 4
+    doubled = arrays | {"root.0": arrays["root.0"] * 2, "root.0.scales": np.full(4, 0.5, np.float32)}
+    again = judge(LABELS, SPREAD, TrialGate.of(statement, doubled, TRUNK), ridge_options(1), {})
+    assert again.nll_sum[0] == found.nll_sum[0]
+    with pytest.raises(ShapeMismatchError, match=r"root\.0\.scales"):
+        TrialGate.of(statement, doubled | {"root.0.scales": np.ones(3, np.float32)}, TRUNK)
     with pytest.raises(InvalidInputError, match="class rows"):
         TrialGate.of(statement, arrays | {"class_targets": np.array([1, 0, 1, 3])}, TRUNK)
 
