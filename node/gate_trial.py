@@ -63,9 +63,9 @@ class Voice:
 class TrialGate:
     """A gate under trial, or the present one. Leaves with the same identity count as one expert.
 
-    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the
-    columns `root.<i>` while a ridge is being chosen. `identities` are what the leaves' experts compute,
-    as far as it is known (empty: they all differ).
+    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the columns
+    `root.<i>` while a ridge is being chosen, for features in `fixed_point`. `identities` are what the leaves'
+    experts compute, as far as it is known (empty: they all differ).
     """
 
     class_names: tuple[str, ...]
@@ -73,6 +73,7 @@ class TrialGate:
     analytic: AnalyticGate | None = None
     prototypes: PrototypeGate | None = None
     roots: Mapping[str, ClassColumns] = field(default_factory=dict)
+    fixed_point: float = 0.0
     identities: tuple[Hashable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,15 +104,20 @@ class TrialGate:
             analytic = AnalyticGate.from_statement_arrays(
                 arrays, leaves, names, trunk.fixed_point, trunk.has_constant, placed
             )
-        elif roots:
-            analytic = _classifier(next(iter(roots.values())), trunk)
         prototypes = None
         if f"{PROTOTYPES}.0" in arrays:
             splits = splits_of(arrays, placed.is_learned)
             prototypes = PrototypeGate.from_arrays(
                 arrays, leaves=len(leaves), temperature=1.0, tree=placed.tree, splits=splits
             )
-        return cls(class_names=names, leaves=leaves, analytic=analytic, prototypes=prototypes, roots=roots)
+        return cls(
+            class_names=names,
+            leaves=leaves,
+            analytic=analytic,
+            prototypes=prototypes,
+            roots=roots,
+            fixed_point=trunk.fixed_point,
+        )
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -232,6 +238,7 @@ def judge(
         incumbent=before,
         incumbent_root=root_before,
         roots=candidate.roots,
+        fixed_point=candidate.fixed_point,
         classes=len(candidate.class_names),
     )
     return GateTrial(
@@ -339,20 +346,6 @@ def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[str, Voice]) -> Sp
         class_rows=_rows_of(gate.class_names, voice.class_names),
         probabilities=voice.probabilities,
         corrections=voice.corrections,
-    )
-
-
-def _classifier(root: ClassColumns, trunk: TrunkReference) -> AnalyticGate:
-    """Return a gate of class columns alone, as long as no ridge has been chosen."""
-    return AnalyticGate(
-        weights=np.asarray(root.weights, dtype=np.float32),
-        leaf_rows=np.zeros(len(root.rows), dtype=np.int64),
-        class_rows=root.rows,
-        leaves=1,
-        classes=root.classes,
-        fixed_point=trunk.fixed_point,
-        has_constant=trunk.has_constant,
-        by_class=root,
     )
 
 

@@ -67,7 +67,9 @@ class Sums:
         return [self._columns(root / self.samples**divided, rows) for root in self._least_squares(power)]
 
     def _columns(self, root: Doubles, rows: Rows) -> ClassColumns:
-        return ClassColumns(weights=root, rows=self.known[rows], classes=int(self.known.max()) + 1)
+        return ClassColumns(
+            weights=root.astype(np.float32), rows=self.known[rows], classes=int(self.known.max()) + 1
+        )
 
     def _least_squares(self, power: float = 0.0) -> Doubles:
         samples = self.samples

@@ -16,7 +16,7 @@ _Float = TypeVar("_Float", bound=np.floating[Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassColumns:
-    """Column k of weights float [M, K] scores class rows[k], int64 [K] below `classes`.
+    """Column k of weights float32 [M, K] scores class rows[k], int64 [K] below `classes`.
 
     A class's score is the largest of its columns' q @ w, and 0 without any.
 
@@ -24,7 +24,7 @@ class ClassColumns:
     range and weights that are not finite.
     """
 
-    weights: NDArray[np.floating]
+    weights: NDArray[np.float32]
     rows: Integers
     classes: int
 
@@ -62,7 +62,7 @@ class ClassColumns:
 
     def scores(self, q: NDArray[np.number]) -> NDArray[np.float32]:
         """Return each class's score, float32 [B, C]; q [B, M] are features in fixed point."""
-        scored: NDArray[np.float32] = q.astype(np.float32, copy=False) @ self.weights.astype(np.float32)
+        scored: NDArray[np.float32] = q.astype(np.float32, copy=False) @ self.weights
         return self.of_columns(scored)
 
     def of_columns(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,7 +84,7 @@ class ClassColumns:
     def right(self, q: NDArray[np.number], labels: Integers) -> NDArray[np.bool_]:
         """Return which rows of q [N, M] are, of the classes with columns, classified as labels int64 [N] say,
         bool [N]."""
-        best = (q.astype(np.float32) @ self.weights.astype(np.float32, copy=False)).argmax(axis=1)
+        best = (q.astype(np.float32, copy=False) @ self.weights).argmax(axis=1)
         found: NDArray[np.bool_] = self.rows[best] == labels
         return found
 
@@ -95,7 +95,8 @@ def halved(weights: NDArray[np.floating]) -> tuple[NDArray[np.float16], NDArray[
     The largest entry of a column becomes HALF_PEAK, so that the small ones keep their digits.
     """
     peaks = np.abs(weights).max(axis=-2, initial=0.0)
-    scales = np.where(peaks > 0, peaks / HALF_PEAK, 1.0).astype(np.float32)
+    scales = (peaks / HALF_PEAK).astype(np.float32)
+    scales[scales == 0] = 1.0
     return (weights / scales[..., None, :]).astype(np.float16), scales
 
 

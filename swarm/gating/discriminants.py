@@ -83,16 +83,20 @@ def discriminants(
     if samples.min() <= 0:
         raise InvalidInputError("class columns", found="a class without samples", expected="at least one")
     varying = slice(0, shape[0] - 1)  # the constant tells no class from another
-    scatter = _Scatter(total[varying, varying], scattered[varying], class_samples(scattered, fixed_point))
-    least = min(ridges) * fixed_point**2
-    means = columns / samples
-    pulled = pulled_means(means[varying], samples, classes, scatter.about(means[varying], least))
-    if pulled is None:
-        return None
-    means[varying] = pulled
+    sums = total[varying, varying], scattered[varying], class_samples(scattered, fixed_point)
+    means, known = columns / samples, np.unique(classes)
+    if len(known) < len(classes):  # else nothing is pulled, and no factor is needed for that
+        least = min(ridges) * fixed_point**2
+        found_means = pulled_means(
+            means[varying], samples, classes, _ridged(_scatter(*sums, means[varying]), least)
+        )
+        if found_means is None:
+            return None
+        means[varying] = found_means
+    pulled, within = means[varying], _scatter(*sums, means[varying])
     found = np.zeros((len(ridges), *shape))
     for row, ridge in enumerate(ridges):
-        factor = _factor(scatter.about(pulled, ridge * fixed_point**2))
+        factor = _factor(_ridged(within, ridge * fixed_point**2))
         if factor is None:
             return None
         slopes = cho_solve(factor, pulled, check_finite=False)
@@ -102,7 +106,6 @@ def discriminants(
         reach = _spread(means.T @ found[row], samples, classes, classes)
         if not reach > 0:
             return None
-        known = np.unique(classes)
         wanted = _spread(means.T @ like[row][:, known], samples, classes, known)
         found[row] *= max(wanted, 0.0) / reach
     return found if np.isfinite(found).all() and found.any() else None
@@ -134,18 +137,18 @@ def pulled_means(
     return pulled
 
 
-class _Scatter:
-    """Sums from which the scatter of samples about any means of their targets follows."""
+def _scatter(total: Doubles, columns: Doubles, samples: Doubles, means: Doubles) -> Doubles:
+    """Return the sum of (q - m)(q - m)' over samples whose targets have these sums and means, [D, D]."""
+    explained = columns @ means.T
+    found: Doubles = total - explained - explained.T + (means * samples) @ means.T
+    return found
 
-    def __init__(self, total: Doubles, columns: Doubles, samples: Doubles) -> None:
-        self._total, self._columns, self._samples = total, columns, samples
 
-    def about(self, means: Doubles, added: float) -> Doubles:
-        """Return the sum of (q - m)(q - m)', [D, D], with `added` on the diagonal."""
-        explained = self._columns @ means.T
-        found: Doubles = self._total - explained - explained.T + (means * self._samples) @ means.T
-        found[np.diag_indices(len(found))] += added
-        return found
+def _ridged(scatter: Doubles, added: float) -> Doubles:
+    """Return a copy with `added` on the diagonal."""
+    found = scatter.copy()
+    found[np.diag_indices(len(found))] += added
+    return found
 
 
 def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:

@@ -36,7 +36,7 @@ def free_ports(count: int) -> list[int]:
     They are none that the system gives to outgoing connections, where it leaves some, and other ones than a
     process beside this one picks at the same moment.
     """
-    usable = [port for port in range(10_000, 1 << 16) if port not in _given_by_the_system()]
+    usable = _usable_ports()
     found: list[int] = []
     for place in itertools.islice(_PLACES, len(usable)):
         port = usable[place % len(usable)]
@@ -57,13 +57,12 @@ _PLACES = itertools.count(os.getpid() * 101)
 
 
 @functools.cache
-def _given_by_the_system() -> range:
-    """Return the ports of outgoing connections, as Linux says; those that IANA sets aside elsewhere."""
-    try:
+def _usable_ports() -> Sequence[int]:
+    """Return the ports that no outgoing connection gets, as Linux says; elsewhere as IANA does."""
+    first, last = 49_152, (1 << 16) - 1
+    with contextlib.suppress(OSError, ValueError):
         first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    except (OSError, ValueError):
-        return range(49_152, 1 << 16)
-    return range(first, last + 1)
+    return [port for port in range(10_000, 1 << 16) if not first <= port <= last]
 
 
 def told_error(name: str, output: bytes) -> SwarmError | None:
