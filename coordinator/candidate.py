@@ -25,6 +25,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.gating.analytic_gate import (
     BRANCH_WEIGHTS,
+    CLASS_OWNERS,
     CLASS_TARGETS,
     CLASS_WEIGHTS,
     WEIGHTS,
@@ -73,20 +74,24 @@ class Candidate:
             arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
         if self.solution.class_targets is not None:
             arrays |= self._class_columns(CLASS_WEIGHTS, self.ridges.index(ridge))
-            arrays[CLASS_TARGETS] = np.array(self.solution.class_targets)
-        return arrays
+        return arrays | self._classes()
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
         """Return the class columns of each ridge, `root.<i>` float16 [M, C] with their scales float32 [C],
-        or, with the arrays' `class_targets`, [M, K] and [K]."""
+        or, with the arrays' `class_targets` and `class_owners`, as the statement's `class_weights`."""
         if self.solution is None or self.solution.roots is None:
             return {}
         roots: dict[str, NDArray[np.generic]] = {}
         for row in range(len(self.solution.roots)):
             roots |= self._class_columns(f"root.{row}", row)
-        if self.solution.class_targets is not None:
-            roots[CLASS_TARGETS] = np.array(self.solution.class_targets)
-        return roots
+        return roots | self._classes()
+
+    def _classes(self) -> dict[str, NDArray[np.generic]]:
+        """Return whose the class columns are."""
+        solution = self.solution
+        assert solution is not None
+        found = {CLASS_TARGETS: solution.class_targets, CLASS_OWNERS: solution.class_owners}
+        return {name: np.array(array) for name, array in found.items() if array is not None}
 
     def _class_columns(self, name: str, ridge: int) -> dict[str, NDArray[np.generic]]:
         solution = self.solution

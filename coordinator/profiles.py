@@ -176,7 +176,7 @@ class Profiles:
             gate_version=version,
             degraded=(False,) * rows,
             sources=((source,),) * rows if query.explain else (),
-            flops_per_query=float(trunk_flops + 2 * root.weights.size + 2 * len(root.weights)),
+            flops_per_query=float(trunk_flops + root.flops_per_query + 2 * len(root.weights)),
             combination=LABEL,
         )
 
@@ -216,7 +216,7 @@ class Profiles:
         await asyncio.to_thread(
             self._files.put,
             profile,
-            chosen.root.weights,
+            chosen.root,
             asker=asker,
             contributions=tuple(given[owner] for owner in chosen.owners),
             class_names=tuple(gate.class_names[row] for row in chosen.root.rows),
@@ -275,6 +275,7 @@ def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> Cl
             weights=whole(solution.roots[0], solution.scales[0]),
             rows=np.array(solution.class_targets),
             classes=len(class_names),
+            owners=None if solution.class_owners is None else np.array(solution.class_owners),
         )
     _, class_rows = target_rows(group.leaves, class_names)
     return ClassColumns.summing(solution.weights[0], class_rows, len(class_names))

@@ -76,15 +76,16 @@ def solve_group(
     if not ridges or not any(leaf.has_columns for leaf in leaves):
         return Solution(prototypes=prototypes, weights=None, roots=None)
     solved = solve_nodes(contributions, leaves, tree, class_names, ridges, fixed_point)
-    by_class = solved.roots if solved.class_weights is None else solved.class_weights
-    roots, scales = halved(by_class)
+    by_class = solved.by_class
+    roots, scales = halved(solved.roots if by_class is None else by_class.weights)
     return Solution(
         prototypes=prototypes,
         weights=solved.weights,
         roots=roots,
         scales=scales,
         branch_weights=solved.branch_weights,
-        class_targets=solved.class_targets,
+        class_targets=None if by_class is None else by_class.targets,
+        class_owners=None if by_class is None else by_class.owners,
     )
 
 
@@ -129,7 +130,9 @@ def _make_root(job: RootJob, folder: Path) -> None:
 
     blobs = BlobFiles(Path(job.blobs))
     with np.load(folder / ROOT_WEIGHTS_FILE, allow_pickle=False) as stored:
-        columns = ClassColumns(weights=stored["weights"], rows=stored["rows"], classes=job.classes)
+        columns = ClassColumns(
+            weights=stored["weights"], rows=stored["rows"], classes=job.classes, owners=stored.get("owners")
+        )
     made = root_modules(job.trunk, blobs.open_verified, columns, job.class_temperature, job.input_shape)
     if made is None:
         write_record(folder / ROOT_FILE, RootNet(net=None))

@@ -74,8 +74,8 @@ class SolveJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootJob:
-    """Make the root's modules of `root-weights.npz`: `weights` float32 [M, K], `rows` int64 [K], for so many
-    classes. Leaves `root.json` here, and the blobs among those of `blobs`, where the trunk's are."""
+    """Make the root's modules of `root-weights.npz`, the arrays of `ClassColumns` for so many classes. Leaves
+    `root.json` here, and the blobs among those of `blobs`, where the trunk's are."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -109,7 +109,8 @@ class Solution:
     [R, M, T], `branch_weights` float32 [R, M, Tb] and the class columns `roots` float16 [R, M, C] times
     `scales` float32 [R, C] are mapped from a file; None where no leaf, or no branch, has columns. Where the
     classes are unbalanced, the gate scores classes by these: `class_targets` int64 [K] are then those that
-    the roots [R, M, K] are of, else None. Weights take features in fixed point.
+    the roots [R, M, K] are of, and with `class_owners` int64 [K] the roots are [R, M, 2K] (`ByClass`). Else
+    both are None. Weights take features in fixed point.
     """
 
     prototypes: Arrays
@@ -118,6 +119,7 @@ class Solution:
     scales: NDArray[np.float32] | None = None
     branch_weights: NDArray[np.float32] | None = None
     class_targets: NDArray[np.int64] | None = None
+    class_owners: NDArray[np.int64] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
@@ -132,6 +134,8 @@ class Solution:
             np.save(folder / f"scales.{number}.npy", self.scales)
         if self.class_targets is not None:
             np.save(folder / f"class_targets.{number}.npy", self.class_targets)
+        if self.class_owners is not None:
+            np.save(folder / f"class_owners.{number}.npy", self.class_owners)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -150,6 +154,7 @@ class Solution:
             branch_weights=mapped("branch_weights"),
             scales=mapped("scales"),
             class_targets=mapped("class_targets"),
+            class_owners=mapped("class_owners"),
         )
 
 

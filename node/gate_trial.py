@@ -18,6 +18,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import (
     BRANCH_WEIGHTS,
+    CLASS_OWNERS,
     CLASS_TARGETS,
     CLASS_WEIGHTS,
     WEIGHTS,
@@ -143,7 +144,7 @@ class TrialGate:
         """Return the FLOPs per sample of finding out who is asked, and of judging these combinations."""
         asked = {(each.name, each.temperature, each.top_k) for each in combinations}
         by_prototypes = {each for each in asked if each[0] == "prototypes"}
-        total = sum(2 * root.weights.size for root in self.roots.values())
+        total = sum(root.flops_per_query for root in self.roots.values())
         if self.analytic is not None:
             total += self.analytic.flops_per_query * (1 + (asked > by_prototypes))
         if self.prototypes is not None:
@@ -167,7 +168,7 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
         if option.combination.name in USES_SUMS:
             names[option.weights] = None
             beside = [CLASS_WEIGHTS] if option.weights == WEIGHTS else [option.weights]
-            beside += [*map(scales_of, beside), CLASS_TARGETS]
+            beside += [*map(scales_of, beside), CLASS_TARGETS, CLASS_OWNERS]
             names |= dict.fromkeys(name for name in beside if name in there)
             if branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))

@@ -83,9 +83,10 @@ class GateStatement:
     for each branch and class of its leaves (sorted), in the order of branches: what its region is scored by.
     Where classes differ much in their samples, `class_weights` float16 [M, K] times
     `class_weights.scales` float32 [K] score the classes `class_targets` int64 [K] instead of the sum over the
-    leaves (`swarm.gating.discriminants`). Leaves whose owner gave no sums have no columns (`has_columns`).
-    `combinations` are the best found of each kind on validation data; `served` is the place of the one that
-    answers unless a query asks for another.
+    leaves (`swarm.gating.discriminants`); of several owners, told apart by `class_owners` int64 [K], there
+    are 2K columns and scales (`swarm.gating.owner_discriminants`). Leaves whose owner gave no sums have no
+    columns (`has_columns`). `combinations` are the best found of each kind on validation data; `served` is
+    the place of the one that answers unless a query asks for another.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN

@@ -25,7 +25,9 @@ WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_wei
 which classes are scored where that is not the sum of the leaves' columns."""
 CLASS_TARGETS = "class_targets"
 """The name of the rows that say which class each of the class weights is for."""
-ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, f"{CLASS_WEIGHTS}.scales", CLASS_TARGETS)
+CLASS_OWNERS = "class_owners"
+"""The name of the rows that say whose class that is, where the columns come twice (`ClassColumns`)."""
+ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, f"{CLASS_WEIGHTS}.scales", CLASS_TARGETS, CLASS_OWNERS)
 """The arrays by which the root answers, as far as a gate has them."""
 
 
@@ -177,7 +179,7 @@ class AnalyticGate:
         """Fixed point, all scores, their sums per leaf and class, and the softmax over leaves."""
         size, targets = self.weights.shape
         below = 0 if self.branches is None else self.branches.flops_per_query
-        below += 0 if self.by_class is None else 2 * self.by_class.weights.size + len(self.by_class.rows)
+        below += 0 if self.by_class is None else self.by_class.flops_per_query
         return int(2 * size * targets + 2 * size + 2 * targets + 8 * len(self.tree.regions) + below)
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
@@ -310,7 +312,8 @@ def class_columns_in(arrays: Mapping[str, NDArray[np.generic]], name: str, class
     """Return the columns float [M, K] of that name, for the classes that `class_targets` int64 [K] say, times
     their scales float32 [K], if they have some (`scales_of`).
 
-    Without `class_targets` there is one column for each class. Raises ShapeMismatchError and
+    With `class_owners` int64 [K] they are [M, 2K] (`ClassColumns`). Without `class_targets` there is one
+    column for each class. Raises ShapeMismatchError and
     InvalidInputError, by name, for arrays that do not fit each other or the number of classes.
     """
     weights = np.ascontiguousarray(arrays[name], dtype=np.float32)
@@ -323,15 +326,26 @@ def class_columns_in(arrays: Mapping[str, NDArray[np.generic]], name: str, class
             )
         weights = weights * scales.astype(np.float32, copy=False)
     rows = np.asarray(arrays.get(CLASS_TARGETS, np.arange(classes)))
-    if weights.ndim != 2 or rows.dtype != np.int64 or rows.shape != weights.shape[1:]:
+    owners = arrays.get(CLASS_OWNERS) if CLASS_TARGETS in arrays else None
+    for subject, found in ((CLASS_TARGETS, rows), (CLASS_OWNERS, owners)):
+        if found is not None and (found.dtype != np.int64 or found.ndim != 1):
+            raise ShapeMismatchError(
+                f"gate {subject}", found=f"{found.dtype} {list(found.shape)}", expected="int64 [K]"
+            )
+    if weights.ndim != 2 or weights.shape[1] != len(rows) * (1 if owners is None else 2):
         raise ShapeMismatchError(
             f"gate {name}",
-            found=f"{list(weights.shape)} for {rows.dtype} {list(rows.shape)} {CLASS_TARGETS}",
-            expected=f"[M, K] for int64 [K] {CLASS_TARGETS}, or [M, {classes}] without",
+            found=f"{list(weights.shape)} for {len(rows)} {CLASS_TARGETS}",
+            expected=f"[M, K] for K {CLASS_TARGETS}, [M, 2K] with {CLASS_OWNERS}, or [M, {classes}] without",
         )
     if not np.isfinite(weights).all():
         raise InvalidInputError(f"gate {name}", found="a value that is not finite")
-    return ClassColumns(weights=weights, rows=np.ascontiguousarray(rows), classes=classes)
+    return ClassColumns(
+        weights=weights,
+        rows=np.ascontiguousarray(rows),
+        classes=classes,
+        owners=None if owners is None else np.ascontiguousarray(owners),
+    )
 
 
 def target_rows(

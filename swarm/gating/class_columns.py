@@ -1,4 +1,8 @@
-"""The columns by which a root scores classes: one for each class, or several of which the best one counts."""
+"""The columns by which a root scores classes: one for each class, or several of which the best one counts.
+
+With several owners the columns come twice: which owner's classes a sample is of is told by the ones, which of
+that owner's classes it is by the others.
+"""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,7 +22,10 @@ _Float = TypeVar("_Float", bound=np.floating[Any])
 class ClassColumns:
     """Column k of weights float32 [M, K] scores class rows[k], int64 [K] below `classes`.
 
-    A class's score is the largest of its columns' q @ w, and 0 without any.
+    A class's score is the largest of its columns' q @ w, and 0 without any. With `owners`, int64 [K] from 0,
+    weights are [M, 2K], K columns between owners and then K within them: owner j's best column between them
+    is what its best column within it scores, and its others fall short of that by what they do there. A
+    column of another owner therefore changes nothing in how an owner's own classes are told apart.
 
     Raises ShapeMismatchError where there is not one row for each column, InvalidInputError for rows out of
     range and weights that are not finite.
@@ -27,18 +34,31 @@ class ClassColumns:
     weights: NDArray[np.float32]
     rows: Integers
     classes: int
+    owners: Integers | None = None
 
     def __post_init__(self) -> None:
-        if self.weights.ndim != 2 or self.rows.shape != (self.weights.shape[1],) or not len(self.rows):
+        columns = len(self.rows) * (1 if self.owners is None else 2)
+        if self.weights.ndim != 2 or self.rows.shape != (len(self.rows),) or not len(self.rows):
             raise ShapeMismatchError(
                 "class weights",
                 found=f"{list(self.weights.shape)} for {list(self.rows.shape)} rows",
                 expected="[M, K] for [K] rows, at least one",
             )
-        if not 0 <= int(self.rows.min()) <= int(self.rows.max()) < self.classes:
-            raise InvalidInputError(
-                "class rows", found="a row out of range", expected=f"0..{self.classes - 1}"
+        if self.weights.shape[1] != columns or (
+            self.owners is not None and self.owners.shape != self.rows.shape
+        ):
+            raise ShapeMismatchError(
+                "class weights",
+                found=f"{list(self.weights.shape)} for {len(self.rows)} rows"
+                + ("" if self.owners is None else f" of {list(self.owners.shape)} owners"),
+                expected="[M, K] for [K] rows, or [M, 2K] with [K] owners",
             )
+        for subject, rows, limit in (
+            ("class rows", self.rows, self.classes),
+            ("class owners", self.owners, len(self.rows)),
+        ):
+            if rows is not None and not 0 <= int(rows.min()) <= int(rows.max()) < limit:
+                raise InvalidInputError(subject, found="a row out of range", expected=f"0..{limit - 1}")
         if not np.isfinite(self.weights).all():
             raise InvalidInputError("class weights", found="a value that is not finite")
 
@@ -60,22 +80,27 @@ class ClassColumns:
         found: Integers = np.unique(self.rows)
         return found
 
+    @property
+    def flops_per_query(self) -> int:
+        """All columns, and the comparisons between them."""
+        return 2 * self.weights.size + (1 if self.owners is None else 4) * len(self.rows)
+
     def scores(self, q: NDArray[np.number]) -> NDArray[np.float32]:
         """Return each class's score, float32 [B, C]; q [B, M] are features in fixed point."""
         scored: NDArray[np.float32] = q.astype(np.float32, copy=False) @ self.weights
         return self.of_columns(scored)
 
-    def of_columns(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return each class's score, [B, C], from the columns' [B, K]."""
+    def of_columns(self, scores: NDArray[_Float]) -> NDArray[_Float]:
+        """Return each class's score, [B, C], from those of the weights' columns."""
+        scores = target_scores(scores, self.owners)
         if len(self.rows) == self.classes and np.array_equal(self.rows, np.arange(self.classes)):
             return np.ascontiguousarray(scores)
-        found: NDArray[np.float32] = best_of_class(scores, self.rows, self.classes)
-        return found
+        return best_of_class(scores, self.rows, self.classes)
 
     def linear(self) -> NDArray[np.float32] | None:
         """Return the same root as float32 [M, C], 0 for classes without a column; None where a class has
-        several."""
-        if len(self.known) < len(self.rows):
+        several, or owners have their own."""
+        if self.owners is not None or len(self.known) < len(self.rows):
             return None
         found = np.zeros((len(self.weights), self.classes), dtype=np.float32)
         found[:, self.rows] = self.weights
@@ -84,7 +109,7 @@ class ClassColumns:
     def right(self, q: NDArray[np.number], labels: Integers) -> NDArray[np.bool_]:
         """Return which rows of q [N, M] are, of the classes with columns, classified as labels int64 [N] say,
         bool [N]."""
-        best = (q.astype(np.float32, copy=False) @ self.weights).argmax(axis=1)
+        best = target_scores(q.astype(np.float32, copy=False) @ self.weights, self.owners).argmax(axis=1)
         found: NDArray[np.bool_] = self.rows[best] == labels
         return found
 
@@ -112,4 +137,16 @@ def best_of_class(scores: NDArray[_Float], rows: Integers, classes: int) -> NDAr
     known, starts = np.unique(rows[order], return_index=True)
     found = np.zeros((len(scores), classes), dtype=scores.dtype)
     found[:, known] = np.maximum.reduceat(scores[:, order], starts, axis=1)
+    return found
+
+
+def target_scores(scores: NDArray[_Float], owners: Integers | None) -> NDArray[_Float]:
+    """Return each target's score [B, K] of its one column's [B, K], or, with owners int64 [K], of its two
+    columns' [B, 2K]: between the owners, and within its own."""
+    if owners is None:
+        return scores
+    between, within = np.split(scores, 2, axis=1)
+    count = int(owners.max()) + 1
+    lift = best_of_class(between, owners, count) - best_of_class(within, owners, count)
+    found: NDArray[_Float] = within + lift[:, owners]
     return found

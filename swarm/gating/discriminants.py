@@ -4,10 +4,11 @@ Least squares on one-hot targets lets a class of many samples drown one of few: 
 classes' probabilities among all samples, so that of a class with 15 of 25,000 samples is next to nothing
 wherever it lies, and falls further as others grow. Discriminants of Gaussian classes with one covariance
 judge by the distance to the class's mean instead, however many samples made it. They need the same sums: the
-scatter within the classes is F'F less what the classes' means explain. Each owner's scatter counts by how
-well its samples know a covariance of M features, not by how many they are: else one owner's classes would go
-on falling as others grow. Source: Fisher 1936; streaming and with shrinkage, SLDA (Hayes & Kanan 2020); from
-random features, RanPAC (McDonnell et al. 2023).
+scatter within the classes is F'F less what the classes' means explain.
+
+Each owner's scatter counts by how well its samples know a covariance of M features, not by how many they are:
+else one owner's classes would go on falling as others grow. Source: Fisher 1936; streaming and with
+shrinkage, SLDA (Hayes & Kanan 2020); from random features, RanPAC (McDonnell et al. 2023).
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.class_columns import best_of_class
 from swarm.gating.ridge import UNBALANCED, OwnerSums, weight_by_owner
 from swarm.gating.sums import constant_of
 
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 def are_unbalanced(samples: Doubles) -> bool:
@@ -29,7 +30,7 @@ def are_unbalanced(samples: Doubles) -> bool:
     return bool(samples.max() > UNBALANCED * np.quantile(samples, 0.5, method="lower"))
 
 
-def class_samples(columns: Doubles, fixed_point: float) -> Doubles:
+def class_samples(columns: NDArray[np.integer] | Doubles, fixed_point: float) -> Doubles:
     """Return how many samples made each class's column, float64 [C]: what its constant feature counts."""
     samples: Doubles = columns[-1] / constant_of(fixed_point)
     return samples
@@ -54,66 +55,51 @@ def discriminants(
     total: Doubles,
     scattered: Doubles,
     columns: Doubles,
-    classes: NDArray[np.int64],
+    classes: Integers,
     ridges: Sequence[float],
     fixed_point: float,
-    like: Doubles,
 ) -> Doubles | None:
-    """Return D for each ridge, float64 [R, M, T]: a class's score is the largest of its targets' q @ D.
+    """Return D for each ridge, float64 [R, M, T]: q @ D are the targets' log-likelihoods, up to a constant.
 
-    A target is a class in a region, classes int64 [T] below C: a class that two domains share under one name
-    has a mean in each. columns [M, T] are the targets' sums of features, at least one sample each; the last
-    feature is constant. total [M, M] is F'F and scattered [M, T] the targets' sums, both as `scatter_weights`
-    weigh owners. The means m are those of `pulled_means`; S is the sum of (q - m_t)(q - m_t)' within the
-    targets. With a ridge in units of the features' sums, d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. They are
-    scaled to spread as the columns `like` [R, M, C] do over the targets' means, so that temperatures mean the
-    same for both, and add up to 0 over the targets. None where the sums are too coarse for S to be positive
-    definite, or nothing tells the classes apart.
+    A target is a class in a region, classes int64 [T] are theirs: a class that two domains share under one
+    name has a mean in each. columns [M, T] are the targets' sums of features, at least one sample each; the
+    last feature is constant. total [M, M] is F'F and scattered [M, T] the targets' sums, both as
+    `scatter_weights` weigh owners. The means m are those of `pulled_means`; S is the sum of
+    (q - m_t)(q - m_t)' within the targets over their samples. With a ridge in units of the features' sums,
+    d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. D adds up to 0 over the targets. None where the sums are too
+    coarse for S to be positive definite.
     """
     shape = (len(columns), len(classes))
     if not columns.shape == scattered.shape == shape or total.shape != (shape[0], shape[0]):
         raise ShapeMismatchError(
             "class columns", found=str(list(columns.shape)), expected=f"{[len(total), len(classes)]}"
         )
-    if like.shape[:2] != (len(ridges), shape[0]) or int(classes.max()) >= like.shape[2]:
-        raise ShapeMismatchError(
-            "columns to spread like", found=str(list(like.shape)), expected=f"{[len(ridges), shape[0], 'C']}"
-        )
     samples = class_samples(columns, fixed_point)
     if samples.min() <= 0:
         raise InvalidInputError("class columns", found="a class without samples", expected="at least one")
     varying = slice(0, shape[0] - 1)  # the constant tells no class from another
     sums = total[varying, varying], scattered[varying], class_samples(scattered, fixed_point)
-    means, known = columns / samples, np.unique(classes)
-    if len(known) < len(classes):  # else nothing is pulled, and no factor is needed for that
+    means = (columns / samples)[varying]
+    if len(np.unique(classes)) < len(classes):  # else nothing is pulled, and no factor is needed for that
         least = min(ridges) * fixed_point**2
-        found_means = pulled_means(
-            means[varying], samples, classes, _ridged(_scatter(*sums, means[varying]), least)
-        )
-        if found_means is None:
+        pulled = pulled_means(means, samples, classes, _ridged(_scatter(*sums, means), least))
+        if pulled is None:
             return None
-        means[varying] = found_means
-    pulled, within = means[varying], _scatter(*sums, means[varying])
+        means = pulled
+    within = _scatter(*sums, means)
     found = np.zeros((len(ridges), *shape))
     for row, ridge in enumerate(ridges):
         factor = _factor(_ridged(within, ridge * fixed_point**2))
         if factor is None:
             return None
-        slopes = cho_solve(factor, pulled, check_finite=False)
+        slopes = sums[2].sum() * cho_solve(factor, means, check_finite=False)
         found[row, varying] = slopes
-        found[row, -1] = -0.5 * (pulled * slopes).sum(axis=0) / constant_of(fixed_point)
+        found[row, -1] = -0.5 * (means * slopes).sum(axis=0) / constant_of(fixed_point)
         found[row] -= found[row].mean(axis=1, keepdims=True)
-        reach = _spread(means.T @ found[row], samples, classes, classes)
-        if not reach > 0:
-            return None
-        wanted = _spread(means.T @ like[row][:, known], samples, classes, known)
-        found[row] *= max(wanted, 0.0) / reach
     return found if np.isfinite(found).all() and found.any() else None
 
 
-def pulled_means(
-    means: Doubles, samples: Doubles, classes: NDArray[np.int64], scatter: Doubles
-) -> Doubles | None:
+def pulled_means(means: Doubles, samples: Doubles, classes: Integers, scatter: Doubles) -> Doubles | None:
     """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart.
 
     With m the target's mean of n samples, g its class's of N, and d2 the squared distance between them under
@@ -137,6 +123,19 @@ def pulled_means(
     return pulled
 
 
+def scatter_about(total: Doubles, columns: Doubles, fixed_point: float) -> Doubles:
+    """Return S without the constant, [M - 1, M - 1]: the sum of (q - m)(q - m)' about the targets' own means,
+    from F'F [M, M] and the targets' sums [M, T]."""
+    samples, varying = class_samples(columns, fixed_point), slice(0, len(total) - 1)
+    means = (columns / samples)[varying]
+    return _scatter(total[varying, varying], columns[varying], samples, means)
+
+
+def is_definite(scatter: Doubles, added: float) -> bool:
+    """Return whether a symmetric matrix is positive definite with `added` on its diagonal."""
+    return _factor(_ridged(scatter, added)) is not None
+
+
 def _scatter(total: Doubles, columns: Doubles, samples: Doubles, means: Doubles) -> Doubles:
     """Return the sum of (q - m)(q - m)' over samples whose targets have these sums and means, [D, D]."""
     explained = columns @ means.T
@@ -157,14 +156,3 @@ def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:
     except np.linalg.LinAlgError:
         return None
     return found
-
-
-def _spread(
-    scores: Doubles, samples: Doubles, classes: NDArray[np.int64], of_columns: NDArray[np.int64]
-) -> float:
-    """Return by how much a target's class exceeds the mean of all classes at the target's mean, averaged over
-    samples. scores [T, K], of_columns int64 [K]: whose they are."""
-    by_class = best_of_class(scores, of_columns, int(classes.max()) + 1)
-    known = np.unique(of_columns)
-    own = by_class[np.arange(len(classes)), classes] - by_class[:, known].mean(axis=1)
-    return float(own @ samples / samples.sum())

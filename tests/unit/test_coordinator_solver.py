@@ -92,6 +92,7 @@ def arrays_in(found: Solution) -> Arrays:
         "roots": found.roots,
         "scales": found.scales,
         "class_targets": found.class_targets,
+        "class_owners": found.class_owners,
     }
     return found.prototypes | {name: array for name, array in named.items() if array is not None}
 
@@ -143,6 +144,9 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
     assert here.class_targets is not None and here.class_targets.tolist() == [0, 0, 1, 1]  # a region each
     assert np.array_equal(candidate.arrays(300.0)["class_targets"], here.class_targets)
     assert np.array_equal(candidate.roots()["class_targets"], here.class_targets)
+    assert here.class_owners is not None and here.class_owners.tolist() == [0, 1, 0, 1]
+    assert here.roots.shape[2] == 8  # between the owners, and within them
+    assert np.array_equal(served["class_owners"], tried["class_owners"])
 
 
 async def test_classes_of_similar_sizes_are_scored_by_the_leaves_columns(store: Store) -> None:
