@@ -26,10 +26,13 @@ from swarm.domain.specification import Specification
 from swarm.gating.analytic_gate import (
     BRANCH_WEIGHTS,
     CLASS_OWNERS,
+    CLASS_REGIONS,
     CLASS_TARGETS,
     CLASS_WEIGHTS,
+    NODE_WEIGHTS,
     WEIGHTS,
     Placed,
+    node_classes,
     scales_of,
 )
 from swarm.gating.branches import splits_of
@@ -68,13 +71,30 @@ class Candidate:
         if self.solution is None:
             return {}
         arrays = dict(self.solution.prototypes)
-        if self.solution.weights is not None:
-            arrays[WEIGHTS] = np.array(self.solution.weights[self.ridges.index(ridge)])
+        if self.solution.weights is None:
+            return arrays
+        row = self.ridges.index(ridge)
+        if self.solution.class_targets is not None:  # what scores leaves need not tell their classes apart
+            arrays[NODE_WEIGHTS] = self._node_weights(row)
+            arrays[CLASS_REGIONS] = np.array(self.solution.class_regions)
+            return arrays | self._class_columns(CLASS_WEIGHTS, row) | self._classes()
+        arrays[WEIGHTS] = np.array(self.solution.weights[row])
         if self.solution.branch_weights is not None:
-            arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
-        if self.solution.class_targets is not None:
-            arrays |= self._class_columns(CLASS_WEIGHTS, self.ridges.index(ridge))
-        return arrays | self._classes()
+            arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[row])
+        return arrays
+
+    def _node_weights(self, row: int) -> NDArray[np.float32]:
+        """Return the sum over the classes of each leaf with columns, then of each branch, float32 [M, N]."""
+        solution, tree = self.solution, Placed.of(self.leaves, self.group.branches).tree
+        assert solution is not None and solution.weights is not None
+        parts = [solution.weights[row]]
+        if solution.branch_weights is not None:
+            parts.append(solution.branch_weights[row])
+        widths = [len(node_classes(tree, self.leaves, node)) for node in range(tree.nodes)]
+        whole = np.concatenate(parts, axis=1, dtype=np.float64)
+        ends = np.cumsum([width for width in widths if width])
+        sums = [part.sum(axis=1) for part in np.split(whole, ends[:-1], axis=1)]
+        return np.stack(sums, axis=1).astype(np.float32)
 
     def roots(self) -> dict[str, NDArray[np.generic]]:
         """Return the class columns of each ridge, `root.<i>` float16 [M, C] with their scales float32 [C],
@@ -192,7 +212,14 @@ def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement,
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
     arrays: Arrays = candidate.arrays(says.ridge)
     if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        unread = (WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS, scales_of(CLASS_WEIGHTS))
+        unread = (
+            WEIGHTS,
+            BRANCH_WEIGHTS,
+            NODE_WEIGHTS,
+            CLASS_WEIGHTS,
+            scales_of(CLASS_WEIGHTS),
+            CLASS_REGIONS,
+        )
         arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(

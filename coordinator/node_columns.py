@@ -30,12 +30,14 @@ class Solved:
     """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
     likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class.
 
-    `by_class` scores the classes instead where these differ much in their samples; None elsewhere."""
+    `by_class` scores the classes instead where these differ much in their samples, `class_regions` int64 [K]
+    are the places of its targets among the tree's regions; None elsewhere."""
 
     weights: NDArray[np.float32]
     branch_weights: NDArray[np.float32] | None
     roots: Doubles
     by_class: ByClass | None = None
+    class_regions: Integers | None = None
 
 
 def solve_nodes(
@@ -90,6 +92,7 @@ def solve_nodes(
         else None,
         roots=roots,
         by_class=by_class,
+        class_regions=None if by_class is None else _regions(nodes, tree, solved_nodes)[by_class.places],
     )
 
 
@@ -116,6 +119,12 @@ def _by_class_of(
     if not are_unbalanced(of_class[of_class > 0]):
         return None
     return solve_by_class(owners, columns, classes, owner_of, ridges, fixed_point, roots)
+
+
+def _regions(nodes: "_Nodes", tree: Tree, solved: Sequence[int]) -> Integers:
+    """Return the place among the tree's regions of each target of these, int64 [T]."""
+    place_of = {node: place for place, node in enumerate(tree.regions)}
+    return np.array([place_of[node] for node in solved for _ in nodes.classes(node)], dtype=np.int64)
 
 
 class _Nodes:

@@ -86,6 +86,7 @@ def solve_group(
         branch_weights=solved.branch_weights,
         class_targets=None if by_class is None else by_class.targets,
         class_owners=None if by_class is None else by_class.owners,
+        class_regions=solved.class_regions,
     )
 
 

@@ -109,8 +109,8 @@ class Solution:
     [R, M, T], `branch_weights` float32 [R, M, Tb] and the class columns `roots` float16 [R, M, C] times
     `scales` float32 [R, C] are mapped from a file; None where no leaf, or no branch, has columns. Where the
     classes are unbalanced, the gate scores classes by these: `class_targets` int64 [K] are then those that
-    the roots [R, M, K] are of, and with `class_owners` int64 [K] the roots are [R, M, 2K] (`ByClass`). Else
-    both are None. Weights take features in fixed point.
+    the roots [R, M, K] are of, `class_regions` int64 [K] the places of their regions, and with `class_owners`
+    int64 [K] the roots are [R, M, 2K] (`ByClass`). Else these are None. Weights take features in fixed point.
     """
 
     prototypes: Arrays
@@ -120,6 +120,7 @@ class Solution:
     branch_weights: NDArray[np.float32] | None = None
     class_targets: NDArray[np.int64] | None = None
     class_owners: NDArray[np.int64] | None = None
+    class_regions: NDArray[np.int64] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
@@ -136,6 +137,8 @@ class Solution:
             np.save(folder / f"class_targets.{number}.npy", self.class_targets)
         if self.class_owners is not None:
             np.save(folder / f"class_owners.{number}.npy", self.class_owners)
+        if self.class_regions is not None:
+            np.save(folder / f"class_regions.{number}.npy", self.class_regions)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -155,6 +158,7 @@ class Solution:
             scales=mapped("scales"),
             class_targets=mapped("class_targets"),
             class_owners=mapped("class_owners"),
+            class_regions=mapped("class_regions"),
         )
 
 

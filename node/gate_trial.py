@@ -19,12 +19,15 @@ from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import (
     BRANCH_WEIGHTS,
     CLASS_OWNERS,
+    CLASS_REGIONS,
     CLASS_TARGETS,
     CLASS_WEIGHTS,
+    NODE_WEIGHTS,
     WEIGHTS,
     AnalyticGate,
     Placed,
     class_columns_in,
+    has_scores,
     scales_of,
 )
 from swarm.gating.branches import SPLIT, splits_of
@@ -101,7 +104,7 @@ class TrialGate:
                     expected=f"{trunk.sum_size} features",
                 )
         analytic = None
-        if WEIGHTS in arrays:
+        if has_scores(arrays):
             analytic = AnalyticGate.from_statement_arrays(
                 arrays, leaves, names, trunk.fixed_point, trunk.has_constant, placed
             )
@@ -166,11 +169,14 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
-            names[option.weights] = None
-            beside = [CLASS_WEIGHTS] if option.weights == WEIGHTS else [option.weights]
-            beside += [*map(scales_of, beside), CLASS_TARGETS, CLASS_OWNERS]
+            by_node = option.weights == WEIGHTS and NODE_WEIGHTS in there
+            names[NODE_WEIGHTS if by_node else option.weights] = None
+            beside = [CLASS_WEIGHTS, CLASS_REGIONS] if option.weights == WEIGHTS else [option.weights]
+            beside += [scales_of(beside[0]), CLASS_TARGETS, CLASS_OWNERS]
             names |= dict.fromkeys(name for name in beside if name in there)
-            if branches and option.weights == WEIGHTS:
+            if branches and by_node:
+                names |= dict.fromkeys(splits)
+            elif branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":
             nodes = node_names(len(statement.leaves), len(branches))

@@ -23,11 +23,23 @@ from swarm.gating.tree import Place, Tree, softmax_shares
 WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_weights"
 """The names of W among a gate statement's arrays: the columns of leaves, those of branches, and those by
 which classes are scored where that is not the sum of the leaves' columns."""
+NODE_WEIGHTS = "node_weights"
+"""The name of the columns by which leaves and branches are scored where classes have columns of their own:
+the sums of W's over classes."""
 CLASS_TARGETS = "class_targets"
 """The name of the rows that say which class each of the class weights is for."""
 CLASS_OWNERS = "class_owners"
 """The name of the rows that say whose class that is, where the columns come twice (`ClassColumns`)."""
-ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, f"{CLASS_WEIGHTS}.scales", CLASS_TARGETS, CLASS_OWNERS)
+CLASS_REGIONS = "class_regions"
+"""The name of the rows that say in which of the tree's regions it is that owner's."""
+ROOT_ARRAYS = (
+    WEIGHTS,
+    NODE_WEIGHTS,
+    CLASS_WEIGHTS,
+    f"{CLASS_WEIGHTS}.scales",
+    CLASS_TARGETS,
+    CLASS_OWNERS,
+)
 """The arrays by which the root answers, as far as a gate has them."""
 
 
@@ -54,7 +66,8 @@ class AnalyticGate:
     leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets. With
     `branches` the targets are those of regions, and leaf_rows places in the tree's regions: what was a leaf's
     target is the branch's, to the bit. `by_class` scores classes (`discriminants`); None: the sum over the
-    leaves does.
+    leaves does. With it a target may be a region's whole, the sum over its classes: class_rows is then empty,
+    and `class_regions` int64 [K] says in which region each of by_class's targets is.
     """
 
     weights: Floats
@@ -66,6 +79,7 @@ class AnalyticGate:
     has_constant: bool
     branches: ScoredBranches | None = None
     by_class: ClassColumns | None = None
+    class_regions: NDArray[np.int64] | None = None
     has_columns: NDArray[np.bool_] = field(init=False)
     """Which leaves can be chosen by scores, bool [L]."""
     _reached: NDArray[np.bool_] = field(init=False, repr=False)
@@ -73,7 +87,8 @@ class AnalyticGate:
     def __post_init__(self) -> None:
         constant_of(self.fixed_point)
         targets = self.weights.shape[1] if self.weights.ndim == 2 else 0
-        if targets < 1 or self.leaf_rows.shape != (targets,) or self.class_rows.shape != (targets,):
+        classed = (targets,) if self.by_class is None or len(self.class_rows) else (0,)
+        if targets < 1 or self.leaf_rows.shape != (targets,) or self.class_rows.shape != classed:
             raise ShapeMismatchError(
                 "gate weights",
                 found=f"{list(self.weights.shape)}",
@@ -89,11 +104,20 @@ class AnalyticGate:
                 found=f"{len(self.by_class.weights)} features, {self.by_class.classes} classes",
                 expected=f"{len(self.weights)} features, {self.classes} classes",
             )
+        if self.class_regions is not None and (
+            self.by_class is None or self.class_regions.shape != self.by_class.rows.shape
+        ):
+            raise ShapeMismatchError(
+                f"gate {CLASS_REGIONS}",
+                found=str(list(self.class_regions.shape)),
+                expected=f"one for each of {CLASS_TARGETS}",
+            )
         for subject, rows, limit in (
             ("leaf rows", self.leaf_rows, len(self.tree.regions)),
             ("class rows", self.class_rows, self.classes),
+            ("class regions", self.class_regions, len(self.tree.regions)),
         ):
-            if not 0 <= int(rows.min()) <= int(rows.max()) < limit:
+            if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < limit:
                 raise InvalidInputError(
                     f"gate {subject}", found="a row out of range", expected=f"0..{limit - 1}"
                 )
@@ -113,15 +137,20 @@ class AnalyticGate:
         placed: "Placed | None" = None,
     ) -> "AnalyticGate":
         """Return the gate of a statement's `weights` [M, T]: leaves in their order, their classes in theirs.
+        Without them, of its `node_weights` [M, N]: leaves with columns, then branches with columns.
 
         `placed`: its branches; None: it has none, or they do not matter (class scores are the sum over all
         leaves). Raises ShapeMismatchError where an array is missing or misshapen, InvalidInputError for a
         class of a leaf that class_names lack.
         """
-        if WEIGHTS not in arrays:
+        if not has_scores(arrays):
             raise ShapeMismatchError("gate arrays", found="no weights", expected="weights float32 [M, T]")
-        weights = np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32)
         leaf_rows, class_rows = target_rows(leaves, class_names)
+        if is_by_node := WEIGHTS not in arrays:
+            leaf_rows, class_rows = np.unique(leaf_rows), class_rows[:0]
+            weights = _weights_of_leaves(arrays, len(leaf_rows), leaves, placed)
+        else:
+            weights = np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32)
         inner = None
         if placed is not None and placed.tree.children:
             nodes = _node_columns(arrays, weights, leaf_rows, leaves, placed)
@@ -142,7 +171,7 @@ class AnalyticGate:
             names = [name for node in placed.tree.regions for name in node_classes(placed.tree, leaves, node)]
             weights = np.ascontiguousarray(np.concatenate(tops, axis=1))
             leaf_rows = np.repeat(np.arange(len(tops)), [top.shape[1] for top in tops]).astype(np.int64)
-            class_rows = _class_rows(names, class_names)
+            class_rows = class_rows if is_by_node else _class_rows(names, class_names)
         return cls(
             weights=weights,
             leaf_rows=leaf_rows,
@@ -155,6 +184,7 @@ class AnalyticGate:
             by_class=class_columns_in(arrays, CLASS_WEIGHTS, len(class_names))
             if CLASS_WEIGHTS in arrays
             else None,
+            class_regions=_regions_in(arrays) if placed is not None else None,
         )
 
     @property
@@ -235,8 +265,16 @@ class AnalyticGate:
         """Return how much of each row's score for one class comes from each region, float32 [B, R].
 
         scores [B, T], answered int64 [B] are classes. What speaks against the class counts for nothing; rows
-        sum to 1, or are 0 where nothing speaks for it.
+        sum to 1, or are 0 where nothing speaks for it. Where the best of several targets is a class's score,
+        all of it is from that one's region.
         """
+        if self.by_class is not None and self.class_regions is not None:
+            beside = scores[:, -self.by_class.weights.shape[1] :]
+            best = self.by_class.best_target(beside, np.asarray(answered))
+            rows = np.flatnonzero(best >= 0)
+            found = np.zeros((len(scores), len(self.tree.regions)), dtype=np.float32)
+            found[rows, self.class_regions[best[rows]]] = 1
+            return found
         own = self.class_rows[None, :] == np.asarray(answered)[:, None]
         speaking = np.where(own, np.maximum(self._of_targets(scores), 0), 0)
         found = _summed(speaking, self.leaf_rows, len(self.tree.regions))
@@ -278,8 +316,11 @@ def _node_columns(
     leaves: Sequence[LeafColumns],
     placed: Placed,
 ) -> list[Floats]:
-    """Return each node's columns of W, float32 [M, classes]."""
+    """Return each node's columns of W, float32 [M, classes], or of their sum, [M, 1]."""
     tree = placed.tree
+    if WEIGHTS not in arrays:
+        there = [len(node_classes(tree, leaves, node)) > 0 for node in range(tree.nodes)]
+        return np.split(arrays[NODE_WEIGHTS].astype(np.float32, copy=False), np.cumsum(there)[:-1], axis=1)
     widths = [len(node_classes(tree, leaves, node)) for node in range(tree.leaves, tree.nodes)]
     shape = (len(weights), sum(widths))
     if BRANCH_WEIGHTS not in arrays or arrays[BRANCH_WEIGHTS].shape != shape:
@@ -301,6 +342,45 @@ def _node_columns(
         *(weights[:, leaf_rows == leaf] for leaf in range(tree.leaves)),
         *np.split(of_branches, cuts, axis=1),
     ]
+
+
+def has_scores(arrays: Mapping[str, object]) -> bool:
+    """Return whether these are arrays of a gate of kind `analytic`."""
+    return WEIGHTS in arrays or NODE_WEIGHTS in arrays
+
+
+def _weights_of_leaves(
+    arrays: Mapping[str, NDArray[np.generic]],
+    columns: int,
+    leaves: Sequence[LeafColumns],
+    placed: Placed | None,
+) -> Floats:
+    """Return the columns of the leaves that have some, float32 [M, columns], of `node_weights`."""
+    weights = np.ascontiguousarray(arrays[NODE_WEIGHTS], dtype=np.float32)
+    wide = weights.shape[1] if weights.ndim == 2 else -1
+    branches = wide - columns
+    if placed is not None:
+        inner = range(placed.tree.leaves, placed.tree.nodes)
+        branches = sum(bool(node_classes(placed.tree, leaves, node)) for node in inner)
+    if CLASS_WEIGHTS not in arrays or wide != columns + branches or branches < 0:
+        raise ShapeMismatchError(
+            f"gate {NODE_WEIGHTS}",
+            found=f"{list(weights.shape)}" + ("" if CLASS_WEIGHTS in arrays else f" without {CLASS_WEIGHTS}"),
+            expected=f"[M, {columns + max(branches, 0)}] beside {CLASS_WEIGHTS}",
+        )
+    if not np.isfinite(weights).all():
+        raise InvalidInputError(f"gate {NODE_WEIGHTS}", found="a value that is not finite")
+    return weights[:, :columns]
+
+
+def _regions_in(arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64] | None:
+    if CLASS_WEIGHTS not in arrays or (found := arrays.get(CLASS_REGIONS)) is None:
+        return None
+    if found.dtype != np.int64 or found.ndim != 1:
+        raise ShapeMismatchError(
+            f"gate {CLASS_REGIONS}", found=f"{found.dtype} {list(found.shape)}", expected="int64 [K]"
+        )
+    return np.ascontiguousarray(found)
 
 
 def scales_of(name: str) -> str:

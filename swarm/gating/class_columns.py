@@ -97,6 +97,16 @@ class ClassColumns:
             return np.ascontiguousarray(scores)
         return best_of_class(scores, self.rows, self.classes)
 
+    def best_target(self, scores: NDArray[_Float], answered: Integers) -> Integers:
+        """Return which target gives each row its score for one class, int64 [B]; -1 where it has none.
+
+        scores are those of the weights' columns, answered int64 [B] classes.
+        """
+        own = self.rows[None, :] == answered[:, None]
+        found: Integers = np.where(own, target_scores(scores, self.owners), -np.inf).argmax(axis=1)
+        found[~own.any(axis=1)] = -1
+        return found
+
     def linear(self) -> NDArray[np.float32] | None:
         """Return the same root as float32 [M, C], 0 for classes without a column; None where a class has
         several, or owners have their own."""

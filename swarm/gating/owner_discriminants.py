@@ -27,10 +27,10 @@ from swarm.gating.sums import constant_of
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-PRIOR = 5.0
+PRIOR = 10.0
 """By how much a class of e times the samples is likelier beforehand, between owners, as a log-likelihood.
-Features lie further from their means than Gaussian ones, so that 1, of exact likelihoods, leaves classes of a
-dozen samples too much of what is others' (ADR 14)."""
+Features lie further from their means than Gaussian ones: with 1, of exact likelihoods, classes of a dozen
+samples take from others what is odd there, and the more the more there is of it (ADR 14)."""
 _ROUNDING = 0.01
 """Of the least ridge: sums of fewer samples than features are singular but for rounding."""
 
@@ -38,10 +38,12 @@ _ROUNDING = 0.01
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ByClass:
     """Discriminants for the classes `targets` int64 [K], ascending: `weights` float64 [R, M, K], or, with
-    `owners` int64 [K], those between the owners and those within them, [R, M, 2K] (`ClassColumns`)."""
+    `owners` int64 [K], those between the owners and those within them, [R, M, 2K] (`ClassColumns`). `places`
+    int64 [K] say which of the targets asked for each of them is."""
 
     weights: Doubles
     targets: Integers
+    places: Integers
     owners: Integers | None
 
 
@@ -73,7 +75,7 @@ def solve_by_class(
     there, places = np.unique(owner_of, return_inverse=True)
     if len(there) == 1:
         found = _likened(between, counted, classes, None, fixed_point, like)
-        return None if found is None else ByClass(weights=found, targets=classes, owners=None)
+        return None if found is None else ByClass(weights=found, targets=classes, places=order, owners=None)
     within = between.copy()
     for place, owner in enumerate(there):
         rows = np.flatnonzero(places == place)
@@ -82,7 +84,7 @@ def solve_by_class(
             within[:, :, rows] = own
     between[:, -1] += PRIOR * np.log(class_samples(counted, fixed_point)) / constant_of(fixed_point)
     found = _likened(np.concatenate([between, within], axis=2), counted, classes, places, fixed_point, like)
-    return None if found is None else ByClass(weights=found, targets=classes, owners=places)
+    return None if found is None else ByClass(weights=found, targets=classes, places=order, owners=places)
 
 
 def _own_discriminants(
