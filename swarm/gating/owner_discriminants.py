@@ -55,6 +55,8 @@ def solve_by_class(
     ridges: Sequence[float],
     fixed_point: float,
     like: Doubles,
+    *,
+    prior: float = PRIOR,
 ) -> ByClass | None:
     """Return the discriminants of owners' classes for each ridge, spread as the columns like [R, M, C] are.
 
@@ -82,7 +84,7 @@ def solve_by_class(
         own = _own_discriminants(owners[owner], columns[:, rows], classes[rows], ridges, fixed_point)
         if own is not None:
             within[:, :, rows] = own
-    between[:, -1] += PRIOR * np.log(class_samples(counted, fixed_point)) / constant_of(fixed_point)
+    between[:, -1] += prior * np.log(class_samples(counted, fixed_point)) / constant_of(fixed_point)
     found = _likened(np.concatenate([between, within], axis=2), counted, classes, places, fixed_point, like)
     return None if found is None else ByClass(weights=found, targets=classes, places=order, owners=places)
 
