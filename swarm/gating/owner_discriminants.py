@@ -29,8 +29,8 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 PRIOR = 10.0
 """By how much a class of e times the samples is likelier beforehand, between owners, as a log-likelihood.
-Features lie further from their means than Gaussian ones: with 1, of exact likelihoods, classes of a dozen
-samples take from others what is odd there, and the more the more there is of it (ADR 14)."""
+Features lie further from their means than Gaussian ones: with as little as exact likelihoods have, 1, classes
+of a dozen samples take from others what is odd there, and more of it as those become more (ADR 16)."""
 _ROUNDING = 0.01
 """Of the least ridge: sums of fewer samples than features are singular but for rounding."""
 
