@@ -78,6 +78,7 @@ bench-absent: $(STAMP) ## who should answer for an absent owner, into benchmarks
 
 bench-unbalanced: $(STAMP) ## which root where classes differ much in their samples, into benchmarks/results (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.unbalanced_classes $(ARGS)
+	$(BIN)/python -m benchmarks.unbalanced_classes.one_domain $(ARGS)
 
 bench-root-day: $(STAMP) ## the root of a never-ending day from its sums alone, into benchmarks/results (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.unbalanced_classes.over_a_day $(ARGS)

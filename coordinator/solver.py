@@ -141,7 +141,7 @@ def _make_root(job: RootJob, folder: Path) -> None:
     net, modules, data = made
     for each in data.values():
         blobs.put(each)
-    flops = forward_flops(ridge_root_net(net, job.trunk.factory), job.input_shape)
+    flops = forward_flops(ridge_root_net(net, net.factory.partition(":")[2]), job.input_shape)
     write_record(folder / ROOT_FILE, RootNet(net=net, modules=modules, inference_flops=flops))
 
 

@@ -4,7 +4,8 @@ The never-ending day (`benchmarks.soak_growth`) without its processes: after so 
 root of the sums of all that its owners were fed with. Accuracy is on 4000 training images of each domain that
 the day feeds to nobody (characters: its test images), so that what is chosen by these figures is not chosen
 by the day's. One covariance for all owners is what one gets without each owner's own; with each owner's own,
-`PRIOR` is tried too. `forgotten` is what a domain lost since it was fed last, in points.
+`common` and `handicap` of `solve_by_class` are tried. `forgotten` is what a domain lost since it was fed
+last, in points.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_colum
 
 NAME, TRUNK, SCALE = "root-over-a-day", "randconv-sqrt:200", 1 / 255
 LENGTH, LOOKS = 200, (80, 100, 120, 130, 160, 180, 200)
-RIDGE, PRIORS, HELD_BACK = 100.0, (0.0, 5.0, 10.0, 20.0), 4000
+RIDGE, HELD_BACK = 100.0, 4000
+TRIED = ((0.0, 0.0), (0.25, 1.0), (0.5, 0.0), (0.5, 1.0), (1.0, 1.0))
+"""`common` and `handicap`."""
 ONE_COVARIANCE = "one covariance"
 Doubles = NDArray[np.float64]
 Features = NDArray[np.int16]
@@ -99,16 +102,23 @@ def roots_after(day: Day, look: int) -> tuple[dict[str, ClassColumns], list[str]
     np.add.at(like[0].T, classes, solve(owners, (RIDGE,), day.fixed_point)[0].T)
     columns = np.concatenate([each.columns for each in owners], axis=1)
     found = {}
-    for prior in PRIORS:
+    for common, handicap in TRIED:
         solved = solve_by_class(
-            owners, columns, classes, np.array(owner_of), (RIDGE,), day.fixed_point, like, prior=prior
+            owners,
+            columns,
+            classes,
+            np.array(owner_of),
+            (RIDGE,),
+            day.fixed_point,
+            like,
+            common=common,
+            handicap=handicap,
         )
         assert solved is not None, "exact sums are positive definite"
-        found[f"each owner's, prior {prior:g}"] = _root(solved, len(class_names))
-        if prior == 0:
+        found[f"each owner's, common {common:g}, handicap {handicap:g}"] = _root(solved, len(class_names))
+        if ONE_COVARIANCE not in found and not handicap:
             between = solved.weights[:, :, : len(solved.targets)]
-            common = replace(solved, weights=between, owners=None)
-            found[ONE_COVARIANCE] = _root(common, len(class_names))
+            found[ONE_COVARIANCE] = _root(replace(solved, weights=between, owners=None), len(class_names))
     return found, [str(name) for name in class_names]
 
 

@@ -92,8 +92,8 @@ class _OwnersHead(_BestHead):
         between, within = _Head.forward(self, features).chunk(2, dim=1)
         count = within.shape[1]
         owners = self.owners.clamp(0, count - 1)
-        lift = _best(between, owners, count) - _best(within, owners, count)
-        return _best(within + lift[:, owners], self.rows, self.classes)
+        behind = within - _best(within, owners, count)[:, owners]
+        return _best(behind + _best(between, owners, count)[:, owners], self.rows, self.classes)
 
     owners: torch.Tensor
 

@@ -184,7 +184,7 @@ class AnalyticGate:
             by_class=class_columns_in(arrays, CLASS_WEIGHTS, len(class_names))
             if CLASS_WEIGHTS in arrays
             else None,
-            class_regions=_regions_in(arrays) if placed is not None else None,
+            class_regions=_regions_in(arrays, needed=is_by_node) if placed is not None else None,
         )
 
     @property
@@ -214,7 +214,7 @@ class AnalyticGate:
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
         """Return the scores of all targets, float32 [B, T], after them what branches score, [B, T + S], and
-        after those what columns for classes score, [B, T + S + K].
+        after those what columns for classes score, [B, T + S + K] or [B, T + S + 2K].
 
         features float32 [B, D] of the gate's trunk. Raises ShapeMismatchError if D differs,
         InvalidInputError where features are not finite.
@@ -373,8 +373,10 @@ def _weights_of_leaves(
     return weights[:, :columns]
 
 
-def _regions_in(arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.int64] | None:
+def _regions_in(arrays: Mapping[str, NDArray[np.generic]], needed: bool) -> NDArray[np.int64] | None:
     if CLASS_WEIGHTS not in arrays or (found := arrays.get(CLASS_REGIONS)) is None:
+        if needed:
+            raise ShapeMismatchError(f"gate {CLASS_REGIONS}", found="none", expected="int64 [K]")
         return None
     if found.dtype != np.int64 or found.ndim != 1:
         raise ShapeMismatchError(

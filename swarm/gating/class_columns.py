@@ -157,6 +157,6 @@ def target_scores(scores: NDArray[_Float], owners: Integers | None) -> NDArray[_
         return scores
     between, within = np.split(scores, 2, axis=1)
     count = int(owners.max()) + 1
-    lift = best_of_class(between, owners, count) - best_of_class(within, owners, count)
-    found: NDArray[_Float] = within + lift[:, owners]
+    behind = within - best_of_class(within, owners, count)[:, owners]
+    found: NDArray[_Float] = behind + best_of_class(between, owners, count)[:, owners]
     return found

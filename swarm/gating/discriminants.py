@@ -12,17 +12,23 @@ shrinkage, SLDA (Hayes & Kanan 2020); from random features, RanPAC (McDonnell et
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.ridge import UNBALANCED, OwnerSums, weight_by_owner
+from swarm.gating.ridge import RIDGES, UNBALANCED, OwnerSums, weight_by_owner
 from swarm.gating.sums import constant_of
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
+LEAST = min(RIDGES)
+"""What is found before a ridge is chosen goes by the least one, whichever are asked for: one or all of them
+give the same bits."""
+_ROUNDING = 0.01
+"""Of the least ridge: sums of fewer samples than features are singular but for rounding."""
 
 
 def are_unbalanced(samples: Doubles) -> bool:
@@ -51,23 +57,47 @@ def scatter_weights(owners: Sequence[OwnerSums]) -> dict[str, float]:
     return {owner: weight_of[owner] * scale * trust[owner] / samples for owner, samples in had.items()}
 
 
-def discriminants(
-    total: Doubles,
-    scattered: Doubles,
-    columns: Doubles,
-    classes: Integers,
-    ridges: Sequence[float],
-    fixed_point: float,
-) -> Doubles | None:
-    """Return D for each ridge, float64 [R, M, T]: q @ D are the targets' log-likelihoods, up to a constant.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scatter:
+    """How targets' samples lie about their means: `means` float64 [D, T] are `pulled_means`, of which `kept`
+    [T] is left; `scatter` [D, D] is the sum of (q - m)(q - m)' over `samples` of them, positive definite with
+    any ridge. D features, without the constant, in fixed point."""
 
-    A target is a class in a region, classes int64 [T] are theirs: a class that two domains share under one
-    name has a mean in each. columns [M, T] are the targets' sums of features, at least one sample each; the
-    last feature is constant. total [M, M] is F'F and scattered [M, T] the targets' sums, both as
-    `scatter_weights` weigh owners. The means m are those of `pulled_means`; S is the sum of
-    (q - m_t)(q - m_t)' within the targets over their samples. With a ridge in units of the features' sums,
-    d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. D adds up to 0 over the targets. None where the sums are too
-    coarse for S to be positive definite.
+    means: Doubles
+    kept: Doubles
+    scatter: Doubles
+    samples: float
+
+    def columns(self, ridges: Sequence[float], fixed_point: float) -> Doubles | None:
+        """Return D for each ridge, float64 [R, D + 1, T]: q @ D are log-likelihoods, up to a constant.
+
+        With S the scatter and the ridge, over the samples, d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. A ridge
+        is in units of the features' sums. D adds up to 0 over the targets. None where S is not positive
+        definite after all.
+        """
+        size, targets = self.means.shape
+        found = np.zeros((len(ridges), size + 1, targets))
+        for row, ridge in enumerate(ridges):
+            factor = _factor(_ridged(self.scatter, ridge * fixed_point**2))
+            if factor is None:
+                return None
+            slopes = self.samples * cho_solve(factor, self.means, check_finite=False)
+            found[row, :-1] = slopes
+            found[row, -1] = -0.5 * (self.means * slopes).sum(axis=0) / constant_of(fixed_point)
+            found[row] -= found[row].mean(axis=1, keepdims=True)
+        return found if np.isfinite(found).all() else None
+
+
+def scatter_of(
+    total: Doubles, scattered: Doubles, columns: Doubles, classes: Integers, fixed_point: float
+) -> Scatter | None:
+    """Return the scatter of targets, each a class in a region, int64 [T] says of which class.
+
+    A class that two domains share under one name has a mean in each. columns [M, T] are the targets' sums of
+    features, at least one sample each; the last feature is constant. total [M, M] is F'F and scattered [M, T]
+    the targets' sums, both as `scatter_weights` weigh owners. Compact sums may leave out more of the scatter
+    than the means explain of it: what it lacks to be positive definite is added to its diagonal (`lifted`).
+    None where that would be as much as there is.
     """
     shape = (len(columns), len(classes))
     if not columns.shape == scattered.shape == shape or total.shape != (shape[0], shape[0]):
@@ -79,28 +109,40 @@ def discriminants(
         raise InvalidInputError("class columns", found="a class without samples", expected="at least one")
     varying = slice(0, shape[0] - 1)  # the constant tells no class from another
     sums = total[varying, varying], scattered[varying], class_samples(scattered, fixed_point)
-    means = (columns / samples)[varying]
+    means, kept = (columns / samples)[varying], np.ones(len(classes))
+    own = lifted(_scatter(*sums, means), fixed_point)
+    if own is None:
+        return None
+    scatter, lift = own
     if len(np.unique(classes)) < len(classes):  # else nothing is pulled, and no factor is needed for that
-        least = min(ridges) * fixed_point**2
-        pulled = pulled_means(means, samples, classes, _ridged(_scatter(*sums, means), least))
+        pulled = pulled_means(means, samples, classes, _ridged(scatter, LEAST * fixed_point**2))
         if pulled is None:
             return None
-        means = pulled
-    within = _scatter(*sums, means)
-    found = np.zeros((len(ridges), *shape))
-    for row, ridge in enumerate(ridges):
-        factor = _factor(_ridged(within, ridge * fixed_point**2))
-        if factor is None:
-            return None
-        slopes = sums[2].sum() * cho_solve(factor, means, check_finite=False)
-        found[row, varying] = slopes
-        found[row, -1] = -0.5 * (means * slopes).sum(axis=0) / constant_of(fixed_point)
-        found[row] -= found[row].mean(axis=1, keepdims=True)
-    return found if np.isfinite(found).all() and found.any() else None
+        means, kept = pulled
+        scatter = _ridged(_scatter(*sums, means), lift)
+    return Scatter(means=means, kept=kept, scatter=scatter, samples=float(sums[2].sum()))
 
 
-def pulled_means(means: Doubles, samples: Doubles, classes: Integers, scatter: Doubles) -> Doubles | None:
-    """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart.
+def discriminants(
+    total: Doubles,
+    scattered: Doubles,
+    columns: Doubles,
+    classes: Integers,
+    ridges: Sequence[float],
+    fixed_point: float,
+) -> Doubles | None:
+    """Return the columns of `scatter_of` these sums, float64 [R, M, T]; None where they are too coarse or
+    nothing tells the targets apart."""
+    scatter = scatter_of(total, scattered, columns, classes, fixed_point)
+    found = None if scatter is None else scatter.columns(ridges, fixed_point)
+    return found if found is not None and found.any() else None
+
+
+def pulled_means(
+    means: Doubles, samples: Doubles, classes: Integers, scatter: Doubles
+) -> tuple[Doubles, Doubles] | None:
+    """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart,
+    and which part of what sets it apart is kept, [T] from 0 to 1.
 
     With m the target's mean of n samples, g its class's of N, and d2 the squared distance between them under
     the covariance scatter / sum of samples [D, D], the expected d2 of equal means is D (1/n - 1/N):
@@ -119,21 +161,36 @@ def pulled_means(means: Doubles, samples: Doubles, classes: Integers, scatter: D
     distance = samples.sum() * (apart * cho_solve(factor, apart, check_finite=False)).sum(axis=0)
     chance = len(means) * (1 / samples - 1 / total[classes])
     kept = np.clip(1 - np.divide(chance, distance, out=np.ones_like(chance), where=distance > 0), 0, 1)
+    kept[chance <= 0] = 1  # the only target of its class is its class
     pulled: Doubles = centres + kept * apart
-    return pulled
+    return pulled, kept
 
 
-def scatter_about(total: Doubles, columns: Doubles, fixed_point: float) -> Doubles:
-    """Return S without the constant, [M - 1, M - 1]: the sum of (q - m)(q - m)' about the targets' own means,
-    from F'F [M, M] and the targets' sums [M, T]."""
-    samples, varying = class_samples(columns, fixed_point), slice(0, len(total) - 1)
-    means = (columns / samples)[varying]
-    return _scatter(total[varying, varying], columns[varying], samples, means)
+def scatter_about(total: Doubles, columns: Doubles, means: Doubles, fixed_point: float) -> Doubles:
+    """Return the sum of (q - m)(q - m)' about means [D, T], [D, D], from F'F [M, M] and the targets' sums
+    [M, T]."""
+    return _scatter(total[:-1, :-1], columns[:-1], class_samples(columns, fixed_point), means)
 
 
-def is_definite(scatter: Doubles, added: float) -> bool:
-    """Return whether a symmetric matrix is positive definite with `added` on its diagonal."""
-    return _factor(_ridged(scatter, added)) is not None
+def lifted(scatter: Doubles, fixed_point: float) -> tuple[Doubles, float] | None:
+    """Return scatter [D, D] with what makes it positive definite added to its diagonal, at most a fifth more,
+    and how much that is: 0 where nothing is lacking. None where it were more than the diagonal's mean."""
+    least, most = LEAST * fixed_point**2, float(np.diag(scatter).mean())
+    rounding, enough = _ROUNDING * least, least
+    if _factor(_ridged(scatter, rounding)) is not None:
+        return scatter, 0.0
+    while _factor(_ridged(scatter, enough + rounding)) is None:
+        enough *= 2
+        if enough > most:
+            return None
+    too_little = enough / 2
+    for _ in range(2):
+        middle = float(np.sqrt(too_little * enough))
+        if _factor(_ridged(scatter, middle + rounding)) is not None:
+            enough = middle
+        else:
+            too_little = middle
+    return _ridged(scatter, enough), enough
 
 
 def _scatter(total: Doubles, columns: Doubles, samples: Doubles, means: Doubles) -> Doubles:

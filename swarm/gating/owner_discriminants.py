@@ -1,10 +1,11 @@
 """Discriminants of several owners: whose classes a sample is of, and which of that owner's classes it is.
 
 The first is told by a covariance that owners make together (`swarm.gating.discriminants`), the second by each
-owner's own: what characters vary in is not what photographs vary in, and nobody else moves how an owner's
-classes are told apart. Both come from the sums that are there. Source: quadratic discriminant analysis has a
-covariance for each class, regularised (Friedman 1989) one between that and a common one; here it is one for
-each owner, and between owners the common one, which needs no more columns than classes.
+owner's own as far as its samples know one: what characters vary in is not what photographs vary in, and
+others hardly move how an owner's classes are told apart. Both come from the sums that are there. Source:
+regularised discriminant analysis (Friedman 1989) goes from one covariance to one for each class; here it goes
+to one for each owner, and between owners it stays at the common one, which needs no more columns than
+targets.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from swarm.domain.errors import ShapeMismatchError
 from swarm.gating.class_columns import best_of_class, target_scores
 from swarm.gating.discriminants import (
+    Scatter,
     class_samples,
-    discriminants,
-    is_definite,
+    lifted,
     scatter_about,
+    scatter_of,
     scatter_weights,
 )
 from swarm.gating.ridge import OwnerSums, total_sums, weight_by_owner
@@ -27,12 +29,11 @@ from swarm.gating.sums import constant_of
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
-PRIOR = 10.0
-"""By how much a class of e times the samples is likelier beforehand, between owners, as a log-likelihood.
-Features lie further from their means than Gaussian ones: with as little as exact likelihoods have, 1, classes
-of a dozen samples take from others what is odd there, and more of it as those become more (ADR 16)."""
-_ROUNDING = 0.01
-"""Of the least ridge: sums of fewer samples than features are singular but for rounding."""
+COMMON = 0.5
+"""So many samples for each feature are what the common covariance counts in an owner's own (ADR 16)."""
+RIDGE_FOR = 4.0
+"""Below so many samples for each feature an owner's ridge is the smaller the fewer there are: chosen for all
+owners' sums together, it would drown those of a small one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,12 +57,14 @@ def solve_by_class(
     fixed_point: float,
     like: Doubles,
     *,
-    prior: float = PRIOR,
+    common: float = COMMON,
+    handicap: float = 1.0,
 ) -> ByClass | None:
     """Return the discriminants of owners' classes for each ridge, spread as the columns like [R, M, C] are.
 
     columns [M, T] are the targets' sums of features, classes int64 [T] below C, owner_of int64 [T] below
-    the number of owners. None where sums are too coarse, or nothing tells the classes apart.
+    the number of owners. None where sums are too coarse, or nothing tells the classes apart. `common` and
+    `handicap`, what is taken from each target in units of `_flattered`, differ in benchmarks only.
     """
     names = [each.owner for each in owners]
     order = np.argsort(classes, kind="stable")
@@ -70,9 +73,9 @@ def solve_by_class(
     weight_of, plain = scatter_weights(owners), weight_by_owner(owners)
     counted = columns * np.array([plain[name] for name in names])[owner_of]
     scattered = columns * np.array([weight_of[name] for name in names])[owner_of]
-    total = total_sums(owners, weight_of)
-    between = discriminants(total, scattered, counted, classes, ridges, fixed_point)
-    if between is None:
+    scatter = scatter_of(total_sums(owners, weight_of), scattered, counted, classes, fixed_point)
+    between = None if scatter is None else scatter.columns(ridges, fixed_point)
+    if scatter is None or between is None:
         return None
     there, places = np.unique(owner_of, return_inverse=True)
     if len(there) == 1:
@@ -81,52 +84,57 @@ def solve_by_class(
     within = between.copy()
     for place, owner in enumerate(there):
         rows = np.flatnonzero(places == place)
-        own = _own_discriminants(owners[owner], columns[:, rows], classes[rows], ridges, fixed_point)
-        if own is not None:
-            within[:, :, rows] = own
-    between[:, -1] += prior * np.log(class_samples(counted, fixed_point)) / constant_of(fixed_point)
+        own = _own_scatter(owners[owner], columns[:, rows], rows, scatter, common, fixed_point)
+        if own is None:
+            continue
+        share = min(1.0, own.samples / (RIDGE_FOR * len(scatter.means)))
+        of_owner = own.columns([share * ridge for ridge in ridges], fixed_point)
+        if of_owner is not None:
+            within[:, :, rows] = of_owner
+    flattered = _flattered(class_samples(columns, fixed_point), classes, places, scatter)
+    between[:, -1] -= handicap * flattered / constant_of(fixed_point)
+    between -= between.mean(axis=2, keepdims=True)  # a class without a column scores 0: less than the best
     found = _likened(np.concatenate([between, within], axis=2), counted, classes, places, fixed_point, like)
     return None if found is None else ByClass(weights=found, targets=classes, places=order, owners=places)
 
 
-def _own_discriminants(
+def _own_scatter(
     owner: OwnerSums,
     columns: NDArray[np.integer],
-    classes: Integers,
-    ridges: Sequence[float],
+    rows: Integers,
+    scatter: Scatter,
+    common: float,
     fixed_point: float,
-) -> Doubles | None:
-    """Return D for each ridge, float64 [R, M, T], of one owner's targets' sums, as `discriminants`.
-
-    Compact sums may leave out more of the scatter than the means explain of it: what S lacks to be positive
-    definite is added to its diagonal. None where that would be as much as there is on it.
+) -> Scatter | None:
+    """Return one owner's scatter about its targets' means, columns `rows` of the common scatter, to which
+    that adds as much as `common` samples for each feature would. None where the owner's sums are too coarse.
     """
-    total, sums = total_sums([owner], {owner.owner: 1.0}), columns.astype(np.float64)
-    lift = _lift(scatter_about(total, sums, fixed_point) / fixed_point**2, min(ridges))
-    if lift is None:
-        return None
-    return discriminants(total, sums, sums, classes, [lift + ridge for ridge in ridges], fixed_point)
-
-
-def _lift(scatter: Doubles, ridge: float) -> float | None:
-    """Return what makes scatter [D, D] positive definite when it is added to the diagonal, at most a fifth
-    more; 0 where nothing is lacking, None where it were more than the diagonal's mean."""
-    rounding = _ROUNDING * ridge
-    if is_definite(scatter, rounding):
-        return 0.0
-    most, enough = float(np.diag(scatter).mean()), ridge
-    while not is_definite(scatter, enough + rounding):
-        enough *= 2
-        if enough > most:
+    means, sums = scatter.means[:, rows], columns.astype(np.float64)
+    own = scatter_about(total_sums([owner], {owner.owner: 1.0}), sums, means, fixed_point)
+    counted = common * (len(means) + 1)
+    own += (counted / scatter.samples) * scatter.scatter
+    if owner.compact is not None:
+        found = lifted(own, fixed_point)
+        if found is None:
             return None
-    too_little = enough / 2
-    for _ in range(2):
-        middle = float(np.sqrt(too_little * enough))
-        if is_definite(scatter, middle + rounding):
-            enough = middle
-        else:
-            too_little = middle
-    return enough
+        own = found[0]
+    samples = float(class_samples(sums, fixed_point).sum()) + counted
+    return Scatter(means=means, kept=scatter.kept[rows], scatter=own, samples=samples)
+
+
+def _flattered(samples: Doubles, classes: Integers, owners: Integers, scatter: Scatter) -> Doubles:
+    """Return by how much the best of an owner's targets is too likely because their means are known from few
+    samples [T], as a log-likelihood [T].
+
+    About D from each mean, a sample's log-likelihood is off by noise of variance D / n; the largest of T such
+    is too large by about sqrt(2 ln T D / n). A pulled mean is as good as one of so many samples as give the
+    variance kept / n + (1 - kept) / N. Source: the expected maximum of T normal variables, Gumbel 1958.
+    """
+    of_class = np.bincount(classes, weights=samples)[classes]
+    noise = scatter.kept / samples + (1 - scatter.kept) / of_class
+    rivals = np.bincount(owners)[owners]
+    found: Doubles = np.sqrt(2 * np.log(rivals) * len(scatter.means) * noise)
+    return found
 
 
 def _likened(
@@ -140,27 +148,33 @@ def _likened(
     """Return found [R, M, J], scaled for each ridge to spread as least squares columns `like` [R, M, C] do.
 
     By how much a target's class exceeds the mean of all classes at the target's mean, averaged over the
-    samples in columns [M, T], so that temperatures and corrections mean the same for both. classes, owners
-    int64 [T] as for `ClassColumns`. None where nothing tells the classes apart.
+    samples in columns [M, T] of each owner, so that temperatures and corrections mean the same for both; the
+    median of the owners counts, so that one whose classes are very far apart makes nobody else's answers
+    faint. classes, owners int64 [T] as for `ClassColumns`. None where nothing tells the classes apart.
     """
     if like.shape[:2] != found.shape[:2] or int(classes.max()) >= like.shape[2]:
         raise ShapeMismatchError(
             "columns to spread like", found=str(list(like.shape)), expected=f"{[*found.shape[:2], 'C']}"
         )
     samples, known = class_samples(columns, fixed_point), np.unique(classes)
-    means = columns / samples
+    means, whose = columns / samples, np.zeros_like(classes) if owners is None else owners
     scaled = np.zeros_like(found)
     for row, (ours, theirs) in enumerate(zip(found, like, strict=True)):
         scores = best_of_class(target_scores(means.T @ ours, owners), classes, int(classes.max()) + 1)
-        reach = _spread(scores[:, known], samples, classes, known)
-        if not reach > 0:
+        reach = _spread(scores[:, known], samples, classes, whose)
+        wanted = _spread(means.T @ theirs[:, known], samples, classes, whose)
+        told_apart = reach > 0
+        if not told_apart.any():
             return None
-        scaled[row] = ours * (max(_spread(means.T @ theirs[:, known], samples, classes, known), 0.0) / reach)
+        ratios = np.maximum(wanted[told_apart], 0) / reach[told_apart]
+        scaled[row] = ours * np.quantile(ratios, 0.5, method="lower")
     return scaled if np.isfinite(scaled).all() and scaled.any() else None
 
 
-def _spread(scores: Doubles, samples: Doubles, classes: Integers, known: Integers) -> float:
-    """Return by how much a target's class exceeds the mean of all, averaged over samples. scores [T, C] of
-    the known classes [C], ascending."""
-    own = scores[np.arange(len(classes)), np.searchsorted(known, classes)] - scores.mean(axis=1)
-    return float(own @ samples / samples.sum())
+def _spread(scores: Doubles, samples: Doubles, classes: Integers, owners: Integers) -> Doubles:
+    """Return by how much a target's class exceeds the mean of all, averaged over each owner's samples, [O].
+    scores [T, C] are of the known classes, ascending."""
+    column = np.searchsorted(np.unique(classes), classes)
+    own = scores[np.arange(len(classes)), column] - scores.mean(axis=1)
+    spread: Doubles = np.bincount(owners, weights=own * samples) / np.bincount(owners, weights=samples)
+    return spread

@@ -210,13 +210,18 @@ def test_a_mean_of_few_samples_is_pulled_to_its_classes_by_james_and_stein() -> 
     """By hand: unit covariance, D = 2, a class of two targets at 0 and (2, 0), 4 and 12 samples."""
     means = np.array([[0.0, 2.0], [0.0, 0.0]])
     samples, classes = np.array([4.0, 12.0]), np.array([0, 0])
-    pulled = pulled_means(means, samples, classes, 16.0 * np.eye(2))
-    assert pulled is not None
+    found = pulled_means(means, samples, classes, 16.0 * np.eye(2))
+    assert found is not None
+    pulled, part = found
     # The centre is 1.5; 1.5 away: d2 2.25, by chance 2 (1/4 - 1/16) = .375; .5 away: .25 and 2 (1/12 - 1/16).
     kept = (1 - 0.375 / 2.25, 1 - (2 / 12 - 2 / 16) / 0.25)
     assert np.allclose(pulled, [[1.5 - 1.5 * kept[0], 1.5 + 0.5 * kept[1]], [0, 0]])
+    assert np.allclose(part, kept)
     near = pulled_means(means * 0.1, samples, classes, 16.0 * np.eye(2))
-    assert near is not None and np.allclose(near[0], 0.15)  # nothing tells them apart
+    assert near is not None and np.allclose(near[0][0], 0.15)  # nothing tells them apart
+    assert near[1].tolist() == [0, 0]
+    alone = pulled_means(means, samples, np.array([0, 1]), 16.0 * np.eye(2))
+    assert alone is not None and np.array_equal(alone[0], means) and alone[1].tolist() == [1, 1]
     assert pulled_means(means, samples, classes, -np.eye(2)) is None
 
 
