@@ -1,7 +1,8 @@
 """The solver's child process: checks contributions and solves gates, away from queries and their memory.
 
 `python -m coordinator.solver JOB_DIR` reads contributions as mapped files, so that memory holds a few M x M
-matrices (seven at most, by discriminants of several owners) and no owner's sums. It never decides anything: the same job gives the same bits.
+matrices (seven at most, by discriminants of several owners) and no owner's sums. It never decides anything:
+the same job gives the same bits.
 """
 
 import os

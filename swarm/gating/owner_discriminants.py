@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from swarm.domain.errors import ShapeMismatchError
 from swarm.gating.class_columns import best_of_class, target_scores
@@ -127,14 +128,14 @@ def _flattered(samples: Doubles, classes: Integers, owners: Integers, scatter: S
     samples [T], as a log-likelihood [T].
 
     About D from each mean, a sample's log-likelihood is off by noise of variance D / n; the largest of T such
-    is too large by about sqrt(2 ln T D / n). A pulled mean is as good as one of so many samples as give the
-    variance kept / n + (1 - kept) / N. Source: the expected maximum of T normal variables, Gumbel 1958.
+    is too large by z_T sqrt(D / n), z_T being the expected maximum of T normal variables. A pulled mean is as
+    good as one of so many samples as give the variance kept / n + (1 - kept) / N. Source: for z_T, Blom 1958.
     """
     of_class = np.bincount(classes, weights=samples)[classes]
     noise = scatter.kept / samples + (1 - scatter.kept) / of_class
     rivals = np.bincount(owners)[owners]
-    found: Doubles = np.sqrt(2 * np.log(rivals) * len(scatter.means) * noise)
-    return found
+    largest: Doubles = ndtri((rivals - 0.375) / (rivals + 0.25))
+    return largest * np.sqrt(len(scatter.means) * noise)
 
 
 def _likened(

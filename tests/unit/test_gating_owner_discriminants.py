@@ -93,7 +93,7 @@ def test_an_owners_classes_are_told_apart_by_its_own_scatter() -> None:
     assert common is not None
     one = ClassColumns(weights=common[0].astype(np.float32), rows=found.targets, classes=2 * CLASSES)
     for owner, new in enumerate((NEW_ADA, NEW_BOB)):
-        assert right(root_of(found), new, owner) > right(one, new, owner) + 0.02
+        assert right(root_of(found), new, owner) > right(one, new, owner) + 0.01
 
 
 def test_others_hardly_move_how_an_owners_classes_are_told_apart() -> None:
@@ -118,15 +118,15 @@ def test_owners_of_the_same_classes_lose_little_by_being_several() -> None:
 
 
 def test_the_best_of_many_targets_known_from_few_samples_is_taken_to_be_flattered() -> None:
-    """By hand: sqrt(2 ln T D / n) from each target, D features without the constant."""
+    """By hand: Blom's expected maximum of four normal variables, 1.049, times sqrt(D / n)."""
     owners = [owner_of("ada", ADA), owner_of("bob", samples_of(2, 20, at=1.0))]
     plain, handicapped = solved(owners, handicap=0.0), solved(owners)
     columns = np.concatenate([each.columns for each in owners], axis=1)
-    flattered = np.sqrt(2 * np.log(CLASSES) * (SIZE - 1) / class_samples(columns, FIXED_POINT))
+    flattered = 1.04913 * np.sqrt((SIZE - 1) / class_samples(columns, FIXED_POINT))
     between = [each.weights[0][:, : 2 * CLASSES] for each in (plain, handicapped)]
     scale = np.linalg.norm(between[1][:-1]) / np.linalg.norm(between[0][:-1])
     taken = between[0][-1] * scale - between[1][-1]
-    assert np.ptp(flattered) > 0.9
+    assert np.ptp(flattered) > 0.5
     weight_of = scatter_weights(owners)
     natural = discriminants(
         total_sums(owners, weight_of),
@@ -139,7 +139,7 @@ def test_the_best_of_many_targets_known_from_few_samples_is_taken_to_be_flattere
     assert natural is not None
     unit = np.linalg.norm(between[1][:-1]) / np.linalg.norm(natural[0][:-1])
     expected = unit * (flattered - flattered.mean()) / FIXED_POINT
-    np.testing.assert_allclose(taken, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(taken, expected, rtol=1e-3, atol=1e-9)
     assert np.abs(handicapped.weights[0][:, : 2 * CLASSES].sum(axis=1)).max() < 1e-9
 
 
