@@ -96,15 +96,17 @@ class Candidate:
         sums = [part.sum(axis=1) for part in np.split(whole, ends[:-1], axis=1)]
         return np.stack(sums, axis=1).astype(np.float32)
 
-    def roots(self) -> dict[str, NDArray[np.generic]]:
-        """Return the class columns of each ridge, `root.<i>` float16 [M, C] with their scales float32 [C],
-        or, with the arrays' `class_targets` and `class_owners`, as the statement's `class_weights`."""
-        if self.solution is None or self.solution.roots is None:
+    def trial_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the prototypes and the class columns of each ridge, `root.<i>` float16 [M, C] with their
+        scales float32 [C], or as the statement's `class_weights` with `class_targets` and `class_owners`."""
+        if self.solution is None:
             return {}
-        roots: dict[str, NDArray[np.generic]] = {}
+        arrays = dict(self.solution.prototypes)
+        if self.solution.roots is None:
+            return arrays
         for row in range(len(self.solution.roots)):
-            roots |= self._class_columns(f"root.{row}", row)
-        return roots | self._classes()
+            arrays |= self._class_columns(f"root.{row}", row)
+        return arrays | self._classes()
 
     def _classes(self) -> dict[str, NDArray[np.generic]]:
         """Return whose the class columns are."""
@@ -210,17 +212,8 @@ class Signable:
 
 def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement, dict[Digest, bytes]]:
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
-    arrays: Arrays = candidate.arrays(says.ridge)
-    if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        unread = (
-            WEIGHTS,
-            BRANCH_WEIGHTS,
-            NODE_WEIGHTS,
-            CLASS_WEIGHTS,
-            scales_of(CLASS_WEIGHTS),
-            CLASS_REGIONS,
-        )
-        arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
+    # A ridge is chosen by the roots; nobody reads the weights of one of them.
+    arrays: Arrays = candidate.trial_arrays() if says.is_trial else candidate.arrays(says.ridge)
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(
         swarm=says.specification.swarm,

@@ -26,6 +26,16 @@ PROBLEM_FILE = "problem.json"
 ROOT_FILE = "root.json"
 ROOT_WEIGHTS_FILE = "root-weights.npz"
 Arrays = Mapping[str, NDArray[Any]]
+_IN_FILES = (
+    "weights",
+    "roots",
+    "scales",
+    "branch_weights",
+    "class_targets",
+    "class_owners",
+    "class_regions",
+)
+"""The fields of `Solution` with a file of their own each."""
 _T = TypeVar("_T")
 
 
@@ -126,19 +136,9 @@ class Solution:
         """Leave the arrays in folder."""
         arrays: dict[str, Any] = dict(self.prototypes)
         np.savez(folder / f"prototypes.{number}.npz", **arrays)
-        if self.weights is not None and self.roots is not None:
-            np.save(folder / f"weights.{number}.npy", self.weights)
-            np.save(folder / f"roots.{number}.npy", self.roots)
-        if self.branch_weights is not None:
-            np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
-        if self.scales is not None:
-            np.save(folder / f"scales.{number}.npy", self.scales)
-        if self.class_targets is not None:
-            np.save(folder / f"class_targets.{number}.npy", self.class_targets)
-        if self.class_owners is not None:
-            np.save(folder / f"class_owners.{number}.npy", self.class_owners)
-        if self.class_regions is not None:
-            np.save(folder / f"class_regions.{number}.npy", self.class_regions)
+        for name in _IN_FILES:
+            if (array := getattr(self, name)) is not None:
+                np.save(folder / f"{name}.{number}.npy", array)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -150,16 +150,7 @@ class Solution:
             path = folder / f"{name}.{number}.npy"
             return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
-        return cls(
-            prototypes=prototypes,
-            weights=mapped("weights"),
-            roots=mapped("roots"),
-            branch_weights=mapped("branch_weights"),
-            scales=mapped("scales"),
-            class_targets=mapped("class_targets"),
-            class_owners=mapped("class_owners"),
-            class_regions=mapped("class_regions"),
-        )
+        return cls(prototypes=prototypes, **{name: mapped(name) for name in _IN_FILES})
 
 
 def write_job(folder: Path, job: Job) -> None:

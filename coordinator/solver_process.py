@@ -5,14 +5,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from coordinator.solver_jobs import (
     PROBLEM_FILE,
@@ -108,10 +107,10 @@ class Solver:
         )
         async with self._job("root expert") as run:
             file = run.folder / ROOT_WEIGHTS_FILE
-            arrays: dict[str, NDArray[Any]] = {"weights": columns.weights, "rows": columns.rows}
+            arrays: dict[str, Any] = {"weights": columns.weights, "rows": columns.rows}
             if columns.owners is not None:
                 arrays["owners"] = columns.owners
-            await asyncio.to_thread(_save, file, arrays)
+            await asyncio.to_thread(np.savez, file, **arrays)
             await run.child(job, SOLVE_TIMEOUT_S)
             return read_record(run.folder / ROOT_FILE, RootNet)
 
@@ -172,7 +171,3 @@ class _Run:
             expected="a result",
             remedy="give the coordinator's machine more memory, or contribute compact sums",
         )
-
-
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    np.savez(path, allow_pickle=False, **arrays)

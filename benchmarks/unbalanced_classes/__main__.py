@@ -9,7 +9,6 @@ accuracies are on test samples.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import over_seeds, write_result
 from benchmarks.soak_growth.story import tell_story
 from swarm.experts.trunk import Trunk, make_trunk
 from swarm.gating.class_columns import ClassColumns
@@ -220,11 +219,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     runs = [measured(options.data_dir, int(seed)) for seed in options.seeds.split(",")]
-    figures = {}
-    for key in runs[0]:
-        values = [run[key] for run in runs]
-        figures[key] = statistics.fmean(values)
-        figures[f"{key}.spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    figures = over_seeds(runs)
     domains = (KEPT, *GROWING)
     print(f"| root | samples of each other domain | {' | '.join(domains)} |")
     print("|---|---|" + "---|" * len(domains))

@@ -7,28 +7,23 @@ and each owner's own with more or less of the common one; ridge by validation sa
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import over_seeds, write_result
 from benchmarks.soak_growth.story import tell_story
+from benchmarks.unbalanced_classes.tried_roots import roots_of
 from swarm.experts.trunk import Trunk, make_trunk
-from swarm.gating.class_columns import ClassColumns
-from swarm.gating.owner_discriminants import ByClass, solve_by_class
-from swarm.gating.ridge import RIDGES, OwnerSums, solve
-from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
+from swarm.gating.ridge import RIDGES
+from swarm.gating.sums import quantised
 
 NAME, TRUNK, SCALE, DIGITS = "unbalanced-one-domain", "randconv-sqrt:200", 1 / 255, 10
 VALIDATION = 3000
-TRIED = ((0.0, 0.0), (0.25, 1.0), (0.5, 0.0), (0.5, 1.0), (1.0, 1.0))
-"""`common` and `handicap` of `solve_by_class`."""
 Rows = NDArray[np.int64]
 Part = tuple[NDArray[np.int16], Rows]
 
@@ -66,55 +61,14 @@ def measured(folder: Path, seed: int) -> dict[str, float]:
     test = part(domain.test.inputs, domain.test.labels.astype(np.int64))
     figures = {}
     for case, shares in cases(teaching[1], rng).items():
-        for name, roots in _roots(teaching, shares, reference.fixed_point).items():
+        given = {
+            f"node-{place}": (teaching[0][rows], np.char.add("/", teaching[1][rows].astype(str)))
+            for place, rows in enumerate(shares)
+        }
+        for name, roots in roots_of(given, RIDGES, reference.fixed_point)[0].items():
             right = [root.right(*choosing).mean() for root in roots]
             figures[f"{case}.{name}"] = float(roots[int(np.argmax(right))].right(*test).mean())
     return figures
-
-
-def _roots(part: Part, shares: Sequence[Rows], fixed_point: float) -> dict[str, list[ClassColumns]]:
-    """Return the roots by name, one for each ridge."""
-    owners, classes, owner_of = [], [], []
-    for place, rows in enumerate(shares):
-        q, labels = part[0][rows], part[1][rows]
-        own, targets = np.unique(labels, return_inverse=True)
-        columns, exact = target_columns(q, targets, len(own)), pack_triangle(exact_gram(q))
-        owners.append(OwnerSums(owner=f"node-{place}", samples=len(q), columns=columns, exact=exact))
-        classes += own.tolist()
-        owner_of += [place] * len(own)
-    of_class, columns = np.array(classes), np.concatenate([each.columns for each in owners], axis=1)
-    solved = solve(owners, RIDGES, fixed_point)
-    found = {"least squares": [ClassColumns.summing(root, of_class, DIGITS) for root in solved]}
-    like = np.zeros((len(RIDGES), owners[0].size, DIGITS))
-    for target, row in enumerate(of_class):
-        like[:, :, row] += solved[:, :, target]
-    for common, handicap in TRIED:
-        by_class = solve_by_class(
-            owners,
-            columns,
-            of_class,
-            np.array(owner_of),
-            RIDGES,
-            fixed_point,
-            like,
-            common=common,
-            handicap=handicap,
-        )
-        assert by_class is not None, "exact sums are positive definite"
-        if "one covariance" not in found:
-            between = by_class.weights[:, :, : len(by_class.targets)]
-            found["one covariance"] = _columns(replace(by_class, weights=between, owners=None))
-        found[f"each owner's, common {common:g}, handicap {handicap:g}"] = _columns(by_class)
-    return found
-
-
-def _columns(solved: ByClass) -> list[ClassColumns]:
-    return [
-        ClassColumns(
-            weights=weights.astype(np.float32), rows=solved.targets, classes=DIGITS, owners=solved.owners
-        )
-        for weights in solved.weights
-    ]
 
 
 def main() -> int:
@@ -124,11 +78,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     runs = [measured(options.data_dir, int(seed)) for seed in options.seeds.split(",")]
-    figures = {}
-    for key in runs[0]:
-        values = [run[key] for run in runs]
-        figures[key] = statistics.fmean(values)
-        figures[f"{key}.spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    figures = over_seeds(runs)
     names = list(dict.fromkeys(key.split(".", 1)[0] for key in runs[0]))
     roots = list(dict.fromkeys(key.split(".", 1)[1] for key in runs[0]))
     print(f"| root | {' | '.join(names)} |")

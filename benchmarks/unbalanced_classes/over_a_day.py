@@ -12,7 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +20,14 @@ from numpy.typing import NDArray
 
 from benchmarks.results_file import write_result
 from benchmarks.soak_growth.story import Story, tell_story
+from benchmarks.unbalanced_classes.tried_roots import LEAST_SQUARES, roots_of
 from swarm.experts.trunk import Trunk, make_trunk
 from swarm.gating.class_columns import ClassColumns
-from swarm.gating.owner_discriminants import ByClass, solve_by_class
-from swarm.gating.ridge import OwnerSums, solve
-from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
+from swarm.gating.sums import quantised
 
 NAME, TRUNK, SCALE = "root-over-a-day", "randconv-sqrt:200", 1 / 255
 LENGTH, LOOKS = 200, (80, 100, 120, 130, 160, 180, 200)
 RIDGE, HELD_BACK = 100.0, 4000
-TRIED = ((0.0, 0.0), (0.25, 1.0), (0.5, 0.0), (0.5, 1.0), (1.0, 1.0))
-"""`common` and `handicap`."""
-ONE_COVARIANCE = "one covariance"
-Doubles = NDArray[np.float64]
 Features = NDArray[np.int16]
 
 
@@ -88,43 +83,12 @@ def roots_after(day: Day, look: int) -> tuple[dict[str, ClassColumns], list[str]
     for each in day.fed:
         if each.number < look:
             of_node.setdefault(each.node, []).append(each)
-    owners, targets, owner_of = [], [], []
-    for place, (node, parts) in enumerate(sorted(of_node.items())):
-        q = np.concatenate([part.q for part in parts])
-        own, rows = np.unique(np.concatenate([part.targets for part in parts]), return_inverse=True)
-        columns = target_columns(q, rows, len(own))
-        exact = pack_triangle(exact_gram(q))
-        owners.append(OwnerSums(owner=node, samples=len(q), columns=columns, exact=exact))
-        targets += [str(name) for name in own]
-        owner_of += [place] * len(own)
-    class_names, classes = np.unique([name.partition("/")[2] for name in targets], return_inverse=True)
-    like = np.zeros((1, owners[0].size, len(class_names)))
-    np.add.at(like[0].T, classes, solve(owners, (RIDGE,), day.fixed_point)[0].T)
-    columns = np.concatenate([each.columns for each in owners], axis=1)
-    found = {}
-    for common, handicap in TRIED:
-        solved = solve_by_class(
-            owners,
-            columns,
-            classes,
-            np.array(owner_of),
-            (RIDGE,),
-            day.fixed_point,
-            like,
-            common=common,
-            handicap=handicap,
-        )
-        assert solved is not None, "exact sums are positive definite"
-        found[f"each owner's, common {common:g}, handicap {handicap:g}"] = _root(solved, len(class_names))
-        if ONE_COVARIANCE not in found and not handicap:
-            between = solved.weights[:, :, : len(solved.targets)]
-            found[ONE_COVARIANCE] = _root(replace(solved, weights=between, owners=None), len(class_names))
-    return found, [str(name) for name in class_names]
-
-
-def _root(solved: ByClass, classes: int) -> ClassColumns:
-    weights = solved.weights[0].astype(np.float32)
-    return ClassColumns(weights=weights, rows=solved.targets, classes=classes, owners=solved.owners)
+    given = {
+        node: (np.concatenate([each.q for each in parts]), np.concatenate([each.targets for each in parts]))
+        for node, parts in of_node.items()
+    }
+    roots, class_names = roots_of(given, (RIDGE,), day.fixed_point)
+    return {name: of_ridge for name, (of_ridge,) in roots.items() if name != LEAST_SQUARES}, class_names
 
 
 def main() -> int:

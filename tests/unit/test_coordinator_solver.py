@@ -142,12 +142,12 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
     assert here.roots is not None and here.scales is not None and here.roots.dtype == np.float16
     assert_same(never, arrays_in(here))
     candidate = Candidate(group=group, ridges=RIDGES, solution=here, has_corrections=False)
-    served, tried = candidate.arrays(300.0), candidate.roots()
+    served, tried = candidate.arrays(300.0), candidate.trial_arrays()
     assert np.array_equal(served["class_weights"], tried["root.1"])  # what is tried is what will be served
     assert np.array_equal(served["class_weights.scales"], tried["root.1.scales"])
     assert here.class_targets is not None and here.class_targets.tolist() == [0, 0, 1, 1]  # a region each
     assert np.array_equal(candidate.arrays(300.0)["class_targets"], here.class_targets)
-    assert np.array_equal(candidate.roots()["class_targets"], here.class_targets)
+    assert np.array_equal(candidate.trial_arrays()["class_targets"], here.class_targets)
     assert here.class_owners is not None and here.class_owners.tolist() == [0, 1, 0, 1]
     assert here.roots.shape[2] == 8  # between the owners, and within them
     assert np.array_equal(served["class_owners"], tried["class_owners"])
