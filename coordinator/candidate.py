@@ -23,7 +23,8 @@ from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import (
+from swarm.gating.branches import splits_of
+from swarm.gating.gate_arrays import (
     BRANCH_WEIGHTS,
     CLASS_OWNERS,
     CLASS_REGIONS,
@@ -35,7 +36,6 @@ from swarm.gating.analytic_gate import (
     node_classes,
     scales_of,
 )
-from swarm.gating.branches import splits_of
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
 from swarm.trust.statements import Statement

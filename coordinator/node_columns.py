@@ -15,8 +15,8 @@ from coordinator.contribution_arrays import CheckedContribution
 from swarm.domain.errors import ShapeMismatchError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
-from swarm.gating.analytic_gate import node_classes, target_rows
 from swarm.gating.discriminants import are_unbalanced, class_samples
+from swarm.gating.gate_arrays import node_classes, target_rows
 from swarm.gating.owner_discriminants import ByClass, solve_by_class
 from swarm.gating.ridge import OwnerSums, solve_with, weight_by_owner
 from swarm.gating.tree import Tree

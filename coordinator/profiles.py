@@ -29,9 +29,10 @@ from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import in_fixed_point, target_rows
+from swarm.gating.analytic_gate import in_fixed_point
 from swarm.gating.class_columns import ClassColumns, whole
 from swarm.gating.combinations import mix
+from swarm.gating.gate_arrays import target_rows
 from swarm.gating.sums import quantised
 
 LABEL = "asker"

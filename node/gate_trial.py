@@ -16,20 +16,7 @@ from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import (
-    BRANCH_WEIGHTS,
-    CLASS_OWNERS,
-    CLASS_REGIONS,
-    CLASS_TARGETS,
-    CLASS_WEIGHTS,
-    NODE_WEIGHTS,
-    WEIGHTS,
-    AnalyticGate,
-    Placed,
-    class_columns_in,
-    has_scores,
-    scales_of,
-)
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import SPLIT, splits_of
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combinations import (
@@ -42,6 +29,19 @@ from swarm.gating.combinations import (
     may_speak,
     mix,
     right_among,
+)
+from swarm.gating.gate_arrays import (
+    BRANCH_WEIGHTS,
+    CLASS_OWNERS,
+    CLASS_REGIONS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    NODE_WEIGHTS,
+    WEIGHTS,
+    Placed,
+    class_columns_in,
+    has_scores,
+    scales_of,
 )
 from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate, node_names
 from swarm.gating.routing import RoutePlan, plan_route

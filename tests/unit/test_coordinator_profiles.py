@@ -31,8 +31,8 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
 from swarm.domain.membership import Caller
-from swarm.gating.analytic_gate import target_rows
 from swarm.gating.class_columns import ClassColumns, halved
+from swarm.gating.gate_arrays import target_rows
 from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support.answers import CLASSES, FIXED_POINT, KNOWS, SmallSwarm, best, gate, inputs, leaves, spec

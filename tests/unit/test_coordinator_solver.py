@@ -31,7 +31,8 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import ROOT_ARRAYS, AnalyticGate, Placed
+from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.gate_arrays import ROOT_ARRAYS, Placed
 from swarm.gating.regions import LeafSummary
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
