@@ -168,6 +168,30 @@ def test_regions_that_do_not_differ_count_as_one() -> None:
         assert abs(right(root_of(found), new, owner) - right(root_of(whole), new, owner)) < 0.03
 
 
+def several_times(samples: Samples, times: int) -> Samples:
+    return np.tile(samples[0], (times, 1)), np.tile(samples[1], times)
+
+
+def test_means_that_do_not_differ_are_known_as_well_as_all_samples_of_the_class_tell() -> None:
+    found = _solved([owner_of("ada", ADA), owner_of("bob", several_times(ADA, 3))], shared=True)
+    assert found is not None and found.owners is not None
+    between = found.weights[:, :, : len(found.targets)]
+    of_ada, of_bob = (between[:, :, found.owners == owner] for owner in (0, 1))
+    assert np.allclose(of_ada, of_bob, rtol=1e-6, atol=1e-9 * np.abs(of_bob).max())
+
+
+def test_an_owner_of_few_samples_is_told_apart_as_if_it_had_each_of_them_twice() -> None:
+    """Its ridge is the smaller the fewer it has: by all owners' ridge it would tell less apart."""
+    few = samples_of(1, SIZE // 2, at=0.0)
+    directions = []
+    for times in (1, 2):
+        found = solved([owner_of("ada", several_times(few, times)), owner_of("bob", BOB)], common=0.0)
+        assert found.owners is not None
+        within = found.weights[:, :-1, len(found.targets) :][:, :, found.owners == 0]
+        directions.append(within / np.linalg.norm(within, axis=(1, 2), keepdims=True))
+    assert np.allclose(*directions, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rank", [0, 8, 16])
 def test_a_ridge_alone_has_the_bits_that_it_has_among_others(rank: int) -> None:
     owners = [owner_of("ada", ADA, rank), owner_of("bob", BOB, rank), owner_of("cyd", ADA)]
