@@ -16,7 +16,7 @@ WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -81,6 +81,13 @@ bench-absent: $(STAMP) ## who should answer for an absent owner, into benchmarks
 
 bench-unbalanced: $(STAMP) ## which root where classes differ much in their samples, into benchmarks/results (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.unbalanced_classes $(ARGS)
+	$(BIN)/python -m benchmarks.unbalanced_classes.one_domain $(ARGS)
+
+bench-root-day: $(STAMP) ## the root of a never-ending day from its sums alone, into benchmarks/results (ARGS="--data-dir DIR")
+	$(BIN)/python -m benchmarks.unbalanced_classes.over_a_day $(ARGS)
+
+bench-child-start: $(STAMP) ## what it takes to start a child of a node's agent, into benchmarks/results
+	$(BIN)/python -m benchmarks.child_start $(ARGS)
 
 bench-alma: $(STAMP) ## waiting, replay and growth over a stream, into benchmarks/results and docs/growth.md (ARGS="--data-dir DIR")
 	$(BIN)/swarm bench alma $(ARGS)

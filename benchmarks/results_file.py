@@ -4,7 +4,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def machine() -> str:
         processor = names[0] if names else processor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} cores of {processor}, {platform.system()}, Python {platform.python_version()}"
+
+
+def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over runs of each of their figures, and beside it, as `<name>.spread`, the standard
+    deviation."""
+    figures = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        figures[name] = statistics.fmean(values)
+        figures[f"{name}.spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return figures
 
 
 def write_result(name: str, figures: Mapping[str, float]) -> Path:

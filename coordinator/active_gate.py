@@ -12,8 +12,9 @@ from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.gates import GateBranch, GateHistory, GateLeaf, GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import AnalyticGate, Placed
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
+from swarm.gating.gate_arrays import Placed
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack

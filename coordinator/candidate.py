@@ -23,8 +23,19 @@ from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, CLASS_TARGETS, CLASS_WEIGHTS, WEIGHTS, Placed
 from swarm.gating.branches import splits_of
+from swarm.gating.gate_arrays import (
+    BRANCH_WEIGHTS,
+    CLASS_OWNERS,
+    CLASS_REGIONS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    NODE_WEIGHTS,
+    WEIGHTS,
+    Placed,
+    node_classes,
+    scales_of,
+)
 from swarm.gating.prototype_gate import DEFAULT_FACTOR, PrototypeGate, temperature_grid
 from swarm.modules.packing import pack_arrays
 from swarm.trust.statements import Statement
@@ -60,27 +71,54 @@ class Candidate:
         if self.solution is None:
             return {}
         arrays = dict(self.solution.prototypes)
-        if self.solution.weights is not None:
-            arrays[WEIGHTS] = np.array(self.solution.weights[self.ridges.index(ridge)])
+        if self.solution.weights is None:
+            return arrays
+        row = self.ridges.index(ridge)
+        if self.solution.class_targets is not None:  # what scores leaves need not tell their classes apart
+            arrays[NODE_WEIGHTS] = self._node_weights(row)
+            arrays[CLASS_REGIONS] = np.array(self.solution.class_regions)
+            return arrays | self._class_columns(CLASS_WEIGHTS, row) | self._classes()
+        arrays[WEIGHTS] = np.array(self.solution.weights[row])
         if self.solution.branch_weights is not None:
-            arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[self.ridges.index(ridge)])
-        if self.solution.class_weights is not None:
-            arrays[CLASS_WEIGHTS] = np.array(self.solution.class_weights[self.ridges.index(ridge)])
-        if self.solution.class_targets is not None:
-            arrays[CLASS_TARGETS] = np.array(self.solution.class_targets)
+            arrays[BRANCH_WEIGHTS] = np.array(self.solution.branch_weights[row])
         return arrays
 
-    def roots(self) -> dict[str, NDArray[np.generic]]:
-        """Return the class columns of each ridge, `root.<i>` float16 [M, C], or, with the arrays'
-        `class_targets`, [M, K]."""
-        if self.solution is None or self.solution.roots is None:
+    def _node_weights(self, row: int) -> NDArray[np.float32]:
+        """Return the sum over the classes of each leaf with columns, then of each branch, float32 [M, N]."""
+        solution, tree = self.solution, Placed.of(self.leaves, self.group.branches).tree
+        assert solution is not None and solution.weights is not None
+        parts = [solution.weights[row]]
+        if solution.branch_weights is not None:
+            parts.append(solution.branch_weights[row])
+        widths = [len(node_classes(tree, self.leaves, node)) for node in range(tree.nodes)]
+        whole = np.concatenate(parts, axis=1, dtype=np.float64)
+        ends = np.cumsum([width for width in widths if width])
+        sums = [part.sum(axis=1) for part in np.split(whole, ends[:-1], axis=1)]
+        return np.stack(sums, axis=1).astype(np.float32)
+
+    def trial_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return the prototypes and the class columns of each ridge, `root.<i>` float16 [M, C] with their
+        scales float32 [C], or as the statement's `class_weights` with `class_targets` and `class_owners`."""
+        if self.solution is None:
             return {}
-        roots: dict[str, NDArray[np.generic]] = {
-            f"root.{row}": np.array(root) for row, root in enumerate(self.solution.roots)
-        }
-        if self.solution.class_targets is not None:
-            roots[CLASS_TARGETS] = np.array(self.solution.class_targets)
-        return roots
+        arrays = dict(self.solution.prototypes)
+        if self.solution.roots is None:
+            return arrays
+        for row in range(len(self.solution.roots)):
+            arrays |= self._class_columns(f"root.{row}", row)
+        return arrays | self._classes()
+
+    def _classes(self) -> dict[str, NDArray[np.generic]]:
+        """Return whose the class columns are."""
+        solution = self.solution
+        assert solution is not None
+        found = {CLASS_TARGETS: solution.class_targets, CLASS_OWNERS: solution.class_owners}
+        return {name: np.array(array) for name, array in found.items() if array is not None}
+
+    def _class_columns(self, name: str, ridge: int) -> dict[str, NDArray[np.generic]]:
+        solution = self.solution
+        assert solution is not None and solution.roots is not None and solution.scales is not None
+        return {name: np.array(solution.roots[ridge]), scales_of(name): np.array(solution.scales[ridge])}
 
     def prototype_temperatures(self) -> tuple[tuple[float, ...], float]:
         """Return the temperatures to try for `prototypes`, and the one without evidence."""
@@ -174,10 +212,8 @@ class Signable:
 
 def gate_statement(candidate: Candidate, says: Signable) -> tuple[GateStatement, dict[Digest, bytes]]:
     """Return the statement of a candidate, and the blobs that its arrays lie in."""
-    arrays: Arrays = candidate.arrays(says.ridge)
-    if says.is_trial:  # the ridge is chosen by the roots; nobody reads the weights of one of them
-        unread = (WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS)
-        arrays = {name: array for name, array in arrays.items() if name not in unread} | candidate.roots()
+    # A ridge is chosen by the roots; nobody reads the weights of one of them.
+    arrays: Arrays = candidate.trial_arrays() if says.is_trial else candidate.arrays(says.ridge)
     entries, blobs = pack_arrays(arrays) if arrays else ((), {})
     statement = GateStatement(
         swarm=says.specification.swarm,

@@ -5,7 +5,7 @@ integers: a leaf's target keeps its bits when the leaf is split. The children of
 themselves, so a split further down changes no bit of theirs either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,9 +15,10 @@ from coordinator.contribution_arrays import CheckedContribution
 from swarm.domain.errors import ShapeMismatchError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
-from swarm.gating.analytic_gate import node_classes, target_rows
-from swarm.gating.discriminants import are_unbalanced, class_samples, discriminants, scatter_weights
-from swarm.gating.ridge import OwnerSums, solve_with, total_sums, weight_by_owner
+from swarm.gating.discriminants import are_unbalanced, class_samples
+from swarm.gating.gate_arrays import node_classes, target_rows
+from swarm.gating.owner_discriminants import ByClass, solve_by_class
+from swarm.gating.ridge import OwnerSums, solve_with, weight_by_owner
 from swarm.gating.tree import Tree
 
 Integers = NDArray[np.int64]
@@ -29,14 +30,14 @@ class Solved:
     """`weights` float32 [R, M, T] as a gate's statement has them, `branch_weights` float32 [R, M, Tb]
     likewise (None without branches), and `roots` float64 [R, M, C], the regions' columns summed by class.
 
-    `class_weights` float32 [R, M, K] score the classes `class_targets` int64 [K] instead where these differ
-    much in their samples (`swarm.gating.discriminants`); None elsewhere."""
+    `by_class` scores the classes instead where these differ much in their samples, `class_regions` int64 [K]
+    are the places of its targets among the tree's regions; None elsewhere."""
 
     weights: NDArray[np.float32]
     branch_weights: NDArray[np.float32] | None
     roots: Doubles
-    class_weights: NDArray[np.float32] | None = None
-    class_targets: Integers | None = None
+    by_class: ByClass | None = None
+    class_regions: Integers | None = None
 
 
 def solve_nodes(
@@ -90,8 +91,8 @@ def solve_nodes(
         if tree.children
         else None,
         roots=roots,
-        class_weights=None if by_class is None else by_class[0],
-        class_targets=None if by_class is None else by_class[1],
+        by_class=by_class,
+        class_regions=None if by_class is None else _regions(nodes, tree, solved_nodes)[by_class.places],
     )
 
 
@@ -103,37 +104,27 @@ def _by_class_of(
     fixed_point: float,
     roots: Doubles,
     class_names: Sequence[str],
-) -> tuple[NDArray[np.float32], Integers] | None:
-    """Return the discriminants of each class in each region, float32 [R, M, K], and their classes int64 [K],
-    ascending; None where the classes are not unbalanced."""
+) -> ByClass | None:
+    """Return a discriminant for each class in each region; None where the classes are not unbalanced."""
     row_of = {name: row for row, name in enumerate(class_names)}
-    rows = np.array([row_of[name] for node in regions for name in nodes.classes(node)], dtype=np.int64)
-    owner_of = [nodes.owner(node) for node in regions for _ in nodes.classes(node)]
-    integers = np.concatenate([nodes.columns(node) for node in regions], axis=1)
-    order = np.argsort(rows, kind="stable")
-    rows, integers = rows[order], integers[:, order]
-
-    def weighed(weight_of: Mapping[str, float]) -> Doubles:
-        weights: Doubles = np.array([weight_of[owner_of[target]] for target in order])
-        return integers * weights
-
-    columns = weighed(weight_by_owner(owners))
-    samples = class_samples(columns, fixed_point)
-    of_class: Doubles = np.bincount(rows, weights=np.maximum(samples, 0)).astype(np.float64)
+    place_of = {each.owner: place for place, each in enumerate(owners)}
+    targets = [(nodes.owner(node), name) for node in regions for name in nodes.classes(node)]
+    classes = np.array([row_of[name] for _, name in targets], dtype=np.int64)
+    owner_of = np.array([place_of[owner] for owner, _ in targets], dtype=np.int64)
+    columns = np.concatenate([nodes.columns(node) for node in regions], axis=1)
+    weight_of = weight_by_owner(owners)
+    weights = np.array([weight_of[owner] for owner, _ in targets])
+    samples = np.maximum(weights * class_samples(columns, fixed_point), 0)
+    of_class: Doubles = np.bincount(classes, weights=samples).astype(np.float64)
     if not are_unbalanced(of_class[of_class > 0]):
         return None
-    known = np.flatnonzero(samples > 0)
-    weight_of = scatter_weights(owners)
-    found = discriminants(
-        total_sums(owners, weight_of),
-        weighed(weight_of)[:, known],
-        columns[:, known],
-        rows[known],
-        ridges,
-        fixed_point,
-        roots,
-    )
-    return None if found is None else (found.astype(np.float32), rows[known])
+    return solve_by_class(owners, columns, classes, owner_of, ridges, fixed_point, roots)
+
+
+def _regions(nodes: "_Nodes", tree: Tree, solved: Sequence[int]) -> Integers:
+    """Return the place among the tree's regions of each target of these, int64 [T]."""
+    place_of = {node: place for place, node in enumerate(tree.regions)}
+    return np.array([place_of[node] for node in solved for _ in nodes.classes(node)], dtype=np.int64)
 
 
 class _Nodes:

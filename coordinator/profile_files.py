@@ -30,8 +30,8 @@ log = structlog.get_logger()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFacts:
     """What a profile's root is, besides its numbers: the contributions that it was solved from, its columns'
-    classes, trunk, temperature, the digest of its bytes. `asker` made it; empty in files from before this was
-    kept."""
+    classes and owners (`ClassColumns`; empty: none are told apart), trunk, temperature, the digest of its
+    bytes. `asker` made it; empty in files from before this was kept."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -42,6 +42,7 @@ class ProfileFacts:
     trunk: Digest
     root: Digest
     asker: str = ""
+    class_owners: tuple[int, ...] = ()
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -62,10 +63,13 @@ class KnownProfile:
 
     @classmethod
     def of(cls, facts: ProfileFacts, weights: NDArray[np.float32]) -> "KnownProfile":
-        """Return the one with weights [M, K], a column for each of its class names."""
+        """Return the one with weights [M, K], a column for each of its class names, or [M, 2K] with their
+        owners."""
         row_of = {name: row for row, name in enumerate(facts.answered)}
         rows = np.array([row_of[name] for name in facts.class_names], dtype=np.int64)
-        return cls(facts=facts, root=ClassColumns(weights=weights, rows=rows, classes=len(row_of)))
+        owners = np.array(facts.class_owners, dtype=np.int64) if facts.class_owners else None
+        root = ClassColumns(weights=weights, rows=rows, classes=len(row_of), owners=owners)
+        return cls(facts=facts, root=root)
 
 
 class ProfileFiles:
@@ -102,7 +106,7 @@ class ProfileFiles:
     def put(
         self,
         profile: Profile,
-        weights: NDArray[np.floating],
+        root: ClassColumns,
         *,
         asker: NodeId,
         contributions: tuple[Digest, ...],
@@ -110,13 +114,12 @@ class ProfileFiles:
         class_temperature: float,
         trunk: Digest,
     ) -> KnownProfile:
-        """Keep a profile with weights [M, K], a column for each of its class names.
+        """Keep a profile with its root, a class name for each of whose rows.
 
         Beyond `most` the asker with the most loses the one used longest ago.
         """
         buffer = io.BytesIO()
-        columns = weights.astype(np.float32, copy=False)
-        np.save(buffer, columns, allow_pickle=False)
+        np.save(buffer, root.weights, allow_pickle=False)
         facts = ProfileFacts(
             profile=profile,
             contributions=contributions,
@@ -125,8 +128,9 @@ class ProfileFiles:
             trunk=trunk,
             root=digest_of(buffer.getvalue()),
             asker=asker,
+            class_owners=() if root.owners is None else tuple(root.owners.tolist()),
         )
-        known = KnownProfile.of(facts, columns)
+        known = KnownProfile.of(facts, root.weights)
         with self._lock:
             write_file(self._root(profile.id), buffer.getvalue(), 0o600)
             write_file(self._facts(profile.id), TypeAdapter(ProfileFacts).dump_json(facts), 0o600)

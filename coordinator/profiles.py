@@ -29,9 +29,10 @@ from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, Digest, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import in_fixed_point, target_rows
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.analytic_gate import in_fixed_point
+from swarm.gating.class_columns import ClassColumns, whole
 from swarm.gating.combinations import mix
+from swarm.gating.gate_arrays import target_rows
 from swarm.gating.sums import quantised
 
 LABEL = "asker"
@@ -176,7 +177,7 @@ class Profiles:
             gate_version=version,
             degraded=(False,) * rows,
             sources=((source,),) * rows if query.explain else (),
-            flops_per_query=float(trunk_flops + 2 * root.weights.size + 2 * len(root.weights)),
+            flops_per_query=float(trunk_flops + root.flops_per_query + 2 * len(root.weights)),
             combination=LABEL,
         )
 
@@ -216,7 +217,7 @@ class Profiles:
         await asyncio.to_thread(
             self._files.put,
             profile,
-            chosen.root.weights,
+            chosen.root,
             asker=asker,
             contributions=tuple(given[owner] for owner in chosen.owners),
             class_names=tuple(gate.class_names[row] for row in chosen.root.rows),
@@ -269,11 +270,13 @@ def _group(
 
 def _root_of(group: Group, solution: Solution, class_names: Sequence[str]) -> ClassColumns:
     assert solution.weights is not None, "only owners with sums are solved"
-    if solution.class_weights is not None and solution.class_targets is not None:
+    if solution.class_targets is not None:
+        assert solution.roots is not None and solution.scales is not None, "columns come with their scales"
         return ClassColumns(
-            weights=solution.class_weights[0],
+            weights=whole(solution.roots[0], solution.scales[0]),
             rows=np.array(solution.class_targets),
             classes=len(class_names),
+            owners=None if solution.class_owners is None else np.array(solution.class_owners),
         )
     _, class_rows = target_rows(group.leaves, class_names)
     return ClassColumns.summing(solution.weights[0], class_rows, len(class_names))

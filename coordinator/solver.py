@@ -1,7 +1,8 @@
 """The solver's child process: checks contributions and solves gates, away from queries and their memory.
 
-`python -m coordinator.solver JOB_DIR` reads contributions as mapped files, so that memory holds one M x M
-matrix and no owner's sums. It never decides anything: the same job gives the same bits.
+`python -m coordinator.solver JOB_DIR` reads contributions as mapped files, so that memory holds a few M x M
+matrices (seven at most, by discriminants of several owners) and no owner's sums. It never decides anything:
+the same job gives the same bits.
 """
 
 import os
@@ -33,13 +34,12 @@ from swarm.domain.errors import ShapeMismatchError, SwarmError
 from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import ClassColumns, halved
 from swarm.gating.prototype_gate import build_prototype_gate
 from swarm.gating.tree import Tree
 
 NICENESS = 10
 """Answers come first."""
-_MAX_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def solve_group(
@@ -77,17 +77,17 @@ def solve_group(
     if not ridges or not any(leaf.has_columns for leaf in leaves):
         return Solution(prototypes=prototypes, weights=None, roots=None)
     solved = solve_nodes(contributions, leaves, tree, class_names, ridges, fixed_point)
+    by_class = solved.by_class
+    roots, scales = halved(solved.roots if by_class is None else by_class.weights)
     return Solution(
         prototypes=prototypes,
         weights=solved.weights,
-        roots=np.clip(
-            solved.roots if solved.class_weights is None else solved.class_weights,
-            -_MAX_FLOAT16,
-            _MAX_FLOAT16,
-        ).astype(np.float16),
+        roots=roots,
+        scales=scales,
         branch_weights=solved.branch_weights,
-        class_weights=solved.class_weights,
-        class_targets=solved.class_targets,
+        class_targets=None if by_class is None else by_class.targets,
+        class_owners=None if by_class is None else by_class.owners,
+        class_regions=solved.class_regions,
     )
 
 
@@ -132,7 +132,9 @@ def _make_root(job: RootJob, folder: Path) -> None:
 
     blobs = BlobFiles(Path(job.blobs))
     with np.load(folder / ROOT_WEIGHTS_FILE, allow_pickle=False) as stored:
-        columns = ClassColumns(weights=stored["weights"], rows=stored["rows"], classes=job.classes)
+        columns = ClassColumns(
+            weights=stored["weights"], rows=stored["rows"], classes=job.classes, owners=stored.get("owners")
+        )
     made = root_modules(job.trunk, blobs.open_verified, columns, job.class_temperature, job.input_shape)
     if made is None:
         write_record(folder / ROOT_FILE, RootNet(net=None))
@@ -140,7 +142,7 @@ def _make_root(job: RootJob, folder: Path) -> None:
     net, modules, data = made
     for each in data.values():
         blobs.put(each)
-    flops = forward_flops(ridge_root_net(net, job.trunk.factory), job.input_shape)
+    flops = forward_flops(ridge_root_net(net, net.factory.partition(":")[2]), job.input_shape)
     write_record(folder / ROOT_FILE, RootNet(net=net, modules=modules, inference_flops=flops))
 
 

@@ -26,6 +26,16 @@ PROBLEM_FILE = "problem.json"
 ROOT_FILE = "root.json"
 ROOT_WEIGHTS_FILE = "root-weights.npz"
 Arrays = Mapping[str, NDArray[Any]]
+_IN_FILES = (
+    "weights",
+    "roots",
+    "scales",
+    "branch_weights",
+    "class_targets",
+    "class_owners",
+    "class_regions",
+)
+"""The fields of `Solution` with a file of their own each."""
 _T = TypeVar("_T")
 
 
@@ -74,8 +84,8 @@ class SolveJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootJob:
-    """Make the root's modules of `root-weights.npz`: `weights` float32 [M, K], `rows` int64 [K], for so many
-    classes. Leaves `root.json` here, and the blobs among those of `blobs`, where the trunk's are."""
+    """Make the root's modules of `root-weights.npz`, the arrays of `ClassColumns` for so many classes. Leaves
+    `root.json` here, and the blobs among those of `blobs`, where the trunk's are."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
@@ -106,32 +116,29 @@ class Solution:
     """What came of one group.
 
     `prototypes` are a gate statement's arrays of that kind, by name (empty: no leaves). `weights` float32
-    [R, M, T], `branch_weights` float32 [R, M, Tb] and `roots` float16 [R, M, C] are mapped from a file; None
-    where no leaf, or no branch, has columns. So are, where the classes are unbalanced, `class_weights`
-    float32 [R, M, K] and their `class_targets` int64 [K]: the roots are then these, [R, M, K]. Weights take
-    features in fixed point.
+    [R, M, T], `branch_weights` float32 [R, M, Tb] and the class columns `roots` float16 [R, M, C] times
+    `scales` float32 [R, C] are mapped from a file; None where no leaf, or no branch, has columns. Where the
+    classes are unbalanced, the gate scores classes by these: `class_targets` int64 [K] are then those that
+    the roots [R, M, K] are of, `class_regions` int64 [K] the places of their regions, and with `class_owners`
+    int64 [K] the roots are [R, M, 2K] (`ByClass`). Else these are None. Weights take features in fixed point.
     """
 
     prototypes: Arrays
     weights: NDArray[np.float32] | None
     roots: NDArray[np.float16] | None
+    scales: NDArray[np.float32] | None = None
     branch_weights: NDArray[np.float32] | None = None
-    class_weights: NDArray[np.float32] | None = None
     class_targets: NDArray[np.int64] | None = None
+    class_owners: NDArray[np.int64] | None = None
+    class_regions: NDArray[np.int64] | None = None
 
     def write(self, folder: Path, number: int) -> None:
         """Leave the arrays in folder."""
         arrays: dict[str, Any] = dict(self.prototypes)
         np.savez(folder / f"prototypes.{number}.npz", **arrays)
-        if self.weights is not None and self.roots is not None:
-            np.save(folder / f"weights.{number}.npy", self.weights)
-            np.save(folder / f"roots.{number}.npy", self.roots)
-        if self.branch_weights is not None:
-            np.save(folder / f"branch_weights.{number}.npy", self.branch_weights)
-        if self.class_weights is not None:
-            np.save(folder / f"class_weights.{number}.npy", self.class_weights)
-        if self.class_targets is not None:
-            np.save(folder / f"class_targets.{number}.npy", self.class_targets)
+        for name in _IN_FILES:
+            if (array := getattr(self, name)) is not None:
+                np.save(folder / f"{name}.{number}.npy", array)
 
     @classmethod
     def read(cls, folder: Path, number: int) -> "Solution":
@@ -143,14 +150,7 @@ class Solution:
             path = folder / f"{name}.{number}.npy"
             return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
-        return cls(
-            prototypes=prototypes,
-            weights=mapped("weights"),
-            roots=mapped("roots"),
-            branch_weights=mapped("branch_weights"),
-            class_weights=mapped("class_weights"),
-            class_targets=mapped("class_targets"),
-        )
+        return cls(prototypes=prototypes, **{name: mapped(name) for name in _IN_FILES})
 
 
 def write_job(folder: Path, job: Job) -> None:

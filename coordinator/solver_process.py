@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
@@ -106,7 +107,10 @@ class Solver:
         )
         async with self._job("root expert") as run:
             file = run.folder / ROOT_WEIGHTS_FILE
-            await asyncio.to_thread(np.savez, file, weights=columns.weights, rows=columns.rows)
+            arrays: dict[str, Any] = {"weights": columns.weights, "rows": columns.rows}
+            if columns.owners is not None:
+                arrays["owners"] = columns.owners
+            await asyncio.to_thread(np.savez, file, **arrays)
             await run.child(job, SOLVE_TIMEOUT_S)
             return read_record(run.folder / ROOT_FILE, RootNet)
 

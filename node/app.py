@@ -22,6 +22,7 @@ from node.enrol import check_advertised
 from node.expert_relay import ExpertRelay
 from node.expert_server_config import ExpertServerConfig
 from node.federation import FederatedClients, allowed_apps
+from node.forking import forking
 from node.growth.carrying import Grower
 from node.growth.own_contribution import OwnContributions
 from node.growth.reporting import Reporting
@@ -77,6 +78,7 @@ async def serve(config: NodeConfig) -> None:
     async with AsyncExitStack() as stack:
         seat = AgentSeat.take(home)
         stack.callback(seat.leave)
+        stack.enter_context(forking(home.run / "fork_server.log"))
         meter = stack.enter_context(SocketMeter())
         source = IdentitySource(home.identity)
         to_coordinator = open_channel(source, identity.coordinator, "coordinator", COORDINATOR)

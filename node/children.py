@@ -1,7 +1,8 @@
 """Child processes that cannot outlive their agent, and one that is started again when it crashes.
 
 A child dies with its parent in two ways: Linux kills it (PDEATHSIG), and everywhere the end of its
-standard input tells it to go. What a child says comes as JSON lines on its standard output.
+standard input tells it to go. What a child says comes as JSON lines on its standard output. An agent's are
+forked from a process that has imported what they need (`node.forking`).
 """
 
 import asyncio
@@ -17,8 +18,9 @@ from typing import Any, Self
 
 import structlog
 
+from node.forking import LINE_LIMIT, Forked, Forks
+
 _PR_SET_PDEATHSIG = 1
-_LINE_LIMIT = 16 << 20
 _log = structlog.get_logger(__name__)
 
 
@@ -44,24 +46,29 @@ def _end_with_stdin() -> None:
 class Child:
     """One running child process: what it says, how it ended, and the way to end it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked, name: str, log: Path) -> None:
         self._process, self._name, self._log = process, name, log
 
     @classmethod
     async def start(cls, module: str, arguments: Sequence[str], *, log: Path) -> Self:
-        """Start `python -m module arguments...`; its standard error is appended to log."""
+        """Start `python -m module arguments...`, forked where this process forks (`node.forking`); its
+        standard error is appended to log."""
         log.parent.mkdir(parents=True, exist_ok=True)
+        process: asyncio.subprocess.Process | Forked | None = None
         with log.open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                *arguments,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                limit=_LINE_LIMIT,
-            )
+            if (prepared := Forks.of_this_process) is not None:
+                process = await prepared.fork(module, arguments, errors.fileno())
+            if process is None:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    module,
+                    *arguments,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    limit=LINE_LIMIT,
+                )
         _log.info("child.started", module=module, pid=process.pid)
         return cls(process, module, log)
 
@@ -91,7 +98,9 @@ class Child:
         """End the child: close its input, then SIGKILL after grace_s."""
         if self._process.returncode is not None:
             return
-        if self._process.stdin is not None:
+        if isinstance(self._process, Forked):
+            self._process.close_input()
+        elif self._process.stdin is not None:
             self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), grace_s)

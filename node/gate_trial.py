@@ -16,15 +16,7 @@ from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.inference import ExpertForm, GateTrial
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import (
-    BRANCH_WEIGHTS,
-    CLASS_TARGETS,
-    CLASS_WEIGHTS,
-    WEIGHTS,
-    AnalyticGate,
-    Placed,
-    class_columns_in,
-)
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import SPLIT, splits_of
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combinations import (
@@ -37,6 +29,19 @@ from swarm.gating.combinations import (
     may_speak,
     mix,
     right_among,
+)
+from swarm.gating.gate_arrays import (
+    BRANCH_WEIGHTS,
+    CLASS_OWNERS,
+    CLASS_REGIONS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    NODE_WEIGHTS,
+    WEIGHTS,
+    Placed,
+    class_columns_in,
+    has_scores,
+    scales_of,
 )
 from swarm.gating.prototype_gate import PROTOTYPES, PrototypeGate, node_names
 from swarm.gating.routing import RoutePlan, plan_route
@@ -62,9 +67,9 @@ class Voice:
 class TrialGate:
     """A gate under trial, or the present one. Leaves with the same identity count as one expert.
 
-    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the
-    columns `root.<i>` while a ridge is being chosen. `identities` are what the leaves' experts compute,
-    as far as it is known (empty: they all differ).
+    `analytic` and `prototypes` as far as the combinations under trial need them; `roots` are the columns
+    `root.<i>` while a ridge is being chosen, for features in `fixed_point`. `identities` are what the leaves'
+    experts compute, as far as it is known (empty: they all differ).
     """
 
     class_names: tuple[str, ...]
@@ -72,6 +77,7 @@ class TrialGate:
     analytic: AnalyticGate | None = None
     prototypes: PrototypeGate | None = None
     roots: Mapping[str, ClassColumns] = field(default_factory=dict)
+    fixed_point: float = 0.0
     identities: tuple[Hashable, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,7 +91,11 @@ class TrialGate:
         """Return a statement's gate with those of its arrays that are here."""
         names, leaves = statement.class_names, statement.leaves
         placed = Placed.of(leaves, statement.branches)
-        roots = {name: class_columns_in(arrays, name, len(names)) for name in arrays if name.startswith(ROOT)}
+        roots = {
+            name: class_columns_in(arrays, name, len(names))
+            for name in arrays
+            if name.startswith(ROOT) and not name.endswith(scales_of(""))
+        }
         for name, root in roots.items():
             if len(root.weights) != trunk.sum_size:
                 raise ShapeMismatchError(
@@ -94,19 +104,24 @@ class TrialGate:
                     expected=f"{trunk.sum_size} features",
                 )
         analytic = None
-        if WEIGHTS in arrays:
+        if has_scores(arrays):
             analytic = AnalyticGate.from_statement_arrays(
                 arrays, leaves, names, trunk.fixed_point, trunk.has_constant, placed
             )
-        elif roots:
-            analytic = _classifier(next(iter(roots.values())), trunk)
         prototypes = None
         if f"{PROTOTYPES}.0" in arrays:
             splits = splits_of(arrays, placed.is_learned)
             prototypes = PrototypeGate.from_arrays(
                 arrays, leaves=len(leaves), temperature=1.0, tree=placed.tree, splits=splits
             )
-        return cls(class_names=names, leaves=leaves, analytic=analytic, prototypes=prototypes, roots=roots)
+        return cls(
+            class_names=names,
+            leaves=leaves,
+            analytic=analytic,
+            prototypes=prototypes,
+            roots=roots,
+            fixed_point=trunk.fixed_point,
+        )
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -132,7 +147,7 @@ class TrialGate:
         """Return the FLOPs per sample of finding out who is asked, and of judging these combinations."""
         asked = {(each.name, each.temperature, each.top_k) for each in combinations}
         by_prototypes = {each for each in asked if each[0] == "prototypes"}
-        total = sum(2 * root.weights.size for root in self.roots.values())
+        total = sum(root.flops_per_query for root in self.roots.values())
         if self.analytic is not None:
             total += self.analytic.flops_per_query * (1 + (asked > by_prototypes))
         if self.prototypes is not None:
@@ -150,15 +165,18 @@ def arrays_for(statement: GateStatement, options: Sequence[TrialOption]) -> tupl
     """Return the names of the gate's arrays that these options need, and no other."""
     branches = statement.branches
     splits = [f"{SPLIT}.{row}" for row, branch in enumerate(branches) if branch.is_learned]
-    beside = [entry.name for entry in statement.arrays if entry.name in (CLASS_WEIGHTS, CLASS_TARGETS)]
+    there = {entry.name for entry in statement.arrays}
     names: dict[str, None] = {}
     for option in options:
         if option.combination.name in USES_SUMS:
-            names[option.weights] = None
-            names |= dict.fromkeys(
-                name for name in beside if name == CLASS_TARGETS or option.weights == WEIGHTS
-            )
-            if branches and option.weights == WEIGHTS:
+            by_node = option.weights == WEIGHTS and NODE_WEIGHTS in there
+            names[NODE_WEIGHTS if by_node else option.weights] = None
+            beside = [CLASS_WEIGHTS, CLASS_REGIONS] if option.weights == WEIGHTS else [option.weights]
+            beside += [scales_of(beside[0]), CLASS_TARGETS, CLASS_OWNERS]
+            names |= dict.fromkeys(name for name in beside if name in there)
+            if branches and by_node:
+                names |= dict.fromkeys(splits)
+            elif branches and option.weights == WEIGHTS:
                 names |= dict.fromkeys((BRANCH_WEIGHTS, *splits))
         if option.combination.name == "prototypes":
             nodes = node_names(len(statement.leaves), len(branches))
@@ -227,6 +245,7 @@ def judge(
         incumbent=before,
         incumbent_root=root_before,
         roots=candidate.roots,
+        fixed_point=candidate.fixed_point,
         classes=len(candidate.class_names),
     )
     return GateTrial(
@@ -334,20 +353,6 @@ def _speaker(gate: TrialGate, leaf: GateLeaf, voices: Mapping[str, Voice]) -> Sp
         class_rows=_rows_of(gate.class_names, voice.class_names),
         probabilities=voice.probabilities,
         corrections=voice.corrections,
-    )
-
-
-def _classifier(root: ClassColumns, trunk: TrunkReference) -> AnalyticGate:
-    """Return a gate of class columns alone, as long as no ridge has been chosen."""
-    return AnalyticGate(
-        weights=np.asarray(root.weights, dtype=np.float32),
-        leaf_rows=np.zeros(len(root.rows), dtype=np.int64),
-        class_rows=root.rows,
-        leaves=1,
-        classes=root.classes,
-        fixed_point=trunk.fixed_point,
-        has_constant=trunk.has_constant,
-        by_class=root,
     )
 
 

@@ -14,7 +14,7 @@ from swarm.config import NodeHome
 from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
 from swarm.domain.gates import GateStatement
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import ROOT_ARRAYS
+from swarm.gating.gate_arrays import ROOT_ARRAYS
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.verified import VerifiedRegistry

@@ -29,8 +29,9 @@ from swarm.experts.nets import build_net
 from swarm.experts.samples import Samples, derived_seed
 from swarm.experts.trunk import Trunk
 from swarm.experts.weights import load_net, pack_net, zero_head
-from swarm.gating.analytic_gate import ROOT_ARRAYS, AnalyticGate
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.combinations import CORRECTED_CLASS_TEMPERATURE
+from swarm.gating.gate_arrays import ROOT_ARRAYS
 from swarm.gating.regions import region_columns
 from swarm.modules.packing import unpack
 

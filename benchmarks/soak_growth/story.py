@@ -16,7 +16,7 @@ NODES = ("ada", "bob", "cy", "dora", "eve")
 FOUNDERS = ("ada", "bob", "cy")
 SAMPLES = 200
 """In one mega-batch; characters come ten at a time, all 15 training drawings of each."""
-TEST_SAMPLES = 1000
+TEST_SAMPLES = 3000
 """Of each domain at most."""
 CHARACTERS, CHARACTERS_AT_ONCE, DRAWINGS = 240, 10, 15
 NOISE = 60.0

@@ -3,12 +3,12 @@
 Characters come in 15 drawings each and stay; of MNIST, USPS and Fashion-MNIST more and more samples come;
 each has its owner. The roots are least squares as it is, with each class weighed by n^-1/2 (as far as sums
 allow), with its columns divided by n^1/2 afterwards, and linear discriminants: with a mean for each class and
-a scatter that counts samples, or owners, and as in a gate, with a mean for each class of each owner too. The
-ridge of each is chosen on validation samples, the accuracies are on test samples.
+a scatter that counts samples, or owners, with a mean for each class of each owner, and, as in a gate, with
+each owner's own scatter among its classes too. The ridge of each is chosen on validation samples, the
+accuracies are on test samples.
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from benchmarks.results_file import write_result
+from benchmarks.results_file import over_seeds, write_result
 from benchmarks.soak_growth.story import tell_story
 from swarm.experts.trunk import Trunk, make_trunk
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.discriminants import class_samples, discriminants, scatter_weights
+from swarm.gating.owner_discriminants import solve_by_class
 from swarm.gating.ridge import RIDGES, OwnerSums, total_sums, weight_by_owner
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 
@@ -66,8 +67,13 @@ class Sums:
         rows = np.arange(len(self.known))
         return [self._columns(root / self.samples**divided, rows) for root in self._least_squares(power)]
 
-    def _columns(self, root: Doubles, rows: Rows) -> ClassColumns:
-        return ClassColumns(weights=root, rows=self.known[rows], classes=int(self.known.max()) + 1)
+    def _columns(self, root: Doubles, rows: Rows, owners: Rows | None = None) -> ClassColumns:
+        return ClassColumns(
+            weights=root.astype(np.float32),
+            rows=self.known[rows],
+            classes=int(self.known.max()) + 1,
+            owners=owners,
+        )
 
     def _least_squares(self, power: float = 0.0) -> Doubles:
         samples = self.samples
@@ -96,11 +102,23 @@ class Sums:
             rows = np.tile(rows, len(self.owners))[fed]
             scattered, columns = scattered[:, fed], columns[:, fed]
         total = total_sums(self.owners, weight_of)
-        found = discriminants(
-            total, scattered, columns, rows, RIDGES, self.fixed_point, self._least_squares()
-        )
+        found = discriminants(total, scattered, columns, rows, RIDGES, self.fixed_point)
         assert found is not None, "exact sums are positive definite"
         return [self._columns(root, rows) for root in found]
+
+    def served(self) -> list[ClassColumns]:
+        """Return what a gate of these sums is, for each ridge."""
+        found = solve_by_class(
+            self.owners,
+            np.concatenate([each.columns for each in self.owners], axis=1),
+            np.tile(np.arange(len(self.known)), len(self.owners)),
+            np.repeat(np.arange(len(self.owners)), len(self.known)),
+            RIDGES,
+            self.fixed_point,
+            self._least_squares(),
+        )
+        assert found is not None, "exact sums are positive definite"
+        return [self._columns(root, found.targets, found.owners) for root in found.weights]
 
     def _added(self, weight_of: Mapping[str, float]) -> Doubles:
         added: Doubles = np.sum([weight_of[each.owner] * each.columns for each in self.owners], axis=0)
@@ -121,7 +139,8 @@ ROOTS: Mapping[str, Callable[[Sums], list[ClassColumns]]] = {
     "columns divided": lambda sums: sums.weighed(0.0, divided=0.5),
     "one mean, scatter by samples": lambda sums: sums.discriminants(weight_by_owner),
     "one mean, scatter by owners": lambda sums: sums.discriminants(scatter_weights),
-    "discriminants": lambda sums: sums.discriminants(scatter_weights, by_owner=True),
+    "a mean for each owner": lambda sums: sums.discriminants(scatter_weights, by_owner=True),
+    "discriminants": lambda sums: sums.served(),
 }
 
 
@@ -200,11 +219,7 @@ def main() -> int:
     options = parser.parse_args()
     started = time.monotonic()
     runs = [measured(options.data_dir, int(seed)) for seed in options.seeds.split(",")]
-    figures = {}
-    for key in runs[0]:
-        values = [run[key] for run in runs]
-        figures[key] = statistics.fmean(values)
-        figures[f"{key}.spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    figures = over_seeds(runs)
     domains = (KEPT, *GROWING)
     print(f"| root | samples of each other domain | {' | '.join(domains)} |")
     print("|---|---|" + "---|" * len(domains))

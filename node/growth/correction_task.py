@@ -13,8 +13,9 @@ from swarm.domain.ids import Digest
 from swarm.domain.manifests import Correction
 from swarm.experts.nets import build_net
 from swarm.experts.weights import load_net
-from swarm.gating.analytic_gate import ROOT_ARRAYS, AnalyticGate
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.combinations import CORRECTED_CLASS_TEMPERATURE
+from swarm.gating.gate_arrays import ROOT_ARRAYS
 from swarm.modules.packing import unpack
 
 

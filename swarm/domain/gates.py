@@ -81,10 +81,15 @@ class GateStatement:
     `analytic` adds `weights` float32 [M, T]: one column for each leaf and class, leaves in their order and
     each leaf's `class_names` in theirs; and where there are branches `branch_weights` float32 [M, Tb], one
     for each branch and class of its leaves (sorted), in the order of branches: what its region is scored by.
-    Where classes differ much in their samples, `class_weights` float32 [M, K] score the classes
-    `class_targets` int64 [K] instead of the sum over the leaves (`swarm.gating.discriminants`). Leaves whose
-    owner gave no sums have no columns (`has_columns`). `combinations` are the best found of each kind on
-    validation data; `served` is the place of the one that answers unless a query asks for another.
+    Where classes differ much in their samples, `class_weights` float16 [M, K] times
+    `class_weights.scales` float32 [K] score the classes `class_targets` int64 [K] instead of the sum over the
+    leaves (`swarm.gating.discriminants`), `class_regions` int64 [K] the places of their regions in the tree;
+    of several owners, told apart by `class_owners` int64 [K], there are 2K columns and scales
+    (`swarm.gating.owner_discriminants`). Leaves and branches are then scored by `node_weights` float32
+    [M, N], the sums over the classes of `weights` for each leaf with columns and of `branch_weights` for each
+    branch with columns, instead of by these. Leaves whose owner gave no sums have no columns (`has_columns`).
+    `combinations` are the best found of each kind on validation data; `served` is the place of the one that
+    answers unless a query asks for another.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN

@@ -58,7 +58,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerShare:
-    """How much of the root's score for the class that was answered comes from one owner's sums, 0..1."""
+    """How much of the root's score for the class that was answered comes from one owner's sums, 0..1.
+
+    All of it from the owner of the class's best column where classes have columns of their own (ADR 16).
+    """
 
     owner: NodeId
     weight: float

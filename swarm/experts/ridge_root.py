@@ -1,6 +1,7 @@
 """The swarm's root as an expert of its own: net `ridge-root:TRUNK`, trunk and linear map in one.
 
-With `ridge-root:best-of-K:TRUNK` the map has K columns, and a class's score is the best of its columns'.
+With `ridge-root:best-of-K:TRUNK` the map has K columns, and a class's score is the best of its columns'. With
+`ridge-root:owners-of-K:TRUNK` it has K columns between owners and K within them (`ClassColumns`).
 
 Float inputs -> features -> fixed point round(fixed_point * feature), clamped to int16, with a constant column
 where the trunk has none -> class scores -> over the class temperature, so that a softmax gives the root's
@@ -27,7 +28,7 @@ from swarm.modules.packing import ReadBlob, pack_module
 
 RIDGE_ROOT = "ridge-root"
 MAX_INT16 = 32767
-BEST_OF = "best-of-"
+BEST_OF, OWNERS_OF = "best-of-", "owners-of-"
 MAX_COLUMNS = 1 << 20
 _TRUNK, _HEAD = "trunk", "head"
 
@@ -74,19 +75,40 @@ class _BestHead(_Head):
         self.register_buffer("rows", torch.zeros(columns, dtype=torch.int64))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        scores = super().forward(features)
-        rows = self.rows.clamp(0, self.classes - 1).expand(len(scores), -1)
-        nothing = scores.new_zeros(len(scores), self.classes)
-        return nothing.scatter_reduce(1, rows, scores, "amax", include_self=False)
+        return _best(super().forward(features), self.rows, self.classes)
 
     rows: torch.Tensor
 
 
+class _OwnersHead(_BestHead):
+    """The same with `weight` [M, 2K] and `owners` int64 [K] besides, as `swarm.gating.class_columns` says."""
+
+    def __init__(self, size: int, columns: int, classes: int) -> None:
+        super().__init__(size, columns, classes)
+        self.weight = nn.Parameter(torch.zeros(size, 2 * columns))
+        self.register_buffer("owners", torch.zeros(columns, dtype=torch.int64))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        between, within = _Head.forward(self, features).chunk(2, dim=1)
+        count = within.shape[1]
+        owners = self.owners.clamp(0, count - 1)
+        behind = within - _best(within, owners, count)[:, owners]
+        return _best(behind + _best(between, owners, count)[:, owners], self.rows, self.classes)
+
+    owners: torch.Tensor
+
+
+def _best(scores: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the largest of scores [B, K] for each of so many rows, [B, count]; 0 for one without."""
+    places = rows.clamp(0, count - 1).expand(len(scores), -1)
+    return scores.new_zeros(len(scores), count).scatter_reduce(1, places, scores, "amax", include_self=False)
+
+
 def ridge_root_net(reference: NetReference, trunk: str) -> nn.Module:
     """Return the net of `ridge-root:<trunk>`, all zeros; InvalidInputError unless the trunk is built in."""
-    columns = 0
-    if trunk.startswith(BEST_OF):
-        number, _, trunk = trunk.removeprefix(BEST_OF).partition(":")
+    columns, of_owners = 0, trunk.startswith(OWNERS_OF)
+    if of_owners or trunk.startswith(BEST_OF):
+        number, _, trunk = trunk.removeprefix(OWNERS_OF if of_owners else BEST_OF).partition(":")
         columns = int(number) if number.isdecimal() and number.isascii() and len(number) < 8 else 0
         trunk = trunk if 0 < columns <= MAX_COLUMNS else ""
     net = built_in_trunk(trunk, reference.input_shape, None)
@@ -94,14 +116,14 @@ def ridge_root_net(reference: NetReference, trunk: str) -> nn.Module:
         raise InvalidInputError(
             "net",
             found=repr(reference.factory[:80]),
-            expected=f"ridge-root:randconv-sqrt:K or :identity, or with {BEST_OF}N: before the trunk",
+            expected=f"ridge-root:randconv-sqrt:K or :identity, the trunk after {BEST_OF}N: or {OWNERS_OF}N:"
+            " or alone",
         )
     has_constant = not isinstance(net, nn.Flatten)
     size = math.prod(reference.input_shape) + 1 if isinstance(net, nn.Flatten) else net.feature_size
     classes = reference.classes
-    return RidgeRoot(
-        net, _BestHead(size, columns, classes) if columns else _Head(size, classes), has_constant
-    )
+    best = _OwnersHead if of_owners else _BestHead
+    return RidgeRoot(net, best(size, columns, classes) if columns else _Head(size, classes), has_constant)
 
 
 def root_modules(
@@ -140,6 +162,8 @@ def root_modules(
         arrays["weight"] = linear
     else:
         arrays["rows"], best_of = columns.rows, f"{BEST_OF}{len(columns.rows)}:"
+    if columns.owners is not None:
+        arrays["owners"], best_of = columns.owners, f"{OWNERS_OF}{len(columns.rows)}:"
     head, blobs = pack_module(_HEAD, arrays)
     modules = [head]
     if not isinstance(trunk, nn.Flatten):

@@ -7,7 +7,6 @@ analytic continual and federated learning (ACIL, Zhuang et al. 2022; AFL, He et 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +15,25 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.branches import ScoredBranches, splits_of
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.distances import Floats
+from swarm.gating.gate_arrays import (
+    CLASS_REGIONS,
+    CLASS_TARGETS,
+    CLASS_WEIGHTS,
+    WEIGHTS,
+    LeafColumns,
+    Placed,
+    class_columns_in,
+    class_rows_of,
+    has_scores,
+    node_classes,
+    node_columns,
+    regions_in,
+    target_rows,
+    weights_of_leaves,
+)
 from swarm.gating.regions import region_columns
 from swarm.gating.sums import constant_of, quantised
-from swarm.gating.tree import Place, Tree, softmax_shares
-
-WEIGHTS, BRANCH_WEIGHTS, CLASS_WEIGHTS = "weights", "branch_weights", "class_weights"
-"""The names of W among a gate statement's arrays: the columns of leaves, those of branches, and those by
-which classes are scored where that is not the sum of the leaves' columns."""
-CLASS_TARGETS = "class_targets"
-"""The name of the rows that say which class each of the class weights is for."""
-ROOT_ARRAYS = (WEIGHTS, CLASS_WEIGHTS, CLASS_TARGETS)
-"""The arrays by which the root answers, as far as a gate has them."""
-
-
-class LeafColumns(Protocol):
-    """What the gate needs to know of a leaf; `swarm.domain.gates.GateLeaf` has it."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def has_columns(self) -> bool: ...
-
-
-class LearnedBranch(Place, Protocol):
-    """A branch, and whether its gate is learned; `swarm.domain.gates.GateBranch` has it."""
-
-    @property
-    def is_learned(self) -> bool: ...
+from swarm.gating.tree import Tree, softmax_shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,7 +43,8 @@ class AnalyticGate:
     leaf_rows and class_rows int64 [T], below `leaves` and `classes`; not every leaf has targets. With
     `branches` the targets are those of regions, and leaf_rows places in the tree's regions: what was a leaf's
     target is the branch's, to the bit. `by_class` scores classes (`discriminants`); None: the sum over the
-    leaves does.
+    leaves does. With it a target may be a region's whole, the sum over its classes: class_rows is then empty,
+    and `class_regions` int64 [K] says in which region each of by_class's targets is.
     """
 
     weights: Floats
@@ -64,6 +56,7 @@ class AnalyticGate:
     has_constant: bool
     branches: ScoredBranches | None = None
     by_class: ClassColumns | None = None
+    class_regions: NDArray[np.int64] | None = None
     has_columns: NDArray[np.bool_] = field(init=False)
     """Which leaves can be chosen by scores, bool [L]."""
     _reached: NDArray[np.bool_] = field(init=False, repr=False)
@@ -71,7 +64,8 @@ class AnalyticGate:
     def __post_init__(self) -> None:
         constant_of(self.fixed_point)
         targets = self.weights.shape[1] if self.weights.ndim == 2 else 0
-        if targets < 1 or self.leaf_rows.shape != (targets,) or self.class_rows.shape != (targets,):
+        classed = (targets,) if self.by_class is None or len(self.class_rows) else (0,)
+        if targets < 1 or self.leaf_rows.shape != (targets,) or self.class_rows.shape != classed:
             raise ShapeMismatchError(
                 "gate weights",
                 found=f"{list(self.weights.shape)}",
@@ -87,11 +81,20 @@ class AnalyticGate:
                 found=f"{len(self.by_class.weights)} features, {self.by_class.classes} classes",
                 expected=f"{len(self.weights)} features, {self.classes} classes",
             )
+        if self.class_regions is not None and (
+            self.by_class is None or self.class_regions.shape != self.by_class.rows.shape
+        ):
+            raise ShapeMismatchError(
+                f"gate {CLASS_REGIONS}",
+                found=str(list(self.class_regions.shape)),
+                expected=f"one for each of {CLASS_TARGETS}",
+            )
         for subject, rows, limit in (
             ("leaf rows", self.leaf_rows, len(self.tree.regions)),
             ("class rows", self.class_rows, self.classes),
+            ("class regions", self.class_regions, len(self.tree.regions)),
         ):
-            if not 0 <= int(rows.min()) <= int(rows.max()) < limit:
+            if rows is not None and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < limit:
                 raise InvalidInputError(
                     f"gate {subject}", found="a row out of range", expected=f"0..{limit - 1}"
                 )
@@ -108,21 +111,26 @@ class AnalyticGate:
         class_names: Sequence[str],
         fixed_point: float,
         has_constant: bool,
-        placed: "Placed | None" = None,
+        placed: Placed | None = None,
     ) -> "AnalyticGate":
         """Return the gate of a statement's `weights` [M, T]: leaves in their order, their classes in theirs.
+        Without them, of its `node_weights` [M, N]: leaves with columns, then branches with columns.
 
         `placed`: its branches; None: it has none, or they do not matter (class scores are the sum over all
         leaves). Raises ShapeMismatchError where an array is missing or misshapen, InvalidInputError for a
         class of a leaf that class_names lack.
         """
-        if WEIGHTS not in arrays:
+        if not has_scores(arrays):
             raise ShapeMismatchError("gate arrays", found="no weights", expected="weights float32 [M, T]")
-        weights = np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32)
         leaf_rows, class_rows = target_rows(leaves, class_names)
+        if is_by_node := WEIGHTS not in arrays:
+            leaf_rows, class_rows = np.unique(leaf_rows), class_rows[:0]
+            weights = weights_of_leaves(arrays, len(leaf_rows), leaves, placed)
+        else:
+            weights = np.ascontiguousarray(arrays[WEIGHTS], dtype=np.float32)
         inner = None
         if placed is not None and placed.tree.children:
-            nodes = _node_columns(arrays, weights, leaf_rows, leaves, placed)
+            nodes = node_columns(arrays, weights, leaf_rows, leaves, placed)
             splits = splits_of(arrays, placed.is_learned)
             size = int(weights.shape[0]) - (not has_constant)
             inner = ScoredBranches(
@@ -140,7 +148,7 @@ class AnalyticGate:
             names = [name for node in placed.tree.regions for name in node_classes(placed.tree, leaves, node)]
             weights = np.ascontiguousarray(np.concatenate(tops, axis=1))
             leaf_rows = np.repeat(np.arange(len(tops)), [top.shape[1] for top in tops]).astype(np.int64)
-            class_rows = _class_rows(names, class_names)
+            class_rows = class_rows if is_by_node else class_rows_of(names, class_names)
         return cls(
             weights=weights,
             leaf_rows=leaf_rows,
@@ -153,6 +161,7 @@ class AnalyticGate:
             by_class=class_columns_in(arrays, CLASS_WEIGHTS, len(class_names))
             if CLASS_WEIGHTS in arrays
             else None,
+            class_regions=regions_in(arrays, needed=is_by_node) if placed is not None else None,
         )
 
     @property
@@ -177,12 +186,12 @@ class AnalyticGate:
         """Fixed point, all scores, their sums per leaf and class, and the softmax over leaves."""
         size, targets = self.weights.shape
         below = 0 if self.branches is None else self.branches.flops_per_query
-        below += 0 if self.by_class is None else 2 * self.by_class.weights.size + len(self.by_class.rows)
+        below += 0 if self.by_class is None else self.by_class.flops_per_query
         return int(2 * size * targets + 2 * size + 2 * targets + 8 * len(self.tree.regions) + below)
 
     def scores(self, features: NDArray[np.generic]) -> Floats:
         """Return the scores of all targets, float32 [B, T], after them what branches score, [B, T + S], and
-        after those what columns for classes score, [B, T + S + K].
+        after those what columns for classes score, [B, T + S + K] or [B, T + S + 2K].
 
         features float32 [B, D] of the gate's trunk. Raises ShapeMismatchError if D differs,
         InvalidInputError where features are not finite.
@@ -233,8 +242,16 @@ class AnalyticGate:
         """Return how much of each row's score for one class comes from each region, float32 [B, R].
 
         scores [B, T], answered int64 [B] are classes. What speaks against the class counts for nothing; rows
-        sum to 1, or are 0 where nothing speaks for it.
+        sum to 1, or are 0 where nothing speaks for it. Where the best of several targets is a class's score,
+        all of it is from that one's region.
         """
+        if self.by_class is not None and self.class_regions is not None:
+            beside = scores[:, -self.by_class.weights.shape[1] :]
+            best = self.by_class.best_target(beside, np.asarray(answered))
+            rows = np.flatnonzero(best >= 0)
+            found = np.zeros((len(scores), len(self.tree.regions)), dtype=np.float32)
+            found[rows, self.class_regions[best[rows]]] = 1
+            return found
         own = self.class_rows[None, :] == np.asarray(answered)[:, None]
         speaking = np.where(own, np.maximum(self._of_targets(scores), 0), 0)
         found = _summed(speaking, self.leaf_rows, len(self.tree.regions))
@@ -245,98 +262,6 @@ class AnalyticGate:
     def _of_targets(self, scores: Floats) -> Floats:
         # A copy, so that the products over it have the bits that they had without branches.
         return np.ascontiguousarray(scores[:, : self.weights.shape[1]])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """The branches of a gate's statement: its tree, and which of its branches have a learned gate."""
-
-    tree: Tree
-    is_learned: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, leaves: Sequence[Place], branches: Sequence[LearnedBranch]) -> "Placed":
-        """Return those of a statement; InvalidInputError as `Tree.of`."""
-        return cls(tree=Tree.of(leaves, branches), is_learned=tuple(each.is_learned for each in branches))
-
-
-def node_classes(tree: Tree, leaves: Sequence[LeafColumns], node: int) -> tuple[str, ...]:
-    """Return the classes that a node has columns for: a leaf's own, of a branch those of all its leaves,
-    sorted."""
-    if node < tree.leaves:
-        return leaves[node].class_names if leaves[node].has_columns else ()
-    found = {name for leaf in tree.leaves_of(node) for name in node_classes(tree, leaves, leaf)}
-    return tuple(sorted(found))
-
-
-def _node_columns(
-    arrays: Mapping[str, NDArray[np.generic]],
-    weights: Floats,
-    leaf_rows: NDArray[np.int64],
-    leaves: Sequence[LeafColumns],
-    placed: Placed,
-) -> list[Floats]:
-    """Return each node's columns of W, float32 [M, classes]."""
-    tree = placed.tree
-    widths = [len(node_classes(tree, leaves, node)) for node in range(tree.leaves, tree.nodes)]
-    shape = (len(weights), sum(widths))
-    if BRANCH_WEIGHTS not in arrays or arrays[BRANCH_WEIGHTS].shape != shape:
-        found = arrays.get(BRANCH_WEIGHTS)
-        raise ShapeMismatchError(
-            f"gate {BRANCH_WEIGHTS}",
-            found="none" if found is None else str(list(found.shape)),
-            expected=f"float32 {list(shape)}",
-        )
-    if weights.ndim != 2 or weights.shape[1] != len(leaf_rows):
-        raise ShapeMismatchError(
-            "gate weights", found=f"{list(weights.shape)}", expected=f"[M, {len(leaf_rows)}]"
-        )
-    of_branches = arrays[BRANCH_WEIGHTS].astype(np.float32, copy=False)
-    if not np.isfinite(weights).all() or not np.isfinite(of_branches).all():
-        raise InvalidInputError("gate weights", found="a value that is not finite")
-    cuts = np.cumsum(widths)[:-1]
-    return [
-        *(weights[:, leaf_rows == leaf] for leaf in range(tree.leaves)),
-        *np.split(of_branches, cuts, axis=1),
-    ]
-
-
-def class_columns_in(arrays: Mapping[str, NDArray[np.generic]], name: str, classes: int) -> ClassColumns:
-    """Return the columns float [M, K] of that name, for the classes that `class_targets` int64 [K] say.
-
-    Without `class_targets` there is one column for each class. Raises ShapeMismatchError and
-    InvalidInputError, by name, for arrays that do not fit each other or the number of classes.
-    """
-    weights = np.ascontiguousarray(arrays[name], dtype=np.float32)
-    rows = np.asarray(arrays.get(CLASS_TARGETS, np.arange(classes)))
-    if weights.ndim != 2 or rows.dtype != np.int64 or rows.shape != weights.shape[1:]:
-        raise ShapeMismatchError(
-            f"gate {name}",
-            found=f"{list(weights.shape)} for {rows.dtype} {list(rows.shape)} {CLASS_TARGETS}",
-            expected=f"[M, K] for int64 [K] {CLASS_TARGETS}, or [M, {classes}] without",
-        )
-    if not np.isfinite(weights).all():
-        raise InvalidInputError(f"gate {name}", found="a value that is not finite")
-    return ClassColumns(weights=weights, rows=np.ascontiguousarray(rows), classes=classes)
-
-
-def target_rows(
-    leaves: Sequence[LeafColumns], class_names: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each target, int64 [T] each, the row of its leaf and the row of its class."""
-    pairs = [(row, name) for row, leaf in enumerate(leaves) if leaf.has_columns for name in leaf.class_names]
-    rows = np.array([row for row, _ in pairs], dtype=np.int64)
-    return rows, _class_rows([name for _, name in pairs], class_names)
-
-
-def _class_rows(names: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
-    column = {name: row for row, name in enumerate(class_names)}
-    unknown = next((name for name in names if name not in column), None)
-    if unknown is not None:
-        raise InvalidInputError(
-            "leaf's class names", found=f"unknown class {unknown!r}", expected="names of the gate's classes"
-        )
-    return np.array([column[name] for name in names], dtype=np.int64)
 
 
 def in_fixed_point(

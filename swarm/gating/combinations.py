@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from swarm.domain.combination import USES_SUMS, Combination, CombinationName, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combine import PROBABILITY_FLOOR, answer_of, mix
 from swarm.gating.distances import Floats
+from swarm.gating.gate_arrays import WEIGHTS
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.regions import region_columns
 from swarm.gating.routing import RoutePlan, plan_route

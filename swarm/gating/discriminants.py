@@ -4,24 +4,31 @@ Least squares on one-hot targets lets a class of many samples drown one of few: 
 classes' probabilities among all samples, so that of a class with 15 of 25,000 samples is next to nothing
 wherever it lies, and falls further as others grow. Discriminants of Gaussian classes with one covariance
 judge by the distance to the class's mean instead, however many samples made it. They need the same sums: the
-scatter within the classes is F'F less what the classes' means explain. Each owner's scatter counts by how
-well its samples know a covariance of M features, not by how many they are: else one owner's classes would go
-on falling as others grow. Source: Fisher 1936; streaming and with shrinkage, SLDA (Hayes & Kanan 2020); from
-random features, RanPAC (McDonnell et al. 2023).
+scatter within the classes is F'F less what the classes' means explain.
+
+Each owner's scatter counts by how well its samples know a covariance of M features, not by how many they are:
+else one owner's classes would go on falling as others grow. Source: Fisher 1936; streaming and with
+shrinkage, SLDA (Hayes & Kanan 2020); from random features, RanPAC (McDonnell et al. 2023).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.gating.class_columns import best_of_class
-from swarm.gating.ridge import UNBALANCED, OwnerSums, weight_by_owner
+from swarm.gating.ridge import RIDGES, UNBALANCED, OwnerSums, weight_by_owner
 from swarm.gating.sums import constant_of
 
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+LEAST = min(RIDGES)
+"""What is found before a ridge is chosen goes by the least one, whichever are asked for: one or all of them
+give the same bits."""
+_ROUNDING = 0.01
+"""Of the least ridge: sums of fewer samples than features are singular but for rounding."""
 
 
 def are_unbalanced(samples: Doubles) -> bool:
@@ -29,7 +36,7 @@ def are_unbalanced(samples: Doubles) -> bool:
     return bool(samples.max() > UNBALANCED * np.quantile(samples, 0.5, method="lower"))
 
 
-def class_samples(columns: Doubles, fixed_point: float) -> Doubles:
+def class_samples(columns: NDArray[np.integer] | Doubles, fixed_point: float) -> Doubles:
     """Return how many samples made each class's column, float64 [C]: what its constant feature counts."""
     samples: Doubles = columns[-1] / constant_of(fixed_point)
     return samples
@@ -50,68 +57,92 @@ def scatter_weights(owners: Sequence[OwnerSums]) -> dict[str, float]:
     return {owner: weight_of[owner] * scale * trust[owner] / samples for owner, samples in had.items()}
 
 
-def discriminants(
-    total: Doubles,
-    scattered: Doubles,
-    columns: Doubles,
-    classes: NDArray[np.int64],
-    ridges: Sequence[float],
-    fixed_point: float,
-    like: Doubles,
-) -> Doubles | None:
-    """Return D for each ridge, float64 [R, M, T]: a class's score is the largest of its targets' q @ D.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scatter:
+    """How targets' samples lie about their means: `means` float64 [D, T] are `pulled_means`, of which `kept`
+    [T] is left; `scatter` [D, D] is the sum of (q - m)(q - m)' over `samples` of them, positive definite with
+    any ridge. D features, without the constant, in fixed point."""
 
-    A target is a class in a region, classes int64 [T] below C: a class that two domains share under one name
-    has a mean in each. columns [M, T] are the targets' sums of features, at least one sample each; the last
-    feature is constant. total [M, M] is F'F and scattered [M, T] the targets' sums, both as `scatter_weights`
-    weigh owners. The means m are those of `pulled_means`; S is the sum of (q - m_t)(q - m_t)' within the
-    targets. With a ridge in units of the features' sums, d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. They are
-    scaled to spread as the columns `like` [R, M, C] do over the targets' means, so that temperatures mean the
-    same for both, and add up to 0 over the targets. None where the sums are too coarse for S to be positive
-    definite, or nothing tells the classes apart.
+    means: Doubles
+    kept: Doubles
+    scatter: Doubles
+    samples: float
+
+    def columns(self, ridges: Sequence[float], fixed_point: float) -> Doubles | None:
+        """Return D for each ridge, float64 [R, D + 1, T]: q @ D are log-likelihoods, up to a constant.
+
+        With S the scatter and the ridge, over the samples, d_t(q) = m_t' S^-1 q - m_t' S^-1 m_t / 2. A ridge
+        is in units of the features' sums. D adds up to 0 over the targets. None where S is not positive
+        definite after all.
+        """
+        size, targets = self.means.shape
+        found = np.zeros((len(ridges), size + 1, targets))
+        for row, ridge in enumerate(ridges):
+            factor = _factor(_ridged(self.scatter, ridge * fixed_point**2))
+            if factor is None:
+                return None
+            slopes = self.samples * cho_solve(factor, self.means, check_finite=False)
+            found[row, :-1] = slopes
+            found[row, -1] = -0.5 * (self.means * slopes).sum(axis=0) / constant_of(fixed_point)
+            found[row] -= found[row].mean(axis=1, keepdims=True)
+        return found if np.isfinite(found).all() else None
+
+
+def scatter_of(
+    total: Doubles, scattered: Doubles, columns: Doubles, classes: Integers, fixed_point: float
+) -> Scatter | None:
+    """Return the scatter of targets, each a class in a region, int64 [T] says of which class.
+
+    A class that two domains share under one name has a mean in each. columns [M, T] are the targets' sums of
+    features, at least one sample each; the last feature is constant. total [M, M] is F'F and scattered [M, T]
+    the targets' sums, both as `scatter_weights` weigh owners. Compact sums may leave out more of the scatter
+    than the means explain of it: what it lacks to be positive definite is added to its diagonal (`lifted`).
+    None where that would be as much as there is.
     """
     shape = (len(columns), len(classes))
     if not columns.shape == scattered.shape == shape or total.shape != (shape[0], shape[0]):
         raise ShapeMismatchError(
             "class columns", found=str(list(columns.shape)), expected=f"{[len(total), len(classes)]}"
         )
-    if like.shape[:2] != (len(ridges), shape[0]) or int(classes.max()) >= like.shape[2]:
-        raise ShapeMismatchError(
-            "columns to spread like", found=str(list(like.shape)), expected=f"{[len(ridges), shape[0], 'C']}"
-        )
     samples = class_samples(columns, fixed_point)
     if samples.min() <= 0:
         raise InvalidInputError("class columns", found="a class without samples", expected="at least one")
     varying = slice(0, shape[0] - 1)  # the constant tells no class from another
-    scatter = _Scatter(total[varying, varying], scattered[varying], class_samples(scattered, fixed_point))
-    least = min(ridges) * fixed_point**2
-    means = columns / samples
-    pulled = pulled_means(means[varying], samples, classes, scatter.about(means[varying], least))
-    if pulled is None:
+    sums = total[varying, varying], scattered[varying], class_samples(scattered, fixed_point)
+    means, kept = (columns / samples)[varying], np.ones(len(classes))
+    own = lifted(_scatter(*sums, means), fixed_point)
+    if own is None:
         return None
-    means[varying] = pulled
-    found = np.zeros((len(ridges), *shape))
-    for row, ridge in enumerate(ridges):
-        factor = _factor(scatter.about(pulled, ridge * fixed_point**2))
-        if factor is None:
+    scatter, lift = own
+    if len(np.unique(classes)) < len(classes):  # else nothing is pulled, and no factor is needed for that
+        pulled = pulled_means(means, samples, classes, _ridged(scatter, LEAST * fixed_point**2))
+        if pulled is None:
             return None
-        slopes = cho_solve(factor, pulled, check_finite=False)
-        found[row, varying] = slopes
-        found[row, -1] = -0.5 * (pulled * slopes).sum(axis=0) / constant_of(fixed_point)
-        found[row] -= found[row].mean(axis=1, keepdims=True)
-        reach = _spread(means.T @ found[row], samples, classes, classes)
-        if not reach > 0:
-            return None
-        known = np.unique(classes)
-        wanted = _spread(means.T @ like[row][:, known], samples, classes, known)
-        found[row] *= max(wanted, 0.0) / reach
-    return found if np.isfinite(found).all() and found.any() else None
+        means, kept = pulled
+        scatter = _ridged(_scatter(*sums, means), lift)
+    return Scatter(means=means, kept=kept, scatter=scatter, samples=float(sums[2].sum()))
+
+
+def discriminants(
+    total: Doubles,
+    scattered: Doubles,
+    columns: Doubles,
+    classes: Integers,
+    ridges: Sequence[float],
+    fixed_point: float,
+) -> Doubles | None:
+    """Return the columns of `scatter_of` these sums, float64 [R, M, T]; None where they are too coarse or
+    nothing tells the targets apart."""
+    scatter = scatter_of(total, scattered, columns, classes, fixed_point)
+    found = None if scatter is None else scatter.columns(ridges, fixed_point)
+    return found if found is not None and found.any() else None
 
 
 def pulled_means(
-    means: Doubles, samples: Doubles, classes: NDArray[np.int64], scatter: Doubles
-) -> Doubles | None:
-    """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart.
+    means: Doubles, samples: Doubles, classes: Integers, scatter: Doubles
+) -> tuple[Doubles, Doubles] | None:
+    """Return each target's mean [D, T], pulled to its class's as far as its samples do not tell them apart,
+    and which part of what sets it apart is kept, [T] from 0 to 1.
 
     With m the target's mean of n samples, g its class's of N, and d2 the squared distance between them under
     the covariance scatter / sum of samples [D, D], the expected d2 of equal means is D (1/n - 1/N):
@@ -130,22 +161,50 @@ def pulled_means(
     distance = samples.sum() * (apart * cho_solve(factor, apart, check_finite=False)).sum(axis=0)
     chance = len(means) * (1 / samples - 1 / total[classes])
     kept = np.clip(1 - np.divide(chance, distance, out=np.ones_like(chance), where=distance > 0), 0, 1)
+    kept[chance <= 0] = 1  # the only target of its class is its class
     pulled: Doubles = centres + kept * apart
-    return pulled
+    return pulled, kept
 
 
-class _Scatter:
-    """Sums from which the scatter of samples about any means of their targets follows."""
+def scatter_about(total: Doubles, columns: Doubles, means: Doubles, fixed_point: float) -> Doubles:
+    """Return the sum of (q - m)(q - m)' about means [D, T], [D, D], from F'F [M, M] and the targets' sums
+    [M, T]."""
+    return _scatter(total[:-1, :-1], columns[:-1], class_samples(columns, fixed_point), means)
 
-    def __init__(self, total: Doubles, columns: Doubles, samples: Doubles) -> None:
-        self._total, self._columns, self._samples = total, columns, samples
 
-    def about(self, means: Doubles, added: float) -> Doubles:
-        """Return the sum of (q - m)(q - m)', [D, D], with `added` on the diagonal."""
-        explained = self._columns @ means.T
-        found: Doubles = self._total - explained - explained.T + (means * self._samples) @ means.T
-        found[np.diag_indices(len(found))] += added
-        return found
+def lifted(scatter: Doubles, fixed_point: float) -> tuple[Doubles, float] | None:
+    """Return scatter [D, D] with what makes it positive definite added to its diagonal, at most a fifth more,
+    and how much that is: 0 where nothing is lacking. None where it were more than the diagonal's mean."""
+    least, most = LEAST * fixed_point**2, float(np.diag(scatter).mean())
+    rounding, enough = _ROUNDING * least, least
+    if _factor(_ridged(scatter, rounding)) is not None:
+        return scatter, 0.0
+    while _factor(_ridged(scatter, enough + rounding)) is None:
+        enough *= 2
+        if enough > most:
+            return None
+    too_little = enough / 2
+    for _ in range(2):
+        middle = float(np.sqrt(too_little * enough))
+        if _factor(_ridged(scatter, middle + rounding)) is not None:
+            enough = middle
+        else:
+            too_little = middle
+    return _ridged(scatter, enough), enough
+
+
+def _scatter(total: Doubles, columns: Doubles, samples: Doubles, means: Doubles) -> Doubles:
+    """Return the sum of (q - m)(q - m)' over samples whose targets have these sums and means, [D, D]."""
+    explained = columns @ means.T
+    found: Doubles = total - explained - explained.T + (means * samples) @ means.T
+    return found
+
+
+def _ridged(scatter: Doubles, added: float) -> Doubles:
+    """Return a copy with `added` on the diagonal."""
+    found = scatter.copy()
+    found[np.diag_indices(len(found))] += added
+    return found
 
 
 def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:
@@ -154,14 +213,3 @@ def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:
     except np.linalg.LinAlgError:
         return None
     return found
-
-
-def _spread(
-    scores: Doubles, samples: Doubles, classes: NDArray[np.int64], of_columns: NDArray[np.int64]
-) -> float:
-    """Return by how much a target's class exceeds the mean of all classes at the target's mean, averaged over
-    samples. scores [T, K], of_columns int64 [K]: whose they are."""
-    by_class = best_of_class(scores, of_columns, int(classes.max()) + 1)
-    known = np.unique(of_columns)
-    own = by_class[np.arange(len(classes)), classes] - by_class[:, known].mean(axis=1)
-    return float(own @ samples / samples.sum())

@@ -115,7 +115,7 @@ async def test_a_client_keeps_its_gate_while_the_coordinator_is_away_and_then_ha
 async def test_a_query_is_answered_by_the_gate_that_it_began_with(swarm: BackEnd) -> None:
     ada, bob = await trained(swarm, "ada", "ab"), await trained(swarm, "bob", "cd")
     asked, release = held(bob)
-    under_way = asyncio.create_task(ada.ask("c", top_k=1))
+    under_way = asyncio.create_task(ada.ask("c", top_k=1, timeout_s=120))
     async with asyncio.timeout(PATIENCE_S):
         await asked.wait()
     eve = await trained(swarm, "eve", "ef")

@@ -434,11 +434,12 @@ async def test_a_class_of_several_regions_in_unbalanced_sums_answers_by_its_best
     await eve.train()
     gate = await current(ada)
     arrays = {entry.name: entry for entry in gate.arrays}
-    assert arrays["class_targets"].shape == (5,) and arrays["class_weights"].shape[1] == 5
+    assert arrays["class_targets"].shape == (5,) and arrays["class_owners"].shape == (5,)
+    assert arrays["class_weights"].shape[1] == 10  # between the owners, and within them
     assert gate.evidence["accuracy_root"] == 1.0
 
     published = await until(lambda: root_seen_at(ada, gate.version))
-    assert published.net.factory == "ridge-root:best-of-5:identity"
+    assert published.net.factory == "ridge-root:owners-of-5:identity"
     await ada.verified.blobs(published)
     specification = read_statement(await ada.coordinator.specification(), Specification).value
     expert = LoadedExpert.load(published, ada.verified.cache.open_verified, specification)

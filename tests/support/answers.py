@@ -28,7 +28,8 @@ from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, Query
 from swarm.domain.manifests import Correction, Manifest
 from swarm.domain.membership import Hello
 from swarm.domain.specification import Specification
-from swarm.gating.analytic_gate import AnalyticGate, target_rows
+from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.gate_arrays import target_rows
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.trust.statements import Statement
 from tests.support.trust import manifest, module, specification

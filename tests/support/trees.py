@@ -15,8 +15,9 @@ from swarm.digests import digest_of
 from swarm.domain.contributions import BranchContribution, Contribution, FeatureSums, LeafContribution
 from swarm.domain.ids import Digest, LeafId, NodeId, SwarmId, expert_of, leaf_of, number_of
 from swarm.domain.tensors import TensorEntry
-from swarm.gating.analytic_gate import BRANCH_WEIGHTS, WEIGHTS, AnalyticGate, Placed
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
+from swarm.gating.gate_arrays import BRANCH_WEIGHTS, WEIGHTS, Placed
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.regions import LeafSummary
 from swarm.gating.ridge import OwnerSums

@@ -1,6 +1,10 @@
 """What `swarm up` refuses before it founds anything, and what it says at its end."""
 
+import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from swarm.cli.up import command
 from swarm.cli.up.command import claim_folder, how_to_use
 from swarm.cli.up.deal import Deal, deal
 from swarm.cli.up.story import Outcome
+from swarm.cli.up.supervisor import free_ports
 from swarm.domain.errors import ConflictError, UsageError
 
 
@@ -95,3 +100,30 @@ def test_the_closing_hint_names_a_file_as_any_folder_reaches_it(
     words = ["up", "--keep", "--home", "kept", "--data", "own.npz", "--partition", "iid"]
     assert run_guarded(build(), words) == 0
     assert f"swarm eval {os.path.realpath(tmp_path)}/own.npz;" in capsys.readouterr().err
+
+
+def test_free_ports_are_taken_by_no_outgoing_connection_and_never_given_twice() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if first <= 10_000 and last >= 65_535:
+        pytest.skip("this system gives all ports to outgoing connections")
+    found = [port for _ in range(20) for port in free_ports(3)]
+    assert len(set(found)) == 60
+    assert not [port for port in found if first <= port <= last]
+
+
+def test_a_port_that_somebody_listens_on_is_not_free() -> None:
+    with socket.socket() as taken:
+        following = free_ports(1)[0] + 1
+        try:
+            taken.bind(("127.0.0.1", following))
+        except OSError:
+            pytest.skip("somebody else has it")
+        taken.listen()
+        assert following not in free_ports(5)
+
+
+def test_processes_that_start_together_pick_different_ports() -> None:
+    command = [sys.executable, "-c", "from swarm.cli.up.supervisor import free_ports; print(free_ports(5))"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = [json.loads(each.communicate()[0]) for each in started]
+    assert len({port for ports in found for port in ports}) == 15

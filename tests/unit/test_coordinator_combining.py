@@ -17,8 +17,9 @@ from swarm.domain.gates import GateBranch
 from swarm.domain.ids import ROOT_EXPERT, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.inference import MAX_QUERY_ROWS, Answer, ExpertAnswer, Query
 from swarm.domain.specification import MAX_CLASSES
-from swarm.gating.analytic_gate import AnalyticGate, Placed
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import Cluster
+from swarm.gating.gate_arrays import Placed
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.rpc.convert import answer_to_pb
 from swarm.rpc.options import MAX_MESSAGE_BYTES

@@ -34,6 +34,7 @@ from swarm.domain.ids import Digest, ExpertId, NodeId, leaf_of
 from swarm.domain.manifests import Correction, Cost, Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import MAX_EXPERT_FLOPS, Specification
+from swarm.gating.class_columns import whole
 from swarm.modules.packing import unpack
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
@@ -367,8 +368,12 @@ def test_the_class_columns_of_every_ridge_come_along_in_a_trial() -> None:
     arrays = unpack(statement.arrays, lambda digest: memoryview(blobs[digest]))
     assert arrays["root.0"].dtype == np.float16 and arrays["root.1"].shape == (SIZE + 1, 2)
     assert solution.weights is not None and "weights" not in arrays
-    np.testing.assert_allclose(arrays["root.0"], solution.weights[0], atol=1e-3)
-    assert np.abs(arrays["root.1"]).sum() < np.abs(arrays["root.0"]).sum()
+    first, second = (
+        whole(np.asarray(arrays[name], np.float16), np.asarray(arrays[f"{name}.scales"], np.float32))
+        for name in ("root.0", "root.1")
+    )
+    np.testing.assert_allclose(first, solution.weights[0], rtol=1e-3, atol=1e-6)
+    assert np.abs(second).sum() < np.abs(first).sum()
 
 
 def test_leaves_of_experts_without_a_version_stay_out_and_an_empty_gate_has_no_arrays() -> None:

@@ -31,8 +31,8 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Examples, Profile, Query
 from swarm.domain.membership import Caller
-from swarm.gating.analytic_gate import target_rows
-from swarm.gating.class_columns import ClassColumns
+from swarm.gating.class_columns import ClassColumns, halved
+from swarm.gating.gate_arrays import target_rows
 from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support.answers import CLASSES, FIXED_POINT, KNOWS, SmallSwarm, best, gate, inputs, leaves, spec
@@ -116,7 +116,8 @@ class OfTwoRegions(InProcess):
             weights = np.repeat(root.weights, 2, axis=1)
             weights[:, ::2] = 0
             weights[-1, ::2] = -9
-            found.append(replace(solved, class_weights=weights[None], class_targets=np.repeat(root.rows, 2)))
+            roots, scales = halved(weights[None])
+            found.append(replace(solved, roots=roots, scales=scales, class_targets=np.repeat(root.rows, 2)))
         return found
 
 
@@ -534,14 +535,16 @@ def test_files_without_facts_are_swept_at_the_start(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_profile_is_read_as_it_was_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("owners", [None, np.array([0, 0, 1])])
+def test_a_profile_is_read_as_it_was_kept(tmp_path: Path, owners: np.ndarray | None) -> None:
     profile = Profile(
         id=digest_of(b"p"), owners=(ADA,), examples=3, accuracy=1.0, accuracy_all=0.5, gate_version=2
     )
-    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
+    weights = np.arange(12 if owners is None else 24, dtype=np.float32).reshape(4, -1)
+    rows = np.array([0, 1, 1])
     ProfileFiles(tmp_path).put(
         profile,
-        weights,
+        ClassColumns(weights=weights, rows=rows, classes=2, owners=owners),
         asker=ADA,
         contributions=(digest_of(b"ada"),),
         class_names=("a", "b", "b"),
@@ -552,3 +555,5 @@ def test_a_profile_is_read_as_it_was_kept(tmp_path: Path) -> None:
     assert known is not None and known.facts.profile == profile
     np.testing.assert_array_equal(known.root.weights, weights)
     assert known.facts.answered == ("a", "b") and known.root.rows.tolist() == [0, 1, 1]
+    assert (known.root.owners is None) == (owners is None)
+    assert owners is None or np.array_equal(known.root.owners, owners)

@@ -23,12 +23,16 @@ from swarm.domain.errors import (
     ExhaustedError,
     InvalidInputError,
     NotFoundError,
+    ShapeMismatchError,
+    SwarmError,
     VerificationError,
 )
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
+from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.gate_arrays import ROOT_ARRAYS, Placed
 from swarm.gating.regions import LeafSummary
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
@@ -90,8 +94,10 @@ def arrays_in(found: Solution) -> Arrays:
     named = {
         "weights": found.weights,
         "roots": found.roots,
-        "class_weights": found.class_weights,
+        "scales": found.scales,
         "class_targets": found.class_targets,
+        "class_owners": found.class_owners,
+        "class_regions": found.class_regions,
     }
     return found.prototypes | {name: array for name, array in named.items() if array is not None}
 
@@ -128,25 +134,31 @@ async def test_classes_of_very_different_sizes_are_scored_by_discriminants_and_n
     group, never = await store.solve([ada, cyd])
     bob = await store.add("bob", labels=few)
     _, with_bob = await store.solve([cyd, bob, ada])
-    assert with_bob["class_weights"].tobytes() != never["class_weights"].tobytes()
+    assert with_bob["roots"].tobytes() != never["roots"].tobytes()
     _, without = await store.solve([cyd, ada])
     assert_same(without, never)
     checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in (ada, cyd)]
     fixed_point = spec().trunk.fixed_point
     here = solve_group(checked, group.leaves, spec().class_names, RIDGES, fixed_point)
-    assert here.class_weights is not None and here.class_weights.dtype == np.float32
+    assert here.roots is not None and here.scales is not None and here.roots.dtype == np.float16
     assert_same(never, arrays_in(here))
-    assert np.array_equal(never["roots"], here.class_weights.astype(np.float16))
     candidate = Candidate(group=group, ridges=RIDGES, solution=here, has_corrections=False)
-    assert np.array_equal(candidate.arrays(300.0)["class_weights"], here.class_weights[1])
+    served, tried = candidate.arrays(300.0), candidate.trial_arrays()
+    assert np.array_equal(served["class_weights"], tried["root.1"])  # what is tried is what will be served
+    assert np.array_equal(served["class_weights.scales"], tried["root.1.scales"])
     assert here.class_targets is not None and here.class_targets.tolist() == [0, 0, 1, 1]  # a region each
     assert np.array_equal(candidate.arrays(300.0)["class_targets"], here.class_targets)
-    assert np.array_equal(candidate.roots()["class_targets"], here.class_targets)
+    assert np.array_equal(candidate.trial_arrays()["class_targets"], here.class_targets)
+    assert here.class_owners is not None and here.class_owners.tolist() == [0, 1, 0, 1]
+    assert here.roots.shape[2] == 8  # between the owners, and within them
+    assert np.array_equal(served["class_owners"], tried["class_owners"])
+    assert here.class_regions is not None and here.class_regions.tolist() == [0, 1, 0, 1]
+    assert served.keys() >= {"node_weights", "class_regions"} and "weights" not in served
 
 
 async def test_classes_of_similar_sizes_are_scored_by_the_leaves_columns(store: Store) -> None:
     _, found = await store.solve([await store.add("ada"), await store.add("cyd")])
-    assert "class_weights" not in found
+    assert "class_targets" not in found
 
 
 @pytest.mark.parametrize("form", ["exact", "compact"])
@@ -230,6 +242,69 @@ async def test_a_gate_with_branches_comes_back_from_the_child_with_the_bits_that
     _, before = await store.solve([whole, bob])
     np.testing.assert_array_equal(arrays["branch_weights"], before["weights"][1][:, :2])
     np.testing.assert_array_equal(found.roots, before["roots"])
+
+
+async def test_where_classes_have_columns_leaves_and_branches_are_scored_by_sums_over_classes(
+    store: Store,
+) -> None:
+    """As by each class's columns, in a gate with a branch, an owner without sums and two with."""
+    features = features_of("ada")
+    names = np.array(["beech"] * (len(LABELS) - 4) + ["élm"] * 4)
+    first = np.arange(len(names)) % 2 == 0
+    parts = {
+        number: GivenLeaf(features=features[rows], labels=names[rows].tolist(), parent=1)
+        for number, rows in ((3, ~first), (2, first))
+    }
+    value, blob = grown_contribution("ada", parts, {1: GivenBranch(features=features)}, spec())
+    given = [await store.keep(value, blob), await store.add("bob", "none")]
+    given.append(await store.add("cyd", labels=["beech"] * 50 + ["élm"] * 5))
+    heads = {manifest("ada", number).expert: manifest("ada", number) for number in (2, 3)}
+    heads |= {manifest(name).expert: manifest(name) for name in ("bob", "cyd")}
+    group = plan_group(given, heads)
+    assert [leaf.has_columns for leaf in group.leaves] == [True, True, False, True]
+    checked = [read_arrays(s.digest, s.value, store.files.arrays(s.digest)) for s in given]
+    fixed_point = spec().trunk.fixed_point
+    found = solve_group(checked, group.leaves, spec().class_names, RIDGES, fixed_point, group.branches)
+    candidate = Candidate(group=group, ridges=RIDGES, solution=found, has_corrections=False)
+    arrays = candidate.arrays(300.0)
+    assert arrays["node_weights"].shape == (SIZE + 1, 4)  # three leaves with columns, and the branch
+    assert found.weights is not None and found.branch_weights is not None
+    placed, names_of_gate = Placed.of(group.leaves, group.branches), (*spec().class_names, "oak")
+
+    def gate(arrays: Arrays, placed: Placed | None = placed) -> AnalyticGate:
+        return AnalyticGate.from_statement_arrays(
+            arrays, group.leaves, names_of_gate, fixed_point, False, placed
+        )
+
+    by_node = gate(arrays)
+    of_classes = {"weights": found.weights[1], "branch_weights": found.branch_weights[1]}
+    by_class = gate({name: array for name, array in arrays.items() if name != "node_weights"} | of_classes)
+    scores, expected = by_node.scores(features), by_class.scores(features)
+    np.testing.assert_allclose(
+        by_node.leaf_weights(scores, 0.5), by_class.leaf_weights(expected, 0.5), rtol=1e-4
+    )
+    np.testing.assert_array_equal(by_node.class_scores(scores), by_class.class_scores(expected))
+    assert by_node.flops_per_query < by_class.flops_per_query
+    root = {name: arrays[name] for name in ROOT_ARRAYS if name in arrays}
+    alone = gate(root, None)
+    np.testing.assert_array_equal(alone.class_scores(alone.scores(features)), by_node.class_scores(scores))
+    answered = by_node.class_scores(scores).argmax(axis=1)
+    shares = by_node.region_shares(scores, answered)
+    assert shares.shape == (len(features), 3) and (shares.sum(axis=1) == 1).all()
+    assert not shares[:, 1].any() and shares[:, 0].mean() > 0.9  # bob gave no sums; these are ada's samples
+    unknown = np.full(len(features), 2)
+    assert not by_node.region_shares(scores, unknown).any()
+    for name, changed, named in (
+        ("node_weights", arrays["node_weights"][:, 1:], "node_weights"),
+        ("node_weights", np.full_like(arrays["node_weights"], np.nan), "node_weights"),
+        ("class_regions", arrays["class_regions"][1:], "class_regions"),
+        ("class_regions", arrays["class_regions"].astype(np.int32), "class_regions"),
+        ("class_regions", arrays["class_regions"] + 3, "class regions"),
+    ):
+        with pytest.raises(SwarmError, match=named):
+            gate(arrays | {name: changed})
+    with pytest.raises(ShapeMismatchError, match="class_weights"):
+        gate({name: array for name, array in arrays.items() if name != "class_weights"})
 
 
 def vars_of(found: Solution) -> Arrays:

@@ -26,8 +26,15 @@ NAMES = ("ant", "bee", "cow")
 TEMPERATURE = 0.2
 
 
-def columns_of(weights: np.ndarray, rows: tuple[int, ...] = (0, 1, 2)) -> ClassColumns:
-    return ClassColumns(weights=weights, rows=np.array(rows), classes=len(NAMES))
+def columns_of(
+    weights: np.ndarray, rows: tuple[int, ...] = (0, 1, 2), owners: tuple[int, ...] = ()
+) -> ClassColumns:
+    return ClassColumns(
+        weights=weights,
+        rows=np.array(rows),
+        classes=len(NAMES),
+        owners=np.array(owners) if owners else None,
+    )
 
 
 def published(blobs: BlobFiles, specification: Specification, columns: ClassColumns) -> Manifest:
@@ -48,14 +55,26 @@ def published(blobs: BlobFiles, specification: Specification, columns: ClassColu
 
 
 def random_columns(
-    specification: Specification, rows: tuple[int, ...] = (0, 1, 2), scale: float = 1.0
+    specification: Specification,
+    rows: tuple[int, ...] = (0, 1, 2),
+    scale: float = 1.0,
+    owners: tuple[int, ...] = (),
 ) -> ClassColumns:
     rng = np.random.default_rng(1)
-    shape = (specification.trunk.sum_size, len(rows))
-    return columns_of(rng.normal(0, scale * 0.3 / shape[0], shape).astype(np.float32), rows)
+    shape = (specification.trunk.sum_size, len(rows) + len(owners))
+    return columns_of(rng.normal(0, scale * 0.3 / shape[0], shape).astype(np.float32), rows, owners)
 
 
-@pytest.mark.parametrize("rows", [(0, 1, 2), (0, 2, 0, 1, 2), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("rows", "owners"),
+    [
+        ((0, 1, 2), ()),
+        ((0, 2, 0, 1, 2), ()),
+        ((2, 2, 0), ()),
+        ((0, 1, 2), (0, 0, 1)),
+        ((0, 2, 0, 1, 2), (1, 0, 0, 2, 2)),
+    ],
+)
 @pytest.mark.parametrize(
     ("trunk", "shape"),
     [
@@ -67,15 +86,15 @@ def random_columns(
     ],
 )
 def test_its_probabilities_are_the_analytic_gates(
-    tmp_path: Path, trunk: str, shape: tuple[int, ...], rows: tuple[int, ...]
+    tmp_path: Path, trunk: str, shape: tuple[int, ...], rows: tuple[int, ...], owners: tuple[int, ...]
 ) -> None:
     blobs = BlobFiles(tmp_path)
     specification = make_specification(blobs, shape=shape, trunk=trunk)
     reference = specification.trunk
-    columns = random_columns(specification, rows)
+    columns = random_columns(specification, rows, owners=owners)
     expert = LoadedExpert.load(published(blobs, specification, columns), blobs.open_verified, specification)
     gate = AnalyticGate(
-        weights=columns.weights,
+        weights=columns.weights[:, : len(rows)],
         leaf_rows=np.zeros(len(rows), dtype=np.int64),
         class_rows=columns.rows,
         by_class=columns,
@@ -120,6 +139,11 @@ def test_everybody_can_build_it_and_nobody_can_train_it(tmp_path: Path) -> None:
     assert best.factory == "ridge-root:best-of-5:randconv-sqrt:8" and is_built_in(best.factory)
     assert built_in_numbers(best) == size * 5 + 5 + 2 + 8 * 9 + 8
     assert forward_flops(build_net(best), (8, 8)) > 2 * size * 5
+    of_owners = published(
+        blobs, specification, random_columns(specification, (0, 1, 2), owners=(0, 0, 1))
+    ).net
+    assert of_owners.factory == "ridge-root:owners-of-3:randconv-sqrt:8" and is_built_in(of_owners.factory)
+    assert built_in_numbers(of_owners) == size * 6 + 6 + 2 + 8 * 9 + 8
     with pytest.raises(InvalidInputError, match="ridge-root"):
         net_reference(best.factory, (8, 8), 3)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from swarm.domain.ids import LeafId, leaf_of
-from swarm.gating.analytic_gate import WEIGHTS, AnalyticGate
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.distances import squared_distances
+from swarm.gating.gate_arrays import WEIGHTS
 from swarm.gating.ridge import RIDGES, OwnerSums, solve
 from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_columns
 from tests.support import trees

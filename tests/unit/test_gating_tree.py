@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from swarm.domain.combination import USES_EXPERTS, Combination, CombinationName
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import LeafId
-from swarm.gating.analytic_gate import AnalyticGate, Placed
+from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.combinations import expert_weights, may_speak, mix
+from swarm.gating.gate_arrays import Placed
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.routing import plan_route
 from swarm.gating.tree import MAX_DEPTH, Tree, logistic_shares, softmax_shares

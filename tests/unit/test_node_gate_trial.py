@@ -17,7 +17,7 @@ from node.gate_trial import (
 )
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-from swarm.domain.gates import GateLeaf
+from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.ids import ExpertId, LeafId, NodeId, expert_of
 from swarm.domain.inference import GateTrial
 from swarm.gating.combinations import FALLBACK, ridge_options
@@ -261,14 +261,94 @@ def test_columns_of_a_class_in_several_regions_are_tried_by_the_best_of_them() -
         arrays=entries,
     )
     assert arrays_for(statement, ridge_options(1)) == ("root.0", "class_targets")
+    scaled = pack_arrays(arrays | {"root.0.scales": np.ones(4, np.float32)})[0]
+    assert arrays_for(replace(statement, arrays=scaled), ridge_options(1)) == (
+        "root.0",
+        "root.0.scales",
+        "class_targets",
+    )
     gate = TrialGate.of(statement, arrays, TRUNK)
     found = judge(LABELS, SPREAD, gate, ridge_options(2), {})
     one_each = TrialGate.of(statement, {"root.0": good}, TRUNK)
     alone = judge(LABELS, SPREAD, one_each, ridge_options(1), {})
     assert found.correct[0] == alone.correct[0] == 4 and found.nll_sum[0] == alone.nll_sum[0]
     assert found.correct[1] < 4
+    doubled = arrays | {"root.0": arrays["root.0"] * 2, "root.0.scales": np.full(4, 0.5, np.float32)}
+    again = judge(LABELS, SPREAD, TrialGate.of(statement, doubled, TRUNK), ridge_options(1), {})
+    assert again.nll_sum[0] == found.nll_sum[0]
+    with pytest.raises(ShapeMismatchError, match=r"root\.0\.scales"):
+        TrialGate.of(statement, doubled | {"root.0.scales": np.ones(3, np.float32)}, TRUNK)
     with pytest.raises(InvalidInputError, match="class rows"):
         TrialGate.of(statement, arrays | {"class_targets": np.array([1, 0, 1, 3])}, TRUNK)
+
+
+def test_columns_of_several_owners_are_tried_as_they_would_answer() -> None:
+    """The first owner's cat and dog are told apart within it, which a column between them gets wrong."""
+    good = np.float16([[1.5, 0, -0.5], [0, 1, -0.5], [-0.2, -0.2, 0.6]])
+    between = good.copy()
+    between[:, 1] = between[:, 0] - np.float16([0, 0, 0.1])
+    between[1, :2] = between[0, :2]
+    arrays = {
+        "root.0": np.concatenate([between, good], axis=1),
+        "class_targets": np.array([0, 1, 2]),
+        "class_owners": np.array([0, 0, 1]),
+    }
+    entries, _ = pack_arrays(arrays)
+    names = ("cat", "dog", "owl")
+    statement = replace(trust.gate(), kind="analytic", leaves=(PETS, OWLS), class_names=names, arrays=entries)
+    assert arrays_for(statement, ridge_options(1)) == ("root.0", "class_targets", "class_owners")
+    found = judge(LABELS, SPREAD, TrialGate.of(statement, arrays, TRUNK), ridge_options(1), {})
+    without = {"root.0": between, "class_targets": arrays["class_targets"]}
+    alone = judge(LABELS, SPREAD, TrialGate.of(statement, without, TRUNK), ridge_options(1), {})
+    assert found.correct[0] == 4 > alone.correct[0]
+    for name, value, refusal in (
+        ("class_owners", np.array([0, 0]), ShapeMismatchError),
+        ("class_owners", np.array([0, 0, 3]), InvalidInputError),
+        ("class_owners", np.array([0.0, 0, 1]), ShapeMismatchError),
+    ):
+        with pytest.raises(refusal, match=r"class.(owners|weights)"):
+            TrialGate.of(statement, arrays | {name: value}, TRUNK)
+
+
+@pytest.mark.parametrize("with_branch", [False, True])
+def test_a_gate_whose_classes_have_columns_is_read_by_what_scores_leaves_and_classes(
+    with_branch: bool,
+) -> None:
+    leaves = (replace(PETS, has_columns=True), replace(OWLS, has_columns=True))
+    branches: tuple[GateBranch, ...] = ()
+    nodes = [[1, 0.0], [0, 0], [-0.4, 0.6]]
+    if with_branch:
+        branches = (GateBranch(leaf=LeafId("pets.l9"), owner=PETS.owner, is_learned=True),)
+        leaves = (
+            replace(leaves[0], parent=LeafId("pets.l9")),
+            replace(leaves[1], owner=PETS.owner, leaf=LeafId("pets.l2"), parent=LeafId("pets.l9")),
+        )
+        nodes = [[*row, sum(row)] for row in nodes]
+    good = np.float16([[1.5, 0, -0.5], [0, 1, -0.5], [-0.2, -0.2, 0.6]])
+    arrays: dict[str, NDArray[np.generic]] = {
+        "node_weights": np.float32(nodes),
+        "class_weights": good,
+        "class_weights.scales": np.ones(3, np.float32),
+        "class_targets": np.array([0, 1, 2]),
+        "class_regions": np.array([0, 0, 0 if with_branch else 1]),
+    }
+    if with_branch:
+        arrays["split.0"] = np.zeros(3, np.float32)
+    statement = replace(
+        trust.gate(),
+        kind="analytic",
+        leaves=leaves,
+        branches=branches,
+        class_names=("cat", "dog", "owl"),
+        arrays=pack_arrays(arrays)[0],
+    )
+    assert set(arrays_for(statement, [option("root"), option("gate")])) == arrays.keys()
+    gate = TrialGate.of(statement, arrays, TRUNK)
+    found = judge(LABELS, SPREAD, gate, [option("root"), option("gate", temperature=0.1)], SAID)
+    assert found.correct[0] == 4
+    del arrays["class_regions"]
+    with pytest.raises(ShapeMismatchError, match="class_regions: found none"):
+        TrialGate.of(statement, arrays, TRUNK)
 
 
 def test_only_the_arrays_that_the_options_use_are_named() -> None:

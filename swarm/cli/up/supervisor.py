@@ -6,6 +6,8 @@ ends them in order. Without `keep` the kernel ends them too should the superviso
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import os
 import signal
@@ -29,12 +31,38 @@ TERM_SECONDS = 12.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct TCP ports on the loopback interface that nobody listens on now."""
+    """Return distinct TCP ports on the loopback interface that nobody listens on now.
+
+    They are none that the system gives to outgoing connections, where it leaves some, and other ones than a
+    process beside this one picks at the same moment.
+    """
+    usable = _usable_ports()
+    found: list[int] = []
+    for place in itertools.islice(_PLACES, len(usable)):
+        port = usable[place % len(usable)]
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
     with contextlib.ExitStack() as held:
         socks = [held.enter_context(socket.socket()) for _ in range(count)]
         for sock in socks:
             sock.bind(("127.0.0.1", 0))
         return [int(sock.getsockname()[1]) for sock in socks]
+
+
+_PLACES = itertools.count(os.getpid() * 101)
+"""Processes that begin one after the other look at different ports first."""
+
+
+@functools.cache
+def _usable_ports() -> Sequence[int]:
+    """Return the ports that no outgoing connection gets, as Linux says; elsewhere as IANA does."""
+    first, last = 49_152, (1 << 16) - 1
+    with contextlib.suppress(OSError, ValueError):
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    return [port for port in range(10_000, 1 << 16) if not first <= port <= last]
 
 
 def told_error(name: str, output: bytes) -> SwarmError | None:

@@ -1,0 +1,197 @@
+"""The fork server: `python -m node.fork_server SOCKET_FD`, from which an agent's other children are forked.
+
+It imports once what they need, torch above all, which takes a fresh process seconds. It starts no thread and
+touches no accelerator, so a child is forked whole. `node.forking` is the agent's side.
+
+An order is one packet on the socket, JSON `{"module": ..., "arguments": [...]}`, with four descriptors: the
+child's standard input, output and error, and a socket of its own, on which the server says `started PID` and
+at the child's end `ended STATUS` (negative for a signal), and hears `kill`. Linux only.
+"""
+
+import atexit
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from swarm.exits import leave_process
+
+NEEDED = (
+    "node.learning",
+    "node.growth.working",
+    "node.stream.intake",
+    "node.stream.feeder",
+    "node.expert_server",
+)
+ORDER_BYTES, STREAMS = 1 << 16, 3
+KILL = b"kill\n"
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A child to fork: what it runs, its three standard streams, and the socket on which it is told of."""
+
+    module: str
+    arguments: tuple[str, ...]
+    streams: tuple[int, ...]
+    told: socket.socket
+
+
+class ForkServer:
+    """Forks a child for each order that the agent sends, and says how each ended."""
+
+    def __init__(self, agent: socket.socket) -> None:
+        self._agent = agent
+        # A poll has no descriptor that children would share, as an epoll has.
+        self._selector = selectors.PollSelector()
+        self._selector.register(agent, selectors.EVENT_READ)
+        self._ends: dict[int, tuple[int, socket.socket]] = {}
+        """By the descriptor that is readable when a child has ended: its process, and its socket."""
+
+    def serve(self) -> Order | None:
+        """Fork until the agent goes, and return None; in a child, return its order."""
+        while True:
+            # One at a time: what the first does can be the end of a descriptor of the others.
+            key, _ = self._selector.select()[0]
+            if key.fileobj is self._agent:
+                order = self._received()
+                if order is None or not self._forked(order):
+                    return order
+            elif key.fd in self._ends:
+                self._ended(key.fd)
+            else:
+                self._heard(key)
+
+    def _received(self) -> Order | None:
+        """Return an order; None where the agent has gone."""
+        packet, descriptors, _, _ = socket.recv_fds(
+            self._agent, ORDER_BYTES, STREAMS + 1, socket.MSG_CMSG_CLOEXEC
+        )
+        if not packet:
+            return None
+        said = json.loads(packet)
+        *streams, told = descriptors
+        return Order(
+            module=said["module"],
+            arguments=tuple(said["arguments"]),
+            streams=tuple(streams),
+            told=socket.socket(fileno=told),
+        )
+
+    def _forked(self, order: Order) -> int:
+        """Return the new child's process id; 0 in the child, which keeps nothing of the server's."""
+        try:
+            pid = os.fork()
+        except OSError as error:  # no room for a process: the agent hears of it and tries otherwise
+            print(f"cannot fork: {error}", file=sys.stderr, flush=True)
+            pid = -1
+        if not pid:
+            for key in list(self._selector.get_map().values()):
+                _close(key.fileobj)
+            self._selector.close()
+            order.told.close()
+            return 0
+        for descriptor in order.streams:
+            os.close(descriptor)
+        if pid < 0:
+            order.told.close()
+            return pid
+        ends = os.pidfd_open(pid)
+        self._ends[ends] = pid, order.told
+        self._selector.register(ends, selectors.EVENT_READ)
+        self._selector.register(order.told, selectors.EVENT_READ, pid)
+        _say(order.told, f"started {pid}")
+        return pid
+
+    def _ended(self, ends: int) -> None:
+        pid, told = self._ends.pop(ends)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self._selector.unregister(ends)
+        os.close(ends)
+        if told.fileno() >= 0:
+            self._selector.unregister(told)
+            _say(told, f"ended {status}")
+            told.close()
+
+    def _heard(self, key: selectors.SelectorKey) -> None:
+        """Kill a child whose agent says so; one that it let go of is not listened to any more."""
+        told = key.fileobj
+        assert isinstance(told, socket.socket)
+        try:
+            said = told.recv(64)
+        except OSError:
+            said = b""
+        if said:
+            os.kill(key.data, signal.SIGKILL)
+        else:
+            self._selector.unregister(told)
+            told.close()
+
+
+def _say(told: socket.socket, line: str) -> None:
+    with suppress(OSError):  # the agent let go of this child
+        told.sendall(f"{line}\n".encode())
+
+
+def _close(descriptor: object) -> None:
+    if isinstance(descriptor, socket.socket):
+        descriptor.close()
+    elif isinstance(descriptor, int):
+        os.close(descriptor)
+
+
+def _run(order: Order) -> None:
+    """Go on as `python -m MODULE ARGUMENTS...` on the order's streams."""
+    for place, descriptor in enumerate(order.streams):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, order.module.encode()[-15:], 0, 0, 0)
+    sys.modules["numpy"].random.seed()  # a fresh process has a seed of its own too
+    sys.argv = [order.module, *order.arguments]
+    sys.modules.pop(order.module, None)
+    try:
+        runpy.run_module(order.module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        _leave(end.code or 0)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End as the interpreter would, but for clearing all modules: what is shared would be copied for it."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    leave_process(code)
+
+
+def main() -> None:
+    """Serve the agent on the socket that the command line names; end with it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A terminal's Ctrl-C is for the agent, which ends its children in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=int(sys.argv[1])) as agent:
+        for module in NEEDED:
+            importlib.import_module(module)
+        gc.freeze()  # what is imported stays shared
+        order = ForkServer(agent).serve()
+    if order is not None:
+        _run(order)
+
+
+if __name__ == "__main__":
+    main()
