@@ -1,7 +1,8 @@
 """The fork server: `python -m node.fork_server SOCKET_FD`, from which an agent's other children are forked.
 
-It imports once what they need, torch above all, which takes a fresh process seconds. It starts no thread and
-touches no accelerator, so a child is forked whole. `node.forking` is the agent's side.
+It imports once what they need, torch above all, which takes a fresh process seconds. It touches no
+accelerator and runs no thread of its own (those that OpenBLAS starts at its import end before each fork, by
+OpenBLAS's own handlers), so a child is forked whole. `node.forking` is the agent's side.
 
 An order is one packet on the socket, JSON `{"module": ..., "arguments": [...]}`, with four descriptors: the
 child's standard input, output and error, and a socket of its own, on which the server says `started PID` and
