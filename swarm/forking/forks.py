@@ -169,13 +169,21 @@ class Forks:
         return ours
 
 
+def _can_fork() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):  # another platform, an old kernel, or a sandbox that forbids it
+        return False
+    return True
+
+
 @contextmanager
 def forking(log: Path, environment: Mapping[str, str] = EMPTY) -> Iterator[None]:
     """Within it this process's children are forked where the platform can, and ended at its end (`Forks`).
 
     The fork server's standard error is appended to log. Where they are forked already, they go on to be.
     """
-    if not hasattr(os, "pidfd_open") or Forks.of_this_process is not None:
+    if not _can_fork() or Forks.of_this_process is not None:
         yield
         return
     forks = Forks.of_this_process = Forks(log, environment)

@@ -169,6 +169,7 @@ def _run(order: Order, server: int) -> None:
         os.dup2(descriptor, place)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with(server)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, order.module.encode()[-15:], 0, 0, 0)
     if "numpy" in sys.modules:
@@ -192,9 +193,7 @@ def _end_with(server: int) -> None:
 
 def _leave(code: int) -> NoReturn:
     """End as the interpreter would, but for clearing all modules: what is shared would be copied for it."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does
     atexit._run_exitfuncs()
     leave_process(code)
 
@@ -202,8 +201,9 @@ def _leave(code: int) -> NoReturn:
 def main() -> None:
     """Serve the parent on the socket that the command line names; end with it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A terminal's Ctrl-C is for the parent, which ends its children in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends a whole group of processes is for the parent, which ends its children in order.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
     server = os.getpid()
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         order = ForkServer(parent).serve()

@@ -42,7 +42,9 @@ print("{}", flush=True)
 time.sleep(600)
 """
 ENDING = """
-import atexit, json, sys, threading, time
+import atexit, concurrent.futures, sys, threading, time
+idle = concurrent.futures.ThreadPoolExecutor(1)
+idle.submit(int).result()
 atexit.register(lambda: print('{"at": "exit"}'))
 threading.Thread(target=lambda: (time.sleep(0.3), print('{"a": "thread"}'))).start()
 if sys.argv[1:]:
@@ -175,10 +177,14 @@ async def test_a_server_that_went_takes_its_children_along_and_is_replaced(
     with forked_from(tmp_path / "server.log"):
         child = await Child.start("waiting", ["stubborn"], log=tmp_path / "log")
         assert await anext(child.lines()) == {}
-        server_of(child).kill()
+        server = server_of(child)
+        server.terminate()  # as what ends a whole group does, which is the parent's business
+        await (await Child.start("waiting", [], log=tmp_path / "log")).stop()
+        server.kill()
         assert await child.wait() == -signal.SIGKILL
         await gone(child.pid)
         again = await Child.start("waiting", [], log=tmp_path / "log")
+        assert server_of(again) != server
         server = server_of(again)
     assert await again.wait() == -signal.SIGKILL, "whoever leaves ends all"
     await gone(again.pid, server.pid)
