@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.results_file import write_result
 from node.children import Child
-from node.forking import Forks, forking
+from swarm.forking.forks import Forks, forking
 
 NAME, MODULE = "child-start", "node.stream.intake"
 

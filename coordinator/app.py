@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from coordinator import solver_process
 from coordinator.addresses import Endpoints, joined_address
 from coordinator.building import Coordinator, build
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
@@ -17,6 +18,7 @@ from coordinator.join_app import JoinServer, join_app
 from coordinator.upkeep import Upkeep
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
+from swarm.forking.forks import forking
 from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
@@ -76,6 +78,7 @@ async def _serve(
             found=f"{identity.role} {identity.id}",
             expected="the coordinator's",
         )
+    stack.enter_context(forking(folder.root / "fork_server.log", solver_process.threads()))
     endpoints = Endpoints(
         advertise=config.advertise,
         listen=config.listen,

@@ -33,6 +33,7 @@ from swarm.domain.ids import Digest
 from swarm.domain.problems import Problem
 from swarm.domain.specification import TrunkReference
 from swarm.end_with_parent import command_that_ends_with_us
+from swarm.forking.forks import Forked, Forks
 from swarm.gating.class_columns import ClassColumns
 
 CHECK_TIMEOUT_S = 300.0
@@ -43,8 +44,16 @@ AT_ONCE = 2
 MOST_THREADS = 4
 _THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _LOG_FILE = "log"
+SOLVER = "coordinator.solver"
+ROOT_NEEDS = ("swarm.experts.ridge_root", "swarm.experts.flops")
+"""What makes a root's child of the solver slow to start: torch, which no other job needs."""
 
 log = structlog.get_logger()
+
+
+def threads() -> dict[str, str]:
+    """Return the settings of a child's environment that say how many threads it may use."""
+    return dict.fromkeys(_THREAD_SETTINGS, str(min(MOST_THREADS, os.cpu_count() or 1)))
 
 
 class Solver:
@@ -133,16 +142,9 @@ class _Run:
     async def child(self, job: Job, timeout_s: float) -> None:
         """Run the job to its end; the child is killed with whoever waits for it, and at the timeout."""
         await asyncio.to_thread(write_job, self.folder, job)
-        command = [sys.executable, "-m", "coordinator.solver", str(self.folder)]
-        threads = str(min(MOST_THREADS, os.cpu_count() or 1))
         with (self.folder / _LOG_FILE).open("wb") as words:
-            process = await asyncio.create_subprocess_exec(
-                *command_that_ends_with_us(command),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=words,
-                stderr=words,
-                env={**os.environ, **dict.fromkeys(_THREAD_SETTINGS, threads)},
-            )
+            needs = (SOLVER, *ROOT_NEEDS) if isinstance(job, RootJob) else (SOLVER,)
+            process = await self._started(needs, words.fileno())
         try:
             async with asyncio.timeout(timeout_s):
                 status = await process.wait()
@@ -158,6 +160,21 @@ class _Run:
                 await asyncio.shield(process.wait())
         if status:
             self._raise(status)
+
+    async def _started(self, needs: Sequence[str], words: int) -> asyncio.subprocess.Process | Forked:
+        """Return the child, forked where this process forks; what it says goes to the descriptor words."""
+        arguments = [str(self.folder)]
+        if (forks := Forks.of_this_process) is not None:
+            forked = await forks.fork(SOLVER, arguments, needs=needs, errors=words, output=words)
+            if forked is not None:
+                return forked
+        return await asyncio.create_subprocess_exec(
+            *command_that_ends_with_us([sys.executable, "-m", SOLVER, *arguments]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            env={**os.environ, **threads()},
+        )
 
     def _raise(self, status: int) -> None:
         problem = self.folder / PROBLEM_FILE

@@ -22,7 +22,6 @@ from node.enrol import check_advertised
 from node.expert_relay import ExpertRelay
 from node.expert_server_config import ExpertServerConfig
 from node.federation import FederatedClients, allowed_apps
-from node.forking import forking
 from node.growth.carrying import Grower
 from node.growth.own_contribution import OwnContributions
 from node.growth.reporting import Reporting
@@ -42,6 +41,7 @@ from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
 from swarm.exits import leave_process
 from swarm.experts.factories import buildable, can_build
+from swarm.forking.forks import forking
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient

@@ -2,7 +2,7 @@
 
 A child dies with its parent in two ways: Linux kills it (PDEATHSIG), and everywhere the end of its
 standard input tells it to go. What a child says comes as JSON lines on its standard output. An agent's are
-forked from a process that has imported what they need (`node.forking`).
+forked from a process that has imported what they need (`swarm.forking`).
 """
 
 import asyncio
@@ -18,8 +18,15 @@ from typing import Any, Self
 
 import structlog
 
-from node.forking import LINE_LIMIT, Forked, Forks
+from swarm.forking.forks import LINE_LIMIT, Forked, Forks
 
+NEEDS = {
+    "node.learner": ("node.learning", "node.growth.working"),
+    "node.stream.intake": ("node.stream.intake",),
+    "node.stream.feeder": ("node.stream.feeder",),
+    "node.expert_server": ("node.expert_server",),
+}
+"""What takes each kind of child long to import."""
 _PR_SET_PDEATHSIG = 1
 _log = structlog.get_logger(__name__)
 
@@ -51,13 +58,14 @@ class Child:
 
     @classmethod
     async def start(cls, module: str, arguments: Sequence[str], *, log: Path) -> Self:
-        """Start `python -m module arguments...`, forked where this process forks (`node.forking`); its
+        """Start `python -m module arguments...`, forked where this process forks (`swarm.forking`); its
         standard error is appended to log."""
         log.parent.mkdir(parents=True, exist_ok=True)
         process: asyncio.subprocess.Process | Forked | None = None
         with log.open("ab") as errors:
             if (prepared := Forks.of_this_process) is not None:
-                process = await prepared.fork(module, arguments, errors.fileno())
+                needs = NEEDS.get(module, ())
+                process = await prepared.fork(module, arguments, needs=needs, errors=errors.fileno())
             if process is None:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,

@@ -6,16 +6,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from node import forking as forking_module
+from node import children
 from node.children import Child
-from node.forking import Forks, forking
 from swarm.domain.agent import TrainOrder
+from swarm.forking import forks as forks_module
+from swarm.forking.forks import Forks, forking
 from tests.support.learning import ROOT, make_job
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="children are forked on Linux only")
@@ -40,7 +42,9 @@ print("{}", flush=True)
 time.sleep(600)
 """
 ENDING = """
-import atexit, json, sys, threading, time
+import atexit, concurrent.futures, sys, threading, time
+idle = concurrent.futures.ThreadPoolExecutor(1)
+idle.submit(int).result()
 atexit.register(lambda: print('{"at": "exit"}'))
 threading.Thread(target=lambda: (time.sleep(0.3), print('{"a": "thread"}'))).start()
 if sys.argv[1:]:
@@ -49,8 +53,9 @@ if sys.argv[1:]:
 AGENT = """
 import asyncio, os, sys
 from pathlib import Path
+from node import children
 from node.children import Child
-from node.forking import forking
+from swarm.forking.forks import forking
 
 async def run(folder):
     with forking(folder / "server.log"):
@@ -61,6 +66,18 @@ async def run(folder):
 asyncio.run(run(Path(sys.argv[1])))
 """
 NAMED = {"telling": TELLING, "waiting": WAITING, "ending": ENDING, "agent": AGENT}
+
+
+@contextmanager
+def forked_from(log: Path) -> Iterator[None]:
+    """Fork from a server of its own, not from that of the other tests."""
+    others, Forks.of_this_process = Forks.of_this_process, None
+    try:
+        with forking(log):
+            yield
+    finally:
+        assert Forks.of_this_process is None
+        Forks.of_this_process = others
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +95,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def forks(modules: Path) -> Iterator[Path]:
     """Children are forked; the path of the server's log."""
     log = modules / "server.log"
-    with forking(log):
+    with forked_from(log):
         yield log
-    assert Forks.of_this_process is None and not log.read_text()
+    assert not log.read_text()
 
 
 async def said_by(child: Child) -> list[dict[str, Any]]:
@@ -99,7 +116,10 @@ async def gone(*pids: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_forked_child_is_as_one_that_was_started(forks: Path, tmp_path: Path) -> None:
+async def test_a_forked_child_is_as_one_that_was_started(
+    forks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(children.NEEDS, "telling", ("torch",))
     told = []
     for _ in range(2):
         child = await Child.start("telling", ["7", "é b"], log=tmp_path / "log")
@@ -154,13 +174,17 @@ async def test_jobs_are_learned_side_by_side_and_the_server_starts_no_thread(
 async def test_a_server_that_went_takes_its_children_along_and_is_replaced(
     modules: Path, tmp_path: Path
 ) -> None:
-    with forking(tmp_path / "server.log"):
+    with forked_from(tmp_path / "server.log"):
         child = await Child.start("waiting", ["stubborn"], log=tmp_path / "log")
         assert await anext(child.lines()) == {}
-        server_of(child).kill()
+        server = server_of(child)
+        server.terminate()  # as what ends a whole group does, which is the parent's business
+        await (await Child.start("waiting", [], log=tmp_path / "log")).stop()
+        server.kill()
         assert await child.wait() == -signal.SIGKILL
         await gone(child.pid)
         again = await Child.start("waiting", [], log=tmp_path / "log")
+        assert server_of(again) != server
         server = server_of(again)
     assert await again.wait() == -signal.SIGKILL, "whoever leaves ends all"
     await gone(again.pid, server.pid)
@@ -169,18 +193,22 @@ async def test_a_server_that_went_takes_its_children_along_and_is_replaced(
 async def test_without_a_server_a_child_is_started_anew(
     modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forking_module, "SERVER_MODULE", "no.such.server")
-    with forking(tmp_path / "server.log"):
+    monkeypatch.setattr(forks_module, "SERVER_MODULE", "no.such.server")
+    with forked_from(tmp_path / "server.log"):
         child = await Child.start("telling", ["0"], log=tmp_path / "log")
         (said,) = await said_by(child)
         assert await child.wait() == 0 and said["parent"] == os.getpid() and not said["torch"]
     assert "no.such.server" in (tmp_path / "server.log").read_text()
 
 
-async def test_a_start_that_is_given_up_leaves_no_child(modules: Path, tmp_path: Path) -> None:
-    with forking(tmp_path / "server.log"):
+async def test_a_start_that_is_given_up_leaves_no_child(
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (modules / "slow.py").write_text("import time\ntime.sleep(2)\n")
+    monkeypatch.setitem(children.NEEDS, "waiting", ("slow",))
+    with forked_from(tmp_path / "server.log"):
         starting = asyncio.create_task(Child.start("waiting", [], log=tmp_path / "log"))
-        await asyncio.sleep(0.1)  # the server still imports
+        await asyncio.sleep(1)  # the server still imports
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         child = await Child.start("waiting", [], log=tmp_path / "log")

@@ -31,6 +31,7 @@ from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.problems import Problem
 from swarm.domain.specification import Specification
+from swarm.forking.forks import Forks
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.gate_arrays import ROOT_ARRAYS, Placed
 from swarm.gating.regions import LeafSummary
@@ -351,10 +352,11 @@ async def test_a_child_that_takes_too_long_or_dies_is_named_and_its_folder_remov
 ) -> None:
     ada = await store.add("ada")
     path = store.files.arrays_path(ada.digest)
-    monkeypatch.setattr(solver_process, "CHECK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(solver_process, "CHECK_TIMEOUT_S", 0.0)
     with pytest.raises(DeadlineError, match="contribution of ada"):
         await store.solver.check(ada.digest, ada.value, path, spec().trunk)
     monkeypatch.setattr(solver_process, "CHECK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(Forks, "of_this_process", None)
     monkeypatch.setattr(
         solver_process, "command_that_ends_with_us", lambda _: ["sh", "-c", "echo no room >&2; kill -9 $$"]
     )

@@ -368,7 +368,7 @@ async def test_children_are_trained_side_by_side_where_there_is_room(
     await grower.carry_out(plot.order("split", "rose.e1", steps="1500"))
     async with asyncio.timeout(120):
         while grower.activity:
-            running = {child.pid for child in psutil.Process().children() if is_learner(child)}
+            running = {child.pid for child in psutil.Process().children(recursive=True) if is_learner(child)}
             together, seen = max(together, len(running)), seen | running
             await asyncio.sleep(0.01)
     assert together == 2 and len(seen) == 3  # the copies, then one process for each child
@@ -379,7 +379,7 @@ async def test_children_are_trained_side_by_side_where_there_is_room(
 
 def is_learner(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return "node.learner" in process.cmdline()
+        return "node.learner" in (process.name(), *process.cmdline())
     return False
 
 
@@ -404,7 +404,7 @@ async def test_where_one_child_fails_the_other_is_ended_too(
     stage, reason = coordinator.told[-1]
     assert stage == "failed" and "no record of where the leaf's samples are" in reason
     assert [leaf.leaf for leaf in plot.book.leaves()] == ["rose.l1"]
-    assert not [child for child in psutil.Process().children() if is_learner(child)]
+    assert not [child for child in psutil.Process().children(recursive=True) if is_learner(child)]
 
 
 async def test_a_cancelled_proposal_ends_the_work(

@@ -1,11 +1,13 @@
-"""The fork server: `python -m node.fork_server SOCKET_FD`, from which an agent's other children are forked.
+"""The fork server: `python -m swarm.forking.server SOCKET_FD`, from which a process's children are forked.
 
-It imports once what they need, torch above all, which takes a fresh process seconds. It starts no thread and
-touches no accelerator, so a child is forked whole. `node.forking` is the agent's side.
+It imports once the modules that they need, torch above all, which takes a fresh process seconds. It touches
+no accelerator and runs no thread of its own (those that OpenBLAS starts at its import end before each fork,
+by OpenBLAS's own handlers), so a child is forked whole. `swarm.forking.forks` is the other side.
 
-An order is one packet on the socket, JSON `{"module": ..., "arguments": [...]}`, with four descriptors: the
-child's standard input, output and error, and a socket of its own, on which the server says `started PID` and
-at the child's end `ended STATUS` (negative for a signal), and hears `kill`. Linux only.
+An order is one packet on the socket, JSON `{"module": ..., "arguments": [...], "needs": [MODULE...]}`, with
+four descriptors: the child's standard input, output and error, and a socket of its own, on which the server
+says `started PID` and at the child's end `ended STATUS` (negative for a signal). The child is killed where
+this socket says `kill` or is closed. Linux only.
 """
 
 import atexit
@@ -20,19 +22,14 @@ import signal
 import socket
 import sys
 import threading
+import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 from swarm.exits import leave_process
 
-NEEDED = (
-    "node.learning",
-    "node.growth.working",
-    "node.stream.intake",
-    "node.stream.feeder",
-    "node.expert_server",
-)
 ORDER_BYTES, STREAMS = 1 << 16, 3
 KILL = b"kill\n"
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -44,28 +41,31 @@ class Order:
 
     module: str
     arguments: tuple[str, ...]
+    needs: tuple[str, ...]
     streams: tuple[int, ...]
     told: socket.socket
 
 
 class ForkServer:
-    """Forks a child for each order that the agent sends, and says how each ended."""
+    """Forks a child for each order of its parent, and says how each ended."""
 
-    def __init__(self, agent: socket.socket) -> None:
-        self._agent = agent
+    def __init__(self, parent: socket.socket) -> None:
+        self._parent = parent
         # A poll has no descriptor that children would share, as an epoll has.
         self._selector = selectors.PollSelector()
-        self._selector.register(agent, selectors.EVENT_READ)
+        self._selector.register(parent, selectors.EVENT_READ)
         self._ends: dict[int, tuple[int, socket.socket]] = {}
         """By the descriptor that is readable when a child has ended: its process, and its socket."""
 
     def serve(self) -> Order | None:
-        """Fork until the agent goes, and return None; in a child, return its order."""
+        """Fork until the parent goes, and return None; in a child, return its order."""
         while True:
             # One at a time: what the first does can be the end of a descriptor of the others.
             key, _ = self._selector.select()[0]
-            if key.fileobj is self._agent:
+            if key.fileobj is self._parent:
                 order = self._received()
+                if order is not None:
+                    _provide(order.needs)
                 if order is None or not self._forked(order):
                     return order
             elif key.fd in self._ends:
@@ -74,9 +74,9 @@ class ForkServer:
                 self._heard(key)
 
     def _received(self) -> Order | None:
-        """Return an order; None where the agent has gone."""
+        """Return an order; None where the parent has gone."""
         packet, descriptors, _, _ = socket.recv_fds(
-            self._agent, ORDER_BYTES, STREAMS + 1, socket.MSG_CMSG_CLOEXEC
+            self._parent, ORDER_BYTES, STREAMS + 1, socket.MSG_CMSG_CLOEXEC
         )
         if not packet:
             return None
@@ -85,6 +85,7 @@ class ForkServer:
         return Order(
             module=said["module"],
             arguments=tuple(said["arguments"]),
+            needs=tuple(said["needs"]),
             streams=tuple(streams),
             told=socket.socket(fileno=told),
         )
@@ -93,7 +94,7 @@ class ForkServer:
         """Return the new child's process id; 0 in the child, which keeps nothing of the server's."""
         try:
             pid = os.fork()
-        except OSError as error:  # no room for a process: the agent hears of it and tries otherwise
+        except OSError as error:  # no room for a process: the parent hears of it and tries otherwise
             print(f"cannot fork: {error}", file=sys.stderr, flush=True)
             pid = -1
         if not pid:
@@ -125,22 +126,33 @@ class ForkServer:
             told.close()
 
     def _heard(self, key: selectors.SelectorKey) -> None:
-        """Kill a child whose agent says so; one that it let go of is not listened to any more."""
+        """Kill a child whose parent says so, or lets go of it."""
         told = key.fileobj
         assert isinstance(told, socket.socket)
         try:
             said = told.recv(64)
         except OSError:
             said = b""
-        if said:
-            os.kill(key.data, signal.SIGKILL)
-        else:
+        os.kill(key.data, signal.SIGKILL)
+        if not said:
             self._selector.unregister(told)
             told.close()
 
 
+def _provide(modules: Iterable[str]) -> None:
+    """Import what is not there yet."""
+    missing = [module for module in modules if module not in sys.modules]
+    for module in missing:
+        try:
+            importlib.import_module(module)
+        except Exception:  # the child says it again, to whom it concerns
+            traceback.print_exc()
+    if missing:
+        gc.freeze()  # what is imported stays shared
+
+
 def _say(told: socket.socket, line: str) -> None:
-    with suppress(OSError):  # the agent let go of this child
+    with suppress(OSError):  # the parent let go of this child
         told.sendall(f"{line}\n".encode())
 
 
@@ -151,14 +163,17 @@ def _close(descriptor: object) -> None:
         os.close(descriptor)
 
 
-def _run(order: Order) -> None:
+def _run(order: Order, server: int) -> None:
     """Go on as `python -m MODULE ARGUMENTS...` on the order's streams."""
     for place, descriptor in enumerate(order.streams):
         os.dup2(descriptor, place)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _end_with(server)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, order.module.encode()[-15:], 0, 0, 0)
-    sys.modules["numpy"].random.seed()  # a fresh process has a seed of its own too
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()  # a fresh process has a seed of its own too
     sys.argv = [order.module, *order.arguments]
     sys.modules.pop(order.module, None)
     try:
@@ -170,27 +185,30 @@ def _run(order: Order) -> None:
     _leave(0)
 
 
+def _end_with(server: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it ended before we could ask
+        os._exit(1)
+
+
 def _leave(code: int) -> NoReturn:
     """End as the interpreter would, but for clearing all modules: what is shared would be copied for it."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing does
     atexit._run_exitfuncs()
     leave_process(code)
 
 
 def main() -> None:
-    """Serve the agent on the socket that the command line names; end with it."""
+    """Serve the parent on the socket that the command line names; end with it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A terminal's Ctrl-C is for the agent, which ends its children in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with socket.socket(fileno=int(sys.argv[1])) as agent:
-        for module in NEEDED:
-            importlib.import_module(module)
-        gc.freeze()  # what is imported stays shared
-        order = ForkServer(agent).serve()
+    # What ends a whole group of processes is for the parent, which ends its children in order.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    server = os.getpid()
+    with socket.socket(fileno=int(sys.argv[1])) as parent:
+        order = ForkServer(parent).serve()
     if order is not None:
-        _run(order)
+        _run(order, server)
 
 
 if __name__ == "__main__":

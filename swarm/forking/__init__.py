@@ -1,0 +1,1 @@
+"""Child processes forked from one that has imported what they need."""
