@@ -42,13 +42,16 @@ print("{}", flush=True)
 time.sleep(600)
 """
 ENDING = """
-import atexit, concurrent.futures, sys, threading, time
+import atexit, concurrent.futures, ctypes, sys, tempfile, threading, time
+written, temporary = open(sys.argv[2], "w"), tempfile.NamedTemporaryFile(dir=sys.argv[1])
+written.write("to the end")
+ctypes.CDLL(None).printf(b"from C\\n")
 idle = concurrent.futures.ThreadPoolExecutor(1)
 idle.submit(int).result()
 atexit.register(lambda: print('{"at": "exit"}'))
 threading.Thread(target=lambda: (time.sleep(0.3), print('{"a": "thread"}'))).start()
-if sys.argv[1:]:
-    sys.exit(*sys.argv[1:])
+if sys.argv[3:]:
+    sys.exit(*sys.argv[3:])
 """
 AGENT = """
 import asyncio, os, sys
@@ -110,9 +113,17 @@ def server_of(child: Child) -> psutil.Process:
     return server
 
 
+def is_there(pid: int) -> bool:
+    """Return whether a process runs: one that nobody has asked about since its end does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 async def gone(*pids: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while any(psutil.pid_exists(pid) for pid in pids):
+        while any(is_there(pid) for pid in pids):
             await asyncio.sleep(0.02)
 
 
@@ -141,10 +152,15 @@ async def test_a_child_that_fails_or_is_unknown_ends_with_its_last_words(forks: 
 
 
 async def test_a_childs_threads_and_exit_handlers_come_before_its_end(forks: Path, tmp_path: Path) -> None:
-    for arguments, status, words in (([], 0, ""), (["no more"], 1, "no more")):
+    written, scratch = tmp_path / "written", tmp_path / "scratch"
+    scratch.mkdir()
+    for more, status, words in (([], 0, ""), (["no more"], 1, "no more")):
+        arguments = [str(scratch), str(written), *more]
         child = await Child.start("ending", arguments, log=tmp_path / "log")
         assert await said_by(child) == [{"a": "thread"}, {"at": "exit"}]
         assert await child.wait() == status and child.last_words() == words
+        assert written.read_text() == "to the end" and not list(scratch.iterdir())
+        written.unlink()
 
 
 async def test_a_child_is_ended_by_its_input_and_killed_where_it_does_not_end(
@@ -188,6 +204,45 @@ async def test_a_server_that_went_takes_its_children_along_and_is_replaced(
         server = server_of(again)
     assert await again.wait() == -signal.SIGKILL, "whoever leaves ends all"
     await gone(again.pid, server.pid)
+
+
+async def test_an_import_that_fails_spoils_nothing_for_those_that_run_and_come(
+    modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (modules / "failing.py").write_text("raise OSError(24)\n")
+    with forked_from(tmp_path / "server.log"):
+        before = await Child.start("waiting", [], log=tmp_path / "log")
+        assert await anext(before.lines()) == {}
+        first = server_of(before)
+        monkeypatch.setitem(children.NEEDS, "telling", ("failing",))
+        child = await Child.start("telling", ["0"], log=tmp_path / "log")
+        (said,) = await said_by(child)
+        assert await child.wait() == 0 and said["parent"] == os.getpid(), "no server could provide for it"
+        monkeypatch.delitem(children.NEEDS, "telling")
+        child = await Child.start("telling", ["0"], log=tmp_path / "log")
+        (said,) = await said_by(child)
+        assert await child.wait() == 0 and said["parent"] not in (first.pid, os.getpid())
+        assert psutil.pid_exists(before.pid)
+        await before.stop()
+        await gone(first.pid)
+
+
+async def test_a_child_is_killed_and_its_end_is_heard_of_while_the_server_hangs(
+    modules: Path, tmp_path: Path
+) -> None:
+    with forked_from(tmp_path / "server.log"):
+        child = await Child.start("waiting", ["stubborn"], log=tmp_path / "log")
+        assert await anext(child.lines()) == {}
+        server_of(child).suspend()
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await child.stop(0.1)
+        assert await child.wait() == -signal.SIGKILL
+
+
+async def test_what_is_too_much_for_an_order_is_started_anew(forks: Path, tmp_path: Path) -> None:
+    child = await Child.start("telling", ["0", "x" * 70_000], log=tmp_path / "log")
+    (said,) = await said_by(child)
+    assert await child.wait() == 0 and said["parent"] == os.getpid()
 
 
 async def test_without_a_server_a_child_is_started_anew(

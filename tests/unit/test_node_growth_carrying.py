@@ -379,7 +379,7 @@ async def test_children_are_trained_side_by_side_where_there_is_room(
 
 def is_learner(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return "node.learner" in (process.name(), *process.cmdline())
+        return process.name() == "learner" or "node.learner" in process.cmdline()
     return False
 
 
