@@ -21,6 +21,8 @@ POLICIES: tuple[GrowthPolicy, ...] = get_args(GrowthPolicy)
 ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back", "failed"})
 MAX_EXPERTS = 64
 """The most experts that one proposal may name."""
+NO_LEAF_HERE = "no leaf of it on this node"
+"""An owner's word for an expert of its own that it no longer has, though the registry lists it still."""
 SPLIT_GATES = ("means", "learned")
 MERGE_METHODS = ("magmax", "ties", "mean")
 NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
