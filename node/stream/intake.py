@@ -30,7 +30,7 @@ from node.preparing import features_of
 from node.shards import nearest_leaves, read_summary
 from node.stream.gathered import Gathered
 from node.stream.novelty import Known, keep_novel, known_reach, reach_of
-from node.stream.taking import TRAINING_FILE, Intake, IntakeJob
+from node.stream.taking import TRAINING_FILE, VALIDATION_SO_FAR, Intake, IntakeJob
 from node.stream.trouble import reason_of
 from swarm.data.dataset import Dataset, check_fits
 from swarm.data.sources import load_test, load_training
@@ -113,7 +113,7 @@ def take(job: IntakeJob, folder: Path) -> Intake:
 def _measure(job: IntakeJob, validation: Path) -> tuple[Dataset, str]:
     """Return the samples that errors are measured on, and what to call them."""
     if not job.test:
-        return read_validation(validation), "validation samples gathered so far"
+        return read_validation(validation), VALIDATION_SO_FAR
     try:
         found = load_test(job.test, job.import_paths)
     except NotFoundError:

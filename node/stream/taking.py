@@ -31,6 +31,8 @@ class NotTakenError(SwarmError):
 
 
 TRAINING_FILE = "training.npz"
+VALIDATION_SO_FAR = "validation samples gathered so far"
+"""What errors are measured on unless a stream is given other data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
