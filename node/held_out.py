@@ -25,6 +25,16 @@ def read_validation(path: Path) -> Dataset:
     return _read(path)[0]
 
 
+def validated_classes(path: Path, like: Dataset) -> frozenset[str]:
+    """Return the classes that the validation samples in a file are of; none where there is no file, or where
+    its samples are of another shape or dtype than `like`."""
+    if not path.exists():
+        return frozenset()
+    kept, _ = _read(path)
+    is_alike = kept.inputs.dtype == like.inputs.dtype and kept.input_shape == like.input_shape
+    return frozenset(kept.class_names) if is_alike else frozenset()
+
+
 def validation_with(path: Path, new: Dataset, seed: int) -> tuple[Dataset, int]:
     """Return the samples in a file (if there is one) and new ones together, and how many they stand for.
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from node.children import die_with_parent
-from node.held_out import read_validation, validation_with, write_validation
+from node.held_out import read_validation, validated_classes, validation_with, write_validation
 from node.hold_out import VALIDATION_FRACTION, hold_out
 from node.jobs import VALIDATION_FILE, ExistingLeaf
 from node.learner import PROBLEM_EXIT, say
@@ -32,7 +32,7 @@ from node.stream.gathered import Gathered
 from node.stream.novelty import Known, keep_novel, known_reach, reach_of
 from node.stream.taking import TRAINING_FILE, VALIDATION_SO_FAR, Intake, IntakeJob
 from node.stream.trouble import reason_of
-from swarm.data.dataset import Dataset, check_fits
+from swarm.data.dataset import Dataset, check_form
 from swarm.data.sources import load_test, load_training
 from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.problems import Problem
@@ -79,8 +79,11 @@ def take(job: IntakeJob, folder: Path) -> Intake:
         return Intake(error=judges.error(judged), judged=len(judged), measured_on=measured_on)
     with _of_samples():
         dataset = load_training(job.source, job.import_paths, min_classes=1)
-        check_fits(dataset, job.specification)
-        kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+        check_form(dataset, job.specification)
+    classes = validated_classes(state / VALIDATION_FILE, dataset)
+    validated = [label for label, name in enumerate(dataset.class_names) if name in classes]
+    with _of_samples():
+        kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION, validated)
     training = Gathered.of(dataset, kept, job.source, job.import_paths)
     training.save(folder / TRAINING_FILE)
     own = dataset.subset(held_out)
@@ -92,12 +95,12 @@ def take(job: IntakeJob, folder: Path) -> Intake:
     rows = kept[novel] if job.answering else kept[:0]
     part = Gathered.of(dataset, rows, job.source, job.import_paths).source(np.arange(len(rows)))
     by, reach = known
-    classes = Counter(dataset.class_names[label] for label in dataset.labels[rows])
-    keep_novel(state, folder, job.number, part, len(kept), by, reach, classes)
+    novel_classes = Counter(dataset.class_names[label] for label in dataset.labels[rows])
+    keep_novel(state, folder, job.number, part, len(kept), by, reach, novel_classes)
     return Intake(
         samples=len(dataset),
         held_out=len(held_out),
-        error_before=judges.error(own) if job.answering else None,
+        error_before=judges.error(own) if job.answering and len(own) else None,
         error=judges.error(judged),
         judged=len(judged),
         measured_on=measured_on,

@@ -25,7 +25,8 @@ class Taken:
     """A mega-batch that was taken: the source that it was loaded from, and what was found before learning it.
 
     `held_out` of the `samples` went to validation. `error_before` is that of this node's experts on these
-    alone (None: nobody could answer yet); `error` likewise on what `measured_on` names, `judged` samples.
+    alone (None: nobody could answer yet, or none was held out); `error` likewise on what `measured_on` names,
+    `judged` samples.
     `novel` of `fresh` training samples lie beyond what is known, by the prototypes of `novelty_by`.
     """
 

@@ -111,6 +111,36 @@ def test_experts_that_answer_are_judged_on_its_own_held_out_samples_and_on_all_s
     assert judged.error == 1.0 and judged.measured_on == test.test
 
 
+def test_a_mega_batch_of_fewer_samples_than_a_leaf_needs_is_taken_and_waits(
+    tmp_path: Path, job: IntakeJob
+) -> None:
+    job = answered_by(tmp_path, job)
+    before = len(read_validation(Path(job.state) / VALIDATION_FILE))
+    images, labels = digits_like(3, 3, seed=5, noise=1.0)
+    np.savez(tmp_path / "few.npz", x=images, y=labels)
+    folder = tmp_path / "taking"
+    folder.mkdir()
+    found = take(replace(job, source=str(tmp_path / "few.npz")), folder)
+    assert (found.samples, found.fresh) == (3, 3) and found.error_before is None
+    assert len(Gathered.read(folder / TRAINING_FILE)) == 3
+    assert len(read_validation(folder / VALIDATION_FILE)) == before == found.judged
+
+
+def test_a_class_that_is_validated_already_is_not_made_to_give_a_sample_of_each_mega_batch(
+    tmp_path: Path, job: IntakeJob
+) -> None:
+    job = answered_by(tmp_path, job)
+    images, labels = digits_like(30, 5, seed=5, noise=1.0)
+    np.savez(tmp_path / "small.npz", x=images, y=labels)
+    folder = tmp_path / "taking"
+    folder.mkdir()
+    found = take(replace(job, source=str(tmp_path / "small.npz")), folder)
+    kept, held_out = hold_out(images, labels, VALIDATION_FRACTION, [0, 1, 2, 3])
+    assert (found.fresh, found.held_out) == (len(kept), len(held_out))
+    assert 4 in labels[held_out] and "4" in read_validation(folder / VALIDATION_FILE).class_names
+    assert len(held_out) < len(hold_out(images, labels, VALIDATION_FRACTION)[1])
+
+
 def test_samples_of_a_class_that_nobody_has_seen_are_novel_and_can_be_found_again(
     tmp_path: Path, job: IntakeJob
 ) -> None:
