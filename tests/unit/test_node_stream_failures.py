@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from node.held_out import read_validation, write_validation
+from node.jobs import VALIDATION_FILE
 from node.order_run import OrderRun
 from node.stream import arriving, feeder, intake, taking, trouble
 from node.stream import keeper as keeper_module
@@ -19,10 +21,11 @@ from node.stream.keeper import StreamKeeper
 from node.stream.ledger import LEDGER_FILE, StreamLedger
 from node.stream.sources import IteratorSource
 from node.stream.stream import Stream
-from node.stream.taking import BadMegaBatchError, Intake, IntakeJob, NotTakenError, carried_out
+from node.stream.taking import HELD_OUT_FILE, BadMegaBatchError, Intake, IntakeJob, NotTakenError, carried_out
 from node.stream.watching import Arrival
 from node.training import Trainer
 from swarm.config import NodeHome
+from swarm.data.dataset import make_dataset
 from swarm.domain.agent import StreamOptions, TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError, TooManyExpertsError
 from swarm.modules.blobs import BlobFiles
@@ -142,6 +145,26 @@ async def test_a_file_that_cannot_be_read_or_vanishes_does_not_end_the_stream(
     await made(home, Learner(), most=0, idle_s=0.05).go()
     assert files(home) == ["c.npz", "d.npz"]
     assert list(skipped(home)) == ["b.npz"] and "Permission denied" in skipped(home)["b.npz"]
+
+
+async def test_validation_samples_of_a_training_that_ended_meanwhile_stay(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: CarriedOut = arriving.carried_out
+
+    async def carried_out(job: IntakeJob, folder: Path, log: Path) -> Intake:
+        found: Intake = await whole(job, folder, log)
+        for path, value in (
+            (folder / VALIDATION_FILE, 1), (folder / HELD_OUT_FILE, 1), (home.state / VALIDATION_FILE, 2),
+        ):  # fmt: skip
+            inputs = np.full((4, 2), value, dtype=np.uint8)
+            write_validation(path, make_dataset(inputs, [0, 1] * 2, name="a"), 4)
+        return found
+
+    monkeypatch.setattr(arriving, "carried_out", carried_out)
+    await made(home, Learner(), most=1, wait=1).go()
+    kept = read_validation(home.state / VALIDATION_FILE)
+    assert sorted(kept.inputs[:, 0].tolist()) == [1] * 4 + [2] * 4
 
 
 async def test_seconds_are_what_learning_took_without_waiting_for_its_turn(
