@@ -74,13 +74,17 @@ def coordinator_checks(seen: "SwarmStatus", now: float) -> list[Check]:
         ),
         Check(
             name="leaves",
-            ok=not seen.leaves_without_owner,
-            found=", ".join(seen.leaves_without_owner) + " without a live owner"
-            if seen.leaves_without_owner
-            else "every leaf has a live owner",
+            ok=not seen.unanswered_leaves,
+            found=_leaves(seen),
             remedy="start those nodes, or let another hold their modules: swarm expert pull ID",
         ),
     ]
+
+
+def _leaves(seen: "SwarmStatus") -> str:
+    alone = [f"{', '.join(seen.unanswered_leaves)} without a live owner"] if seen.unanswered_leaves else []
+    others = [f"{node} answers for {leaf}, whose owner is away" for leaf, node in seen.stand_ins.items()]
+    return "; ".join([*alone, *others]) or "every leaf has a live owner"
 
 
 def registry_checks(health: "RegistryHealth") -> list[Check]:
