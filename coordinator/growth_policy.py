@@ -98,6 +98,8 @@ class GrowthPolicies:
                 await self.look()
             except (SwarmError, OSError) as error:
                 log.warning("growth.not_planned", reason=str(error))
+            except Exception:
+                log.exception("growth.not_planned")
 
     async def readmit(self) -> None:
         """Let those who were retired as stale and are here again come back, under any policy; each once."""
@@ -110,16 +112,20 @@ class GrowthPolicies:
                     self._judged_again.add(kept)
 
     async def look(self) -> Proposal | None:
-        """Survey the nodes, plan, and return what was proposed; None where there was nothing to propose."""
+        """Survey the nodes, plan, and return what was proposed; None where there was nothing to propose, or
+        where another gate came meanwhile: the next look is at that."""
         parts = self._parts
         active, policy = parts.publication.active, parts.settings.policy
         if policy == "manual" or active is None or not active.value.leaves or parts.book.open():
             return None
         found = await self._survey(active)
+        facts = await self._facts(active.value)
+        if parts.publication.active is not active:
+            return None
         self._note_use(found, active.value)
         intention = plan_growth(
             found,
-            await self._facts(active.value),
+            facts,
             policy,
             parts.book.all(),
             limits=self._limits(),
@@ -165,10 +171,12 @@ class GrowthPolicies:
 
     async def _facts(self, gate: GateStatement) -> list[LeafFacts]:
         given = {each.value.owner: each.value for each in await self._parts.records.present()}
+        # Another gate may have come by now: who has left has given nothing.
+        leaves = [leaf for leaf in gate.leaves if leaf.owner in given]
         parents: Mapping[str, str] = {branch.leaf: branch.parent for branch in gate.branches}
-        heads = {leaf.leaf: self._parts.heads.answering(leaf) for leaf in gate.leaves}
+        heads = {leaf.leaf: self._parts.heads.answering(leaf) for leaf in leaves}
         facts = []
-        for leaf in gate.leaves:
+        for leaf in leaves:
             own = given[leaf.owner]
             counts = next((each.class_counts for each in own.leaves if each.leaf == leaf.leaf), {})
             facts.append(

@@ -44,7 +44,10 @@ class AbandonedProposals:
         """Look after them until cancelled; what fails is tried the next time."""
         while True:
             await asyncio.sleep(min(TICK_S, self._patience_s / 4))
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("growth.not_looked_after")
 
     async def look(self) -> None:
         """End what is abandoned by now."""

@@ -338,6 +338,32 @@ async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tm
     assert not records.open()
 
 
+async def test_whatever_fails_while_proposals_are_watched_they_are_watched_on() -> None:
+    looks = list[int]()
+
+    class Broken:
+        def open(self) -> list[Proposal]:
+            looks.append(len(looks))
+            raise KeyError("ada")
+
+    watch = AbandonedProposals(
+        cast(Any, Broken()),
+        cast(Any, None),
+        lambda: 0.0,
+        end=cast(Any, None),
+        left_alone=(),
+        patience_s=0.004,
+    )
+    with capture_logs() as logs:
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(10):
+            while len(looks) < 2:
+                await asyncio.sleep(0.001)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert logs[0]["event"] == "growth.not_looked_after" and logs[0]["exc_info"]
+
+
 class Registry:
     """The lineage of ada.e0: version 2 came from bob's, which was withdrawn."""
 
