@@ -1,4 +1,4 @@
-"""Ends the proposals that nobody carries out any more: their owner is away, or silent, for too long."""
+"""Ends the proposals that nobody carries out: their owner was never told, is away, or silent, for too long."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -12,7 +12,8 @@ from swarm.domain.growth import Proposal
 from swarm.domain.ids import NodeId
 
 PATIENCE_S = 120.0
-"""An owner that is away for longer ends its proposal: who waits for it must not wait for ever."""
+"""An owner that is away for longer ends its proposal: who waits for it must not wait for ever. So does one
+that was not told, or did not take it up."""
 SILENCE_S = 6 * 3600.0
 """So does one that is here and says nothing of it for so long."""
 TICK_S = 5.0
@@ -61,6 +62,8 @@ class AbandonedProposals:
             try:
                 if away_s > self._patience_s:
                     await self._end(each.id, f"{each.owner} was away for {away_s:.0f} s")
+                elif each.state == "open" and silent_s > self._patience_s:
+                    await self._end(each.id, f"{each.owner} did not take it up for {silent_s:.0f} s")
                 # What trains several experts anew speaks once all are done.
                 elif silent_s > self._silence_s * (len(each.experts) if each.kind == "retrain" else 1):
                     await self._end(each.id, f"nothing was heard of it for {silent_s / 3600:.1f} h")

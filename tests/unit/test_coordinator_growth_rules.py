@@ -305,8 +305,8 @@ def test_a_proposal_is_tried_where_experts_speak(
 
 async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tmp_path: Path) -> None:
     records = await book(tmp_path)
-    await records.add(proposal(changed_at=0.0))
-    await records.add(proposal("p2", owner=NodeId("bob"), experts=(), changed_at=0.0))
+    await records.add(proposal(state="working", changed_at=0.0))
+    await records.add(proposal("p2", state="working", owner=NodeId("bob"), experts=(), changed_at=0.0))
     now, live, ended = [0.0], {"ada", "bob"}, list[tuple[str, str]]()
 
     async def end(id: str, reason: str) -> Proposal:
@@ -336,6 +336,30 @@ async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tm
     await watch.look()
     assert ended[1:] == [("p2", "nothing was heard of it for 0.0 h")]
     assert not records.open()
+
+
+async def test_a_proposal_that_nobody_took_up_is_void(tmp_path: Path) -> None:
+    records = await book(tmp_path)
+    await records.add(proposal(changed_at=0.0))
+    await records.add(proposal("p2", owner=NodeId("bob"), experts=(), changed_at=0.0))
+    now, ended = [9.0], list[tuple[str, str]]()
+
+    async def end(id: str, reason: str) -> Proposal:
+        ended.append((id, reason))
+        return await records.change(id, "failed", now[0], reason)
+
+    class Live:
+        def get(self, node: str) -> object:
+            return node
+
+    watch = AbandonedProposals(
+        records, cast(Any, Live()), lambda: now[0], end=end, left_alone={"p2"}, patience_s=10.0
+    )
+    await watch.look()
+    assert not ended
+    now[0] = 11.0
+    await watch.look()
+    assert ended == [("p1", "ada did not take it up for 11 s")]
 
 
 async def test_whatever_fails_while_proposals_are_watched_they_are_watched_on() -> None:
