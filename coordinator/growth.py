@@ -40,6 +40,7 @@ class Growth:
             parts.clock,
             end=self._end,
             left_alone=self._retiring,
+            catch_up=self._catch_up,
             patience_s=patience_s,
             silence_s=silence_s,
         )
@@ -200,6 +201,10 @@ class Growth:
             await self._end(id, str(error))
         finally:
             self._retiring.discard(id)
+
+    async def _catch_up(self) -> None:
+        if self._parts.changes.is_behind:
+            await self._parts.keeper.follow_gate()
 
     async def _trained_anew(self, proposal: Proposal) -> Proposal:
         """Accept what does not descend from a withdrawn version any more; without a registry, on its word."""

@@ -1,4 +1,4 @@
-"""Ends the proposals that nobody carries out: their owner was never told, is away, or silent, for too long."""
+"""Ends the proposals that nobody carries out: their owner was not told, is away, or silent, for too long."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -32,12 +32,14 @@ class AbandonedProposals:
         *,
         end: Callable[[str, str], Awaitable[Proposal]],
         left_alone: Collection[str],
+        catch_up: Callable[[], Awaitable[None]],
         patience_s: float = PATIENCE_S,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`end(id, reason)` ends a proposal and undoes what it changed."""
+        """`end(id, reason)` ends a proposal and undoes what it changed; `catch_up` brings records up to the
+        gate where some are behind it."""
         self._book, self._live, self._clock = book, live, clock
-        self._end, self._left_alone = end, left_alone
+        self._end, self._left_alone, self._catch_up = end, left_alone, catch_up
         self._patience_s, self._silence_s = patience_s, silence_s
         self._away_since: dict[NodeId, float] = {}
 
@@ -51,7 +53,11 @@ class AbandonedProposals:
                 log.exception("growth.not_looked_after")
 
     async def look(self) -> None:
-        """End what is abandoned by now."""
+        """End what is abandoned by now; first see what the gate decided already."""
+        try:
+            await self._catch_up()
+        except (SwarmError, OSError) as error:
+            log.warning("growth.not_in_step", reason=str(error))
         now = self._clock()
         under_way = [each for each in self._book.open() if each.id not in self._left_alone]
         away = {each.owner for each in under_way if self._live.get(each.owner) is None}

@@ -18,7 +18,13 @@ from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import AbandonedProposals
 from coordinator.journal import Journal
 from swarm.domain.combination import Combination
-from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnreachableError,
+)
 from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.growth import Proposal, Tried
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
@@ -303,6 +309,10 @@ def test_a_proposal_is_tried_where_experts_speak(
 # Given up, and trained anew
 
 
+async def nothing_behind() -> None:
+    """No record is behind the gate."""
+
+
 async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tmp_path: Path) -> None:
     records = await book(tmp_path)
     await records.add(proposal(state="working", changed_at=0.0))
@@ -323,6 +333,7 @@ async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tm
         lambda: now[0],
         end=end,
         left_alone=set(),
+        catch_up=nothing_behind,
         patience_s=10.0,
         silence_s=100.0,
     )
@@ -352,11 +363,23 @@ async def test_a_proposal_that_nobody_took_up_is_void(tmp_path: Path) -> None:
         def get(self, node: str) -> object:
             return node
 
+    behind = [UnreachableError("store")]
+
+    async def catch_up() -> None:
+        if behind:
+            raise behind.pop()
+
     watch = AbandonedProposals(
-        records, cast(Any, Live()), lambda: now[0], end=end, left_alone={"p2"}, patience_s=10.0
+        records,
+        cast(Any, Live()),
+        lambda: now[0],
+        end=end,
+        left_alone={"p2"},
+        catch_up=catch_up,
+        patience_s=10.0,
     )
     await watch.look()
-    assert not ended
+    assert not ended and not behind
     now[0] = 11.0
     await watch.look()
     assert ended == [("p1", "ada did not take it up for 11 s")]
@@ -376,6 +399,7 @@ async def test_whatever_fails_while_proposals_are_watched_they_are_watched_on() 
         lambda: 0.0,
         end=cast(Any, None),
         left_alone=(),
+        catch_up=nothing_behind,
         patience_s=0.004,
     )
     with capture_logs() as logs:
