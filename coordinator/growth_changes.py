@@ -34,8 +34,6 @@ DECIDES: Mapping[ProposalKind, ChangeKind] = {
     "remove": "remove",
 }
 """The kind of change by which a proposal of each kind is decided."""
-POLICY = NodeId("policy")
-"""Who proposes what the coordinator proposes of its own accord."""
 
 log = structlog.get_logger()
 
@@ -214,7 +212,7 @@ class GrowthChanges:
         untouched: Sequence[Given] | None,
         saves: bool,
     ) -> ContributionOutcome:
-        trial, is_wish = self._parts.trial, proposal.by == proposal.owner
+        trial, is_wish = self._parts.trial, proposal.is_wish
         if kind == "retire" and is_wish:  # nothing comes in, so nothing can harm
             judged = await trial.activate_as_is(contributions, reason, kind=kind, proposal=proposal.id)
             await self._note(proposal, "accepted", f"as {proposal.owner} wishes", judged)

@@ -8,7 +8,7 @@ from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.growth_adds import checked_add
 from coordinator.growth_book import GrowthBook
-from coordinator.growth_changes import POLICY, GrowthChanges
+from coordinator.growth_changes import GrowthChanges
 from coordinator.growth_checks import (
     check_caller,
     check_counts,
@@ -26,7 +26,7 @@ from coordinator.journal import Journal
 from coordinator.live_nodes import LiveNodes
 from coordinator.specifications import Specifications
 from swarm.domain.errors import ConflictError, NotReadyError
-from swarm.domain.growth import Proposal, ProposalKind, checked_options
+from swarm.domain.growth import POLICY, Proposal, ProposalKind, checked_options
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
 from swarm.gating.growth import LEAF_SAMPLES

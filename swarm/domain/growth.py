@@ -16,6 +16,8 @@ ProposalKind = Literal["add", "split", "merge", "remove", "retrain"]
 ProposalState = Literal["open", "working", "trying", "accepted", "refused", "rolled-back", "failed"]
 GrowthPolicy = Literal["manual", "conservative", "eager"]
 Criterion = Literal["loss", "usage"]
+POLICY = NodeId("policy")
+"""Who proposes what the coordinator proposes of its own accord: no member takes this name any more."""
 KINDS: tuple[ProposalKind, ...] = get_args(ProposalKind)
 POLICIES: tuple[GrowthPolicy, ...] = get_args(GrowthPolicy)
 ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back", "failed"})
@@ -73,6 +75,12 @@ class Proposal:
     @property
     def has_ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_wish(self) -> bool:
+        """Whether its owner made it. What is by `policy` is not: a node may be called so from before that name
+        was reserved."""
+        return self.by == self.owner != POLICY
 
     @property
     def subject(self) -> str:

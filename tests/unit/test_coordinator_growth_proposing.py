@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,7 @@ from coordinator.growth import Growth
 from coordinator.growth_book import GrowthBook
 from coordinator.growth_making import GrowthParts
 from coordinator.journal import Journal
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError
 from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
@@ -139,6 +140,16 @@ async def test_a_store_that_is_away_keeps_no_proposal_from_its_owner(office: Off
         found = await office.propose()
     assert found.state == "working" and [order.proposal for order in office.orders] == ["p1"]
     assert "growth.not_remembered" in [entry["event"] for entry in logs]
+
+
+async def test_a_node_that_is_called_policy_of_old_speaks_for_itself_only(office: Office) -> None:
+    office.store.let.set()
+    found = await office.growth.propose_by_policy(INTENTION, 7)
+    assert (found.by, found.is_wish) == ("policy", False)
+    assert not replace(found, owner=NodeId("policy")).is_wish
+    with pytest.raises(NotAuthorisedError, match="asked by node policy"):
+        await office.growth.cancel(Caller(role="node", id=NodeId("policy")), found.id, "")
+    assert (await office.growth.cancel(OPERATOR, found.id, "")).state == "failed"
 
 
 async def test_a_refusal_reaches_the_caller(office: Office) -> None:
