@@ -16,7 +16,7 @@ from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError,
 from swarm.domain.growth import POLICIES, POLICY, GrowthPolicy, GrowthReport, Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
-from swarm.gating.growth import LEAF_SAMPLES, Intention
+from swarm.gating.growth import CANCELLED, LEAF_SAMPLES, NOT_NOW, Intention
 
 _T = TypeVar("_T")
 log = structlog.get_logger()
@@ -120,7 +120,8 @@ class Growth:
             return known
         if known.by == POLICY or caller.id != known.by:  # a node may be called so from of old
             check_caller(caller, known.owner, known.subject)
-        ended = await self._parts.keeper.end_growth(proposal, f"cancelled by {caller.id}")
+        by_hand = {CANCELLED: 1.0}
+        ended = await self._parts.keeper.end_growth(proposal, f"cancelled by {caller.id}", by_hand)
         await self._remember(name, proposal)
         return ended
 
@@ -185,6 +186,11 @@ class Growth:
         """Give a proposal to its owner; its refusal ends it."""
         try:
             await give_order(proposal, regions, self._parts.live)
+        except ConflictError as error:
+            if proposal.by != POLICY:
+                return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
+            reason = f"{proposal.owner} could not take it just now, and is asked again soon: {error}"
+            return await self._end(proposal.id, reason, {NOT_NOW: 1.0})
         except SwarmError as error:
             return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
         known = self._book.get(proposal.id)
@@ -222,10 +228,10 @@ class Growth:
             proposal.id, "accepted", self._parts.clock(), f"{which} was trained anew"
         )
 
-    async def _end(self, id: str, reason: str) -> Proposal:
+    async def _end(self, id: str, reason: str, evidence: Mapping[str, float] | None = None) -> Proposal:
         """End a proposal that came to nothing; one that has ended meanwhile stays as it is."""
         try:
-            return await self._parts.keeper.end_growth(id, reason)
+            return await self._parts.keeper.end_growth(id, reason, evidence)
         except ConflictError:
             known = self._book.get(id)
             if not known.has_ended:

@@ -136,11 +136,14 @@ class GrowthChanges:
         others = [each for each in present if each.value.owner != proposal.owner]
         await self._decide(proposal, others, proposal.subject, kind="retire", untouched=None, saves=True)
 
-    async def end(self, id: str, reason: str) -> Proposal:
+    async def end(self, id: str, reason: str, evidence: Mapping[str, float] | None = None) -> Proposal:
         """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended,
-        be it that its record does not say so yet."""
+        be it that its record does not say so yet. `evidence` says how, besides."""
         await self._following.follow(self.book.unended(id))
-        return await self._undo(self.book.unended(id), "failed", reason)
+        proposal = self.book.unended(id)
+        if evidence:
+            proposal = await self.book.change(id, proposal.state, self._clock(), evidence=evidence)
+        return await self._undo(proposal, "failed", reason)
 
     async def forget_owner(self, owner: NodeId, reason: str, gate_version: int) -> None:
         """End the proposal of an owner that has just been taken out of the gate."""
@@ -159,6 +162,7 @@ class GrowthChanges:
 
         `at_start`: an order that nobody may have got is void, and what was on trial is to be tried again.
         """
+        was_behind, self._is_behind = self._is_behind, True
         for proposal in reversed(self.book.open()):
             await self._following.follow(proposal)
             now = self.book.get(proposal.id)
@@ -168,7 +172,8 @@ class GrowthChanges:
                 await self._change(now, "failed", "the coordinator stopped before it was carried out")
             elif now.state == "trying":  # nothing is tried now, for nothing changes the gate beside this
                 await self._change(now, "working", "its trial was cut short")
-        was_behind, self._is_behind = self._is_behind, False
+        await self._following.mark_undone()
+        self._is_behind = False
         if at_start or was_behind:
             await self._forget_copies()
 

@@ -28,6 +28,7 @@ from swarm.gating.growth import (
     Intention,
     LeafFacts,
     Limits,
+    next_look_s,
     plan_growth,
 )
 from swarm.gating.surveys import Surveyed, is_sound_survey, sum_surveys
@@ -88,7 +89,7 @@ class GrowthPolicies:
         """Look after growth until cancelled; what fails is tried the next time."""
         while True:
             try:
-                await asyncio.wait_for(self._soon.wait(), self._every_s)
+                await asyncio.wait_for(self._soon.wait(), self._wait_s())
                 await asyncio.sleep(min(SOON_S, self._every_s))
             except TimeoutError:
                 pass
@@ -100,6 +101,9 @@ class GrowthPolicies:
                 log.warning("growth.not_planned", reason=str(error))
             except Exception:
                 log.exception("growth.not_planned")
+
+    def _wait_s(self) -> float:
+        return next_look_s(self._parts.book.all(), self._every_s, self._parts.clock())
 
     async def readmit(self) -> None:
         """Let those who were retired as stale and are here again come back, under any policy; each once."""

@@ -78,7 +78,7 @@ class Proposal:
 
     @property
     def is_wish(self) -> bool:
-        """Whether its owner made it. What is by `policy` is not: a node may be called so from before that name
+        """Whether its owner made it. What is by `policy` is not: a node may be called so from before the name
         was reserved."""
         return self.by == self.owner != POLICY
 

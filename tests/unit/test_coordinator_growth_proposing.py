@@ -1,7 +1,7 @@
 """A proposal that is recorded reaches its owner, whatever becomes of who made it and of the store."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,11 @@ from coordinator.growth import Growth
 from coordinator.growth_book import GrowthBook
 from coordinator.growth_making import GrowthParts
 from coordinator.journal import Journal
-from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError
+from swarm.domain.errors import ConflictError, NotAuthorisedError, NotReadyError, SwarmError, UnreachableError
 from swarm.domain.growth import GrowthOrder, Proposal
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
-from swarm.gating.growth import Intention
+from swarm.gating.growth import CANCELLED, NOT_NOW, Intention
 from swarm.registry.memory_store import MemoryStore
 from tests.support.answers import gate
 
@@ -91,8 +91,8 @@ class Office:
         if self.refusal is not None:
             raise self.refusal
 
-    async def _end(self, id: str, reason: str) -> Proposal:
-        return await self.book.change(id, "failed", self.now, reason)
+    async def _end(self, id: str, reason: str, evidence: Mapping[str, float] | None) -> Proposal:
+        return await self.book.change(id, "failed", self.now, reason, evidence=evidence)
 
     async def _present(self) -> list[Any]:
         return []
@@ -150,6 +150,25 @@ async def test_a_node_that_is_called_policy_of_old_speaks_for_itself_only(office
     with pytest.raises(NotAuthorisedError, match="asked by node policy"):
         await office.growth.cancel(Caller(role="node", id=NodeId("policy")), found.id, "")
     assert (await office.growth.cancel(OPERATOR, found.id, "")).state == "failed"
+
+
+async def test_an_owner_that_cannot_take_it_now_is_told_apart_where_the_policy_asks(office: Office) -> None:
+    office.store.let.set()
+    office.refusal = ConflictError("split of ada.e0", found="a mega-batch that is being learned")
+    found = await office.growth.propose_by_policy(INTENTION, 7)
+    assert (found.state, found.evidence) == ("failed", {NOT_NOW: 1.0})
+    assert found.reason.startswith("ada could not take it just now, and is asked again soon: split of ada.e0")
+    found = await office.propose()
+    assert (found.state, found.evidence) == ("failed", {})
+    assert found.reason.startswith("ada did not take it: split of ada.e0")
+    office.refusal = NotReadyError("split of ada.e0", found="no record of where its samples are")
+    assert not (await office.growth.propose_by_policy(INTENTION, 7)).evidence
+
+
+async def test_what_is_cancelled_says_so_in_its_evidence(office: Office) -> None:
+    office.store.let.set()
+    found = await office.propose()
+    assert (await office.growth.cancel(OPERATOR, found.id, "")).evidence == {CANCELLED: 1.0}
 
 
 async def test_a_refusal_reaches_the_caller(office: Office) -> None:

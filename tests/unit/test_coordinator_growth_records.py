@@ -16,10 +16,11 @@ from coordinator.growth_trial import Judged
 from coordinator.journal import Journal
 from swarm.digests import digest_of
 from swarm.domain.errors import ConflictError
-from swarm.domain.gates import GateChange, GateStatement
+from swarm.domain.gates import GateBranch, GateChange, GateLeaf, GateStatement
 from swarm.domain.growth import Proposal
-from swarm.domain.ids import Digest, ExpertId, NodeId
+from swarm.domain.ids import Digest, ExpertId, NodeId, expert_of, leaf_of
 from swarm.domain.membership import ContributionOutcome
+from swarm.gating.growth import UNDONE_IN
 from swarm.registry.memory_store import MemoryStore
 from tests.support.answers import gate
 
@@ -40,12 +41,16 @@ class FullDisk(EnvelopeFiles):
 
 class Publication:
     def __init__(self, gates: Mapping[int, GateStatement]) -> None:
-        self._gates, self.active = gates, gate()
+        self._gates = gates
         self.files = SimpleNamespace(envelope=gates.get, open=lambda value: SimpleNamespace(value=value))
 
     @property
     def version(self) -> int:
         return max(self._gates)
+
+    @property
+    def active(self) -> Any:
+        return self.required()
 
     def required(self) -> Any:
         return SimpleNamespace(value=self._gates[self.version])
@@ -191,3 +196,50 @@ async def test_the_way_back_says_who_is_left_out(desk: Desk, has_before: bool) -
     assert found.state == "rolled-back" and found.reason.startswith("cancelled by operator")
     assert ("ada" in found.reason) == (not has_before)
     assert [each.digest for each in desk.present] == ([BEFORE] if has_before else [])
+
+
+async def test_what_was_accepted_is_marked_while_a_rollback_is_without_it(desk: Desk) -> None:
+    whole, one, other = (_leaf(number) for number in range(3))
+    branch = GateBranch(leaf=whole.leaf, owner=ADA)
+    desk.gates[3] = replace(desk.gates[3], leaves=(whole,))
+    await desk.settle()
+    for version in (4, 5):
+        desk.gates[version] = replace(desk.gates[version], leaves=(one, other), branches=(branch,))
+    await desk.changes.reconcile()
+    assert UNDONE_IN not in desk.book.get("p1").evidence
+
+    back = GateChange(kind="rollback")
+    desk.gates[6] = replace(desk.gates[3], version=6, change=back)
+    for _ in range(2):
+        await desk.changes.reconcile()
+        found = desk.book.get("p1")
+        assert (found.state, found.evidence[UNDONE_IN]) == ("accepted", 6.0)
+    assert GrowthBook(desk.files, Journal(MemoryStore(), lambda: 9.0)).get("p1") == found
+
+    desk.gates[7] = replace(desk.gates[5], version=7, change=back)
+    await desk.changes.reconcile()
+    assert UNDONE_IN not in desk.book.get("p1").evidence
+
+
+async def test_what_was_taken_away_is_marked_where_a_rollback_brings_it_back(desk: Desk) -> None:
+    leaves = tuple(_leaf(number) for number in range(2))
+    await desk.settle()
+    await desk.book.add(
+        replace(desk.book.get("p1"), id="p2", kind="remove", gate_version=5, gate_versions=(6,))
+    )
+    for version in (5, 6, 7):
+        kind = "rollback" if version == 7 else "remove"
+        proposal = "p2" if version == 6 else ""
+        desk.gates[version] = replace(
+            gate().value,
+            version=version,
+            leaves=leaves[:1] if version == 6 else leaves,
+            change=GateChange(kind=kind, proposal=proposal),
+        )
+    await desk.changes.reconcile()
+    assert [UNDONE_IN in desk.book.get(id).evidence for id in ("p1", "p2")] == [False, True]
+
+
+def _leaf(number: int) -> GateLeaf:
+    place = leaf_of(ADA, number)
+    return GateLeaf(leaf=place, owner=ADA, expert=expert_of(place), class_names=("a",))
