@@ -1,6 +1,7 @@
 """Growth of its own accord: survey the nodes now and then, plan, propose one thing at a time."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ class GrowthPolicies:
         self._common = CommonRegions(parts.find_regions)
         self._soon = asyncio.Event()
         self._unused: dict[LeafId, int] = {}
+        self._counted_at = -math.inf
         self._judged_again: set[Digest] = set()
 
     def notice_gate(self) -> None:
@@ -123,10 +125,12 @@ class GrowthPolicies:
         if policy == "manual" or active is None or not active.value.leaves or parts.book.open():
             return None
         found = await self._survey(active)
-        facts = await self._facts(active.value)
         if parts.publication.active is not active:
             return None
         self._note_use(found, active.value)
+        facts = await self._facts(active.value)
+        if parts.publication.active is not active:
+            return None
         intention = plan_growth(
             found,
             facts,
@@ -166,12 +170,17 @@ class GrowthPolicies:
         return sum_surveys({name: survey for name, survey in answers if survey is not None})
 
     def _note_use(self, found: Surveyed, gate: GateStatement) -> None:
-        """Count the surveys in a row in which a leaf was not used, where enough samples say so."""
+        """Count the surveys in a row in which a leaf was not used, where enough samples say so. Of those that
+        come soon after one another, as new gates make them, one counts in `every_s`."""
         if found.samples < ENOUGH_SAMPLES:
             return
+        now = self._parts.clock()
+        counts = int(now - self._counted_at >= self._every_s)
+        if counts:
+            self._counted_at = now
         used = {leaf for leaf, each in found.leaves.items() if each.samples}
         names = [leaf.leaf for leaf in gate.leaves]
-        self._unused = {name: 0 if name in used else self._unused.get(name, 0) + 1 for name in names}
+        self._unused = {name: 0 if name in used else self._unused.get(name, 0) + counts for name in names}
 
     async def _facts(self, gate: GateStatement) -> list[LeafFacts]:
         given = {each.value.owner: each.value for each in await self._parts.records.present()}

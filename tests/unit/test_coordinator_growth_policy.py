@@ -29,14 +29,15 @@ class Swarm:
         self.proposed: list[Intention] = []
         self.looks = 0
         self.history: list[Proposal] = []
+        self.now = 100.0
+        self.found = LeafSurvey(leaf=LeafId("ada.l0"), samples=20, nll_sum=9.0, correct=0, novel=0)
         self.while_surveyed: Callable[[], None] = lambda: None
         self.while_read: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
         self.ends: Mapping[str, Any] = {}
         nodes = [SimpleNamespace(link=self._link(owner)) for owner in OWNERS]
-        specification = SimpleNamespace(
-            envelope=b"", value=SimpleNamespace(min_leaf_count=10, max_leaves_per_owner=8)
-        )
+        self.limits = SimpleNamespace(min_leaf_count=10, max_leaves_per_owner=8)
+        specification = SimpleNamespace(envelope=b"", value=self.limits)
         parts = {
             "growth": SimpleNamespace(propose_by_policy=self._propose),
             "returning": SimpleNamespace(retired=lambda present: {}),
@@ -49,9 +50,17 @@ class Swarm:
             "heads": SimpleNamespace(answering=lambda leaf: None),
             "live": _Live(nodes),
             "find_regions": None,
-            "clock": lambda: 100.0,
+            "clock": lambda: self.now,
         }
         self.policies = GrowthPolicies(PolicyParts(**cast(Any, parts)), every_s=0.001)
+
+    def have_another_leaf(self, owner: str) -> None:
+        """Let an owner have a second leaf, that nobody uses."""
+        active = self.publication.active
+        own = next(leaf for leaf in active.value.leaves if leaf.owner == owner)
+        more = replace(own, leaf=LeafId(f"{owner}.l1"), expert=ExpertId(f"{owner}.e1"))
+        value = replace(active.value, leaves=(*active.value.leaves, more))
+        self.publication.active = replace(active, statement=replace(active.statement, value=value))
 
     def leave(self, owner: str) -> None:
         """Let an owner leave: the next version of the gate is without it."""
@@ -68,7 +77,7 @@ class Swarm:
         async def survey(envelope: bytes, specification: bytes, timeout_s: float) -> Survey:
             self.looks += 1
             self.while_surveyed()
-            found = LeafSurvey(leaf=LeafId(f"{owner}.l0"), samples=20, nll_sum=9.0, correct=0, novel=0)
+            found = replace(self.found, leaf=LeafId(f"{owner}.l0"))
             return Survey(gate_version=VERSION, leaves=(found,) if owner == OWNERS[0] else ())
 
         return SimpleNamespace(node=NodeId(owner), survey=survey)
@@ -145,3 +154,19 @@ async def test_whatever_fails_the_next_look_comes(refusal: Exception) -> None:
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
     assert {entry["event"] for entry in logs} >= {"growth.intended", "growth.not_planned"}
+
+
+async def test_surveys_soon_after_one_another_count_once_for_what_nobody_uses() -> None:
+    swarm = Swarm()
+    swarm.found = replace(swarm.found, samples=200)
+    swarm.limits.min_leaf_count = 1000  # nothing is large enough to be split
+    swarm.have_another_leaf("ada")
+    for _ in range(5):
+        await swarm.policies.look()
+    assert not swarm.proposed
+    for _ in range(2):
+        swarm.now += 1.0
+        await swarm.policies.look()
+    assert [(each.kind, each.reason) for each in swarm.proposed] == [
+        ("remove", "ada.l1 was not used in 3 surveys")
+    ]
