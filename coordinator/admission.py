@@ -28,7 +28,7 @@ from swarm.domain.members import MemberRecord, Role
 from swarm.domain.membership import Caller
 from swarm.registry.store import MetadataStore
 from swarm.trust.ca import CertificateAuthority
-from swarm.trust.certificates import LIFETIMES, check_member
+from swarm.trust.certificates import LIFETIMES, check_newcomer
 from swarm.trust.proofs import check_join_proof, check_renewal
 from swarm.trust.tokens import parse_join_token, secret_hash
 
@@ -76,7 +76,7 @@ class Admission:
         member = node_id(name)
         if role not in JOINING_ROLES or role not in get_args(Role):
             raise InvalidInputError("role", found=role[:40], expected=", ".join(JOINING_ROLES))
-        check_member(role, member)
+        check_newcomer(role, member)
         token = parse_join_token(token_text)
         if token.pin != self.ca.pin:
             raise UnauthenticatedError(

@@ -18,8 +18,9 @@ class CoordinatorConfig:
     of the newest gate versions all arrays are kept, of older ones what was signed.
 
     `growth` is the policy of growth unless another was set at run time; it looks every `growth_every_s` for
-    the leaf that loses by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
-    owner that is away for `growth_patience_s` ends the proposal that it carries out.
+    the leaf to split by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
+    owner that is away for `growth_patience_s` ends the proposal that it carries out, and so does one that did
+    not take it up.
     """
 
     home: SwarmHome

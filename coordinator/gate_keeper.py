@@ -5,7 +5,7 @@ gate or the new one. Which contributions count is what the newest gate's stateme
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -131,9 +131,9 @@ class GateKeeper:
         """Choose ridge and combinations anew, with all corrections that there are."""
         return await self._change(f"fit:{key}" if key else "", self._fit)
 
-    async def end_growth(self, id: str, reason: str) -> Proposal:
+    async def end_growth(self, id: str, reason: str, evidence: Mapping[str, float] | None = None) -> Proposal:
         """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended."""
-        return await self._alone(lambda: self._parts.growth.end(id, reason), "end a proposal")
+        return await self._alone(lambda: self._parts.growth.end(id, reason, evidence), "end a proposal")
 
     async def retire(self, id: str) -> None:
         """Carry out a proposal to remove all that an owner has in the gate."""
@@ -216,7 +216,10 @@ class GateKeeper:
                 remedy="take the one before it or after it: swarm gate history",
             )
         outcome = await self._parts.maker.activate_as_is(statements, older, reason, change)
-        await self._parts.growth.reconcile()
+        try:
+            await self._parts.growth.reconcile()
+        except OSError as error:  # the gate counts; records that cannot be written follow it later
+            log.error("growth.not_in_step", reason=str(error))
         return outcome
 
     async def _withdraw(self, owner: NodeId, reason: str) -> ContributionOutcome:

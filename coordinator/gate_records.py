@@ -89,9 +89,9 @@ class GateRecords:
             await self._store.remember(name, json.dumps(asdict(outcome)))
 
     async def record_refusal(self, outcome: ContributionOutcome, reason: str) -> None:
-        """Record who a candidate would have harmed."""
+        """Record a candidate that did not become the gate: for which change, and why not."""
         await self._journal.record(
-            "gate.refused", gate_version=outcome.gate_version, reason=reason, harm=outcome.reason
+            "gate.refused", gate_version=outcome.gate_version, reason=reason, because=outcome.reason
         )
 
     def unchanged(self, reason: str) -> ContributionOutcome:

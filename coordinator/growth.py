@@ -2,78 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import structlog
 
-from coordinator.gate_keeper import GateKeeper
-from coordinator.gate_publication import GatePublication
-from coordinator.gate_records import GateRecords
-from coordinator.growth_adds import checked_add
-from coordinator.growth_book import GrowthBook
-from coordinator.growth_changes import POLICY, GrowthChanges
-from coordinator.growth_checks import (
-    check_caller,
-    check_counts,
-    check_free,
-    check_retrained,
-    check_version,
-    leaves_for,
-    owner_for,
-    samples_of,
-)
-from coordinator.growth_lineage import LineageRegistry, came_from_withdrawn, descends_from_withdrawn
+from coordinator.growth_checks import check_caller
+from coordinator.growth_lineage import descends_from_withdrawn
+from coordinator.growth_making import BY_POLICY, GrowthParts, ProposalMaker
 from coordinator.growth_orders import give_order
-from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import PATIENCE_S, SILENCE_S, AbandonedProposals
-from coordinator.heads import Heads
-from coordinator.journal import Journal
-from coordinator.live_nodes import LiveNodes
-from coordinator.specifications import Specifications
-from swarm.domain.errors import (
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    NotReadyError,
-    SwarmError,
-    UnreachableError,
-)
-from swarm.domain.growth import (
-    POLICIES,
-    GrowthPolicy,
-    GrowthReport,
-    Proposal,
-    ProposalKind,
-    checked_options,
-)
+from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, SwarmError, UnreachableError
+from swarm.domain.growth import POLICIES, POLICY, GrowthPolicy, GrowthReport, Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
-from swarm.gating.growth import LEAF_SAMPLES, Intention
-from swarm.registry.store import MetadataStore
+from swarm.gating.growth import CANCELLED, LEAF_SAMPLES, NOT_NOW, Intention
 
-_POLICY = Caller(role="coordinator", id=POLICY)
-
+_T = TypeVar("_T")
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GrowthParts:
-    """What growth works with."""
-
-    book: GrowthBook
-    changes: GrowthChanges
-    keeper: GateKeeper
-    publication: GatePublication
-    records: GateRecords
-    specifications: Specifications
-    heads: Heads
-    live: LiveNodes
-    store: MetadataStore
-    journal: Journal
-    registry: LineageRegistry
-    settings: GrowthSettings
-    clock: Callable[[], float]
 
 
 class Growth:
@@ -82,7 +28,7 @@ class Growth:
     def __init__(
         self, parts: GrowthParts, *, patience_s: float = PATIENCE_S, silence_s: float = SILENCE_S
     ) -> None:
-        self._parts, self._book = parts, parts.book
+        self._parts, self._book, self._maker = parts, parts.book, ProposalMaker(parts)
         self._proposing = asyncio.Lock()
         self._retiring: set[str] = set()
         self._running: set[asyncio.Task[Any]] = set()
@@ -94,6 +40,7 @@ class Growth:
             parts.clock,
             end=self._end,
             left_alone=self._retiring,
+            catch_up=self._catch_up,
             patience_s=patience_s,
             silence_s=silence_s,
         )
@@ -112,7 +59,8 @@ class Growth:
         owner: NodeId | None = None,
         regions: bytes = b"",
     ) -> Proposal:
-        """Record a proposal and give it to its owner; what it refuses changes nothing.
+        """Record a proposal and give it to its owner, even when the caller goes away; what it refuses changes
+        nothing.
 
         An operator may propose everything, a node what concerns its own experts, and the owner of a withdrawn
         expert that what came from it is trained anew. `owner` and `regions` are an add's: whose it is, and
@@ -122,21 +70,24 @@ class Growth:
         refuses its order ends the proposal, which is returned as failed with its words.
         """
         name = f"propose:{caller.id}:{key}" if key else ""
-        async with self._proposing:
-            known = await self._parts.store.recall(name) if name else None
-            if known is not None:
-                return self._book.get(known)
-            proposal = await self._proposal(
-                caller, kind, tuple(experts), options, gate_version, owner=owner, regions=regions
-            )
-            await self._book.add(proposal)
-            if name:
-                await self._parts.store.remember(name, proposal.id)
-        if self._parts.changes.is_retirement(proposal):
+
+        async def made() -> Proposal:
+            async with self._proposing:
+                known = await self._parts.store.recall(name) if name else None
+                if known is not None:
+                    return self._book.get(known)
+                proposal = await self._maker.made(
+                    caller, kind, tuple(experts), options, gate_version, owner=owner, regions=regions
+                )
+                await self._book.add(proposal)
+                await self._remember(name, proposal.id)
+            if not self._parts.changes.is_retirement(proposal):
+                return await self._order(proposal, regions)
             self._retiring.add(proposal.id)
             self._begin(self._retire(proposal.id), "retire an owner")
             return proposal
-        return await self._order(proposal, regions)
+
+        return await self._alone(made(), "propose")
 
     async def proposals(self, proposal: str) -> list[Proposal]:
         """Return all proposals, newest first, or the one of that id; NotFoundError where there is none."""
@@ -167,11 +118,11 @@ class Growth:
         known = self._book.get(proposal)
         if name and await self._parts.store.recall(name) == proposal:
             return known
-        if caller.id != known.by:
+        if known.by == POLICY or caller.id != known.by:  # a node may be called so from of old
             check_caller(caller, known.owner, known.subject)
-        ended = await self._parts.keeper.end_growth(proposal, f"cancelled by {caller.id}")
-        if name:
-            await self._parts.store.remember(name, proposal)
+        by_hand = {CANCELLED: 1.0}
+        ended = await self._parts.keeper.end_growth(proposal, f"cancelled by {caller.id}", by_hand)
+        await self._remember(name, proposal)
         return ended
 
     async def policy(self, policy: str, key: str) -> GrowthPolicy:
@@ -195,19 +146,29 @@ class Growth:
         regions: bytes = b"",
     ) -> Proposal:
         """Propose what the policy found, as `propose` does; a retirement is carried out before it returns."""
-        owner, experts = intention.owner if intention.kind == "add" else None, intention.experts
-        async with self._proposing:
-            proposal = await self._proposal(
-                _POLICY, intention.kind, experts, {}, gate_version, by=POLICY, owner=owner, regions=regions
-            )
-            found = {LEAF_SAMPLES: float(intention.samples)} if intention.samples else {}
-            noted = replace(proposal, why=intention.reason, evidence={**proposal.evidence, **found})
-            await self._book.add(noted)
-        if self._parts.changes.is_retirement(proposal):
+        owner = intention.owner if intention.kind == "add" else None
+
+        async def made() -> Proposal:
+            async with self._proposing:
+                proposal = await self._maker.made(
+                    BY_POLICY,
+                    intention.kind,
+                    intention.experts,
+                    {},
+                    gate_version,
+                    owner=owner,
+                    regions=regions,
+                )
+                found = {LEAF_SAMPLES: float(intention.samples)} if intention.samples else {}
+                evidence = {**proposal.evidence, **found}
+                await self._book.add(replace(proposal, why=intention.reason, evidence=evidence))
+            if not self._parts.changes.is_retirement(proposal):
+                return await self._order(proposal, regions)
             self._retiring.add(proposal.id)
             await self._retire(proposal.id)
             return self._book.get(proposal.id)
-        return await self._order(proposal, regions)
+
+        return await self._alone(made(), "propose by policy")
 
     async def run(self) -> None:
         """End what nobody carries out any more, until cancelled."""
@@ -221,78 +182,15 @@ class Growth:
 
     # How
 
-    async def _proposal(
-        self,
-        caller: Caller,
-        kind: ProposalKind,
-        experts: tuple[ExpertId, ...],
-        options: Mapping[str, str],
-        gate_version: int,
-        *,
-        by: str = "",
-        owner: NodeId | None = None,
-        regions: bytes = b"",
-    ) -> Proposal:
-        """Return a proposal that may be made now; see `propose` for the refusals."""
-        parts, chosen = self._parts, checked_options(kind, options)
-        owner = owner_for(kind, experts, caller, owner)
-        subject = f"{kind} of {' and '.join(experts) or owner}"
-        if caller is not _POLICY:
-            await self._check_caller(caller, kind, experts, owner, subject)
-        gate = parts.publication.required().value
-        check_version(gate, gate_version)
-        if kind == "retrain":
-            check_retrained(gate, experts, [each for each in experts if parts.heads.get(each) is not None])
-        else:
-            leaves_for(gate, experts)
-        check_free(self._book.open(), experts, owner)
-        given = next((each for each in await parts.records.present() if each.value.owner == owner), None)
-        specification, evidence = parts.specifications.current.value, dict[str, float]()
-        if kind == "add":
-            was_here = owner in parts.live.seen
-            own = given.value if given is not None else None
-            evidence = checked_add(owner, own, chosen, regions, specification, was_here=was_here)
-        if given is not None:
-            check_counts(kind, experts, given.value, specification)
-            evidence[LEAF_SAMPLES] = float(samples_of(experts, given.value))
-        now = parts.clock()
-        proposal = Proposal(
-            id=self._book.next_id(),
-            kind=kind,
-            experts=experts,
-            owner=owner,
-            gate_version=gate.version,
-            by=by or caller.id,
-            created_at=now,
-            changed_at=now,
-            options=chosen,
-            evidence=evidence,
-            before=given.digest if given is not None else "",
-        )
-        if parts.changes.is_retirement(proposal):
-            if {leaf.owner for leaf in gate.leaves} <= {owner}:
-                raise ConflictError(subject, found="the swarm's last leaves", expected="others that stay")
-        elif parts.live.get(owner) is None:
-            raise NotReadyError(
-                subject,
-                found=f"{owner} away",
-                expected="its owner connected, for it carries the change out",
-                remedy="see who is: swarm status; then propose again",
-            )
-        return proposal
-
-    async def _check_caller(
-        self, caller: Caller, kind: ProposalKind, experts: Sequence[ExpertId], owner: NodeId, subject: str
-    ) -> None:
-        is_others = kind == "retrain" and caller.role == "node" and caller.id != owner
-        if is_others and await came_from_withdrawn(self._parts.registry, experts, caller.id):
-            return
-        check_caller(caller, owner, subject)
-
     async def _order(self, proposal: Proposal, regions: bytes = b"") -> Proposal:
         """Give a proposal to its owner; its refusal ends it."""
         try:
             await give_order(proposal, regions, self._parts.live)
+        except ConflictError as error:
+            if proposal.by != POLICY:
+                return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
+            reason = f"{proposal.owner} could not take it just now, and is asked again soon: {error}"
+            return await self._end(proposal.id, reason, {NOT_NOW: 1.0})
         except SwarmError as error:
             return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
         known = self._book.get(proposal.id)
@@ -310,6 +208,10 @@ class Growth:
         finally:
             self._retiring.discard(id)
 
+    async def _catch_up(self) -> None:
+        if self._parts.changes.is_behind:
+            await self._parts.keeper.follow_gate()
+
     async def _trained_anew(self, proposal: Proposal) -> Proposal:
         """Accept what does not descend from a withdrawn version any more; without a registry, on its word."""
         for expert in proposal.experts:
@@ -326,17 +228,38 @@ class Growth:
             proposal.id, "accepted", self._parts.clock(), f"{which} was trained anew"
         )
 
-    async def _end(self, id: str, reason: str) -> Proposal:
+    async def _end(self, id: str, reason: str, evidence: Mapping[str, float] | None = None) -> Proposal:
         """End a proposal that came to nothing; one that has ended meanwhile stays as it is."""
         try:
-            return await self._parts.keeper.end_growth(id, reason)
+            return await self._parts.keeper.end_growth(id, reason, evidence)
         except ConflictError:
             known = self._book.get(id)
             if not known.has_ended:
                 raise
             return known
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    async def _remember(self, name: str, id: str) -> None:
+        """Remember by name (empty: not at all) which proposal it was about, so that the same call again finds
+        it. Where the store is away nothing is undone for it."""
+        if not name:
+            return
+        try:
+            await self._parts.store.remember(name, id)
+        except SwarmError as error:
+            log.warning("growth.not_remembered", proposal=id, reason=str(error))
+
+    async def _alone(self, work: Coroutine[Any, Any, _T], name: str) -> _T:
+        """Do work to its end, whether or not its caller stays."""
+        return await asyncio.shield(self._begin(work, name))
+
+    def _begin(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        # Its caller may be gone; looking at the error keeps it from being reported as forgotten.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("growth.not_done", task=task.get_name(), reason=str(error))

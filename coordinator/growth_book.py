@@ -13,7 +13,7 @@ from coordinator.journal import Journal
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, SwarmError
 from swarm.domain.growth import Proposal, ProposalState
 from swarm.domain.ids import NodeId
-from swarm.gating.growth import RESTS_S
+from swarm.gating.growth import RESTS_S, UNDONE_IN
 from swarm.rpc.convert.growth import proposal_from_pb, proposal_to_pb
 
 KEPT_ENDED = 1000
@@ -127,6 +127,17 @@ class GrowthBook:
             told = {"gate_version": gate_version} if gate_version else {}
             is_news = told or (known.state, known.reason) != (found.state, found.reason)
             return await self._put(found, f"growth.{state}" if is_news else "", **told)
+
+    async def mark_undone(self, id: str, at: float, gate_version: int, *, undone: bool) -> Proposal:
+        """Note on an accepted proposal that a gate version is without its change, or has it again."""
+        async with self._writing:
+            known = self.get(id)
+            evidence = {name: value for name, value in known.evidence.items() if name != UNDONE_IN}
+            if undone:
+                evidence[UNDONE_IN] = float(gate_version)
+            event = "growth.undone" if undone else "growth.redone"
+            found = replace(known, changed_at=at, evidence=evidence)
+            return await self._put(found, event, gate_version=gate_version)
 
     async def touch(self, id: str, at: float, *, before: str = "") -> Proposal:
         """Take note that a proposal's owner was heard of, and to which contribution it would go back."""

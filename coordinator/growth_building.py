@@ -11,10 +11,11 @@ from coordinator.federation_regions import NovelRegions
 from coordinator.gate_keeper import GateKeeper
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_records import GateRecords
-from coordinator.growth import Growth, GrowthParts
+from coordinator.growth import Growth
 from coordinator.growth_book import GrowthBook
 from coordinator.growth_changes import ChangeParts, GrowthChanges
 from coordinator.growth_lineage import LineageRegistry
+from coordinator.growth_making import GrowthParts
 from coordinator.growth_policy import GrowthPolicies, PolicyParts
 from coordinator.growth_return import ReturningOwners
 from coordinator.growth_settings import GrowthSettings

@@ -6,7 +6,9 @@ A record follows the gate and never the other way round: what a crash left betwe
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import structlog
 
 from coordinator.contributions import ContributionFiles
 from coordinator.gate_making import GateMaker
@@ -14,6 +16,7 @@ from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.growth_benefit import Wanted
 from coordinator.growth_book import GrowthBook, has_ended
+from coordinator.growth_following import GateFollowing, Given, given_by
 from coordinator.growth_split import ExactSplits
 from coordinator.growth_trial import GrowthTrial, Judged
 from coordinator.specifications import Specifications
@@ -23,7 +26,6 @@ from swarm.domain.gates import ChangeKind, GateChange
 from swarm.domain.growth import Proposal, ProposalKind, ProposalState
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.membership import ContributionOutcome
-from swarm.trust.statements import Statement
 
 DECIDES: Mapping[ProposalKind, ChangeKind] = {
     "split": "settle",
@@ -32,9 +34,8 @@ DECIDES: Mapping[ProposalKind, ChangeKind] = {
     "remove": "remove",
 }
 """The kind of change by which a proposal of each kind is decided."""
-POLICY = NodeId("policy")
-"""Who proposes what the coordinator proposes of its own accord."""
-Given = Statement[Contribution]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,13 @@ class GrowthChanges:
 
     def __init__(self, parts: ChangeParts) -> None:
         self._parts, self.book, self._clock = parts, parts.book, parts.clock
+        self._following = GateFollowing(parts.book, parts.records, parts.publication, parts.clock)
+        self._is_behind = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a record could not be written when its gate came; `reconcile` makes up for it."""
+        return self._is_behind
 
     def check(self, contribution: Contribution, present: Sequence[Given]) -> Proposal | None:
         """Return the proposal that a contribution carries out, None where it is an ordinary one.
@@ -64,7 +72,7 @@ class GrowthChanges:
         Raises ConflictError for one that is unknown, has ended or was given to somebody else, and for an
         ordinary contribution that would undo a split on its way without a word.
         """
-        mine, subject = _of(contribution.owner, present), f"contribution of {contribution.owner}"
+        mine, subject = given_by(contribution.owner, present), f"contribution of {contribution.owner}"
         if contribution.proposal:
             found = self.book.find(contribution.proposal)
             if found is None or found.owner != contribution.owner:
@@ -108,7 +116,7 @@ class GrowthChanges:
         present = await self._parts.records.present()
         proposal = self.check(statement.value, present)
         assert proposal is not None, "the caller looked"
-        mine = _of(proposal.owner, present)
+        mine = given_by(proposal.owner, present)
         others = [each for each in present if each is not mine]
         if proposal.kind == "split" and (mine is None or mine.value.proposal != proposal.id):
             return await self._take_split(proposal, statement, mine, others)
@@ -128,16 +136,21 @@ class GrowthChanges:
         others = [each for each in present if each.value.owner != proposal.owner]
         await self._decide(proposal, others, proposal.subject, kind="retire", untouched=None, saves=True)
 
-    async def end(self, id: str, reason: str) -> Proposal:
-        """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended."""
-        return await self._undo(self.book.unended(id), "failed", reason)
+    async def end(self, id: str, reason: str, evidence: Mapping[str, float] | None = None) -> Proposal:
+        """End a proposal that came to nothing, and undo what it changed; ConflictError where it has ended,
+        be it that its record does not say so yet. `evidence` says how, besides."""
+        await self._following.follow(self.book.unended(id))
+        proposal = self.book.unended(id)
+        if evidence:
+            proposal = await self.book.change(id, proposal.state, self._clock(), evidence=evidence)
+        return await self._undo(proposal, "failed", reason)
 
     async def forget_owner(self, owner: NodeId, reason: str, gate_version: int) -> None:
         """End the proposal of an owner that has just been taken out of the gate."""
         proposal = self.book.open_of(owner)
         if proposal is not None:
             came_in = bool(proposal.gate_versions)
-            await self._change(
+            await self._note(
                 proposal,
                 "rolled-back" if came_in else "failed",
                 f"{owner} left: {reason}",
@@ -149,16 +162,19 @@ class GrowthChanges:
 
         `at_start`: an order that nobody may have got is void, and what was on trial is to be tried again.
         """
+        was_behind, self._is_behind = self._is_behind, True
         for proposal in reversed(self.book.open()):
-            await self._follow_gate(proposal)
+            await self._following.follow(proposal)
             now = self.book.get(proposal.id)
-            if not at_start or now.has_ended:
+            if now.has_ended:
                 continue
-            if now.state == "open" or self.is_retirement(now):
+            if at_start and (now.state == "open" or self.is_retirement(now)):
                 await self._change(now, "failed", "the coordinator stopped before it was carried out")
-            elif now.state == "trying":
-                await self._change(now, "working", "the coordinator stopped while it was tried")
-        if at_start:
+            elif now.state == "trying":  # nothing is tried now, for nothing changes the gate beside this
+                await self._change(now, "working", "its trial was cut short")
+        await self._following.mark_undone()
+        self._is_behind = False
+        if at_start or was_behind:
             await self._forget_copies()
 
     def is_retirement(self, proposal: Proposal) -> bool:
@@ -188,7 +204,7 @@ class GrowthChanges:
         judged = await self._parts.trial.activate_as_is(
             [*others, statement], f"{proposal.subject}: exact copies", kind="split", proposal=proposal.id
         )
-        await self._change(proposal, "working", "its exact copies answer until it is decided", judged)
+        await self._note(proposal, "working", "its exact copies answer until it is decided", judged)
         return judged.outcome
 
     async def _decide(
@@ -201,10 +217,10 @@ class GrowthChanges:
         untouched: Sequence[Given] | None,
         saves: bool,
     ) -> ContributionOutcome:
-        trial, is_wish = self._parts.trial, proposal.by == proposal.owner
+        trial, is_wish = self._parts.trial, proposal.is_wish
         if kind == "retire" and is_wish:  # nothing comes in, so nothing can harm
             judged = await trial.activate_as_is(contributions, reason, kind=kind, proposal=proposal.id)
-            await self._change(proposal, "accepted", f"as {proposal.owner} wishes", judged)
+            await self._note(proposal, "accepted", f"as {proposal.owner} wishes", judged)
             return judged.outcome
         await self._change(proposal, "trying", "the nodes judge it")
         try:
@@ -216,11 +232,12 @@ class GrowthChanges:
                 wanted=_wanted(kind, is_wish=is_wish, saves=saves),
                 untouched=untouched,
             )
-        except SwarmError as error:
-            await self._change(proposal, "working", f"not tried yet: {error}")
+        except Exception as error:
+            self._is_behind = True  # where its gate came all the same, that counts
+            await self._note(proposal, "working", f"not tried yet: {error}")
             raise
         if judged.outcome.state == "activated":
-            await self._change(proposal, "accepted", judged.benefit.reason, judged)
+            await self._note(proposal, "accepted", judged.benefit.reason, judged)
             await self._forget_copies()
             return judged.outcome
         ended = await self._undo(proposal, "refused", judged.outcome.reason, judged)
@@ -233,19 +250,21 @@ class GrowthChanges:
         """Go back to the owner's contribution of before, as a new version, where the proposal came in; else
         end it in the state `otherwise`. The others are as they are now."""
         present = await self._parts.records.present()
-        mine = _of(proposal.owner, present)
+        mine = given_by(proposal.owner, present)
         if mine is None or mine.value.proposal != proposal.id:
             return await self._change(proposal, otherwise, reason, judged)
         before = Digest(proposal.before)
         has_before = self._parts.contributions.has(before)
         back = await self._parts.records.statements([before] if has_before else [])
+        if not has_before:
+            reason += f"; what {proposal.owner} had contributed before is gone, so it is left out of the gate"
         outcome = await self._parts.maker.activate_as_is(
             [*(each for each in present if each is not mine), *back],
             self._parts.publication.required().value,
             f"{proposal.subject} rolled back: {reason}",
             GateChange(kind="rollback", proposal=proposal.id),
         )
-        ended = await self._change(proposal, "rolled-back", reason, judged, gate_version=outcome.gate_version)
+        ended = await self._note(proposal, "rolled-back", reason, judged, gate_version=outcome.gate_version)
         await self._forget_copies()
         return ended
 
@@ -259,35 +278,31 @@ class GrowthChanges:
                 if found is None or found.has_ended:
                     self._parts.contributions.remove(digest)
 
-        await asyncio.to_thread(forget)
+        try:
+            await asyncio.to_thread(forget)
+        except OSError as error:  # what it was called after counts all the same
+            log.warning("growth.copies_kept", reason=str(error))
+            self._is_behind = True
 
-    async def _follow_gate(self, proposal: Proposal) -> None:
-        """Bring one record up to what the gate's versions say of it."""
-        files, newest = self._parts.publication.files, self._parts.publication.version
-        for version in range(proposal.gate_version + 1, newest + 1):
-            envelope = files.envelope(version)
-            value = files.open(envelope).value if envelope is not None else None
-            if value is None or value.change.proposal != proposal.id or version in proposal.gate_versions:
-                continue
-            states: dict[str, ProposalState] = {"split": "working", "rollback": "rolled-back"}
-            state = states.get(value.change.kind, "accepted")
-            proposal = await self.book.change(
-                proposal.id,
-                state,
-                self._clock(),
-                value.reason,
-                cost=value.change.cost,
-                evidence={name: each for name, each in value.evidence.items() if name.startswith("tried_")},
-                gate_version=version,
-            )
-            if proposal.has_ended:
-                return
-        mine = _of(proposal.owner, await self._parts.records.present())
-        if proposal.gate_versions and (mine is None or mine.value.proposal != proposal.id):
-            why = self._parts.publication.required().value.reason
-            await self._change(
-                proposal, "rolled-back", f"gate {newest} is without it: {why}", gate_version=newest
-            )
+    async def _note(
+        self,
+        proposal: Proposal,
+        state: ProposalState,
+        reason: str,
+        judged: Judged | None = None,
+        *,
+        gate_version: int = 0,
+    ) -> Proposal:
+        """Write down what became of a proposal. The gate says so already: where it cannot be written, by a
+        full disk for instance, it counts all the same and is written later (`is_behind`)."""
+        try:
+            return await self._change(proposal, state, reason, judged, gate_version=gate_version)
+        except (SwarmError, OSError) as error:
+            log.error("growth.not_written", proposal=proposal.id, state=state, reason=str(error))
+            self._is_behind = True
+            versions = (gate_version,) if gate_version else ()
+            ended = replace(proposal, gate_versions=(*proposal.gate_versions, *versions))
+            return ended.now(state, self._clock(), reason)
 
     async def _change(
         self,
@@ -311,10 +326,6 @@ class GrowthChanges:
             cost=benefit.cost if benefit is not None else None,
             gate_version=version,
         )
-
-
-def _of(owner: NodeId, present: Sequence[Given]) -> Given | None:
-    return next((each for each in present if each.value.owner == owner), None)
 
 
 def _wanted(kind: ChangeKind, *, is_wish: bool, saves: bool) -> Wanted:

@@ -1,6 +1,7 @@
 """Growth of its own accord: survey the nodes now and then, plan, propose one thing at a time."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from swarm.gating.growth import (
     Intention,
     LeafFacts,
     Limits,
+    next_look_s,
     plan_growth,
 )
 from swarm.gating.surveys import Surveyed, is_sound_survey, sum_surveys
@@ -78,6 +80,7 @@ class GrowthPolicies:
         self._common = CommonRegions(parts.find_regions)
         self._soon = asyncio.Event()
         self._unused: dict[LeafId, int] = {}
+        self._counted_at = -math.inf
         self._judged_again: set[Digest] = set()
 
     def notice_gate(self) -> None:
@@ -88,7 +91,7 @@ class GrowthPolicies:
         """Look after growth until cancelled; what fails is tried the next time."""
         while True:
             try:
-                await asyncio.wait_for(self._soon.wait(), self._every_s)
+                await asyncio.wait_for(self._soon.wait(), self._wait_s())
                 await asyncio.sleep(min(SOON_S, self._every_s))
             except TimeoutError:
                 pass
@@ -98,6 +101,11 @@ class GrowthPolicies:
                 await self.look()
             except (SwarmError, OSError) as error:
                 log.warning("growth.not_planned", reason=str(error))
+            except Exception:
+                log.exception("growth.not_planned")
+
+    def _wait_s(self) -> float:
+        return next_look_s(self._parts.book.all(), self._every_s, self._parts.clock())
 
     async def readmit(self) -> None:
         """Let those who were retired as stale and are here again come back, under any policy; each once."""
@@ -110,16 +118,22 @@ class GrowthPolicies:
                     self._judged_again.add(kept)
 
     async def look(self) -> Proposal | None:
-        """Survey the nodes, plan, and return what was proposed; None where there was nothing to propose."""
+        """Survey the nodes, plan, and return what was proposed; None where there was nothing to propose, or
+        where another gate came meanwhile: the next look is at that."""
         parts = self._parts
         active, policy = parts.publication.active, parts.settings.policy
         if policy == "manual" or active is None or not active.value.leaves or parts.book.open():
             return None
         found = await self._survey(active)
+        if parts.publication.active is not active:
+            return None
         self._note_use(found, active.value)
+        facts = await self._facts(active.value)
+        if parts.publication.active is not active:
+            return None
         intention = plan_growth(
             found,
-            await self._facts(active.value),
+            facts,
             policy,
             parts.book.all(),
             limits=self._limits(),
@@ -156,19 +170,26 @@ class GrowthPolicies:
         return sum_surveys({name: survey for name, survey in answers if survey is not None})
 
     def _note_use(self, found: Surveyed, gate: GateStatement) -> None:
-        """Count the surveys in a row in which a leaf was not used, where enough samples say so."""
+        """Count the surveys in a row in which a leaf was not used, where enough samples say so. Of those that
+        come soon after one another, as new gates make them, one counts in `every_s`."""
         if found.samples < ENOUGH_SAMPLES:
             return
+        now = self._parts.clock()
+        counts = int(now - self._counted_at >= self._every_s)
+        if counts:
+            self._counted_at = now
         used = {leaf for leaf, each in found.leaves.items() if each.samples}
         names = [leaf.leaf for leaf in gate.leaves]
-        self._unused = {name: 0 if name in used else self._unused.get(name, 0) + 1 for name in names}
+        self._unused = {name: 0 if name in used else self._unused.get(name, 0) + counts for name in names}
 
     async def _facts(self, gate: GateStatement) -> list[LeafFacts]:
         given = {each.value.owner: each.value for each in await self._parts.records.present()}
+        # Another gate may have come by now: who has left has given nothing.
+        leaves = [leaf for leaf in gate.leaves if leaf.owner in given]
         parents: Mapping[str, str] = {branch.leaf: branch.parent for branch in gate.branches}
-        heads = {leaf.leaf: self._parts.heads.answering(leaf) for leaf in gate.leaves}
+        heads = {leaf.leaf: self._parts.heads.answering(leaf) for leaf in leaves}
         facts = []
-        for leaf in gate.leaves:
+        for leaf in leaves:
             own = given[leaf.owner]
             counts = next((each.class_counts for each in own.leaves if each.leaf == leaf.leaf), {})
             facts.append(

@@ -7,9 +7,8 @@ from coordinator.gate_making import GateMaker
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
 from coordinator.growth_book import GrowthBook
-from coordinator.growth_changes import POLICY
 from coordinator.specifications import Specifications
-from swarm.domain.growth import Proposal
+from swarm.domain.growth import POLICY, Proposal
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.membership import ContributionOutcome
 
@@ -40,7 +39,7 @@ class ReturningOwners:
         return {
             owner: Digest(each.before)
             for owner, each in newest.items()
-            if owner not in present and each.by == POLICY and self._is_kept(each)
+            if owner not in present and each.by == POLICY != owner and self._is_kept(each)
         }
 
     async def readmit(self, owner: NodeId) -> ContributionOutcome:

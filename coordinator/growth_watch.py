@@ -1,4 +1,4 @@
-"""Ends the proposals that nobody carries out any more: their owner is away, or silent, for too long."""
+"""Ends the proposals that nobody carries out: their owner was not told, is away, or silent, for too long."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -12,7 +12,8 @@ from swarm.domain.growth import Proposal
 from swarm.domain.ids import NodeId
 
 PATIENCE_S = 120.0
-"""An owner that is away for longer ends its proposal: who waits for it must not wait for ever."""
+"""An owner that is away for longer ends its proposal: who waits for it must not wait for ever. So does one
+that was not told, or did not take it up."""
 SILENCE_S = 6 * 3600.0
 """So does one that is here and says nothing of it for so long."""
 TICK_S = 5.0
@@ -31,12 +32,14 @@ class AbandonedProposals:
         *,
         end: Callable[[str, str], Awaitable[Proposal]],
         left_alone: Collection[str],
+        catch_up: Callable[[], Awaitable[None]],
         patience_s: float = PATIENCE_S,
         silence_s: float = SILENCE_S,
     ) -> None:
-        """`end(id, reason)` ends a proposal and undoes what it changed."""
+        """`end(id, reason)` ends a proposal and undoes what it changed; `catch_up` brings records up to the
+        gate where some are behind it."""
         self._book, self._live, self._clock = book, live, clock
-        self._end, self._left_alone = end, left_alone
+        self._end, self._left_alone, self._catch_up = end, left_alone, catch_up
         self._patience_s, self._silence_s = patience_s, silence_s
         self._away_since: dict[NodeId, float] = {}
 
@@ -44,10 +47,17 @@ class AbandonedProposals:
         """Look after them until cancelled; what fails is tried the next time."""
         while True:
             await asyncio.sleep(min(TICK_S, self._patience_s / 4))
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("growth.not_looked_after")
 
     async def look(self) -> None:
-        """End what is abandoned by now."""
+        """End what is abandoned by now; first see what the gate decided already."""
+        try:
+            await self._catch_up()
+        except (SwarmError, OSError) as error:
+            log.warning("growth.not_in_step", reason=str(error))
         now = self._clock()
         under_way = [each for each in self._book.open() if each.id not in self._left_alone]
         away = {each.owner for each in under_way if self._live.get(each.owner) is None}
@@ -58,6 +68,8 @@ class AbandonedProposals:
             try:
                 if away_s > self._patience_s:
                     await self._end(each.id, f"{each.owner} was away for {away_s:.0f} s")
+                elif each.state == "open" and silent_s > self._patience_s:
+                    await self._end(each.id, f"{each.owner} did not take it up for {silent_s:.0f} s")
                 # What trains several experts anew speaks once all are done.
                 elif silent_s > self._silence_s * (len(each.experts) if each.kind == "retrain" else 1):
                     await self._end(each.id, f"nothing was heard of it for {silent_s / 3600:.1f} h")

@@ -1,6 +1,6 @@
 """The swarm's status, for people: who is connected, what has no owner, how the store is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from coordinator.gate_keeper import GateKeeper
@@ -10,6 +10,7 @@ from coordinator.members import Members
 from coordinator.revocations import Revocations
 from coordinator.specifications import Specifications
 from swarm.domain.errors import SwarmError
+from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import SocketBytes
 from swarm.domain.members import MemberRecord
@@ -40,6 +41,7 @@ class StatusView:
             redis, durability = "ok", await self.store.durability()
         except SwarmError as error:
             redis, durability = str(error), "unknown"
+        away = self._leaves_without_owner()
         specification, active = self.specifications.current.value, self.keeper.active
         return SwarmStatus(
             swarm=specification.swarm,
@@ -47,13 +49,14 @@ class StatusView:
             class_names=specification.class_names,
             gate_version=0 if active is None else active.version,
             nodes=tuple(self._view(record) for record in self.members.of_role("node")),
-            leaves_without_owner=self._leaves_without_owner(),
+            leaves_without_owner=tuple(leaf.leaf for leaf in away),
             redis=redis,
             durability=durability,
             started_at=self.started_at,
             server_time=self.clock(),
             socket_bytes=self.socket_bytes(),
             certificate_days=self.certificate_days(),
+            stand_ins=self._stand_ins(away),
         )
 
     def _view(self, record: MemberRecord) -> NodeView:
@@ -72,9 +75,19 @@ class StatusView:
             software=seen.link.hello.software if seen else "",
         )
 
-    def _leaves_without_owner(self) -> tuple[str, ...]:
+    def _leaves_without_owner(self) -> tuple[GateLeaf, ...]:
         """Return the gate's leaves whose owner is away, also those that another holder answers for."""
         if self.keeper.active is None:
             return ()
         connected: set[NodeId] = {node.link.node for node in self.live}
-        return tuple(leaf.leaf for leaf in self.keeper.active.value.leaves if leaf.owner not in connected)
+        return tuple(leaf for leaf in self.keeper.active.value.leaves if leaf.owner not in connected)
+
+    def _stand_ins(self, leaves: Iterable[GateLeaf]) -> dict[str, NodeId]:
+        """Return who is asked first for each of these leaves, where somebody holds what it answers with."""
+        found = {}
+        for leaf in leaves:
+            head = self.heads.answering(leaf)
+            holders = self.live.holders(head.manifest, head.digest) if head is not None else []
+            if holders:
+                found[str(leaf.leaf)] = holders[0].link.node
+        return found

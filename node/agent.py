@@ -18,7 +18,7 @@ from node.delivery import Courier
 from node.expert_relay import ExpertRelay
 from node.growth.carrying import Grower
 from node.knowledge import SwarmKnowledge
-from node.leaves import LeafBook
+from node.leaves import LeafBook, OwnLeaf
 from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.renewal import Renewals
@@ -27,7 +27,7 @@ from swarm import __version__
 from swarm.config import NodeHome
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.combination import TrialOption
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.growth import GrowthOrder, Survey
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
@@ -77,6 +77,7 @@ class Agent:
         self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
         self._announcer = announcer
         self._on_gate = on_gate
+        self._looking: asyncio.Task[None] | None = None
         self._clock_skew_s = 0.0
         self.stopping = asyncio.Event()
         """Set when the agent shall end: by `stop`, after `leave`, or by a signal."""
@@ -193,14 +194,14 @@ class Agent:
         self._take("gate", welcome.gate)
         self._fence.value, self._courier.offline = welcome.fence, ""
         self._announcer.begin()
+        self._look_for_tombstones()
         self._courier.kick()
         self._grower.kick()
 
     async def on_gate(self, envelope: bytes) -> None:
         """A new gate is active."""
         self._take("gate", envelope)
-        if self._knowledge.gate is not None:
-            self._grower.follow(self._knowledge.gate)
+        self._grower.kick()
 
     async def on_specification(self, envelope: bytes) -> None:
         """A new version of the specification."""
@@ -217,6 +218,8 @@ class Agent:
             self._grower.kick()
         if event.kind == REBUILD_EVENT:
             self._announcer.begin(everything=True)
+        if event.kind == "expert.withdrawn" and ("owner", self._identity.id) in event.fields:
+            self._look_for_tombstones()
 
     async def on_disconnect(self, error: SwarmError) -> None:
         """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is
@@ -236,10 +239,40 @@ class Agent:
             taken(envelope)
             if what == "gate" and self._knowledge.gate is not None:
                 self._book.contributions.note_gate(self._knowledge.gate.contributions)
+                self._grower.follow()
                 self._on_gate()
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))
+
+    def _look_for_tombstones(self) -> None:
+        """Begin to look which own experts were withdrawn: now, or while this agent was away."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.create_task(self._retire_withdrawn(), name="tombstones")
+
+    async def _retire_withdrawn(self) -> None:
+        """Retire the leaves whose experts have no head in the registry any more but a tombstone."""
+        delay = 1.0
+        while published := self._book.published():
+            try:
+                heads = {head.expert for head in await self._registry.heads(self._identity.id)}
+                missing = [leaf for leaf in published if leaf.expert not in heads]
+                gone = [leaf.expert for leaf in missing if await self._has_tombstone(leaf)]
+            except SwarmError as error:
+                _log.info("tombstones.not_asked", because=str(error))
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 60.0)
+                continue
+            self._grower.retire_withdrawn(gone)
+            return
+
+    async def _has_tombstone(self, leaf: OwnLeaf) -> bool:
+        try:
+            nodes = (await self._registry.lineage(manifest=leaf.head)).nodes
+        except NotFoundError:  # lost, not withdrawn: announcing brings it back
+            return False
+        return any(node.expert == leaf.expert and node.standing == "withdrawn" for node in nodes)
 
     def _end_soon(self) -> None:
         """End once the present call has been answered."""

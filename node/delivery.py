@@ -33,7 +33,7 @@ from swarm.domain.errors import (
 )
 from swarm.trust.statements import read_statement
 
-_FINAL = (
+REFUSALS = (
     ConflictError,
     HarmfulContributionError,
     InvalidInputError,
@@ -43,6 +43,7 @@ _FINAL = (
     TrunkMismatchError,
     VerificationError,
 )
+"""What a recipient refuses for good."""
 _Went = Literal["ended", "waits", "nobody"]
 _log = structlog.get_logger(__name__)
 
@@ -157,7 +158,7 @@ class Courier:
             return "nobody"
         try:
             ended = await self._deliver_with_room(intent, fence)
-        except _FINAL as error:
+        except REFUSALS as error:
             if isinstance(error, (StaleFenceError, WrongPeerError)):  # it says nothing about the intent
                 await self._note_trouble(f"{intent.subject}: {error}")
                 return "nobody"

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from node.array_files import save_arrays
+from node.durable import link_durably
 from swarm.data.dataset import Dataset
+from swarm.data.reservoir import reservoir
+from swarm.digests import digest_of
 from swarm.domain.errors import VerificationError
-from swarm.experts.updating.selection import reservoir
 
 MOST_HELD_OUT = 10_000
 """So many validation samples of a stream are kept: a uniform choice among all that were held out."""
@@ -23,6 +25,16 @@ def write_validation(path: Path, samples: Dataset, seen: int) -> None:
 def read_validation(path: Path) -> Dataset:
     """Return the validation samples in a file; VerificationError where there are none that can be read."""
     return _read(path)[0]
+
+
+def validated_classes(path: Path, like: Dataset) -> frozenset[str]:
+    """Return the classes that the validation samples in a file are of; none where there is no file, or where
+    its samples are of another shape or dtype than `like`."""
+    if not path.exists():
+        return frozenset()
+    kept, _ = _read(path)
+    is_alike = kept.inputs.dtype == like.inputs.dtype and kept.input_shape == like.input_shape
+    return frozenset(kept.class_names) if is_alike else frozenset()
 
 
 def validation_with(path: Path, new: Dataset, seed: int) -> tuple[Dataset, int]:
@@ -44,6 +56,24 @@ def validation_with(path: Path, new: Dataset, seed: int) -> tuple[Dataset, int]:
         name="validation",
     )
     return both.subset(reservoir(len(old), seen, len(new), MOST_HELD_OUT, seed)), seen + len(new)
+
+
+def digest_in(path: Path) -> str:
+    """Return the digest of a file's content; empty where there is none."""
+    return str(digest_of(path.read_bytes())) if path.exists() else ""
+
+
+def link_validation(found: Path, state: Path, own: Path, before: str, seed: int) -> None:
+    """Let the file `state` have the validation samples in the file `found`: those in `own`, and what was in
+    `state` when it had the digest `before`.
+
+    Where another training has replaced that meanwhile, `found` becomes what is there now and `own`. Doing it
+    again, after a crash anywhere in it, changes nothing.
+    """
+    now = digest_in(state)
+    if own.exists() and now not in (before, digest_in(found)):
+        write_validation(found, *validation_with(state, read_validation(own), seed))
+    link_durably(found, state)
 
 
 def _read(path: Path) -> tuple[Dataset, int]:

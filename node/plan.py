@@ -20,7 +20,7 @@ from swarm.domain.ids import LeafId, NodeId
 from swarm.domain.manifests import Manifest, Share
 from swarm.domain.specification import Specification
 from swarm.trust.signing import Signer
-from swarm.trust.statements import Statement, read_statement, sign_statement
+from swarm.trust.statements import Statement, read_statement, sign_statement, statement_digest
 
 _PLAN = "plan.json"
 _log = structlog.get_logger(__name__)
@@ -112,6 +112,7 @@ class Plan:
         if self.contribution:
             book.note_epoch(self.epoch)
             book.contributions.put(self.contribution.encode(), folder / CONTRIBUTION_FILE)
+            book.tree.note_contributed(statement_digest(self.contribution.encode()))
             intents.append(
                 outbox.put(
                     "contribute",

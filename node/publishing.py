@@ -15,7 +15,7 @@ from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox, refreshed
 from node.statements import on_newer_head
 from swarm.domain.contributions import BranchContribution, Contribution, LeafContribution
-from swarm.domain.errors import NotReadyError, StaleParentError, VerificationError
+from swarm.domain.errors import ConflictError, NotReadyError, StaleParentError, VerificationError
 from swarm.domain.ids import Digest
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest
@@ -74,8 +74,10 @@ class Publisher:
         return head
 
     async def contribute(self, intent: Intent, fence: int) -> ContributionOutcome:
-        """Bring a contribution to the coordinator and return what became of it."""
+        """Bring a contribution to the coordinator and return what became of it. ConflictError for one that
+        waited while leaves of it were split, rolled back or withdrawn: it would bring them back."""
         statement = read_statement(intent.envelope, Contribution)
+        self._check_standing(statement.value)
         self._outbound.record(_contribution_lines(statement, self._clock()))
         arrays = self._outbox.arrays(intent) or b""
         outcome = await self._coordinator.contribute(intent.envelope, arrays, fence, intent.key)
@@ -83,6 +85,17 @@ class Publisher:
             "contribution.delivered", epoch=statement.value.epoch, state=outcome.state, reason=outcome.reason
         )
         return outcome
+
+    def _check_standing(self, contribution: Contribution) -> None:
+        given = [] if contribution.proposal else [leaf.leaf for leaf in contribution.leaves]
+        gone = [leaf for leaf in given if self._book.tree.place(leaf).standing != "leaf"]
+        if gone:
+            raise ConflictError(
+                f"contribution, epoch {contribution.epoch}",
+                found=f"{', '.join(gone)} was split, rolled back or withdrawn while it waited",
+                expected="leaves that this node has",
+                remedy="nothing is lost: the next training contributes what is there by then",
+            )
 
     async def _send_blobs(self, statement: Statement[Manifest]) -> None:
         manifest = statement.value

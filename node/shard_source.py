@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.array_files import save_arrays
-from swarm.data.dataset import Dataset, check_fits
+from swarm.data.dataset import Dataset, check_enough, check_form
 from swarm.data.sources import load_training
 from swarm.digests import blake3
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
@@ -124,7 +124,7 @@ class ShardSource:
         """Return exactly these samples, in order, with the classes that they have.
 
         `subject` names whose they are, for errors: NotFoundError where a source is gone, VerificationError
-        where its samples are not those that were trained on.
+        where its samples are not those that were trained on, InvalidInputError where they are too few.
         """
         sources: dict[tuple[str, tuple[str, ...]], Dataset] = {}
         found = []
@@ -138,7 +138,8 @@ class ShardSource:
                 f"samples of {subject}", found="none", expected="some", remedy="swarm train DATA"
             )
         dataset = together(found, subject)
-        check_fits(dataset, specification)
+        check_form(dataset, specification)
+        check_enough(len(dataset), specification, subject)
         return dataset
 
 

@@ -7,9 +7,10 @@ stays here and in the registry. One whose order cannot be read any more is given
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -40,10 +41,12 @@ from node.stream.novelty import NOVEL_FILE
 from swarm.domain.errors import ConflictError, SwarmError, UnreachableError
 from swarm.domain.gates import GateStatement
 from swarm.domain.growth import GrowthOrder, Proposal
-from swarm.domain.ids import LeafId
+from swarm.domain.ids import ExpertId, LeafId
 from swarm.trust.statements import Statement, statement_digest
 
 _CLOSING_S = 5.0
+_CLOSE_AGAIN_S = 5.0
+"""A proposal whose end cannot be written, as on a full disk, is closed again after so long."""
 _log = structlog.get_logger(__name__)
 
 
@@ -138,38 +141,46 @@ class Grower:
             before = contribution_before(order, self._parts.identity.id, self._book).value
             take_along(order, self._parts.home.state, self._book, before, specification, folder)
         write_json(folder / ORDER_FILE, order_fields(order))
-        self._start(order, folder, is_new=True)
+        self._start([(order, folder)], is_new=True)
 
     def resume(self) -> None:
-        """Take up what a crash interrupted, if there is something; give up what cannot be read."""
-        for folder in sorted(self._folder.glob("*")):
+        """Take up what a crash interrupted, the oldest first: what has ended meanwhile is closed, the rest
+        goes on. What cannot be read is given up."""
+        found: list[tuple[GrowthOrder, Path]] = []
+        for folder in sorted(self._folder.glob("*"), key=lambda each: (len(each.name), each.name)):
             if not order_file(folder).exists():  # a crash was faster than its order
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
-                order = kept_order(folder)
+                found.append((kept_order(folder), folder))
             except SwarmError as error:
                 _log.error("growth.damaged", proposal=folder.name, reason=str(error))
                 set_aside(folder)
                 if is_proposal(folder.name):
                     self._give_up(folder, error)
                 continue
-            if self._stages is None:
-                _log.info("growth.resumed", proposal=order.proposal)
-                self._start(order, folder, is_new=False)
+            _log.info("growth.resumed", proposal=folder.name)
+        if found:
+            self._start(found, is_new=False)
 
     def kick(self) -> None:
         """Look again what became of the proposal."""
         self._reporting.kick()
 
-    def follow(self, gate: GateStatement) -> None:
+    def follow(self) -> None:
         """After a gate that went back to an older one: let the tree of leaves be as that has it."""
-        own = {leaf.leaf for leaf in gate.leaves if leaf.owner == self._parts.identity.id}
-        if gate.change.kind == "rollback" and own:
-            followed = self._book.tree.follow(own)
-            if followed:
-                _log.info("growth.followed", gate_version=gate.version, proposals=followed)
-        self.kick()
+        gate = self._parts.knowledge.gate
+        if gate is not None and (followed := self._book.tree.follow(gate.contributions, gate.version)):
+            _log.info("growth.followed", gate_version=gate.version, proposals=followed)
+
+    def retire_withdrawn(self, experts: Collection[ExpertId]) -> None:
+        """Retire the leaves of these experts of this node, which have a tombstone: the next training is of
+        others, or of a new one."""
+        gone = [leaf.leaf for leaf in self._book.leaves() if leaf.expert in experts]
+        for leaf in gone:
+            self._book.tree.withdraw(leaf)
+        if gone:
+            _log.info("leaf.withdrawn", leaves=" ".join(gone))
 
     async def stop(self) -> None:
         """End what runs; it is taken up by the next start."""
@@ -192,12 +203,20 @@ class Grower:
         self._given_up[proposal] = task
         task.add_done_callback(lambda _: self._given_up.pop(proposal, None))
 
-    def _start(self, order: GrowthOrder, folder: Path, *, is_new: bool) -> None:
-        self._stages = stages = Stages(parts=self._parts, order=order)
+    def _start(self, orders: Sequence[tuple[GrowthOrder, Path]], *, is_new: bool) -> None:
+        """Carry orders out, one after the other."""
+        self._stages = Stages(parts=self._parts, order=orders[0][0])
 
         async def carried_out() -> None:
             try:
-                await self._run(order.proposal, folder, lambda: self._work(stages, folder), is_new=is_new)
+                for order, folder in orders:
+                    self._stages = stages = Stages(parts=self._parts, order=order)
+                    await self._run(
+                        order.proposal, folder, partial(self._work, stages, folder), is_new=is_new
+                    )
+            except Exception:
+                _log.exception("growth.broke")
+                raise
             finally:
                 self._stages = None
 
@@ -211,7 +230,6 @@ class Grower:
             if is_new or (known is not None and not known.has_ended):
                 await work()
                 known = await self._reporting.ended(proposal)
-            self._close(proposal, folder, known)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -219,17 +237,35 @@ class Grower:
             if not isinstance(error, SwarmError):
                 _log.exception("growth.broke", proposal=proposal)
                 reason = f"{type(error).__name__}: {error}"
-            write_json(folder / FAILED_FILE, {"reason": reason})
+            try:
+                write_json(folder / FAILED_FILE, {"reason": reason})
+            except OSError as full:  # without it, a crash before the report costs the work again, no more
+                _log.warning("growth.reason_not_kept", proposal=proposal, because=str(full))
             self._parts.outbox.drop(f"{proposal}-")
-            self._close(proposal, folder, await self._reporting.tell(proposal, "failed", reason))
+            known = await self._reporting.tell(proposal, "failed", reason)
+        await self._closed(proposal, folder, known)
+
+    async def _closed(self, proposal: str, folder: Path, known: Proposal | None) -> None:
+        """Close a proposal that has ended, as soon as the disk lets it."""
+        while True:
+            try:
+                self._close(proposal, folder, known)
+            except OSError as error:
+                _log.error("growth.not_closed", proposal=proposal, because=str(error))
+                await asyncio.sleep(_CLOSE_AGAIN_S)
+            else:
+                break
+        self.follow()
 
     def _close(self, proposal: str, folder: Path, known: Proposal | None) -> None:
         """Keep, or put back, what a proposal changed, now that it has ended."""
+        versions = known.gate_versions if known is not None else ()
+        ended_at = max((*versions, self._parts.knowledge.gate_version))
         if known is not None and known.state == "accepted":
-            self._book.tree.settle(proposal)
+            self._book.tree.settle(proposal, ended_at)
             forget_taken(self._parts.home.state, folder)
         else:
-            self._book.tree.put_back(proposal)
+            self._book.tree.put_back(proposal, ended_at)
             self._parts.outbox.drop(f"{proposal}-")
         state, reason = (known.state, known.reason) if known is not None else ("unknown", "")
         _log.info("growth.ended", proposal=proposal, state=state, reason=reason)

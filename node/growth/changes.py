@@ -33,7 +33,7 @@ class TreeChange:
     Leaves that it makes are retired before it. While it is on trial, `pins` name the versions (by digest)
     that its leaves answer with. `reshaped` leaves gave samples to another one (`node.growth.reshaping`).
     open: on trial; done: accepted; undone: rolled back, or refused. `was_accepted` stays when an accepted one
-    is undone later.
+    is undone later. `ended_at`: by this version of the gate it had ended, older ones say nothing of it.
     """
 
     proposal: str
@@ -44,6 +44,7 @@ class TreeChange:
     reshaped: tuple[LeafId, ...] = ()
     state: Literal["open", "done", "undone"] = "open"
     was_accepted: bool = False
+    ended_at: int = 0
 
     def __post_init__(self) -> None:
         if self.state == "done":
@@ -67,22 +68,6 @@ class TreeChange:
     def fields(self) -> dict[str, Any]:
         """Return the change as JSON can keep it."""
         return asdict(self)
-
-    def is_undone_by(self, gate_leaves: Collection[LeafId], places: Mapping[LeafId, Place]) -> bool:
-        """Tell whether a gate with these leaves is from before the change: it has one that this took away; or
-        it lacks one that this added and that is a leaf now (`places`)."""
-        if self.kind == "add":
-            return any(
-                place.standing == "leaf" and leaf not in gate_leaves
-                for leaf, place in places.items()
-                if leaf in self.after and self.before[leaf].standing == "retired"
-            )
-        gone = [leaf for leaf, place in self.before.items() if place.standing == "leaf"]
-        return any(leaf in gate_leaves and self.after[leaf].standing != "leaf" for leaf in gone)
-
-    def is_done_in(self, gate_leaves: Collection[LeafId]) -> bool:
-        """Tell whether a gate with these leaves is from after the change: it has one that this made."""
-        return any(leaf in gate_leaves and self.after[leaf].standing == "leaf" for leaf in self.made)
 
 
 def tree_change(

@@ -13,7 +13,7 @@ from swarm.domain.errors import (
     NotFoundError,
     NotReadyError,
 )
-from swarm.domain.growth import GrowthOrder
+from swarm.domain.growth import NO_LEAF_HERE, GrowthOrder
 from swarm.domain.ids import ExpertId, NodeId, owner_of
 from swarm.domain.specification import Specification
 from swarm.trust.statements import Statement
@@ -86,7 +86,7 @@ def own_leaves(experts: Sequence[ExpertId], node: NodeId, book: LeafBook) -> lis
         if leaf is None or not leaf.head:
             raise NotFoundError(
                 f"expert {expert}",
-                found="no leaf of it on this node" if leaf is None else "no version that is published",
+                found=NO_LEAF_HERE if leaf is None else "no version that is published",
                 expected=", ".join(leaf.expert for leaf in book.published()) or "a published expert",
             )
         found.append(leaf)

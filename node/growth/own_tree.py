@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
+from itertools import groupby
 from typing import Any
 
-from node.growth.changes import Place, TreeChange
+from node.growth.changes import Place, TreeChange, pruned
 from swarm.domain.ids import LeafId, number_of
+
+KEPT_CONTRIBUTED = 1000
+"""Of so many of the newest contributions it is kept of which tree they are."""
 
 
 class OwnTree:
@@ -18,9 +22,14 @@ class OwnTree:
     ) -> None:
         """`reshape` gives or takes samples as a change does, or (True) as what it did before; saved next."""
         self._save, self._reshape = save, reshape
+        self._changed: dict[LeafId, Place] = {}
+        """Where proposals put leaves; `_places` is that without the leaves that were withdrawn."""
         self._places: dict[LeafId, Place] = {}
         self._changes: dict[str, TreeChange] = {}
         self._offers: dict[LeafId, str] = {}
+        self._withdrawn: set[LeafId] = set()
+        self._contributed: dict[str, tuple[str, ...]] = {}
+        """By digest of a contribution, oldest first: the proposals by which its tree had changed."""
         self._reserved = 0
 
     def place(self, leaf: LeafId) -> Place:
@@ -92,8 +101,10 @@ class OwnTree:
         """Forget a retired leaf, whose number stays taken, and the changes that made nothing else that is
         known; return their proposals. What moved samples and counts stays."""
         self._reserved = self.last_number
+        self._changed.pop(leaf, None)
         self._places.pop(leaf, None)
         self._offers.pop(leaf, None)
+        self._withdrawn.discard(leaf)
         void = [
             change.proposal
             for change in self._changes.values()
@@ -131,54 +142,109 @@ class OwnTree:
         if change is not None and change.pins:
             self._put(replace(change, pins={}), {})
 
-    def settle(self, proposal: str) -> None:
-        """Keep that a proposal was accepted: what it changed stays."""
+    def settle(self, proposal: str, gate_version: int = 0) -> None:
+        """Keep that a proposal was accepted, by this version of the gate: what it changed stays."""
         change = self._changes.get(proposal)
         if change is not None and change.state == "open":
-            self._put(replace(change, state="done", pins={}), {})
+            self._put(replace(change, state="done", pins={}, ended_at=gate_version), {})
 
-    def put_back(self, proposal: str) -> None:
-        """Take back what a proposal changed. What it made is retired: files and ids stay theirs."""
+    def put_back(self, proposal: str, gate_version: int = 0) -> None:
+        """Take back what a proposal changed, by this version of the gate. What it made is retired: files and
+        ids stay theirs."""
         change = self._changes.get(proposal)
         if change is not None and change.state != "undone":
-            self._reshape(change, True)
-            self._put(replace(change, state="undone", pins={}), change.before)
+            self._undo(change, gate_version)
 
-    def follow(self, gate_leaves: Collection[LeafId]) -> tuple[str, ...]:
-        """After a rollback of the gate, to one with these leaves of this node: undo, or do again, the ended
-        proposals by which the tree differs from it. Return them."""
-        followed = []
-        for change in reversed(tuple(self._changes.values())):
-            if change.state == "done" and change.is_undone_by(gate_leaves, self._places):
-                self._reshape(change, True)
-                self._put(replace(change, state="undone"), change.before)
-                followed.append(change.proposal)
-        for change in tuple(self._changes.values()):
-            if change.proposal in followed or change.state != "undone" or not change.is_done_in(gate_leaves):
-                continue
+    def withdraw(self, leaf: LeafId) -> bool:
+        """Retire a leaf whose expert has a tombstone, for good: no rollback brings it back. False where it is
+        no leaf now."""
+        if self.place(leaf).standing != "leaf":
+            return False
+        self._withdrawn.add(leaf)
+        self._changed.setdefault(leaf, Place())
+        self._place_all()
+        self._save()
+        return True
+
+    def note_contributed(self, digest: str) -> None:
+        """Keep of which tree a contribution is, so that this node's can follow a gate back to it. Noting a
+        known one again changes nothing."""
+        if digest in self._contributed:
+            return
+        self._contributed[digest] = tuple(
+            change.proposal for change in self._changes.values() if change.state != "undone"
+        )
+        for old in list(self._contributed)[:-KEPT_CONTRIBUTED]:
+            del self._contributed[old]
+        self._save()
+
+    def follow(self, contributions: Collection[str], gate_version: int) -> tuple[str, ...]:
+        """Let the tree be the one that this node's contribution in a gate is of, after a rollback: undo,
+        newest first, and do again, oldest first, the ended proposals by which it differs. Return them.
+
+        Nothing is done while a proposal is on trial (its end is followed), of a gate without this node, and
+        where a proposal ended by a newer version than this one.
+        """
+        own = next((digest for digest in contributions if digest in self._contributed), "")
+        if not own or self.on_trial:
+            return ()
+        wanted = self._contributed[own]
+        ended = tuple(self._changes.values())
+        if any(change.ended_at > gate_version for change in ended):
+            return ()
+        undone = [each for each in reversed(ended) if each.state == "done" and each.proposal not in wanted]
+        redone = [each for each in ended if each.state == "undone" and each.proposal in wanted]
+        for change in undone:
+            self._undo(change, gate_version)
+        for change in redone:
             self._reshape(change, False)
-            self._put(replace(change, state="done"), change.after)
-            followed.append(change.proposal)
-        return tuple(followed)
+            self._put(replace(change, state="done", ended_at=gate_version), change.after)
+        return tuple(change.proposal for change in (*undone, *redone))
 
     def fields(self) -> dict[str, Any]:
         """Return everything as JSON can keep it."""
         return {
-            "places": {leaf: asdict(place) for leaf, place in self._places.items()},
+            "places": {leaf: asdict(place) for leaf, place in self._changed.items()},
             "changes": [change.fields() for change in self._changes.values()],
             "offers": self._offers,
+            "withdrawn": sorted(self._withdrawn),
+            "contributed": _by_tree(self._contributed),
             "reserved": self._reserved,
         }
 
     def load(self, fields: Mapping[str, Any]) -> None:
         """Take up what `fields` returned; a node that never grew has none."""
-        self._places = {LeafId(leaf): Place(**place) for leaf, place in fields.get("places", {}).items()}
+        self._changed = {LeafId(leaf): Place(**place) for leaf, place in fields.get("places", {}).items()}
         changes = [TreeChange.from_fields(kept) for kept in fields.get("changes", ())]
         self._changes = {change.proposal: change for change in changes}
         self._offers = {LeafId(leaf): str(offer) for leaf, offer in fields.get("offers", {}).items()}
+        self._withdrawn = {LeafId(leaf) for leaf in fields.get("withdrawn", ())}
+        self._place_all()
+        self._contributed = {
+            digest: tuple(proposals)
+            for proposals, digests in fields.get("contributed", ())
+            for digest in digests
+        }
         self._reserved = int(fields.get("reserved", 0))
+
+    def _undo(self, change: TreeChange, gate_version: int) -> None:
+        self._reshape(change, True)
+        self._put(replace(change, state="undone", pins={}, ended_at=gate_version), change.before)
 
     def _put(self, change: TreeChange, places: Mapping[LeafId, Place]) -> None:
         self._changes[change.proposal] = change
-        self._places |= places
+        self._changed |= places
+        self._place_all()
         self._save()
+
+    def _place_all(self) -> None:
+        gone = [leaf for leaf in self._withdrawn if self._changed[leaf].standing == "leaf"]
+        self._places = pruned(self._changed, gone) if gone else dict(self._changed)
+
+
+def _by_tree(contributed: Mapping[str, tuple[str, ...]]) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Return the digests of contributions by what they are of: most are of the tree of the one before."""
+    return [
+        (proposals, [digest for digest, _ in group])
+        for proposals, group in groupby(contributed.items(), key=lambda item: item[1])
+    ]

@@ -10,12 +10,13 @@ from pathlib import Path
 import structlog
 
 from node.durable import link_durably
+from node.held_out import link_validation
 from node.jobs import VALIDATION_FILE
 from node.stream.ledger import Skipped, Taken
 from node.stream.novelty import FRESH_FILE, NOVEL_FILE, drop_added
 from node.stream.parts import StreamParts
 from node.stream.sources import Source
-from node.stream.taking import BadMegaBatchError, Intake, IntakeJob, carried_out
+from node.stream.taking import HELD_OUT_FILE, BadMegaBatchError, Intake, IntakeJob, carried_out
 from node.stream.trouble import Failure, Patience, Trouble, in_words, said
 from node.stream.watching import Arrival, content_digest, signature_of
 
@@ -65,7 +66,8 @@ class Arrivals:
         for folder in sorted((parts.folder / "taking").glob("*")):
             number = next((t.number for t in ledger.taken.values() if t.digest[:16] == folder.name), 0)
             if number and (folder / Intake.FILE).exists():
-                for name in (VALIDATION_FILE, NOVEL_FILE, FRESH_FILE):
+                self._bring_validation(folder)
+                for name in (NOVEL_FILE, FRESH_FILE):
                     link_durably(folder / name, state / name)
                 drop_added(state)
                 target = parts.waiting_folder(number)
@@ -76,6 +78,15 @@ class Arrivals:
         for folder in (parts.folder / "waiting").glob("*"):
             if int(folder.name) not in ledger.waiting:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _bring_validation(self, folder: Path) -> None:
+        link_validation(
+            folder / VALIDATION_FILE,
+            self.parts.home.state / VALIDATION_FILE,
+            own=folder / HELD_OUT_FILE,
+            before=Intake.read(folder).added_to,
+            seed=self.parts.kept.order.seed,
+        )
 
     async def _is_taken(self, arrival: Arrival) -> bool:
         """Take one; return whether it counts now. Raises what is not the samples' fault."""

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from node.children import die_with_parent
-from node.held_out import read_validation, validation_with, write_validation
+from node.held_out import digest_in, read_validation, validated_classes, validation_with, write_validation
 from node.hold_out import VALIDATION_FRACTION, hold_out
 from node.jobs import VALIDATION_FILE, ExistingLeaf
 from node.learner import PROBLEM_EXIT, say
@@ -30,9 +30,9 @@ from node.preparing import features_of
 from node.shards import nearest_leaves, read_summary
 from node.stream.gathered import Gathered
 from node.stream.novelty import Known, keep_novel, known_reach, reach_of
-from node.stream.taking import TRAINING_FILE, Intake, IntakeJob
+from node.stream.taking import HELD_OUT_FILE, TRAINING_FILE, VALIDATION_SO_FAR, Intake, IntakeJob
 from node.stream.trouble import reason_of
-from swarm.data.dataset import Dataset, check_fits
+from swarm.data.dataset import Dataset, check_form
 from swarm.data.sources import load_test, load_training
 from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.problems import Problem
@@ -79,28 +79,34 @@ def take(job: IntakeJob, folder: Path) -> Intake:
         return Intake(error=judges.error(judged), judged=len(judged), measured_on=measured_on)
     with _of_samples():
         dataset = load_training(job.source, job.import_paths, min_classes=1)
-        check_fits(dataset, job.specification)
-        kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION)
+        check_form(dataset, job.specification)
+    added_to = digest_in(state / VALIDATION_FILE)
+    classes = validated_classes(state / VALIDATION_FILE, dataset)
+    validated = [label for label, name in enumerate(dataset.class_names) if name in classes]
+    with _of_samples():
+        kept, held_out = hold_out(dataset.inputs, dataset.labels, VALIDATION_FRACTION, validated)
     training = Gathered.of(dataset, kept, job.source, job.import_paths)
     training.save(folder / TRAINING_FILE)
     own = dataset.subset(held_out)
     validation, seen = validation_with(state / VALIDATION_FILE, own, job.seed)
     write_validation(folder / VALIDATION_FILE, validation, seen)
+    write_validation(folder / HELD_OUT_FILE, own, len(own))
     judged, measured_on = _measure(job, folder / VALIDATION_FILE)
     novel, known, forward, total = _novel(job, judges, training.samples)
     # A node's first samples make its first leaves: they are new, but nothing is to be added for them.
     rows = kept[novel] if job.answering else kept[:0]
     part = Gathered.of(dataset, rows, job.source, job.import_paths).source(np.arange(len(rows)))
     by, reach = known
-    classes = Counter(dataset.class_names[label] for label in dataset.labels[rows])
-    keep_novel(state, folder, job.number, part, len(kept), by, reach, classes)
+    novel_classes = Counter(dataset.class_names[label] for label in dataset.labels[rows])
+    keep_novel(state, folder, job.number, part, len(kept), by, reach, novel_classes)
     return Intake(
         samples=len(dataset),
         held_out=len(held_out),
-        error_before=judges.error(own) if job.answering else None,
+        error_before=judges.error(own) if job.answering and len(own) else None,
         error=judges.error(judged),
         judged=len(judged),
         measured_on=measured_on,
+        added_to=added_to,
         fresh=len(kept),
         novel=len(novel),
         novelty_by=known[0],
@@ -113,7 +119,7 @@ def take(job: IntakeJob, folder: Path) -> Intake:
 def _measure(job: IntakeJob, validation: Path) -> tuple[Dataset, str]:
     """Return the samples that errors are measured on, and what to call them."""
     if not job.test:
-        return read_validation(validation), "validation samples gathered so far"
+        return read_validation(validation), VALIDATION_SO_FAR
     try:
         found = load_test(job.test, job.import_paths)
     except NotFoundError:

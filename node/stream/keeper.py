@@ -16,7 +16,7 @@ from node.stream.ledger import LEDGER_FILE, StreamLedger
 from node.stream.parts import StreamParts
 from node.stream.ports import Knowledge, Learner, StreamOrder
 from node.stream.sources import Source, opened
-from node.stream.stream import Stream
+from node.stream.stream import Stream, refusals_told
 from node.stream.trouble import Trouble, in_words, said
 from node.stream.watching import SETTLE_S
 from swarm.config import NodeHome
@@ -104,10 +104,11 @@ class StreamKeeper:
         assert run is not None
         await self._let_go(run)
         (self._folder / StreamOrder.FILE).unlink(missing_ok=True)
-        waiting = len(StreamLedger(self._home.state / LEDGER_FILE).waiting)
-        message = "the stream has ended" + (
-            f"; {waiting} mega-batches wait for the next one" if waiting else ""
-        )
+        ledger = StreamLedger(self._home.state / LEDGER_FILE)
+        first = self._order.first if self._order is not None else 1
+        told = [f"{len(ledger.waiting)} mega-batches wait for the next one"] if ledger.waiting else []
+        told += [refused] if (refused := refusals_told(ledger.trainings(first))) else []
+        message = "; ".join(["the stream has ended", *told])
         step = TrainStep(stage="done", message=message, fraction=1.0)
         await run.add(step)
         await run.end()
@@ -163,7 +164,8 @@ class StreamKeeper:
             try:
                 ledger = StreamLedger(self._home.state / LEDGER_FILE)
                 source = self._opened(kept)
-                await self._stream(run, kept, ledger, source).go()
+                stream = self._stream(run, kept, ledger, source)
+                await stream.go()
             except Exception as error:
                 if (now_taken := _taken(self._home)) > taken:
                     taken, since, failures = now_taken, time.monotonic(), 0
@@ -175,7 +177,7 @@ class StreamKeeper:
                     return
                 await self._wait_for_next(run, error, failures)
             else:
-                await self._end(run, None)
+                await self._end(run, stream.refusal)
                 return
 
     async def _wait_for_next(self, run: StreamRun, error: Exception, failures: int) -> None:

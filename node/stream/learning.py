@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from node.delivery import REFUSALS
 from node.jobs import WAITING_FILE
-from node.stream.ledger import Recorded
+from node.stream.ledger import Recorded, Taken
 from node.stream.parts import StreamParts
 from node.stream.ports import HaltedError
 from node.stream.taking import TRAINING_FILE, Answering, Intake, carried_out, parameters_of
@@ -21,11 +22,12 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Learned:
-    """What became of a job. `figures` None: nothing was learned. `seconds` is what learning took, without
-    waiting for its turn."""
+    """What became of a job. `figures` None: nothing was learned. `is_refused`: it was, and registry or
+    gate refused it for good. `seconds` is what learning took, without waiting for its turn."""
 
     figures: Mapping[str, float] | None
     note: str = ""
+    is_refused: bool = False
     seconds: float = 0.0
 
 
@@ -46,7 +48,7 @@ class MegaBatchLearning:
             await self.learn_and_record(last)
             return
         taken = ledger.taken[last]
-        self._record(last, taken.error, taken.judged, (), _Learned(figures=None), parts.learner.answering())
+        self._record(last, taken, (), _Learned(figures=None), parts.learner.answering())
         waits = f"{len(ledger.waiting)} of {wait} mega-batches wait; the old experts answer"
         await parts.tell(f"mega-batch {last}: error {taken.error:.4f}; {waits}")
 
@@ -59,20 +61,20 @@ class MegaBatchLearning:
         numbers = parts.ledger.waiting
         found = await self._learn(numbers)
         answering = parts.learner.answering()
-        taken = parts.ledger.taken[last]
-        error, judged = taken.error, taken.judged
+        measured: Taken | Intake = parts.ledger.taken[last]
         if found.figures is not None:
             try:
                 measured = await self._judged(last)
-                error, judged = measured.error, measured.judged
             except SwarmError as trouble:
                 note = f"{found.note}; error not measured: {trouble}".removeprefix("; ")
                 found = replace(found, note=note)
         learned = numbers if found.figures is not None else ()
-        self._record(last, error, judged, learned, found, answering)
+        self._record(last, measured, learned, found, answering)
         self.settle()
         what = f"learned {len(numbers)} mega-batches" if learned else f"not learned: {found.note}"
-        await parts.tell(f"mega-batch {last}: error {error:.4f}; {what}")
+        if learned and found.note:
+            what += f", refused: {found.note}" if found.is_refused else f"; {found.note}"
+        await parts.tell(f"mega-batch {last}: error {measured.error:.4f}; {what}")
 
     async def _judged(self, last: int) -> Intake:
         folder = self.parts.folder / "judging"
@@ -108,17 +110,24 @@ class MegaBatchLearning:
             await asyncio.sleep(LOOK_AGAIN_S)
         started = time.monotonic()
         figures: dict[str, float] = {}
+        note = ""
         try:
             async for step in parts.learner.train(job):
                 if step.stage == "done":
                     figures = dict(step.figures)
+                    note = "" if figures.get("activated", 1.0) else f"not in the gate: {step.message}"
                 else:
                     await parts.run.add(replace(step, message=f"{named}: {step.message}"))
         except SwarmError as error:
             # What is laid down is in the book, and must not be learned again, whatever became of it since.
             match parts.learner.progress_of(key):
                 case "laid down":
-                    return _Learned(figures={}, note=str(error), seconds=time.monotonic() - started)
+                    return _Learned(
+                        figures={},
+                        note=str(error),
+                        is_refused=isinstance(error, REFUSALS),
+                        seconds=time.monotonic() - started,
+                    )
                 case "nothing":
                     return _Learned(figures=None, note=str(error))
                 case "learned":
@@ -128,13 +137,12 @@ class MegaBatchLearning:
                         expected="room on the disk, and files that can be written",
                         remedy="mend that; it is tried again by itself",
                     ) from error
-        return _Learned(figures=figures, seconds=time.monotonic() - started)
+        return _Learned(figures=figures, note=note, seconds=time.monotonic() - started)
 
     def _record(
         self,
         number: int,
-        error: float,
-        judged: int,
+        measured: Taken | Intake,
         learned: Sequence[int],
         found: _Learned,
         answering: Sequence[Answering],
@@ -144,7 +152,7 @@ class MegaBatchLearning:
         record = MegaBatchRecord(
             number=number,
             samples=taken.samples,
-            error=error,
+            error=measured.error,
             waited=not learned,
             parameters=parameters_of([one.manifest for one in answering]),
             flops_forward=int(min(forward, total)) + taken.flops_forward,
@@ -155,10 +163,11 @@ class MegaBatchLearning:
             Recorded(
                 record=record,
                 learned=tuple(learned),
-                measured_on=taken.measured_on,
-                judged=judged,
+                measured_on=measured.measured_on,
+                judged=measured.judged,
                 experts=tuple(f"{one.manifest.expert}@{one.manifest.version}" for one in answering),
                 gate_version=self.parts.knowledge.gate_version,
                 note=found.note,
+                is_refused=found.is_refused,
             )
         )

@@ -4,7 +4,9 @@ A mega-batch is taken (its samples are split and kept), and later recorded (it w
 ones before). Each is counted once by its content; a line that a crash cut short counts as not written.
 """
 
+import itertools
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +25,8 @@ class Taken:
     """A mega-batch that was taken: the source that it was loaded from, and what was found before learning it.
 
     `held_out` of the `samples` went to validation. `error_before` is that of this node's experts on these
-    alone (None: nobody could answer yet); `error` likewise on what `measured_on` names, `judged` samples.
+    alone (None: nobody could answer yet, or none was held out); `error` likewise on what `measured_on` names,
+    `judged` samples.
     `novel` of `fresh` training samples lie beyond what is known, by the prototypes of `novelty_by`.
     """
 
@@ -48,7 +51,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """How a mega-batch ended. `learned` are the numbers that were learned then (none: it waits)."""
+    """How a mega-batch ended. `learned` are the numbers that were learned then (none: it waits).
+
+    is_refused: what was learned is on the node, but registry or gate refused it for good; `note` says why.
+    """
 
     record: MegaBatchRecord
     learned: tuple[int, ...]
@@ -57,6 +63,28 @@ class Recorded:
     experts: tuple[str, ...]
     gate_version: int
     note: str = ""
+    is_refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Mega-batches, one after the other, whose errors were measured on the same: those alone sum up."""
+
+    measured_on: str
+    recorded: tuple[Recorded, ...]
+
+    @property
+    def cer(self) -> float:
+        """The sum of the stretch's errors, 0 to as many as it has."""
+        return math.fsum(one.record.error for one in self.recorded)
+
+    @property
+    def first(self) -> int:
+        return self.recorded[0].record.number
+
+    @property
+    def last(self) -> int:
+        return self.recorded[-1].record.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +128,19 @@ class StreamLedger:
     def records(self) -> list[MegaBatchRecord]:
         """The records so far, mega-batch by mega-batch."""
         return [self.recorded[number].record for number in sorted(self.recorded)]
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        """The records so far, parted wherever another data set began to be measured on."""
+        in_order = [self.recorded[number] for number in sorted(self.recorded)]
+        return [
+            Stretch(measured_on=measured_on, recorded=tuple(recorded))
+            for measured_on, recorded in itertools.groupby(in_order, lambda one: one.measured_on)
+        ]
+
+    def trainings(self, first: int) -> list[Recorded]:
+        """Return what was learned with mega-batch `first` and those after it, training by training."""
+        return [one for number, one in sorted(self.recorded.items()) if number >= first and one.learned]
 
     @property
     def left_out(self) -> list[Skipped]:

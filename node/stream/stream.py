@@ -6,18 +6,30 @@ what follows from that is done again until it is done. A full disk makes it wait
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from node.stream.arriving import Arrivals
 from node.stream.learning import LOOK_AGAIN_S, MegaBatchLearning
+from node.stream.ledger import Recorded
 from node.stream.parts import StreamParts
 from node.stream.sources import Source
 from node.stream.trouble import Trouble, in_words, pause_s, said
-from swarm.domain.streams import cumulative_error
+from swarm.domain.errors import ConflictError
 
 _log = structlog.get_logger(__name__)
+
+
+def refusals_told(trainings: Sequence[Recorded]) -> str:
+    """Return how many of a stream's trainings were refused and why the newest of them was; empty if none."""
+    refused = [one for one in trainings if one.is_refused]
+    return (
+        f"{len(refused)} of {len(trainings)} trainings refused, the last: {refused[-1].note}"
+        if refused
+        else ""
+    )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -49,10 +61,29 @@ class Stream:
             await self.source.stop()
         if self.source.error is not None:
             raise self.source.error
-        records = parts.ledger.records
-        error = f"CER {cumulative_error(records):.3f}" if records else "nothing learned"
+        stretches = parts.ledger.stretches
+        error = (
+            f"CER {stretches[-1].cer:.3f} over mega-batches {stretches[-1].first} to {stretches[-1].last}"
+            if stretches
+            else "nothing learned"
+        )
         message = f"the stream has ended after {parts.count} mega-batches; {error}"
+        if refused := refusals_told(parts.ledger.trainings(parts.kept.first)):
+            message += f"; {refused}"
         await parts.run.tell("done", message, 1.0)
+
+    @property
+    def refusal(self) -> ConflictError | None:
+        """Why nobody has what the stream learned last, None where they have or may have it yet."""
+        trainings = self.parts.ledger.trainings(self.parts.kept.first)
+        if not trainings or not trainings[-1].is_refused:
+            return None
+        return ConflictError(
+            f"stream, mega-batch {trainings[-1].record.number}",
+            found=refusals_told(trainings),
+            expected="what was learned last in the registry and in the gate",
+            remedy="see each: swarm stream report",
+        )
 
     async def _waited_out(self) -> bool:
         """Go on to the end; return True where the machine failed meanwhile, after a while."""

@@ -31,6 +31,10 @@ class NotTakenError(SwarmError):
 
 
 TRAINING_FILE = "training.npz"
+HELD_OUT_FILE = "held_out.npz"
+"""What a mega-batch itself gave for validation."""
+VALIDATION_SO_FAR = "validation samples gathered so far"
+"""What errors are measured on unless a stream is given other data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,8 @@ class IntakeJob(JobRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intake(JobRecord):
-    """What was found (see `node.stream.ledger.Taken`)."""
+    """What was found (see `node.stream.ledger.Taken`). `added_to`: the digest of the validation samples that
+    its own were added to."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
     FILE: ClassVar[str] = "taken.json"
@@ -78,6 +83,7 @@ class Intake(JobRecord):
     error: float
     judged: int
     measured_on: str
+    added_to: str = ""
     fresh: int = 0
     novel: int = 0
     novelty_by: str = ""

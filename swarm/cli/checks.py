@@ -15,6 +15,7 @@ from swarm.domain.errors import SwarmError
 if TYPE_CHECKING:
     from swarm.cli.places import Place
     from swarm.domain.agent import AgentState
+    from swarm.domain.gates import GateStatement
     from swarm.domain.membership import RegistryHealth, SwarmStatus
     from swarm.trust.identity import Identity
 
@@ -74,13 +75,32 @@ def coordinator_checks(seen: "SwarmStatus", now: float) -> list[Check]:
         ),
         Check(
             name="leaves",
-            ok=not seen.leaves_without_owner,
-            found=", ".join(seen.leaves_without_owner) + " without a live owner"
-            if seen.leaves_without_owner
-            else "every leaf has a live owner",
+            ok=not seen.unanswered_leaves,
+            found=_leaves(seen),
             remedy="start those nodes, or let another hold their modules: swarm expert pull ID",
         ),
     ]
+
+
+def _leaves(seen: "SwarmStatus") -> str:
+    alone = [f"{', '.join(seen.unanswered_leaves)} without a live owner"] if seen.unanswered_leaves else []
+    others = [f"{node} answers for {leaf}, whose owner is away" for leaf, node in seen.stand_ins.items()]
+    return "; ".join([*alone, *others]) or "every leaf has a live owner"
+
+
+def owners_check(seen: "SwarmStatus", gate: "GateStatement") -> Check:
+    """Return whether every live node that has published experts has a leaf in the gate."""
+    present = {leaf.owner for leaf in gate.leaves}
+    outside = [node.id for node in seen.nodes if node.alive and node.experts and node.id not in present]
+    return Check(
+        name="owners",
+        ok=not outside,
+        found=f"{', '.join(outside)} with experts, but without a leaf in gate {gate.version}"
+        if outside
+        else "every live node with experts has a leaf",
+        remedy="see why: swarm events, swarm gate history; on that machine: swarm train DATA, or after a"
+        " rollback that was not meant so: swarm gate rollback VERSION",
+    )
 
 
 def registry_checks(health: "RegistryHealth") -> list[Check]:
@@ -169,6 +189,7 @@ async def examine(place: "Place") -> list[Check]:
     """Return every check that makes sense in this home, also when nothing answers."""
     from swarm.cli import places
     from swarm.cli.standing import check_present
+    from swarm.domain.gates import GateStatement
     from swarm.trust.identity import certificate_not_after
 
     identity = place.identity()
@@ -193,7 +214,11 @@ async def examine(place: "Place") -> list[Check]:
             checks.append(failed("agent", error, f"swarm node {home_flag(place.root)}"))
     try:
         async with places.coordinator(place) as client:
-            checks += coordinator_checks(await client.status(), time.time())
+            seen = await client.status()
+            checks += coordinator_checks(seen, time.time())
+            if identity.role == "operator" and seen.gate_version:
+                gate = identity.keyring().open(await client.gate(0), GateStatement).value
+                checks.append(owners_check(seen, gate))
     except SwarmError as error:
         checks.append(failed("coordinator", error, start_again("coordinator", identity, place.root)))
     try:

@@ -150,17 +150,25 @@ _HISTORY = (
 
 
 def rollback(version: Annotated[int, typer.Argument(min=1)], home: Home = None, json: Json = False) -> None:
-    """Activate an earlier gate again, as a new version (operator)."""
+    """Activate an earlier gate again, as a new version (operator); say whose leaves go and come back."""
+    from swarm.cli.gate_difference import describe_difference, gate_difference
     from swarm.cli.places import coordinator, find_place
 
     place = find_place(home)
 
     async def work() -> None:
         async with coordinator(place) as client:
-            envelope = await client.rollback(version)
-        statement = _opened(place.identity().keyring(), envelope)
-        text = f"gate version {statement.version} is active: {statement.reason}"
-        emit("gate", {"gate": statement}, as_json=json, text=printable(text))
+            keyring = place.identity().keyring()
+            statement = _opened(keyring, await client.rollback(version))
+            wanted = _opened(keyring, await client.gate(version))
+            before = _opened(keyring, await client.gate(statement.version - 1))
+        difference = gate_difference(before, wanted, statement)
+        lines = (
+            f"gate version {statement.version} is active: {statement.reason}",
+            *describe_difference(difference).splitlines(),
+        )
+        facts = {"gate": statement, "difference": difference}
+        emit("gate", facts, as_json=json, text="\n".join(map(printable, lines)))
 
     run_async(work())
 

@@ -76,7 +76,9 @@ def describe_status(seen: "SwarmStatus") -> str:
     header = ("node", "state", "activity", "experts", "seen", "sent", "reached by")
     lines = [*map(printable, about), table(header, rows)]
     if seen.leaves_without_owner:
-        lines.append(printable(f"leaves without a live owner: {', '.join(seen.leaves_without_owner)}"))
+        by = {leaf: f" (answered by {node})" for leaf, node in seen.stand_ins.items()}
+        away = ", ".join(f"{leaf}{by.get(leaf, '')}" for leaf in seen.leaves_without_owner)
+        lines.append(printable(f"leaves without a live owner: {away}"))
     return "\n".join(lines)
 
 

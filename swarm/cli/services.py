@@ -164,6 +164,9 @@ def coordinator(
                 gate_versions_kept=settings.gate_versions_kept,
                 growth=settings.growth,
                 growth_every_s=settings.growth_every_s,
+                growth_criterion=settings.growth_criterion,
+                growth_stale_after_s=settings.growth_stale_after_s,
+                growth_patience_s=settings.growth_patience_s,
             )
         )
 

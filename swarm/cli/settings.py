@@ -24,7 +24,7 @@ from swarm.config import (
 )
 from swarm.domain.collection import KeptAncestors, RetentionPolicy
 from swarm.domain.errors import UsageError
-from swarm.domain.growth import GrowthPolicy
+from swarm.domain.growth import Criterion, GrowthPolicy
 
 SECRETS = ("redis_url",)
 
@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     """Who proposes that the gate grows: people only, or the coordinator too (`conservative`, `eager`)."""
     growth_every_s: float = Field(default=300.0, gt=0)
     """How often the coordinator looks for what to propose."""
+    growth_criterion: Criterion = "loss"
+    """Which leaf is split: that of the largest summed validation loss, or the most used one (`usage`)."""
+    growth_stale_after_s: float = Field(default=7 * 86_400.0, gt=0)
+    """An owner without a lease for so long is proposed to be retired."""
+    growth_patience_s: float = Field(default=120.0, gt=0)
+    """An owner that is away for so long, or does not take its proposal up, ends it."""
     import_paths: tuple[str, ...] = ()
     """Folders that lead the trunk's `package.module` name to its file."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -10,7 +10,7 @@ from swarm.cli.options import Home, Json
 from swarm.cli.output import emit, table
 
 if TYPE_CHECKING:
-    from node.stream.ledger import StreamLedger
+    from node.stream.ledger import StreamLedger, Stretch
     from swarm.cli.plots import Panel
     from swarm.domain.errors import UsageError
     from swarm.domain.streams import MegaBatchRecord
@@ -49,7 +49,7 @@ def report(plot: Plot = None, home: Home = None, json: Json = False) -> None:
         from swarm.cli.plots import write_figure
 
         try:
-            write_figure(plot, figure_of(ledger.records))
+            write_figure(plot, figure_of(ledger.stretches))
         except OSError as error:
             raise _unwritable(plot, error.strerror or str(error)) from error
         facts["plot"] = str(plot)
@@ -69,32 +69,42 @@ def _unwritable(plot: Path, found: str) -> "UsageError":
     )
 
 
-def figure_of(records: "Sequence[MegaBatchRecord]") -> "list[Panel]":
-    """Return the panels of a stream: error and CER, memory, and FLOPs by mega-batch."""
+def figure_of(stretches: "Sequence[Stretch]") -> "list[Panel]":
+    """Return the panels of a stream: error and CER, memory, and FLOPs by mega-batch.
+
+    Where another data set began to be measured on, error and CER begin anew.
+    """
     from swarm.cli.plots import Panel, Series
 
+    records = [one.record for stretch in stretches for one in stretch.recorded]
     numbers = [float(record.number) for record in records]
-    cer, memory, forward, total = (
+    memory, forward, total = (
         _running([float(value) for value in column])
         for column in zip(
-            *((one.error, one.parameters, one.flops_forward, one.flops_total) for one in records),
+            *((one.parameters, one.flops_forward, one.flops_total) for one in records),
             strict=True,
         )
     )
-    errors = [record.error for record in records]
+    errors, cers = [], []
+    for stretch in stretches:
+        own = [one.record.error for one in stretch.recorded]
+        x = [float(one.record.number) for one in stretch.recorded]
+        label = f"on {stretch.measured_on}" if len(stretches) > 1 else ""
+        errors.append(Series(label=label or "after the mega-batch", x=x, y=own))
+        cers.append(Series(label=label, x=x, y=_running(own)))
     axis = "mega-batch"
     return [
         Panel(
             title="Error",
             x_label=axis,
             y_label="share of samples",
-            series=[Series(label="after the mega-batch", x=numbers, y=errors)],
+            series=errors,
         ),
         Panel(
             title="Cumulative error (CER)",
             x_label=axis,
             y_label="sum of errors",
-            series=[Series(label="", x=numbers, y=cer)],
+            series=cers,
         ),
         Panel(
             title="Cumulative memory",
@@ -116,12 +126,11 @@ def figure_of(records: "Sequence[MegaBatchRecord]") -> "list[Panel]":
 
 def _facts(ledger: "StreamLedger", state: Path) -> dict[str, Any]:
     from node.stream.novelty import fresh_counts
-    from swarm.domain.streams import cumulative_error, cumulative_flops, cumulative_memory
+    from swarm.domain.streams import cumulative_flops, cumulative_memory
 
-    records = ledger.records
+    records, stretches = ledger.records, ledger.stretches
     flops = cumulative_flops(records)
     fresh, novel = fresh_counts(state)
-    measured = {f"{one.measured_on}" for one in ledger.recorded.values()}
     rows = []
     for number, one in sorted(ledger.recorded.items()):
         taken = ledger.taken[number]
@@ -131,6 +140,7 @@ def _facts(ledger: "StreamLedger", state: Path) -> dict[str, Any]:
                 "file": taken.file,
                 "error_before": taken.error_before,
                 "held_out": taken.held_out,
+                "measured_on": one.measured_on,
                 "judged": one.judged,
                 "learned": one.learned,
                 "fresh": taken.fresh,
@@ -139,13 +149,23 @@ def _facts(ledger: "StreamLedger", state: Path) -> dict[str, Any]:
                 "experts": one.experts,
                 "gate_version": one.gate_version,
                 "note": one.note,
+                "is_refused": one.is_refused,
             }
         )
     return {
-        "measured_on": sorted(measured),
+        "measured": [
+            {
+                "measured_on": each.measured_on,
+                "first": each.first,
+                "last": each.last,
+                "cer": each.cer,
+                "judged": [one.judged for one in each.recorded],
+            }
+            for each in stretches
+        ],
         "mega_batches": rows,
         "waiting": ledger.waiting,
-        "cer": cumulative_error(records),
+        "cer": stretches[0].cer if len(stretches) == 1 else None,
         "cumulative_memory": cumulative_memory(records),
         "cumulative_flops_forward": flops.forward,
         "cumulative_flops": flops.total,
@@ -162,11 +182,14 @@ def _fields(record: "MegaBatchRecord") -> dict[str, Any]:
 
 
 def _text(ledger: "StreamLedger", facts: dict[str, Any]) -> str:
+    from swarm.gating.regions import MIN_CLASS_COUNT
+
     header = (
-        "number", "samples", "error before", "error", "learned", "parameters", "forward", "FLOPs", "seconds",
-        "novel", "experts", "gate",
+        "number", "samples", "error before", "error", "measured on", "learned", "parameters", "forward",
+        "FLOPs", "seconds", "novel", "experts", "gate",
     )  # fmt: skip
     rows = []
+    short = _short_names([each["measured_on"] for each in facts["measured"]])
     for row in facts["mega_batches"]:
         before = row["error_before"]
         rows.append(
@@ -175,6 +198,7 @@ def _text(ledger: "StreamLedger", facts: dict[str, Any]) -> str:
                 row["samples"],
                 "-" if before is None else f"{before:.4f}",
                 f"{row['error']:.4f}",
+                f"{row['judged']} {short[row['measured_on']]}",
                 _range(row["learned"]),
                 row["parameters"],
                 f"{row['flops_forward']:.2e}",
@@ -185,27 +209,45 @@ def _text(ledger: "StreamLedger", facts: dict[str, Any]) -> str:
                 row["gate_version"],
             )
         )
-    judged = {row["judged"] for row in facts["mega_batches"]}
-    samples = f"{min(judged)} to {max(judged)}" if len(judged) > 1 else f"{max(judged, default=0)}"
-    measured = " and ".join(facts["measured_on"]) or "nothing yet"
     lines = [
         table(header, rows) if rows else "no mega-batch recorded yet",
-        f"CER {facts['cer']:.4f} over {len(rows)} mega-batches",
-        f"errors: this node's own experts on {measured}, {samples} samples; before: on each mega-batch's own"
-        " held-out samples",
+        *(_measured(each) for each in facts["measured"]),
+        "errors: of this node's own experts; before: on each mega-batch's own held-out samples",
         f"cumulative memory {facts['cumulative_memory']} parameters; FLOPs"
         f" {facts['cumulative_flops_forward']:.3e} forward, {facts['cumulative_flops']:.3e} with backward and"
         " all else",
-        f"novel: {facts['fresh_novel']} of the newest {facts['fresh']} training samples"
-        " (of what is known 1 % lie as far out)",
+        f"novel: {facts['fresh_novel']} of the newest {facts['fresh']} training samples can be a new leaf's,"
+        f" which takes two classes with {MIN_CLASS_COUNT} of them or more (the column counts all; of what is"
+        " known 1 % lie as far out)",
     ]
     if facts["waiting"]:
         lines.append(f"waiting to be learned: {_range(facts['waiting'])}")
     lines += [f"skipped: {one.file}: {one.reason}" for one in ledger.left_out]
-    lines += [f"mega-batch {row['number']}: {row['note']}" for row in facts["mega_batches"] if row["note"]]
+    lines += [
+        f"mega-batch {row['number']}: {'refused: ' if row['is_refused'] else ''}{row['note']}"
+        for row in facts["mega_batches"]
+        if row["note"]
+    ]
     if "plot" in facts:
         lines.append(f"figure: {facts['plot']}")
     return "\n".join(lines)
+
+
+def _short_names(measured_on: Sequence[str]) -> dict[str, str]:
+    """Return what to call data sets in a narrow column: the file's name, where no other's is the same."""
+    from node.stream.taking import VALIDATION_SO_FAR
+
+    ends = {each: Path(each).name for each in measured_on}
+    short = {each: end if list(ends.values()).count(end) == 1 else each for each, end in ends.items()}
+    return {**short, VALIDATION_SO_FAR: "validation"}
+
+
+def _measured(stretch: dict[str, Any]) -> str:
+    judged = sorted(set(stretch["judged"]))
+    samples = f"{judged[0]} to {judged[-1]}" if len(judged) > 1 else f"{judged[0]}"
+    numbers = _range(list(range(stretch["first"], stretch["last"] + 1)))
+    many = "mega-batches" if stretch["last"] > stretch["first"] else "mega-batch"
+    return f"CER {stretch['cer']:.4f} over {many} {numbers}, on {stretch['measured_on']}, {samples} samples"
 
 
 def _range(numbers: Sequence[int]) -> str:

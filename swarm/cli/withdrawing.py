@@ -257,8 +257,13 @@ async def _ask_owner(
 
 
 async def _ask(client: "CoordinatorClient", batch: Sequence[Descendant], *, follow: bool) -> list[Descendant]:
-    """Make one proposal, and say of each of its experts what came of it."""
+    """Make one proposal, and say of each of its experts what came of it.
+
+    An expert whose leaf its owner has not any more (a split that was rolled back leaves such children in the
+    registry) has nothing to train, now or later.
+    """
     from swarm.domain.errors import NotFoundError, SwarmError
+    from swarm.domain.growth import NO_LEAF_HERE
 
     try:
         proposal = await client.propose("retrain", [each.expert for each in batch])
@@ -271,9 +276,14 @@ async def _ask(client: "CoordinatorClient", batch: Sequence[Descendant], *, foll
         return [_later(each, f"not asked ({error}); ") for each in batch]
     outcome = f"{proposal.state}: {proposal.reason}" if proposal.reason else proposal.state
     told = [replace(each, proposal=proposal.id, outcome=outcome) for each in batch]
-    if proposal.has_ended and proposal.state != "accepted":
-        return [_later(each, f"{outcome}; ") for each in told]
-    return told
+    if not proposal.has_ended or proposal.state == "accepted":
+        return told
+    return [
+        replace(each, outcome="no leaf any more: nothing to train")
+        if f"expert {each.expert}: found {NO_LEAF_HERE}" in proposal.reason
+        else _later(each, f"{outcome}; ")
+        for each in told
+    ]
 
 
 def _later(each: Descendant, why: str) -> Descendant:

@@ -133,6 +133,23 @@ def make_dataset(
 
 def check_fits(dataset: Dataset, specification: Specification) -> None:
     """Raise by name where the dataset breaks the specification: shape, dtype, classes, or too few samples."""
+    check_form(dataset, specification)
+    check_enough(len(dataset), specification, f"data {dataset.name}")
+
+
+def check_enough(samples: int, specification: Specification, subject: str) -> None:
+    """Raise InvalidInputError where a leaf may not stand for so few samples; subject says whose they are."""
+    if samples < specification.min_leaf_count:
+        raise InvalidInputError(
+            subject,
+            found=f"{samples} sample{'' if samples == 1 else 's'}",
+            expected=f"at least {specification.min_leaf_count}, the least that a leaf may stand for",
+            remedy="bring more samples",
+        )
+
+
+def check_form(dataset: Dataset, specification: Specification) -> None:
+    """Raise by name where samples, however few, are none of the specification's: shape, dtype, classes."""
     subject = f"data {dataset.name}"
     if dataset.input_shape != specification.input_shape:
         raise ShapeMismatchError(
@@ -150,13 +167,6 @@ def check_fits(dataset: Dataset, specification: Specification) -> None:
             f" + {specification.offset:g})",
         )
     specification.with_classes(dataset.class_names)
-    if len(dataset) < specification.min_leaf_count:
-        raise InvalidInputError(
-            f"{subject}, samples",
-            found=str(len(dataset)),
-            expected=f"at least {specification.min_leaf_count}, the least that a leaf may stand for",
-            remedy="bring more samples",
-        )
 
 
 def as_array(value: object, subject: str) -> NDArray[np.generic]:

@@ -16,11 +16,15 @@ ProposalKind = Literal["add", "split", "merge", "remove", "retrain"]
 ProposalState = Literal["open", "working", "trying", "accepted", "refused", "rolled-back", "failed"]
 GrowthPolicy = Literal["manual", "conservative", "eager"]
 Criterion = Literal["loss", "usage"]
+POLICY = NodeId("policy")
+"""Who proposes what the coordinator proposes of its own accord: no member takes this name any more."""
 KINDS: tuple[ProposalKind, ...] = get_args(ProposalKind)
 POLICIES: tuple[GrowthPolicy, ...] = get_args(GrowthPolicy)
 ENDED: frozenset[ProposalState] = frozenset({"accepted", "refused", "rolled-back", "failed"})
 MAX_EXPERTS = 64
 """The most experts that one proposal may name."""
+NO_LEAF_HERE = "no leaf of it on this node"
+"""An owner's word for an expert of its own that it no longer has, though the registry lists it still."""
 SPLIT_GATES = ("means", "learned")
 MERGE_METHODS = ("magmax", "ties", "mean")
 NODE_OPTIONS: Mapping[ProposalKind, Mapping[str, tuple[str, ...]]] = {
@@ -71,6 +75,12 @@ class Proposal:
     @property
     def has_ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def is_wish(self) -> bool:
+        """Whether its owner made it. What is by `policy` is not: a node may be called so from before the name
+        was reserved."""
+        return self.by == self.owner != POLICY
 
     @property
     def subject(self) -> str:

@@ -1,6 +1,7 @@
 """Members, leases and what they tell each other when a node's stream opens."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from swarm.domain.collection import OwnerBytes
 from swarm.domain.ids import Digest, ExpertId, NodeId
@@ -130,7 +131,10 @@ class ContributionOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwarmStatus:
-    """The swarm as its coordinator sees it."""
+    """The swarm as its coordinator sees it.
+
+    `stand_ins`: the leaves without a live owner that another node answers for, and which node.
+    """
 
     swarm: str
     specification_version: int
@@ -144,6 +148,12 @@ class SwarmStatus:
     server_time: float
     socket_bytes: SocketBytes
     certificate_days: float
+    stand_ins: Mapping[str, NodeId] = field(default_factory=dict)
+
+    @property
+    def unanswered_leaves(self) -> tuple[str, ...]:
+        """The leaves that nobody answers for by their own expert."""
+        return tuple(leaf for leaf in self.leaves_without_owner if leaf not in self.stand_ins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from swarm.domain.growth import Criterion, GrowthPolicy, Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, LeafId, NodeId
@@ -22,6 +23,17 @@ RESTS_S: Mapping[GrowthPolicy, float] = {"conservative": 24 * 3600.0, "eager": 3
 """A leaf, or an owner's add, whose proposal did not pay rests so long, unless its contribution changes."""
 FAILED_RESTS_S = 300.0
 """What its owner could not carry out, because it was busy or broke, is proposed again after so long."""
+NOT_NOW_RESTS_S = 30.0
+"""An owner that could not take the policy's proposal just then is asked again after so long, in a row after
+twice as long each time, at most as what failed; at once where it has contributed since."""
+NOT_NOW = "not_now"
+"""The evidence of a proposal by the policy whose owner could not take it just then: it learned a mega-batch,
+or carried another one out."""
+CANCELLED = "cancelled"
+"""The evidence of a proposal that somebody ended by hand: it rests as one that did not pay."""
+UNDONE_IN = "undone_in"
+"""The evidence of an accepted proposal that says which gate version, a rollback by hand, is without it: from
+then on it rests as one that did not pay."""
 GROWN = 1.5
 """A leaf whose split did not pay rests until it stands for so many times the samples that it stood for then:
 a stream changes its contribution with every mega-batch. So does an owner's add, by its novel samples."""
@@ -109,11 +121,30 @@ def plan_growth(
     )
 
 
-@dataclass(frozen=True, slots=True)
+def next_look_s(history: Sequence[Proposal], every_s: float, now: float) -> float:
+    """Return in how many seconds to look again: `every_s`, or sooner where an owner could not take its last
+    proposal and is asked again then."""
+    newest = sorted(history, key=lambda each: each.changed_at, reverse=True)
+    again = (_asked_again_at(newest, owner) - now for owner in {each.owner for each in newest})
+    return min([every_s, *(wait_s for wait_s in again if wait_s > 0)])
+
+
+def _asked_again_at(newest_first: Sequence[Proposal], owner: NodeId) -> float:
+    """Return when an owner whose last proposals it could not take may be asked again, 0 where it could."""
+    own = [each for each in newest_first if each.owner == owner]
+    row = list(takewhile(lambda each: NOT_NOW in each.evidence, own))
+    if not row:
+        return 0.0
+    doubled = min(len(row) - 1, 8)
+    return row[0].changed_at + min(FAILED_RESTS_S, NOT_NOW_RESTS_S * 2.0**doubled)
+
+
 class _Rests:
-    history: Sequence[Proposal]
-    rest_s: float
-    now: float
+    """What of the proposals that were made keeps from making another one."""
+
+    def __init__(self, history: Sequence[Proposal], rest_s: float, now: float) -> None:
+        self._newest = sorted(history, key=lambda each: each.changed_at, reverse=True)
+        self._rest_s, self._now = rest_s, now
 
     def of(
         self,
@@ -123,18 +154,28 @@ class _Rests:
         changed_at: float,
         samples: int = 0,
     ) -> bool:
-        """Return whether the last such proposal came to nothing, lately, and too little has changed since."""
+        """Return whether the last such proposal came to nothing, lately, and too little has changed since; or
+        its owner could not take its last one, whatever that was."""
+        if self._is_asked_later(owner, changed_at):
+            return True
         wanted = set(experts)
-        for each in sorted(self.history, key=lambda each: each.changed_at, reverse=True):
+        for each in self._newest:
+            if each.kind != kind or NOT_NOW in each.evidence:
+                continue
             is_same = bool(wanted & set(each.experts)) if wanted else each.owner == owner and not each.experts
-            if each.kind == kind and is_same:
-                if each.state == "accepted" or self.now - each.changed_at >= self.rest_s:
+            if is_same:
+                stays = each.state == "accepted" and UNDONE_IN not in each.evidence
+                if stays or self._now - each.changed_at >= self._rest_s:
                     return False
-                if each.state == "failed":
-                    return self.now - each.changed_at < FAILED_RESTS_S
+                if each.state == "failed" and CANCELLED not in each.evidence:
+                    return self._now - each.changed_at < FAILED_RESTS_S
                 then = each.evidence.get(LEAF_SAMPLES, 0.0)
                 return samples < GROWN * then if samples and then else changed_at <= each.changed_at
         return False
+
+    def _is_asked_later(self, owner: NodeId, changed_at: float) -> bool:
+        last = next((each.changed_at for each in self._newest if each.owner == owner), 0.0)
+        return changed_at <= last and self._now < _asked_again_at(self._newest, owner)
 
 
 def _stale(leaves: Sequence[LeafFacts], limits: Limits, rests: _Rests) -> Intention | None:

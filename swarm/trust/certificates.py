@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from swarm.domain.errors import InvalidInputError, SwarmError, UnauthenticatedError, VerificationError
+from swarm.domain.growth import POLICY
 from swarm.domain.ids import NodeId, SwarmId, node_id, swarm_id
 from swarm.domain.members import Role
 from swarm.domain.membership import Caller
@@ -34,6 +35,8 @@ LIFETIMES: dict[Role, timedelta] = {
 ROLES: tuple[Role, ...] = get_args(Role)
 SERVICE_IDS: dict[str, Role] = {"coordinator": "coordinator", "registry": "registry", "operator": "operator"}
 """Names that only these roles may have."""
+RESERVED_IDS = frozenset({POLICY})
+"""Names that nobody may take; who bears one from before it was reserved may go on."""
 
 _SPIFFE = re.compile(r"spiffe://([a-z0-9-]{1,40})/([a-z]{1,20})/([a-z0-9-]{1,40})")
 _MAX_PEM_BYTES = 1 << 16
@@ -53,6 +56,18 @@ def check_member(role: Role, member: NodeId) -> None:
             f"{role} name",
             found=f"{member!r}, which is reserved" if reserved else repr(member),
             expected=f"{role!r}" if fixed else f"another name than {', '.join(SERVICE_IDS)}",
+            remedy="choose another name",
+        )
+
+
+def check_newcomer(role: Role, member: NodeId) -> None:
+    """Raise InvalidInputError where nobody may take this name in this role, though it may be borne of old."""
+    check_member(role, member)
+    if member in RESERVED_IDS:
+        raise InvalidInputError(
+            f"{role} name",
+            found=f"{member!r}, which is reserved",
+            expected=f"another name than {', '.join([*SERVICE_IDS, *RESERVED_IDS])}",
             remedy="choose another name",
         )
 

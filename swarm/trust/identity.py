@@ -24,6 +24,7 @@ from swarm.trust.certificates import (
     certificate_not_after,
     check_issued,
     check_member,
+    check_newcomer,
     csr_for_key,
     load_certificate,
     load_key,
@@ -260,7 +261,7 @@ def create_service_identity(
     own record as `coordinator_record`; all others need that record. Lifetime: the role's.
     """
     name = member or NodeId(role)
-    check_member(role, name)
+    check_newcomer(role, name)
     if role == "coordinator" and signer is None:
         signer = Signer.generate()
     key_pem, csr_pem = new_key_and_csr(ca.swarm, role, name)

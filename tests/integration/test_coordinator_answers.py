@@ -136,6 +136,8 @@ async def test_another_holder_answers_for_an_owner_that_is_gone_without_degradin
     answer = await ada.ask("c", top_k=1)
     assert best(answer) == ["c"] and answer.degraded == (False,)
     assert (answer.sources[0][0].owner, answer.sources[0][0].served_by) == ("bob", "ada")
+    status = await ada.coordinator.status()
+    assert status.leaves_without_owner == ("bob.l0",) and status.stand_ins == {"bob.l0": "ada"}
 
 
 async def test_a_serve_only_expert_is_asked_of_its_owner_alone(swarm: BackEnd) -> None:

@@ -315,7 +315,10 @@ async def test_an_accepted_split_is_undone_and_redone_by_rollback(swarm: BackEnd
     new, after = (await current(ada)).version, await answers(ada)
     await operator.rollback(old)
     assert np.array_equal(await answers(ada), before)
+    found = (await operator.proposals("p1"))[0]
+    assert found.state == "accepted" and found.evidence["undone_in"] == (await current(ada)).version
     await operator.rollback(new)
+    assert "undone_in" not in (await operator.proposals("p1"))[0].evidence
     assert np.array_equal(await answers(ada), after)
     assert (await current(ada)).change.kind == "rollback"
 

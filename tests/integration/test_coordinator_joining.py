@@ -110,6 +110,7 @@ async def test_a_proof_by_another_key_a_reserved_name_and_another_role_are_refus
     for body, expected in (
         (bad_proof, UnauthenticatedError),
         (swarm.request("ada", swarm.token.text) | {"node": "registry"}, InvalidInputError),
+        (good | {"node": "policy"}, InvalidInputError),
         (good | {"node": "Not A Name"}, InvalidInputError),
         (good | {"role": "coordinator"}, InvalidInputError),
         (good | {"csr_pem": "nothing"}, SwarmError),

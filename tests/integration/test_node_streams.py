@@ -113,7 +113,9 @@ async def test_three_mega_batches_are_learned_every_second_one_while_old_experts
     sums = LeafSums.read(home.state / "leaves" / "rose.l1.sums.npz", _size(home))
     training = sum(taken.samples - taken.held_out for taken in kept.taken.values())
     assert sums is not None and sums.f.samples == training
-    assert json.loads((home.state / FRESH_FILE).read_bytes())["fresh"] == training
+    seen = json.loads((home.state / FRESH_FILE).read_bytes())["mega_batches"]
+    assert [number for number, *_ in seen] == [1, 2, 3]
+    assert sum(samples for _, samples, *_ in seen) == training
     ShardSource.read(home.state / NOVEL_FILE)
 
     plot = tmp_path / "stream.svg"

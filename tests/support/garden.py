@@ -34,8 +34,9 @@ class Garden:
         self.agents: dict[str, Process] = {}
 
     async def plant(self, name: str, only: tuple[int, ...]) -> None:
-        """Let a node join, train, and be routed to."""
+        """Let a node join, train, and be routed to; nobody else holds its expert, so its loss is seen."""
         self.homes[name] = self.swarm.joined(name)
+        self.homes[name].settings.write_text("stand_ins = 0\n")
         self.start(name)
         assert (await self.train(name, only)).figures["activated"] == 1.0
 

@@ -13,10 +13,12 @@ from swarm.cli import asking
 from swarm.cli.app import build
 from swarm.cli.asking import as_batch, describe_answer, describe_profile
 from swarm.cli.gate import describe_gate
-from swarm.cli.output import advised
+from swarm.cli.gate_difference import describe_difference, gate_difference
+from swarm.cli.output import advised, plain
 from swarm.cli.scoring import Scorer
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, ShapeMismatchError, SwarmError, UsageError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Profile
 from swarm.modules.blobs import BlobFiles
@@ -180,3 +182,26 @@ def test_the_remedy_for_scaled_inputs_brings_the_raw_ones_back(tmp_path: Path) -
         as_batch(inputs, specification)
     _, _, code = caught.value.remedy.partition("scaled so: ")
     assert np.array_equal(eval(code, {"numpy": np, "inputs": inputs}), raw)
+
+
+def test_a_rollback_says_whose_leaves_go_come_back_and_stay_away() -> None:
+    value = gate("root").value
+    by_owner = {leaf.owner: leaf for leaf in value.leaves}
+
+    def having(*owners: str) -> GateStatement:
+        return replace(value, leaves=tuple(by_owner[NodeId(owner)] for owner in owners))
+
+    found = gate_difference(having("bob", "dan"), having("ada", "bob", "eve"), having("ada", "bob"))
+    assert describe_difference(found).splitlines() == [
+        "goes: dan.l0 (dan.e0) of dan",
+        "comes back: ada.l0 (ada.e0) of ada",
+        "left out, for it left or was withdrawn since: eve.l0 (eve.e0) of eve",
+    ]
+    told = plain(found)
+    assert {name: [leaf["expert"] for leaf in leaves] for name, leaves in told.items()} == {
+        "goes": ["dan.e0"],
+        "comes_back": ["ada.e0"],
+        "left_out": ["eve.e0"],
+    }
+    same = gate_difference(having("ada"), having("ada"), having("ada"))
+    assert describe_difference(same) == "the same leaves as before"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from benchmarks.results_file import RESULTS
 from swarm.cli.app import build
 from swarm.cli.bench.growth import alma, alma_report, hard_moe, hard_moe_report
 from swarm.cli.bench.growth.alma_claims import claims_of, points_of
@@ -103,6 +104,19 @@ def test_an_unknown_case_and_missing_data_are_refused(name: str, tmp_path: Path)
     assert bench(name, "--quick", "--out", out, "--data-dir", str(tmp_path / "none")) == 2
     with pytest.raises(UsageError, match="nonsense"):
         alma.alma_jobs(alma.QUICK, data_dir=tmp_path, seeds=(0,), only=("nonsense",))
+
+
+@pytest.mark.parametrize("name", ["alma", "hard-moe"])
+def test_a_folder_that_is_named_and_not_there_is_an_error_though_all_runs_are_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"{name}.json"
+    out.write_bytes((RESULTS / out.name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert bench(name, "--out", str(out), "--data-dir", str(tmp_path / "nope")) == 2
+    shown = capsys.readouterr()
+    assert "nope" in shown.err and "--data-dir DIR" in shown.err and not shown.out
+    assert bench(name, "--out", str(out)) == 0, "nothing is to be run, so nothing is to be read"
 
 
 def test_jobs_run_in_processes_give_what_they_give_here() -> None:

@@ -544,6 +544,19 @@ def test_what_was_split_is_not_asked_for_again_by_hand(stage: Stage) -> None:
     assert outcomes["ben.e0"] == "not asked (expert ben.e0: found it was split into ben.l6 and ben.l7)"
 
 
+def test_what_its_owner_has_no_leaf_of_any_more_is_not_asked_for_by_hand(stage: Stage) -> None:
+    stage.coordinator.ends = replace(
+        ACCEPTED,
+        kind="retrain",
+        state="failed",
+        reason="ben could not carry it out: expert ben.e1: found no leaf of it on this node; expected ben.e0",
+    )
+    told = stage.json("expert", "remove", "rose.e0", "--retrain", node=True)
+    outcomes = {each["expert"]: each["outcome"] for each in told["marked"] if each["is_head"]}
+    assert outcomes["ben.e1"] == "no leaf any more: nothing to train"
+    assert outcomes["ben.e0"].endswith("on ben's machine: swarm expert retrain ben.e0")
+
+
 def test_several_experts_of_one_owner_are_trained_anew_by_one_command(stage: Stage) -> None:
     stage.coordinator.ends = replace(ACCEPTED, kind="retrain")
     assert stage.run("expert", "retrain", "e0", "e1", "--steps", "7", node=True)[0] == 0

@@ -1,9 +1,11 @@
 """What others wrote reaches a terminal as text only: it moves no cursor and forges no line."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from swarm.cli.checks import Check, coordinator_checks
 from swarm.cli.observing import describe_event, describe_status
 from swarm.cli.output import advised, describe, emit, note, printable, progress, table
 from swarm.domain.errors import ConflictError, NotFoundError
@@ -31,6 +33,22 @@ def test_text_that_can_be_printed_stays_as_it_is() -> None:
     plain = "träumen, 学习 40 %, a\\b 'c' ∑"
     assert printable(plain) == plain
     assert table(("a",), [(plain,)]) == f"a\n{plain}"
+
+
+def test_a_leaf_that_another_node_answers_for_is_no_problem_and_says_who_answers() -> None:
+    away = replace(status("idle"), leaves_without_owner=("ada.l1", "bob.l0"))
+
+    def leaves(seen: SwarmStatus) -> Check:
+        return next(each for each in coordinator_checks(seen, 2.0) if each.name == "leaves")
+
+    assert not leaves(away).ok and leaves(away).found == "ada.l1, bob.l0 without a live owner"
+    half = replace(away, stand_ins={"bob.l0": NodeId("cy")})
+    assert not leaves(half).ok
+    assert leaves(half).found == "ada.l1 without a live owner; cy answers for bob.l0, whose owner is away"
+    assert "ada.l1, bob.l0 (answered by cy)" in describe_status(half)
+    whole = replace(half, leaves_without_owner=("bob.l0",))
+    assert leaves(whole).ok and leaves(whole).found == "cy answers for bob.l0, whose owner is away"
+    assert leaves(replace(away, leaves_without_owner=())).found == "every leaf has a live owner"
 
 
 def test_a_status_shows_escapes_and_forges_no_line() -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.config import CoordinatorConfig
+from swarm.cli import services
 from swarm.cli.settings import load_settings
+from swarm.config import SwarmHome
 from swarm.domain.errors import UsageError
 
 
@@ -46,3 +49,36 @@ def test_unknown_variables_of_the_environment_are_nobodys_fault(
     monkeypatch.setenv("SWARM_DEBUG", "1")
     monkeypatch.setenv("SWARM_HOME", str(tmp_path))
     assert load_settings(tmp_path).timeout_s == 30.0
+
+
+def test_what_growth_looks_for_and_how_long_it_waits_can_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unset, the coordinator looks as it does without the command."""
+    names = ("growth_every_s", "growth_criterion", "growth_stale_after_s", "growth_patience_s")
+    plain, config = load_settings(tmp_path), CoordinatorConfig(home=SwarmHome(tmp_path), redis_url="")
+    assert [getattr(plain, name) for name in names] == [getattr(config, name) for name in names]
+    (tmp_path / "swarm.toml").write_text('growth_criterion = "usage"\ngrowth_patience_s = 30\n')
+    monkeypatch.setenv("SWARM_GROWTH_STALE_AFTER_S", "86400")
+    found = load_settings(tmp_path)
+    assert (found.growth_criterion, found.growth_patience_s) == ("usage", 30.0)
+    assert found.growth_stale_after_s == 86_400.0
+    with pytest.raises(UsageError, match="growth_criterion"):
+        load_settings(tmp_path, growth_criterion="size")
+
+
+def test_the_coordinators_process_is_set_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[CoordinatorConfig] = []
+    monkeypatch.setattr("coordinator.app.serve", given.append)
+    monkeypatch.setattr("swarm.cli.services._run", lambda *arguments, **options: arguments[2]())
+    monkeypatch.setattr("swarm.cli.places.founder_home", lambda home: SwarmHome(tmp_path))
+    for name, value in (("CRITERION", "usage"), ("STALE_AFTER_S", "9"), ("PATIENCE_S", "8")):
+        monkeypatch.setenv(f"SWARM_GROWTH_{name}", value)
+    monkeypatch.setenv("SWARM_REDIS_URL", "redis://localhost:1/0")
+    services.coordinator()
+    (found,) = given
+    assert (found.growth_criterion, found.growth_stale_after_s, found.growth_patience_s) == (
+        "usage",
+        9.0,
+        8.0,
+    )

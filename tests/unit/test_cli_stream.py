@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from node.stream.ledger import LEDGER_FILE, Recorded, Skipped, StreamLedger
+from node.stream.ledger import LEDGER_FILE, Recorded, Skipped, StreamLedger, Stretch
 from swarm.cli.app import build
 from swarm.cli.checks import agent_checks
 from swarm.cli.observing import describe_agent
@@ -16,7 +16,6 @@ from swarm.cli.stream import figure_of
 from swarm.cli.training import HEADS, REMEMBERED, UPDATES, Throttle
 from swarm.domain.agent import AgentState
 from swarm.domain.inference import SocketBytes
-from swarm.domain.streams import MegaBatchRecord
 from swarm.experts.updating.registry import STRATEGIES
 from swarm.experts.updating.replay import Head, Selection
 from tests.support.node_homes import member_home
@@ -58,6 +57,37 @@ def test_a_report_shows_every_mega_batch_what_it_measures_and_what_was_skipped(
     figure = home / "stream.svg"
     assert typed("stream", "report", "--home", str(home), "--plot", str(figure)) == 0
     assert "<svg" in figure.read_text()
+
+
+def test_errors_measured_on_different_data_are_neither_summed_up_nor_joined_by_a_line(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = StreamLedger(home / "state" / LEDGER_FILE)
+    measured = ("validation", "validation", "/data/test.npz", "validation")
+    for number, (measured_on, error) in enumerate(zip(measured, (0.5, 0.25, 0.125, 0.75), strict=True), 1):
+        ledger.note_taken(replace(TAKEN, number=number, digest=f"d{number}"))
+        ledger.note_recorded(replace(recorded(number, (number,), error), measured_on=measured_on))
+    assert typed("stream", "report", "--home", str(home)) == 0
+    shown = capsys.readouterr().out
+    assert "CER 0.7500 over mega-batches 1 to 2, on validation, 10 samples" in shown
+    assert "CER 0.1250 over mega-batch 3, on /data/test.npz, 10 samples" in shown
+    assert "CER 0.7500 over mega-batch 4, on validation" in shown
+    assert "10 test.npz" in shown and "10 validation" in shown and "1.6250" not in shown
+    typed("stream", "report", "--home", str(home), "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cer"] is None and [each["cer"] for each in facts["measured"]] == [0.75, 0.125, 0.75]
+    error, cer, memory, _ = figure_of(ledger.stretches)
+    assert [list(series.x) for series in error.series] == [[1, 2], [3], [4]]
+    assert [list(series.y) for series in cer.series] == [[0.5, 0.75], [0.125], [0.75]]
+    assert cer.series[1].label == "on /data/test.npz" and len(memory.series) == 1
+
+
+def test_a_report_says_what_was_refused_and_why(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = StreamLedger(home / "state" / LEDGER_FILE)
+    ledger.note_taken(TAKEN)
+    ledger.note_recorded(replace(recorded(1, (1,)), note="rose.e1@2: found spam", is_refused=True))
+    assert typed("stream", "report", "--home", str(home)) == 0
+    assert "mega-batch 1: refused: rose.e1@2: found spam" in capsys.readouterr().out
 
 
 def test_a_report_lists_what_was_skipped_until_it_is_taken(
@@ -107,8 +137,8 @@ def test_doctor_names_what_keeps_a_stream_from_going_on() -> None:
 
 
 def test_a_figure_sums_up_error_memory_and_flops() -> None:
-    records: list[MegaBatchRecord] = [recorded(1, (), 0.5).record, recorded(2, (1, 2), 0.25).record]
-    error, cer, memory, flops = figure_of(records)
+    both = Stretch(measured_on="validation", recorded=(recorded(1, (), 0.5), recorded(2, (1, 2), 0.25)))
+    error, cer, memory, flops = figure_of([both])
     assert (error.series[0].y, cer.series[0].y) == ([0.5, 0.25], [0.5, 0.75])
     assert memory.series[0].y == [9.0, 18.0]
     assert [series.y for series in flops.series] == [[5.0, 10.0], [7.0, 14.0]]

@@ -18,7 +18,13 @@ from coordinator.growth_settings import GrowthSettings
 from coordinator.growth_watch import AbandonedProposals
 from coordinator.journal import Journal
 from swarm.domain.combination import Combination
-from swarm.domain.errors import ConflictError, InvalidInputError, NotAuthorisedError, NotFoundError
+from swarm.domain.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnreachableError,
+)
 from swarm.domain.gates import GateBranch, GateLeaf
 from swarm.domain.growth import Proposal, Tried
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
@@ -303,10 +309,14 @@ def test_a_proposal_is_tried_where_experts_speak(
 # Given up, and trained anew
 
 
+async def nothing_behind() -> None:
+    """No record is behind the gate."""
+
+
 async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tmp_path: Path) -> None:
     records = await book(tmp_path)
-    await records.add(proposal(changed_at=0.0))
-    await records.add(proposal("p2", owner=NodeId("bob"), experts=(), changed_at=0.0))
+    await records.add(proposal(state="working", changed_at=0.0))
+    await records.add(proposal("p2", state="working", owner=NodeId("bob"), experts=(), changed_at=0.0))
     now, live, ended = [0.0], {"ada", "bob"}, list[tuple[str, str]]()
 
     async def end(id: str, reason: str) -> Proposal:
@@ -323,6 +333,7 @@ async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tm
         lambda: now[0],
         end=end,
         left_alone=set(),
+        catch_up=nothing_behind,
         patience_s=10.0,
         silence_s=100.0,
     )
@@ -336,6 +347,69 @@ async def test_an_owner_that_is_away_or_silent_for_too_long_ends_its_proposal(tm
     await watch.look()
     assert ended[1:] == [("p2", "nothing was heard of it for 0.0 h")]
     assert not records.open()
+
+
+async def test_a_proposal_that_nobody_took_up_is_void(tmp_path: Path) -> None:
+    records = await book(tmp_path)
+    await records.add(proposal(changed_at=0.0))
+    await records.add(proposal("p2", owner=NodeId("bob"), experts=(), changed_at=0.0))
+    now, ended = [9.0], list[tuple[str, str]]()
+
+    async def end(id: str, reason: str) -> Proposal:
+        ended.append((id, reason))
+        return await records.change(id, "failed", now[0], reason)
+
+    class Live:
+        def get(self, node: str) -> object:
+            return node
+
+    behind = [UnreachableError("store")]
+
+    async def catch_up() -> None:
+        if behind:
+            raise behind.pop()
+
+    watch = AbandonedProposals(
+        records,
+        cast(Any, Live()),
+        lambda: now[0],
+        end=end,
+        left_alone={"p2"},
+        catch_up=catch_up,
+        patience_s=10.0,
+    )
+    await watch.look()
+    assert not ended and not behind
+    now[0] = 11.0
+    await watch.look()
+    assert ended == [("p1", "ada did not take it up for 11 s")]
+
+
+async def test_whatever_fails_while_proposals_are_watched_they_are_watched_on() -> None:
+    looks = list[int]()
+
+    class Broken:
+        def open(self) -> list[Proposal]:
+            looks.append(len(looks))
+            raise KeyError("ada")
+
+    watch = AbandonedProposals(
+        cast(Any, Broken()),
+        cast(Any, None),
+        lambda: 0.0,
+        end=cast(Any, None),
+        left_alone=(),
+        catch_up=nothing_behind,
+        patience_s=0.004,
+    )
+    with capture_logs() as logs:
+        watching = asyncio.create_task(watch.run())
+        async with asyncio.timeout(10):
+            while len(looks) < 2:
+                await asyncio.sleep(0.001)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert logs[0]["event"] == "growth.not_looked_after" and logs[0]["exc_info"]
 
 
 class Registry:

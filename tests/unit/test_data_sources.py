@@ -370,7 +370,7 @@ def test_data_as_specified_fit() -> None:
         (fits(inputs=X[:, :1]), r"input shape: found \[1, 2\]; expected \[2, 2\], as swarm lab specifies"),
         (fits(inputs=X / 255), r"dtype: found float32; expected uint8"),
         (fits(class_names=["x", "y", "z"]), "unknown classes x, y, z; expected one of 0, 1, 2"),
-        (fits(inputs=X[:4], labels=Y[:4]), "samples: found 4; expected at least 5"),
+        (fits(inputs=X[:4], labels=Y[:4]), "data mine: found 4 samples; expected at least 5"),
     ],
 )
 def test_data_that_do_not_fit_the_specification_are_refused_by_name(dataset: Dataset, message: str) -> None:

@@ -148,10 +148,10 @@ def test_a_split_changes_no_answer_and_leaves_weights_that_sum_to_one() -> None:
     for experts in ((0, 0), (1, 0), (0, 2), (2, 1)):
         for layer, expert in zip(net.layers, experts, strict=True):
             layer.split(expert)
-        assert float((net(inputs) - expected).abs().max()) < 1e-6
+        assert float((net(inputs) - expected).abs().max().detach()) < 1e-6
     assert net.layers[0].experts == 5
     shares = net.layers[0].shares(inputs)
-    assert torch.allclose(shares.sum(1), torch.ones(50), atol=1e-6) and float(shares.min()) > 0
+    assert torch.allclose(shares.sum(1), torch.ones(50), atol=1e-6) and float(shares.min().detach()) > 0
 
 
 def test_the_losing_expert_is_the_one_with_the_largest_sum_of_losses_or_of_use() -> None:

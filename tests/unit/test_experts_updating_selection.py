@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from swarm.data.reservoir import reservoir, reservoir_slots
 from swarm.domain.errors import InvalidInputError
 from swarm.experts.nets import build_net, net_reference
 from swarm.experts.samples import Samples
@@ -18,8 +19,6 @@ from swarm.experts.updating.selection import (
     herding,
     matching_pursuit,
     quotas,
-    reservoir,
-    reservoir_slots,
 )
 
 R2 = 0.5**0.5

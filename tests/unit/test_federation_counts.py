@@ -25,6 +25,7 @@ from swarm.federation.rounds import (
     clipped_counts,
 )
 from swarm.federation.stream_grid import StreamGrid, node_number
+from swarm.federation.task_identity import take_task_identity
 from tests.support.federation import LocalWire, dishonest_run, three_nodes
 
 Change = Callable[[dict[str, Any]], object]
@@ -160,6 +161,7 @@ def test_a_node_weighs_at_most_four_lower_medians() -> None:
 
 
 def _strategy() -> tuple[BoundedFedAvg, Callable[..., Message]]:
+    take_task_identity(1)
     names = ("aster", "rose", "tulip")
     grid = StreamGrid(LocalWire(averaging.client_app, dict.fromkeys(names)), "run", 1.0)  # type: ignore[arg-type]
     grid.get_node_ids()

@@ -7,7 +7,16 @@ import pytest
 
 from swarm.domain.growth import GrowthPolicy, LeafSurvey, Proposal
 from swarm.domain.ids import ExpertId, NodeId, leaf_of
-from swarm.gating.growth import UNUSED_SURVEYS, LeafFacts, Limits, plan_growth
+from swarm.gating.growth import (
+    CANCELLED,
+    NOT_NOW,
+    UNDONE_IN,
+    UNUSED_SURVEYS,
+    LeafFacts,
+    Limits,
+    next_look_s,
+    plan_growth,
+)
 from swarm.gating.surveys import Surveyed
 
 NOW = 1_000_000.0
@@ -45,6 +54,7 @@ def past(
     state: Any = "refused",
     ago_s: float = 60.0,
     samples: int = 0,
+    said: str = "",
 ) -> Proposal:
     return Proposal(
         id="p1",
@@ -56,7 +66,7 @@ def past(
         created_at=NOW - ago_s,
         changed_at=NOW - ago_s,
         state=state,
-        evidence={"leaf_samples": float(samples)} if samples else {},
+        evidence=({"leaf_samples": float(samples)} if samples else {}) | ({said: 1.0} if said else {}),
     )
 
 
@@ -210,6 +220,65 @@ CASES = [
         wanted="split ada.e1",
     ),
     Case(
+        name="what was accepted and then undone by a rollback rests as what did not pay",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="accepted", ago_s=23 * 3600.0, said=UNDONE_IN),),
+    ),
+    Case(
+        name="and no longer than that does",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="accepted", ago_s=25 * 3600.0, said=UNDONE_IN),),
+        wanted="split ada.e1",
+    ),
+    Case(
+        name="what was taken away and came back by a rollback is not taken away again at once",
+        found=QUIET,
+        leaves=(leaf("ada.1"), leaf("ada.2", unused=UNUSED_SURVEYS), leaf("bob.1")),
+        history=(past("remove", "ada.e2", state="accepted", said=UNDONE_IN),),
+    ),
+    Case(
+        name="what was cancelled rests as what did not pay",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="failed", ago_s=400.0, said=CANCELLED),),
+    ),
+    Case(
+        name="who could not take it just now is left alone for half a minute, whatever it is",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("remove", "ada.e7", state="failed", ago_s=29.0, said=NOT_NOW),),
+    ),
+    Case(
+        name="then it is asked again",
+        found=LOSING,
+        leaves=TWO,
+        history=(past("split", "ada.e1", state="failed", ago_s=31.0, said=NOT_NOW),),
+        wanted="split ada.e1",
+    ),
+    Case(
+        name="twice as long after the second time in a row",
+        found=LOSING,
+        leaves=TWO,
+        history=tuple(past("split", "ada.e1", state="failed", ago_s=at, said=NOT_NOW) for at in (59.0, 99.0)),
+    ),
+    Case(
+        name="and at once where it has contributed since",
+        found=LOSING,
+        leaves=(leaf("ada.1", changed_at=NOW - 10), leaf("bob.1")),
+        history=(past("split", "ada.e1", state="failed", ago_s=29.0, said=NOT_NOW),),
+        wanted="split ada.e1",
+    ),
+    Case(
+        name="others are asked meanwhile",
+        found=LOSING,
+        leaves=TWO,
+        policy="eager",
+        history=(past("split", "ada.e1", state="failed", ago_s=29.0, said=NOT_NOW),),
+        wanted="split bob.e1",
+    ),
+    Case(
         name="novelty beyond chance brings an add",
         found=replace(QUIET, fresh={NodeId("ada"): 400}, novel={NodeId("ada"): 30}),
         leaves=THREE,
@@ -313,3 +382,16 @@ def test_the_policy_proposes_one_thing(case: Case) -> None:
     if found is not None and found.together:
         said += f" with {' '.join(found.together)}"
     assert said == case.wanted
+
+
+def test_the_next_look_comes_when_an_owner_may_be_asked_again() -> None:
+    def refused(*ago_s: float) -> list[Proposal]:
+        return [past("split", "ada.e1", state="failed", ago_s=each, said=NOT_NOW) for each in ago_s]
+
+    assert next_look_s([past("split", "ada.e1", state="failed")], 300.0, NOW) == 300.0
+    assert next_look_s(refused(10.0), 300.0, NOW) == 20.0
+    assert next_look_s(refused(10.0, 50.0), 300.0, NOW) == 50.0
+    assert next_look_s(refused(*range(1, 40)), 1000.0, NOW) == 299.0
+    assert next_look_s(refused(10.0), 5.0, NOW) == 5.0
+    assert next_look_s(refused(31.0), 300.0, NOW) == 300.0  # it was looked at then
+    assert next_look_s([*refused(10.0), past("split", ago_s=5.0)], 300.0, NOW) == 300.0

@@ -211,15 +211,15 @@ def test_a_refused_add_puts_back_the_leaf_that_it_took_samples_from(tmp_path: Pa
 def test_an_accepted_add_follows_the_gate_back_and_forth(tmp_path: Path) -> None:
     plot = streamed(tmp_path)
     novel(plot, tmp_path)
-    before = kept(plot.book, L1)
+    before, old = kept(plot.book, L1), plot.given().digest
     add(plot)
-    after = kept(plot.book, L1), kept(plot.book, L2)
-    plot.book.tree.settle("p1")
-    assert plot.book.tree.follow({L1, L2}) == ()
-    assert plot.book.tree.follow({L1}) == ("p1",)
+    after, new = (kept(plot.book, L1), kept(plot.book, L2)), plot.given().digest
+    plot.book.tree.settle("p1", 2)
+    assert plot.book.tree.follow([new], 2) == ()
+    assert plot.book.tree.follow([old], 3) == ("p1",)
     assert kept(again(plot), L1) == before and again(plot).tree.place(L2).standing == "retired"
-    assert again(plot).tree.follow({L1}) == ()
-    assert plot.book.tree.follow({L1, L2}) == ("p1",)
+    assert again(plot).tree.follow([old], 4) == ()
+    assert plot.book.tree.follow([new], 5) == ("p1",)
     assert (kept(again(plot), L1), kept(again(plot), L2)) == after
 
 

@@ -1,15 +1,19 @@
 """The node's book of leaves as proposals come and go: done, undone, done again, over any crash."""
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from node.existing import existing_leaves
 from node.growth.changes import Place, merged_places, pruned, split_places, tree_change
-from node.jobs import LearningResult
+from node.jobs import CONTRIBUTION_FILE, LearningResult
 from node.leaves import LeafBook
 from node.outbox import Outbox
+from node.publishing import Publisher
+from swarm.domain.errors import ConflictError
 from swarm.domain.ids import LeafId
 from swarm.domain.manifests import Manifest
 from swarm.trust.statements import read_statement
@@ -84,14 +88,63 @@ def test_a_rolled_back_split_leaves_the_book_as_it_was_but_for_ids_that_are_not_
 
 
 def test_an_accepted_split_follows_the_gate_back_and_forth(plot: Plot) -> None:
+    before = plot.given().digest
     split(plot)
-    plot.book.tree.settle("p1")
-    assert plot.book.tree.follow({L2, L3}) == ()
-    assert plot.book.tree.follow({L1}) == ("p1",)
+    after, tree = plot.given().digest, plot.book.tree
+    assert tree.follow([before], 3) == (), "on trial"
+    tree.settle("p1", 3)
+    assert tree.follow(["another's", after], 3) == ()
+    assert tree.follow([before], 2) == (), "an older gate than the one by which it was accepted"
+    assert tree.follow([before, "another's"], 4) == ("p1",)
     assert [leaf.leaf for leaf in again(plot).leaves()] == ["rose.l1"]
-    assert plot.book.tree.follow({L1}) == ()
-    assert plot.book.tree.follow({L2, L3}) == ("p1",)
+    assert again(plot).tree.follow([before], 5) == ()
+    assert tree.follow(["another's"], 6) == (), "this node is not in the gate"
+    assert tree.follow([after], 6) == ("p1",)
     assert [leaf.leaf for leaf in again(plot).leaves()] == ["rose.l2", "rose.l3"]
+
+
+def test_a_withdrawn_leaf_is_retired_for_good_and_the_next_one_has_a_new_number(plot: Plot) -> None:
+    before = plot.given().digest
+    assert plot.book.tree.withdraw(L1) and not plot.book.tree.withdraw(L1)
+    book = again(plot)
+    assert not book.leaves() and existing_leaves(book) == () and book.first_free == 2
+    assert book.tree.follow([before], 9) == () and not book.leaves()
+
+
+def test_a_withdrawn_child_stays_away_over_rollbacks_of_its_split(plot: Plot) -> None:
+    before = plot.given().digest
+    split(plot)
+    after, tree = plot.given().digest, plot.book.tree
+    tree.settle("p1", 3)
+    tree.withdraw(L2)
+    assert standing(again(plot)) == {"rose.l1": "retired", "rose.l2": "retired", "rose.l3": "leaf"}
+    tree.follow([before], 4)
+    assert standing(again(plot)) == {"rose.l1": "leaf", "rose.l2": "retired", "rose.l3": "retired"}
+    tree.follow([after], 5)
+    assert standing(again(plot)) == {"rose.l1": "retired", "rose.l2": "retired", "rose.l3": "leaf"}
+
+
+def test_a_contribution_that_waited_while_its_leaf_went_does_not_go_out(plot: Plot, tmp_path: Path) -> None:
+    intent = plot.outbox.put(
+        "contribute",
+        key="k",
+        subject="contribution",
+        envelope=plot.given().envelope,
+        arrays=plot.last / CONTRIBUTION_FILE,
+    )
+    plot.book.tree.withdraw(L1)
+    nobody: Any = None
+    publisher = Publisher(
+        registry=nobody,
+        coordinator=nobody,
+        cache=plot.cache,
+        book=plot.book,
+        outbox=plot.outbox,
+        outbound=nobody,
+        signer=plot.signer,
+    )
+    with pytest.raises(ConflictError, match=r"rose\.l1 was split, rolled back or withdrawn while it waited"):
+        asyncio.run(publisher.contribute(intent, 1))
 
 
 def test_a_book_from_before_growth_is_read_as_one_without_branches(plot: Plot) -> None:

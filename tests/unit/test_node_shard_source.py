@@ -7,7 +7,7 @@ import pytest
 
 from node.shard_source import ShardPart, ShardSource
 from swarm.data.sources import load_training
-from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 from swarm.modules.blobs import BlobFiles
 from tests.support.learning import digits_like, make_specification
 
@@ -49,6 +49,14 @@ def test_samples_of_several_sources_lie_one_after_the_other(tmp_path: Path) -> N
     chosen = both.subset(samples, half)
     specification = make_specification(BlobFiles(tmp_path / "cache"), min_leaf_count=1)
     assert np.array_equal(chosen.load(specification, "ada.l2").inputs, samples.inputs[half])
+
+
+def test_too_few_samples_are_named_by_whose_they_are(tmp_path: Path) -> None:
+    shard = kept(tmp_path / "shard.npz", written(tmp_path / "a.npz"))
+    specification = make_specification(BlobFiles(tmp_path / "cache"), min_leaf_count=1000)
+    expected = f"novel samples of node ben: found {len(ROWS)} samples; expected at least 1000"
+    with pytest.raises(InvalidInputError, match=expected):
+        shard.load(specification, "novel samples of node ben")
 
 
 def test_a_file_that_has_grown_is_still_good_and_one_that_has_changed_is_not(tmp_path: Path) -> None:

@@ -174,6 +174,18 @@ def test_too_few_samples_are_refused_and_stay_with_the_stream(tmp_path: Path) ->
         run(tmp_path / "job", [few])
 
 
+def test_mega_batches_that_are_too_few_each_are_learned_together(tmp_path: Path) -> None:
+    images, labels = digits_like(24, 3, seed=7)
+    few = [
+        mega_batch(tmp_path / "data", str(at), images[at : at + 4], labels[at : at + 4])
+        for at in range(0, 24, 4)
+    ]
+    with pytest.raises(InvalidInputError, match="they wait; bring more"):
+        run(tmp_path / "job", few[:1])
+    result = run(tmp_path / "together", few)
+    assert result.samples > 10 and len(result.leaves) == 1
+
+
 @pytest.mark.parametrize("name", ["fine-tune", "replay", "ewc", "si", "lwf"])
 def test_every_update_strategy_is_reachable_and_leaves_its_memory_to_the_owner_alone(
     tmp_path: Path, name: str

@@ -3,13 +3,15 @@
 import asyncio
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from node.held_out import read_validation, write_validation
+from node.jobs import VALIDATION_FILE
 from node.order_run import OrderRun
 from node.stream import arriving, feeder, intake, taking, trouble
 from node.stream import keeper as keeper_module
@@ -19,12 +21,13 @@ from node.stream.keeper import StreamKeeper
 from node.stream.ledger import LEDGER_FILE, StreamLedger
 from node.stream.sources import IteratorSource
 from node.stream.stream import Stream
-from node.stream.taking import BadMegaBatchError, Intake, IntakeJob, NotTakenError, carried_out
+from node.stream.taking import HELD_OUT_FILE, BadMegaBatchError, Intake, IntakeJob, NotTakenError, carried_out
 from node.stream.watching import Arrival
 from node.training import Trainer
 from swarm.config import NodeHome
-from swarm.domain.agent import StreamOptions, TrainOrder
-from swarm.domain.errors import InvalidInputError, SwarmError
+from swarm.data.dataset import make_dataset
+from swarm.domain.agent import StreamOptions, TrainOrder, TrainStep
+from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError, TooManyExpertsError
 from swarm.modules.blobs import BlobFiles
 from tests.support.learning import make_specification
 from tests.unit.test_node_stream_crashes import Learner, Swarm, home, made, taken_at_once
@@ -144,6 +147,26 @@ async def test_a_file_that_cannot_be_read_or_vanishes_does_not_end_the_stream(
     assert list(skipped(home)) == ["b.npz"] and "Permission denied" in skipped(home)["b.npz"]
 
 
+async def test_validation_samples_of_a_training_that_ended_meanwhile_stay(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: CarriedOut = arriving.carried_out
+
+    async def carried_out(job: IntakeJob, folder: Path, log: Path) -> Intake:
+        found: Intake = await whole(job, folder, log)
+        for path, value in (
+            (folder / VALIDATION_FILE, 1), (folder / HELD_OUT_FILE, 1), (home.state / VALIDATION_FILE, 2),
+        ):  # fmt: skip
+            inputs = np.full((4, 2), value, dtype=np.uint8)
+            write_validation(path, make_dataset(inputs, [0, 1] * 2, name="a"), 4)
+        return found
+
+    monkeypatch.setattr(arriving, "carried_out", carried_out)
+    await made(home, Learner(), most=1, wait=1).go()
+    kept = read_validation(home.state / VALIDATION_FILE)
+    assert sorted(kept.inputs[:, 0].tolist()) == [1] * 4 + [2] * 4
+
+
 async def test_seconds_are_what_learning_took_without_waiting_for_its_turn(
     home: NodeHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +205,44 @@ async def test_a_stream_that_fails_says_so_and_is_tried_again(
     failures = [step.message for step in steps if step.stage == "trouble"]
     assert failures and "the stream failed and is tried again" in failures[0] and "a bug" in failures[0]
     assert "stream in trouble: RuntimeError" in troubled
+
+
+async def test_a_stream_whose_last_training_was_refused_ends_by_saying_so(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, whole = Learner(), Learner.train
+    refusal = TooManyExpertsError("rose.e1@2", found="128 in the registry")
+
+    async def refused(self: Learner, order: TrainOrder) -> AsyncIterator[TrainStep]:
+        async for step in whole(self, order):
+            yield step
+        if "000003" in order.gathered[-1]:
+            raise refusal
+
+    monkeypatch.setattr(Learner, "train", refused)
+    steps = []
+    with pytest.raises(ConflictError, match=r"1 of 2 trainings refused, the last: rose.e1@2: found 128"):
+        async for step in kept_by(home, learner).follow(order(home, most=3, wait=2)):
+            steps.append(step)
+    assert steps[-1].stage == "done" and "1 of 2 trainings refused" in steps[-1].message
+    assert "learned 1 mega-batches, refused: rose.e1@2" in steps[-2].message
+    ledger = StreamLedger(home.state / LEDGER_FILE)
+    assert [ledger.recorded[number].is_refused for number in (2, 3)] == [False, True]
+    assert not ledger.waiting, "it is learned, and not learned again"
+
+
+async def test_what_is_published_and_in_no_gate_is_told_with_its_reason(
+    home: NodeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def aside(self: Learner, order: TrainOrder) -> AsyncIterator[TrainStep]:
+        self.learned[order.idempotency_key] = order.gathered
+        figures = {"activated": 0.0}
+        yield TrainStep(stage="done", message="contribution kept aside", fraction=1.0, figures=figures)
+
+    monkeypatch.setattr(Learner, "train", aside)
+    steps = [step async for step in kept_by(home, Learner()).follow(order(home, most=2, wait=2))]
+    assert "learned 2 mega-batches; not in the gate: contribution kept aside" in steps[-2].message
+    assert steps[-1].stage == "done" and "refused" not in steps[-1].message
 
 
 async def test_a_stream_whose_folder_is_away_when_the_agent_starts_goes_on_when_it_is_back(

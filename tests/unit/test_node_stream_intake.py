@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from node.held_out import MOST_HELD_OUT, read_validation, validation_with, write_validation
+from node.held_out import MOST_HELD_OUT, link_validation, read_validation, validation_with, write_validation
 from node.hold_out import VALIDATION_FRACTION, hold_out
 from node.jobs import VALIDATION_FILE
 from node.learning import learn
@@ -26,7 +26,7 @@ from node.stream.novelty import (
     known_reach,
     reach_of,
 )
-from node.stream.taking import TRAINING_FILE, Answering, IntakeJob
+from node.stream.taking import HELD_OUT_FILE, TRAINING_FILE, Answering, IntakeJob
 from swarm.data.dataset import make_dataset
 from swarm.data.sources import load_training
 from swarm.domain.agent import TrainOrder
@@ -109,6 +109,36 @@ def test_experts_that_answer_are_judged_on_its_own_held_out_samples_and_on_all_s
     test = replace(job, test=str(mega_batch(tmp_path / "test.npz", 4, only=(4,))), judge_only=True)
     judged = take(test, folder)
     assert judged.error == 1.0 and judged.measured_on == test.test
+
+
+def test_a_mega_batch_of_fewer_samples_than_a_leaf_needs_is_taken_and_waits(
+    tmp_path: Path, job: IntakeJob
+) -> None:
+    job = answered_by(tmp_path, job)
+    before = len(read_validation(Path(job.state) / VALIDATION_FILE))
+    images, labels = digits_like(3, 3, seed=5, noise=1.0)
+    np.savez(tmp_path / "few.npz", x=images, y=labels)
+    folder = tmp_path / "taking"
+    folder.mkdir()
+    found = take(replace(job, source=str(tmp_path / "few.npz")), folder)
+    assert (found.samples, found.fresh) == (3, 3) and found.error_before is None
+    assert len(Gathered.read(folder / TRAINING_FILE)) == 3
+    assert len(read_validation(folder / VALIDATION_FILE)) == before == found.judged
+
+
+def test_a_class_that_is_validated_already_is_not_made_to_give_a_sample_of_each_mega_batch(
+    tmp_path: Path, job: IntakeJob
+) -> None:
+    job = answered_by(tmp_path, job)
+    images, labels = digits_like(30, 5, seed=5, noise=1.0)
+    np.savez(tmp_path / "small.npz", x=images, y=labels)
+    folder = tmp_path / "taking"
+    folder.mkdir()
+    found = take(replace(job, source=str(tmp_path / "small.npz")), folder)
+    kept, held_out = hold_out(images, labels, VALIDATION_FRACTION, [0, 1, 2, 3])
+    assert (found.fresh, found.held_out) == (len(kept), len(held_out))
+    assert 4 in labels[held_out] and "4" in read_validation(folder / VALIDATION_FILE).class_names
+    assert len(held_out) < len(hold_out(images, labels, VALIDATION_FRACTION)[1])
 
 
 def test_samples_of_a_class_that_nobody_has_seen_are_novel_and_can_be_found_again(
@@ -214,6 +244,46 @@ def test_the_reach_of_what_is_known_is_found_once_for_the_same_prototypes(tmp_pa
     found = Gathered.of(make_dataset(images, labels, name="a"), np.arange(20), "a.npz")
     keep_novel(tmp_path, tmp_path, 1, found.source(np.arange(2)), 20, "gate 3", 1.5)
     assert known_reach(tmp_path, "gate 3") == 1.5 and known_reach(tmp_path, "gate 4") is None
+
+
+@pytest.mark.parametrize("crash", ["none", "before the link", "after the link"])
+def test_a_training_that_ended_while_a_mega_batch_was_taken_keeps_its_validation_samples(
+    tmp_path: Path, job: IntakeJob, crash: str
+) -> None:
+    state, folder = Path(job.state) / VALIDATION_FILE, tmp_path / "taking"
+    folder.mkdir()
+    old = make_dataset(np.zeros((4, 8, 8), dtype=np.uint8), [0, 1] * 2, name="of a training long ago")
+    write_validation(state, old, len(old))
+    found = take(job, folder)
+    own = read_validation(folder / HELD_OUT_FILE)
+    newer = make_dataset(np.ones((6, 8, 8), dtype=np.uint8), [0, 1, 2] * 2, name="of a training meanwhile")
+    write_validation(state, newer, len(newer))
+
+    def link() -> None:
+        link_validation(folder / VALIDATION_FILE, state, folder / HELD_OUT_FILE, found.added_to, seed=0)
+
+    if crash == "before the link":
+        both = validation_with(state, own, 0)
+        write_validation(folder / VALIDATION_FILE, *both)
+    link()
+    if crash == "after the link":
+        link()
+    kept = read_validation(state)
+    assert len(kept) == len(newer) + len(own) and found.held_out == len(own)
+    assert {each.tobytes() for each in newer.inputs} < {each.tobytes() for each in kept.inputs}
+    assert old.inputs[0].tobytes() not in {each.tobytes() for each in kept.inputs}
+
+
+def test_where_no_training_ended_meanwhile_validation_is_as_the_intake_left_it(
+    tmp_path: Path, job: IntakeJob
+) -> None:
+    folder, state = tmp_path / "taking", Path(job.state) / VALIDATION_FILE
+    folder.mkdir()
+    found = take(job, folder)
+    whole = (folder / VALIDATION_FILE).read_bytes()
+    assert found.added_to == "" and not state.exists()
+    link_validation(folder / VALIDATION_FILE, state, folder / HELD_OUT_FILE, found.added_to, seed=0)
+    assert state.read_bytes() == whole == (folder / VALIDATION_FILE).read_bytes()
 
 
 def test_validation_samples_gather_up_to_a_limit_and_each_has_the_same_chance(tmp_path: Path) -> None:

@@ -277,6 +277,7 @@ def test_members_and_their_views_cross_unchanged() -> None:
         server_time=2.0,
         socket_bytes=SocketBytes(),
         certificate_days=3.5,
+        stand_ins={"bob.l0": NodeId("ada")},
     )
     token = TokenView(id="t", role="node", uses_left=1, expires_at=2.0, created_at=1.0)
     event = Event(id="1-0", kind="k", at=1.0, fields=(("a", "1"), ("b", "2")))

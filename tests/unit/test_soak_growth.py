@@ -1,12 +1,17 @@
 """What a never-ending day says of disks: seen at each look, with an exponent beside the samples."""
 
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks.results_file import RESULTS
+from benchmarks.soak_growth.__main__ import main
 from benchmarks.soak_growth.asking import Service
+from benchmarks.soak_growth.bars import bars_of
 from benchmarks.soak_growth.day import Day, Sight
 from benchmarks.soak_growth.document import section
 from benchmarks.soak_growth.results import draw, figures_of
@@ -47,6 +52,41 @@ def test_the_growth_of_disks_is_told_beside_the_samples(tmp_path: Path) -> None:
     assert "| on disk, registry, MB | 0.1 | 1000.0 | 1.00 |" in text
     draw(day(), tmp_path / "day.svg")
     assert "bytes on disk" in (tmp_path / "day.svg").read_text()
+
+
+def published() -> dict[str, float]:
+    figures: dict[str, float] = json.loads((RESULTS / "soak-growth.json").read_text())["figures"]
+    return figures
+
+
+def test_the_published_day_meets_every_bar() -> None:
+    assert [str(bar) for bar in bars_of(published()) if not bar.is_met] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({"queries_unanswered": 1.0}, "every query is answered: 1 of 31356 were not"),
+        ({"queries_asked": 0.0}, "every query is answered: 0 of 0 were not"),
+        ({"forgetting_max": 1.01}, "at most 1 point: 1.01 points"),
+        ({"growth_gate_bytes": 1.0}, "the gate grows more slowly than the samples: as their power 1.00"),
+        ({"growth_flops_per_query": 1.2}, "what a query costs grows more slowly than the samples"),
+    ],
+)
+def test_a_bar_that_is_missed_is_named(changed: dict[str, float], missed: str) -> None:
+    (bar,) = [each for each in bars_of({**published(), **changed}) if not each.is_met]
+    assert str(bar).startswith("MISSED: ") and missed in str(bar)
+
+
+def test_a_day_without_data_says_what_to_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["soak_growth", "--data-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    said = capsys.readouterr().err
+    assert "mnist" in said and "--data-dir DIR" in said and "Traceback" not in said
 
 
 def test_bytes_on_disk_are_those_of_all_files_below(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from swarm.trust.certificates import (
     certificate_not_after,
     certificate_pin,
     check_issued,
+    check_newcomer,
     check_pin,
     needs_renewal,
     new_key_and_csr,
@@ -175,6 +176,13 @@ def test_reserved_and_malformed_names_are_refused(swarm: Founded, role: Role, na
     record = MemberRecord(swarm=SWARM, role=role, id=NodeId(name), signing_key="1" * 64, joined_at=1.0)
     with pytest.raises(InvalidInputError):
         swarm.ca.sign_record(record)
+
+
+def test_nobody_takes_the_policys_name_and_who_has_it_of_old_goes_on() -> None:
+    with pytest.raises(InvalidInputError, match="'policy', which is reserved"):
+        check_newcomer("node", NodeId("policy"))
+    check_newcomer("node", NodeId("ada"))
+    assert peer_caller("spiffe://plants/node/policy").id == "policy"
 
 
 def test_the_ca_records_no_foreign_swarm_and_no_malformed_key(swarm: Founded) -> None:

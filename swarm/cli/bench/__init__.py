@@ -12,7 +12,9 @@ from swarm.cli.options import Json, names
 
 bench = typer.Typer(help="Benchmarks: the literature's tables at small scale.", no_args_is_help=True)
 
-DataDir = Annotated[Path, typer.Option(help="The folder with the collections of samples.", metavar="DIR")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="The folder with the collections of samples (data).", metavar="DIR")
+]
 Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas; each is one run of each case.")]
 Only = Annotated[str, typer.Option(help="These cases only, separated by commas.", metavar="CASE,...")]
 Out = Annotated[Path | None, typer.Option(help="The results (benchmarks/results/NAME.json).", metavar="FILE")]
@@ -33,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def skew(
-    data_dir: DataDir = Path("data"),
+    data_dir: DataDir = None,
     seeds: Seeds = "0,1,2",
     only: Only = "",
     out: Out = None,
@@ -48,7 +50,7 @@ def skew(
 
 
 def domains(
-    data_dir: DataDir = Path("data"),
+    data_dir: DataDir = None,
     seeds: Seeds = "0,1,2",
     only: Only = "",
     out: Out = None,
@@ -63,7 +65,7 @@ def domains(
 
 
 def alma(
-    data_dir: DataDir = Path("data"),
+    data_dir: DataDir = None,
     seeds: Seeds = "0,1,2",
     only: Only = "",
     out: Out = None,
@@ -78,7 +80,7 @@ def alma(
 
 
 def hard_moe(
-    data_dir: DataDir = Path("data"),
+    data_dir: DataDir = None,
     seeds: Seeds = "0,1,2",
     only: Only = "",
     out: Out = None,
@@ -94,7 +96,7 @@ def hard_moe(
 
 def _grow(
     name: str,
-    data_dir: Path,
+    data_dir: Path | None,
     seeds: str,
     only: str,
     out: Path | None,
@@ -110,7 +112,8 @@ def _grow(
     scale = "-quick" if quick else "-full" if full else ""
     request = GrowthRequest(
         name=name,
-        data_dir=data_dir.expanduser().resolve(),
+        data_dir=(data_dir or Path("data")).expanduser().resolve(),
+        data_is_named=data_dir is not None,
         seeds=_numbers(seeds),
         only=names(only),
         out=out or Path("benchmarks/results") / f"{name}{scale}.json",
@@ -130,7 +133,7 @@ def _numbers(seeds: str) -> tuple[int, ...]:
 
 def _run(
     table: str,
-    data_dir: Path,
+    data_dir: Path | None,
     seeds: str,
     only: str,
     out: Path | None,
@@ -145,7 +148,8 @@ def _run(
 
     request = BenchRequest(
         table=table,
-        data_dir=data_dir.expanduser().resolve(),
+        data_dir=(data_dir or Path("data")).expanduser().resolve(),
+        data_is_named=data_dir is not None,
         seeds=_numbers(seeds),
         only=names(only),
         out=out or Path("benchmarks/results") / f"{table}{'-quick' if quick else ''}.json",

@@ -40,7 +40,8 @@ QUICK_TRUNK = "randconv-sqrt:50"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
-    """The flags of `swarm bench`. `doc` None: no tables for people."""
+    """The flags of `swarm bench`. `doc` None: no tables for people. `data_is_named`: the folder was given, so
+    it has to be there even where all runs are in already."""
 
     table: str
     data_dir: Path
@@ -51,13 +52,14 @@ class BenchRequest:
     quick: bool
     fresh: bool
     full: bool
+    data_is_named: bool = False
 
 
 def run_bench(request: BenchRequest, *, as_json: bool) -> None:
     """Run what the results do not have yet; raise the first failure when everything else is through.
 
-    Before anything runs: NotFoundError where the data of a case that has to run are not there, UsageError
-    where no results or no tables could be written.
+    Before anything runs: NotFoundError where the data of a case that has to run are not there (of any case
+    that is asked for, where the folder was named); UsageError where no results or no tables could be written.
     """
     tell, failed = teller(), list[SwarmError]()
     runs = read_runs(request.out)
@@ -65,7 +67,7 @@ def run_bench(request: BenchRequest, *, as_json: bool) -> None:
     waiting = [
         case for case in cases if not all(_is_kept(runs, case, seed, request) for seed in request.seeds)
     ]
-    for case in waiting:
+    for case in cases if request.data_is_named else waiting:
         for name in case.collections:
             found_at(request.data_dir, name)
     if waiting:

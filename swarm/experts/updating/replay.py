@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from swarm.data.reservoir import reservoir
 from swarm.domain.errors import InvalidInputError
 from swarm.experts.samples import Batch, Feed, Samples, WeightedBatch, derived_seed
 from swarm.experts.updating.last_layer import features_of
@@ -27,7 +28,6 @@ from swarm.experts.updating.selection import (
     herding,
     matching_pursuit,
     quotas,
-    reservoir,
 )
 
 Selection = Literal["reservoir", "coreset", "herding"]

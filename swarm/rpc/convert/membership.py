@@ -167,6 +167,7 @@ def status_to_pb(status: SwarmStatus) -> membership_pb2.StatusReply:
         server_time=status.server_time,
         socket_bytes=socket_bytes_to_pb(status.socket_bytes),
         certificate_days=status.certificate_days,
+        stand_ins=status.stand_ins,
     )
 
 
@@ -184,6 +185,7 @@ def status_from_pb(message: membership_pb2.StatusReply) -> SwarmStatus:
         server_time=message.server_time,
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
         certificate_days=message.certificate_days,
+        stand_ins={leaf: node_id(node) for leaf, node in message.stand_ins.items()},
     )
 
 

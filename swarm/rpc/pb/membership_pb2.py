@@ -25,51 +25,55 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarm/v1/membership.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x0f\n\rStatusRequest\"\xcd\x01\n\x08NodeView\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x11\n\tadvertise\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x11\n\tlast_seen\x18\x07 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\x08 \x03(\t\x12+\n\x0csocket_bytes\x18\t \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08software\x18\n \x01(\t\"\xba\x02\n\x0bStatusReply\x12\r\n\x05swarm\x18\x01 \x01(\t\x12\x1d\n\x15specification_version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lass_names\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12!\n\x05nodes\x18\x05 \x03(\x0b\x32\x12.swarm.v1.NodeView\x12\x1c\n\x14leaves_without_owner\x18\x06 \x03(\t\x12\r\n\x05redis\x18\x07 \x01(\t\x12\x12\n\ndurability\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0bserver_time\x18\n \x01(\x01\x12+\n\x0csocket_bytes\x18\x0b \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x18\n\x10\x63\x65rtificate_days\x18\x0c \x01(\x01\"\x1e\n\x10GetRecordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"*\n\x17GetSpecificationRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x17\n\x15GetRevocationsRequest\"C\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"0\n\x15RenewCertificateReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"7\n\x0cLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"J\n\x11RevokeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"=\n\nLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"]\n\x12\x43reateTokenRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x12\n\nlifetime_s\x18\x03 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"I\n\x10\x43reateTokenReply\x12\x11\n\tjoin_line\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"`\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x11\n\tuses_left\x18\x03 \x01(\r\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\"\x13\n\x11ListTokensRequest\"6\n\x0fListTokensReply\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.swarm.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x12\n\x10RevokeTokenReply\"=\n\rEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r2\xed\x05\n\nMembership\x12\x38\n\x06Status\x12\x17.swarm.v1.StatusRequest\x1a\x15.swarm.v1.StatusReply\x12\x39\n\tGetRecord\x12\x1a.swarm.v1.GetRecordRequest\x1a\x10.swarm.v1.Signed\x12G\n\x10GetSpecification\x12!.swarm.v1.GetSpecificationRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x0eGetRevocations\x12\x1f.swarm.v1.GetRevocationsRequest\x1a\x10.swarm.v1.Signed\x12V\n\x10RenewCertificate\x12!.swarm.v1.RenewCertificateRequest\x1a\x1f.swarm.v1.RenewCertificateReply\x12\x35\n\x05Leave\x12\x16.swarm.v1.LeaveRequest\x1a\x14.swarm.v1.LeaveReply\x12?\n\nRevokeNode\x12\x1b.swarm.v1.RevokeNodeRequest\x1a\x14.swarm.v1.LeaveReply\x12G\n\x0b\x43reateToken\x12\x1c.swarm.v1.CreateTokenRequest\x1a\x1a.swarm.v1.CreateTokenReply\x12\x44\n\nListTokens\x12\x1b.swarm.v1.ListTokensRequest\x1a\x19.swarm.v1.ListTokensReply\x12G\n\x0bRevokeToken\x12\x1c.swarm.v1.RevokeTokenRequest\x1a\x1a.swarm.v1.RevokeTokenReply\x12\x34\n\x06\x45vents\x12\x17.swarm.v1.EventsRequest\x1a\x0f.swarm.v1.Event0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarm/v1/membership.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x0f\n\rStatusRequest\"\xcd\x01\n\x08NodeView\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x11\n\tadvertise\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x11\n\tlast_seen\x18\x07 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\x08 \x03(\t\x12+\n\x0csocket_bytes\x18\t \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08software\x18\n \x01(\t\"\xa3\x03\n\x0bStatusReply\x12\r\n\x05swarm\x18\x01 \x01(\t\x12\x1d\n\x15specification_version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lass_names\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12!\n\x05nodes\x18\x05 \x03(\x0b\x32\x12.swarm.v1.NodeView\x12\x1c\n\x14leaves_without_owner\x18\x06 \x03(\t\x12\r\n\x05redis\x18\x07 \x01(\t\x12\x12\n\ndurability\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0bserver_time\x18\n \x01(\x01\x12+\n\x0csocket_bytes\x18\x0b \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x18\n\x10\x63\x65rtificate_days\x18\x0c \x01(\x01\x12\x36\n\tstand_ins\x18\r \x03(\x0b\x32#.swarm.v1.StatusReply.StandInsEntry\x1a/\n\rStandInsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1e\n\x10GetRecordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"*\n\x17GetSpecificationRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x17\n\x15GetRevocationsRequest\"C\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"0\n\x15RenewCertificateReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"7\n\x0cLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"J\n\x11RevokeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"=\n\nLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"]\n\x12\x43reateTokenRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x12\n\nlifetime_s\x18\x03 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"I\n\x10\x43reateTokenReply\x12\x11\n\tjoin_line\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"`\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x11\n\tuses_left\x18\x03 \x01(\r\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\"\x13\n\x11ListTokensRequest\"6\n\x0fListTokensReply\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.swarm.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x12\n\x10RevokeTokenReply\"=\n\rEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r2\xed\x05\n\nMembership\x12\x38\n\x06Status\x12\x17.swarm.v1.StatusRequest\x1a\x15.swarm.v1.StatusReply\x12\x39\n\tGetRecord\x12\x1a.swarm.v1.GetRecordRequest\x1a\x10.swarm.v1.Signed\x12G\n\x10GetSpecification\x12!.swarm.v1.GetSpecificationRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x0eGetRevocations\x12\x1f.swarm.v1.GetRevocationsRequest\x1a\x10.swarm.v1.Signed\x12V\n\x10RenewCertificate\x12!.swarm.v1.RenewCertificateRequest\x1a\x1f.swarm.v1.RenewCertificateReply\x12\x35\n\x05Leave\x12\x16.swarm.v1.LeaveRequest\x1a\x14.swarm.v1.LeaveReply\x12?\n\nRevokeNode\x12\x1b.swarm.v1.RevokeNodeRequest\x1a\x14.swarm.v1.LeaveReply\x12G\n\x0b\x43reateToken\x12\x1c.swarm.v1.CreateTokenRequest\x1a\x1a.swarm.v1.CreateTokenReply\x12\x44\n\nListTokens\x12\x1b.swarm.v1.ListTokensRequest\x1a\x19.swarm.v1.ListTokensReply\x12G\n\x0bRevokeToken\x12\x1c.swarm.v1.RevokeTokenRequest\x1a\x1a.swarm.v1.RevokeTokenReply\x12\x34\n\x06\x45vents\x12\x17.swarm.v1.EventsRequest\x1a\x0f.swarm.v1.Event0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarm.v1.membership_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_STATUSREPLY_STANDINSENTRY']._loaded_options = None
+  _globals['_STATUSREPLY_STANDINSENTRY']._serialized_options = b'8\001'
   _globals['_STATUSREQUEST']._serialized_start=61
   _globals['_STATUSREQUEST']._serialized_end=76
   _globals['_NODEVIEW']._serialized_start=79
   _globals['_NODEVIEW']._serialized_end=284
   _globals['_STATUSREPLY']._serialized_start=287
-  _globals['_STATUSREPLY']._serialized_end=601
-  _globals['_GETRECORDREQUEST']._serialized_start=603
-  _globals['_GETRECORDREQUEST']._serialized_end=633
-  _globals['_GETSPECIFICATIONREQUEST']._serialized_start=635
-  _globals['_GETSPECIFICATIONREQUEST']._serialized_end=677
-  _globals['_GETREVOCATIONSREQUEST']._serialized_start=679
-  _globals['_GETREVOCATIONSREQUEST']._serialized_end=702
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=704
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=771
-  _globals['_RENEWCERTIFICATEREPLY']._serialized_start=773
-  _globals['_RENEWCERTIFICATEREPLY']._serialized_end=821
-  _globals['_LEAVEREQUEST']._serialized_start=823
-  _globals['_LEAVEREQUEST']._serialized_end=878
-  _globals['_REVOKENODEREQUEST']._serialized_start=880
-  _globals['_REVOKENODEREQUEST']._serialized_end=954
-  _globals['_LEAVEREPLY']._serialized_start=956
-  _globals['_LEAVEREPLY']._serialized_end=1017
-  _globals['_CREATETOKENREQUEST']._serialized_start=1019
-  _globals['_CREATETOKENREQUEST']._serialized_end=1112
-  _globals['_CREATETOKENREPLY']._serialized_start=1114
-  _globals['_CREATETOKENREPLY']._serialized_end=1187
-  _globals['_TOKENVIEW']._serialized_start=1189
-  _globals['_TOKENVIEW']._serialized_end=1285
-  _globals['_LISTTOKENSREQUEST']._serialized_start=1287
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1306
-  _globals['_LISTTOKENSREPLY']._serialized_start=1308
-  _globals['_LISTTOKENSREPLY']._serialized_end=1362
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1364
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1421
-  _globals['_REVOKETOKENREPLY']._serialized_start=1423
-  _globals['_REVOKETOKENREPLY']._serialized_end=1441
-  _globals['_EVENTSREQUEST']._serialized_start=1443
-  _globals['_EVENTSREQUEST']._serialized_end=1504
-  _globals['_MEMBERSHIP']._serialized_start=1507
-  _globals['_MEMBERSHIP']._serialized_end=2256
+  _globals['_STATUSREPLY']._serialized_end=706
+  _globals['_STATUSREPLY_STANDINSENTRY']._serialized_start=659
+  _globals['_STATUSREPLY_STANDINSENTRY']._serialized_end=706
+  _globals['_GETRECORDREQUEST']._serialized_start=708
+  _globals['_GETRECORDREQUEST']._serialized_end=738
+  _globals['_GETSPECIFICATIONREQUEST']._serialized_start=740
+  _globals['_GETSPECIFICATIONREQUEST']._serialized_end=782
+  _globals['_GETREVOCATIONSREQUEST']._serialized_start=784
+  _globals['_GETREVOCATIONSREQUEST']._serialized_end=807
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=809
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=876
+  _globals['_RENEWCERTIFICATEREPLY']._serialized_start=878
+  _globals['_RENEWCERTIFICATEREPLY']._serialized_end=926
+  _globals['_LEAVEREQUEST']._serialized_start=928
+  _globals['_LEAVEREQUEST']._serialized_end=983
+  _globals['_REVOKENODEREQUEST']._serialized_start=985
+  _globals['_REVOKENODEREQUEST']._serialized_end=1059
+  _globals['_LEAVEREPLY']._serialized_start=1061
+  _globals['_LEAVEREPLY']._serialized_end=1122
+  _globals['_CREATETOKENREQUEST']._serialized_start=1124
+  _globals['_CREATETOKENREQUEST']._serialized_end=1217
+  _globals['_CREATETOKENREPLY']._serialized_start=1219
+  _globals['_CREATETOKENREPLY']._serialized_end=1292
+  _globals['_TOKENVIEW']._serialized_start=1294
+  _globals['_TOKENVIEW']._serialized_end=1390
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1392
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1411
+  _globals['_LISTTOKENSREPLY']._serialized_start=1413
+  _globals['_LISTTOKENSREPLY']._serialized_end=1467
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1469
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1526
+  _globals['_REVOKETOKENREPLY']._serialized_start=1528
+  _globals['_REVOKETOKENREPLY']._serialized_end=1546
+  _globals['_EVENTSREQUEST']._serialized_start=1548
+  _globals['_EVENTSREQUEST']._serialized_end=1609
+  _globals['_MEMBERSHIP']._serialized_start=1612
+  _globals['_MEMBERSHIP']._serialized_end=2361
 # @@protoc_insertion_point(module_scope)

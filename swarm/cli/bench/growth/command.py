@@ -26,10 +26,12 @@ from swarm.cli.up.command import teller
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthRequest:
-    """The flags. `doc` None: no section for people."""
+    """The flags. `doc` None: no section for people. `data_is_named`: the folder was given, so it has to be
+    there even where all runs are in already."""
 
     name: str
     data_dir: Path
+    data_is_named: bool
     seeds: tuple[int, ...]
     only: tuple[str, ...]
     out: Path
@@ -75,7 +77,7 @@ def run_growth(request: GrowthRequest, *, as_json: bool) -> None:
     kept = read_growth_runs(request.out, bench.needed)
     runs = [run for run in kept if run["settings"] == bench.cases.get(run["case"])]
     waiting = [job for job in bench.jobs if request.fresh or not job.is_in(runs)]
-    if waiting:
+    if waiting or request.data_is_named:
         for name in bench.collections:
             found_at(request.data_dir, name)
     tell(f"{len(waiting)} of {len(bench.jobs)} runs to do")
