@@ -25,8 +25,8 @@ def hold_out(
     samples of a class are on one side. A class of two or more different samples keeps at least one on either
     side, or on the training side alone if it is among the `validated`, the labels that there are validation
     samples of already: else a stream's small mega-batches would give far more than the fraction away. (Of
-    such a class a sample that was trained on may be held out later, by a training without `validated`.) Raises
-    InvalidInputError where no class has two different samples, and none is validated.
+    such a class a sample that was trained on may be held out later, by a training without `validated`.)
+    Raises InvalidInputError where no class has two different samples, and none is validated.
     """
     places = np.array([_place(sample) for sample in np.ascontiguousarray(inputs)], dtype=np.float64)
     held_out = places < fraction
