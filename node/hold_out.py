@@ -24,8 +24,9 @@ def hold_out(
     on now is never judged on later: not when data are added or reordered, nor under another seed; equal
     samples of a class are on one side. A class of two or more different samples keeps at least one on either
     side, or on the training side alone if it is among the `validated`, the labels that there are validation
-    samples of already: else a stream's small mega-batches would give far more than the fraction away. Raises
-    InvalidInputError where no class has two different samples, and none is validated.
+    samples of already: else a stream's small mega-batches would give far more than the fraction away. (Of
+    such a class a sample that was trained on may be held out later, by a training without `validated`.)
+    Raises InvalidInputError where no class has two different samples, and none is validated.
     """
     places = np.array([_place(sample) for sample in np.ascontiguousarray(inputs)], dtype=np.float64)
     held_out = places < fraction

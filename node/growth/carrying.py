@@ -216,7 +216,6 @@ class Grower:
                     )
             except Exception:
                 _log.exception("growth.broke")
-                raise
             finally:
                 self._stages = None
 
