@@ -230,8 +230,10 @@ def _run(
     """Run a service until it is told to end, recorded for `swarm down`."""
     from swarm.cli.processes import recorded
     from swarm.cli.settings import load_settings
+    from swarm.grpc_core import import_grpc
     from swarm.telemetry import configure_logging
 
+    import_grpc("INFO")
     settings = load_settings(home, log_level=log_level, log_json=log_json)
     configure_logging(name, level=settings.log_level, json_lines=settings.log_json)
     with recorded(home / "run", name):

@@ -1,6 +1,5 @@
 """The wire: generated messages, conversions, servicers, typed clients. Domain types in, domain types out."""
 
-import os
+from swarm.grpc_core import import_grpc
 
-# The C core prints its own lines beside the errors that are raised here; who debugs sets it to DEBUG.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+import_grpc("NONE")

@@ -359,16 +359,13 @@ async def test_an_expired_certificate_is_refused_and_logged(garden: Garden) -> N
     assert event["caller"] == "node/eve" and "expired" in event["reason"]
 
 
-async def test_a_certificate_of_another_ca_gets_no_connection_and_the_servers_log_says_why(
-    garden: Garden, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The handshake is gRPC's own, and so is the line."""
+async def test_a_certificate_of_another_ca_gets_no_connection(garden: Garden, tmp_path: Path) -> None:
+    """What the services' logs say of it: test_node_in_swarm.py."""
     twin = CertificateAuthority.create(tmp_path / "ca", SwarmId("plants"), now=datetime.now(UTC))
     forged = create_service_identity(twin, tmp_path / "twin", role="coordinator", now=datetime.now(UTC))
     mixed = replace(forged, ca_pem=garden.swarm.ca_pem)
     for service, method in (("Membership", "Status"), ("Registry", "Heads")):
         assert await garden.call(mixed, service, method) == "UNAVAILABLE"
-    assert "CERTIFICATE_VERIFY_FAILED" in capfd.readouterr().err
 
 
 async def test_a_token_that_comes_again_is_refused_and_logged_without_its_secret(garden: Garden) -> None:

@@ -1,7 +1,10 @@
 """A node in a running swarm: what it learns is served, also over outages, restarts, expired certificates."""
 
 import asyncio
+import contextlib
 import signal
+import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,13 +26,13 @@ from swarm.domain.errors import (
     SwarmError,
     TrunkMismatchError,
 )
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest, ExpertTask, Query
 from swarm.domain.manifests import Manifest
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import AgentClient, ExpertClient
 from swarm.trust.ca import CertificateAuthority
-from swarm.trust.identity import Identity, replace_certificate
+from swarm.trust.identity import Identity, create_service_identity, replace_certificate
 from swarm.trust.statements import read_statement
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
@@ -257,3 +260,24 @@ async def test_a_node_that_leaves_is_out_of_the_gate_and_its_agent_ends(swarm: W
     async with agent_of(home) as client:
         await until(lambda: "revoked" in log.read_text()[before:])
         assert not await connected(client)
+
+
+async def test_the_log_of_each_service_says_why_a_strangers_handshake_failed(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """gRPC's core refuses it, in a line of its own."""
+    twin = CertificateAuthority.create(tmp_path / "ca", SwarmId("garden"), now=datetime.now(UTC))
+    stranger = create_service_identity(twin, tmp_path / "twin", role="coordinator", now=datetime.now(UTC))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(stranger.folder / "certificate.pem", stranger.folder / "key.pem")
+
+    def knock(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 5) as plain:
+            with contextlib.suppress(OSError), context.wrap_socket(plain) as sealed:
+                sealed.recv(1)
+
+    for name in ("registry", "coordinator"):
+        await asyncio.to_thread(knock, swarm.port(name))
+        await until(lambda name=name: "CERTIFICATE_VERIFY_FAILED" in swarm.log(name))  # type: ignore[misc]

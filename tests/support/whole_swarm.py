@@ -99,6 +99,10 @@ class WholeSwarm:
                 process.wait()
         asyncio.run(self.redis.stop())
 
+    def port(self, name: str) -> int:
+        """Return a service's gRPC port."""
+        return self._ports[name]["--port"]
+
     def log(self, name: str) -> str:
         """Return a service's log."""
         return (self.folder / f"{name}.log").read_text()
