@@ -274,9 +274,9 @@ async def test_the_log_of_each_service_says_why_a_strangers_handshake_failed(
     context.load_cert_chain(stranger.folder / "certificate.pem", stranger.folder / "key.pem")
 
     def knock(port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port), 5) as plain:
-            with contextlib.suppress(OSError), context.wrap_socket(plain) as sealed:
-                sealed.recv(1)
+        plain = socket.create_connection(("127.0.0.1", port), 5)
+        with plain, contextlib.suppress(OSError), context.wrap_socket(plain) as sealed:
+            sealed.recv(1)
 
     for name in ("registry", "coordinator"):
         await asyncio.to_thread(knock, swarm.port(name))
