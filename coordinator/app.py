@@ -18,6 +18,7 @@ from coordinator.join_app import JoinServer, join_app
 from coordinator.upkeep import Upkeep
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
+from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
 from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel
@@ -78,7 +79,8 @@ async def _serve(
             found=f"{identity.role} {identity.id}",
             expected="the coordinator's",
         )
-    stack.enter_context(forking(folder.root / "fork_server.log", solver_process.threads()))
+    environment = {**solver_process.threads(), **FLOWER_ENVIRONMENT}
+    stack.enter_context(forking(folder.root / "fork_server.log", environment))
     endpoints = Endpoints(
         advertise=config.advertise,
         listen=config.listen,

@@ -47,8 +47,11 @@ class Federation:
         """Carry out an order and tell its steps; the same key again follows the same run.
 
         When nobody follows it any more, it ends. Raises UsageError for a wrong app or option, ConflictError
-        while another run is under way or where this key's run is over, and what the run ends with.
+        while another run is under way or where this key's run is over, and what the run ends with. A run that
+        is being ended is waited for.
         """
+        if self._present is not None and self._present.is_abandoned:
+            await self._present.ended()
         run = self._started(order)
         async for step in run.follow():
             yield step
@@ -102,7 +105,7 @@ class _Run:
     ) -> None:
         self.order, self.key = order, order.idempotency_key
         self.id = secrets.token_hex(8)
-        self.over = False
+        self.over = self.is_abandoned = False
         self.when_over: Callable[[_Run], None] = lambda _: None
         self._live, self._settings, self._specification, self._log = live, settings, specification, log
         self._only = only_nodes(settings)
@@ -124,7 +127,12 @@ class _Run:
         """End the run and its child."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait for the end."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def follow(self) -> AsyncIterator[FederationStep]:
         """Yield what happens from now on, at least a sign of life every HEARTBEAT_S; last the result."""
@@ -150,6 +158,7 @@ class _Run:
             if not self._followers:
                 if not self.over:
                     _log.info("federation.abandoned", run=self.id, app=self.order.app)
+                    self.is_abandoned = True
                     await self.end()
                 self.when_over(self)
 

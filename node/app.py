@@ -41,6 +41,7 @@ from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
 from swarm.exits import leave_process
 from swarm.experts.factories import buildable, can_build
+from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
@@ -78,7 +79,7 @@ async def serve(config: NodeConfig) -> None:
     async with AsyncExitStack() as stack:
         seat = AgentSeat.take(home)
         stack.callback(seat.leave)
-        stack.enter_context(forking(home.run / "fork_server.log"))
+        stack.enter_context(forking(home.run / "fork_server.log", FLOWER_ENVIRONMENT))
         meter = stack.enter_context(SocketMeter())
         source = IdentitySource(home.identity)
         to_coordinator = open_channel(source, identity.coordinator, "coordinator", COORDINATOR)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -15,5 +16,5 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would e
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with forking(tmp_path_factory.mktemp("forking") / "log"):
+    with forking(tmp_path_factory.mktemp("forking") / "log", FLOWER_ENVIRONMENT):
         yield

@@ -41,6 +41,7 @@ class Forked:
         self.pid, self.stdout = pid, stdout
         self.returncode: int | None = None
         self._ends, self._told, self._stdin = ends, told, stdin
+        self._writer: asyncio.StreamWriter | None = None
         self._is_killed = False
         self._end = asyncio.create_task(self._until_ended(), name=f"child-{pid}")
 
@@ -48,10 +49,24 @@ class Forked:
         """Return the exit status, negative for a signal, once the child has gone."""
         return await asyncio.shield(self._end)
 
+    async def writer(self) -> asyncio.StreamWriter | None:
+        """Return the stream to the child's input; None where there is none, or it was closed."""
+        if self._writer is None and self._stdin is not None:
+            pipe, self._stdin = os.fdopen(self._stdin, "wb", 0), None
+            loop = asyncio.get_running_loop()
+            transport, protocol = await loop.connect_write_pipe(
+                lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe
+            )
+            self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        return self._writer
+
     def close_input(self) -> None:
+        """Close the child's input; what is on its way to it by its writer still arrives."""
         if self._stdin is not None:
             os.close(self._stdin)
             self._stdin = None
+        if self._writer is not None:
+            self._writer.close()
 
     def kill(self) -> None:
         if self.returncode is None:
@@ -108,6 +123,10 @@ class Forks:
         self._retired: list[subprocess.Popen[bytes]] = []
         """Servers that take no more orders and may have children still."""
         self._is_closed = False
+
+    def provides(self, environment: Mapping[str, str]) -> bool:
+        """Return whether children have these settings in their environment."""
+        return environment.items() <= {**os.environ, **self._environment}.items()
 
     async def fork(
         self,

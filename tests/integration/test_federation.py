@@ -16,6 +16,7 @@ import psutil
 import pytest
 from threadpoolctl import threadpool_limits
 
+from coordinator.solver_process import threads
 from node.federated_samples import load
 from node.jobs import LearningJob
 from node.outbound import OutboundLog
@@ -34,6 +35,8 @@ from swarm.trust.identity import Identity
 from tests.support.node_homes import ENVIRONMENT, write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, until, whole_swarm
 
+COMM_BYTES = 15
+"""As many bytes of a process's name Linux keeps."""
 OWNED = {"rose": (0, 1), "tulip": (2, 3), "aster": (0, 3)}
 
 
@@ -99,14 +102,15 @@ class Meadow:
             if process.poll() is None:
                 with contextlib.suppress(psutil.Error):
                     found += psutil.Process(process.pid).children(recursive=True)
-        return [each for each in found if module in " ".join(_command(each))]
+        return [each for each in found if module[:COMM_BYTES] in _named(each)]
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _named(process: psutil.Process) -> str:
+    """Return its command line, and its name: a forked child's command line is its server's."""
     try:
-        return process.cmdline()
+        return " ".join([process.name(), *process.cmdline()])
     except psutil.Error:
-        return []
+        return ""
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +134,8 @@ async def test_sums_over_the_streams_are_the_pooled_sums_to_the_last_bit(meadow:
         columns = target_columns(q, own.training.labels, len(own.training.class_names))
         gram = pack_triangle(exact_gram(q))
         owners.append(OwnerSums(owner=name, samples=len(q), columns=columns, exact=gram))
-    # As many threads as the coordinator's process has: LAPACK's last bits depend on it.
-    with threadpool_limits(1):
+    # As many threads as the coordinator's children have: LAPACK's last bits depend on it.
+    with threadpool_limits(int(threads()["OPENBLAS_NUM_THREADS"])):
         expected = solve(owners, RIDGES, fixed_point)
     assert np.array_equal(done.arrays["weights"], expected)
     assert done.figures["validation_accuracy"] > 0.8
