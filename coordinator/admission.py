@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import structlog
 
@@ -14,14 +14,13 @@ from coordinator.journal import Journal
 from coordinator.members import Members
 from coordinator.revocations import Revocations
 from coordinator.specifications import Specifications
-from coordinator.token_book import TokenBook
+from coordinator.token_claims import TokenClaims
 from swarm.domain.errors import (
     ConflictError,
     InvalidInputError,
     NotAuthorisedError,
     NotFoundError,
     UnauthenticatedError,
-    UnreachableError,
 )
 from swarm.domain.ids import NodeId, node_id
 from swarm.domain.members import MemberRecord, Role
@@ -48,7 +47,7 @@ class Admission:
     revocations: Revocations
     specifications: Specifications
     journal: Journal
-    token_book: TokenBook
+    claims: TokenClaims
     coordinator_record: bytes
     endpoints: Endpoints
     clock: Callable[[], float]
@@ -93,7 +92,7 @@ class Admission:
         if known is not None:
             return dict(json.loads(known))
         record = await self._unfinished(member, role, signing_key)
-        granted = await self._claimed(token.id, secret, role, key)
+        granted = await self.claims.claim(token.id, secret, role, key)
         if granted != role:
             raise NotAuthorisedError(
                 f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
@@ -149,22 +148,6 @@ class Admission:
             return known.encode()
         pem = self._issued(csr_pem, caller.role, caller.id)
         return (await self.store.remember(name, pem.decode())).encode() if key else pem
-
-    async def _claimed(self, token_id: str, secret: str, role: str, claimant: str) -> Role:
-        """Use a token once, also beyond the loss of the store, and return its role."""
-        is_new = await self.token_book.claimed(token_id, secret, claimant)
-        granted: Role | None = None
-        try:
-            granted = await self.store.claim_token(
-                token_id, secret, self.clock(), role=role, claimant=claimant
-            )
-            return granted
-        except UnreachableError:
-            granted = cast(Role, role)  # it may have been used: better once too little than twice
-            raise
-        finally:
-            if is_new and granted != role:
-                await self.token_book.not_claimed(token_id, claimant)
 
     def _issued(self, csr_pem: bytes, role: Role, member: NodeId) -> bytes:
         pem = self.ca.issue(csr_pem, role=role, member=member, lifetime=LIFETIMES[role], now=self._now())

@@ -47,6 +47,7 @@ from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
 from coordinator.token_book import TokenBook
+from coordinator.token_claims import TokenClaims
 from coordinator.trunk_loading import trunk_loader
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
@@ -307,7 +308,7 @@ async def build(
         revocations=revocations,
         specifications=specifications,
         journal=journal,
-        token_book=token_book,
+        claims=TokenClaims(book=token_book, store=store, clock=clock),
         coordinator_record=identity.record,
         endpoints=endpoints,
         clock=clock,

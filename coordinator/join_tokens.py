@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from coordinator.addresses import Endpoints
-from coordinator.token_book import TokenBook
-from swarm.domain.errors import ConflictError, InvalidInputError
+from coordinator.token_book import BookedToken, TokenBook, give
+from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from swarm.domain.members import Role
 from swarm.domain.membership import TokenView
 from swarm.registry.store import MetadataStore
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class JoinTokens:
-    """Only hashes are stored."""
+    """Only hashes are stored, in the coordinator's own book first."""
 
     def __init__(
         self,
@@ -54,24 +54,28 @@ class JoinTokens:
         token = self._token(key) if key else new_join_token(self._pin)
         now = self._clock()
         facts = {"role": role, "uses": uses, "expires_at": now + lifetime_s, "created_at": now}
-        await self._add(token.id, facts | {"hash": secret_hash(token.secret)})
-        view = next((view for view in await self._store.tokens() if view.id == token.id), None)
-        if view is None:
+        made = await self._add(token.id, facts | {"hash": secret_hash(token.secret)})
+        if made.is_revoked:
             raise ConflictError(
                 f"join token {token.id}",
                 found="one that was revoked",
                 expected="a new idempotency key for a new token",
             )
-        return f"swarm join {token.text}@{self._endpoints.join}", view
+        return f"swarm join {token.text}@{self._endpoints.join}", made.view(token.id)
 
-    async def all(self) -> list[TokenView]:
-        """Return all tokens that were not revoked."""
-        return await self._store.tokens()
+    def all(self) -> list[TokenView]:
+        """Return all tokens that were made here and not revoked."""
+        return self._book.views()
 
     async def revoke(self, token_id: str) -> None:
         """Make a token useless; NotFoundError if there is none."""
-        await self._book.revoked(token_id)
-        await self._store.revoke_token(token_id)
+        async with self._book.changing:
+            was_made_here = await self._book.revoked(token_id)
+        try:
+            await self._store.revoke_token(token_id)
+        except NotFoundError:
+            if not was_made_here:
+                raise
 
     async def synchronise(self) -> None:
         """Bring the store up to the book; take the seeds into both, then delete them."""
@@ -89,16 +93,12 @@ class JoinTokens:
             await asyncio.to_thread(sync_folder, self._seeds)
             log.info("token.imported", token=path.stem)
 
-    async def _add(self, token_id: str, facts: dict[str, Any]) -> None:
-        known = await self._book.made(token_id, facts)
-        await self._store.add_token(
-            token_id,
-            known.hash,
-            role=known.role,
-            uses=known.left,
-            expires_at=known.expires_at,
-            created_at=known.created_at,
-        )
+    async def _add(self, token_id: str, facts: dict[str, Any]) -> BookedToken:
+        async with self._book.changing:
+            made = await self._book.made(token_id, facts)
+            if not made.is_revoked:
+                await give(self._store, token_id, made)
+        return made
 
     def _token(self, key: str) -> JoinToken:
         # Ed25519 signatures are deterministic and this one is never shown: a resent call makes the same token

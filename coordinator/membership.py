@@ -195,7 +195,7 @@ class Membership:
         return await self._parts.tokens.create(role, uses, lifetime_s, key)
 
     async def tokens(self) -> list[TokenView]:
-        return await self._parts.tokens.all()
+        return self._parts.tokens.all()
 
     async def revoke_token(self, token_id: str, key: str) -> None:
         await self._parts.tokens.revoke(token_id)

@@ -12,7 +12,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.members import Role
 from swarm.domain.membership import Event, Head, Lease, TokenView
 from swarm.registry import refusals
-from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S
+from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S, StoredToken
 
 
 class MemoryStore:
@@ -233,17 +233,17 @@ class MemoryStore:
             self._table("key")[claim] = ["1", self._clock() + MEMORY_OF_KEYS_S]
         return granted
 
+    async def token(self, token_id: str) -> StoredToken | None:
+        found = self._table("token").get(token_id)
+        if found is None:
+            return None
+        kept = {name: found[name] for name in ("hash", "role", "uses", "expires_at", "created_at")}
+        return StoredToken(**kept, is_revoked=found["revoked"])
+
     async def tokens(self) -> list[TokenView]:
+        found = {token_id: await self.token(token_id) for token_id in self._table("token")}
         views = [
-            TokenView(
-                id=token_id,
-                role=token["role"],
-                uses_left=token["uses"],
-                expires_at=token["expires_at"],
-                created_at=token["created_at"],
-            )
-            for token_id, token in self._table("token").items()
-            if not token["revoked"]
+            token.view(name) for name, token in found.items() if token is not None and not token.is_revoked
         ]
         return sorted(views, key=lambda view: (view.created_at, view.id))
 

@@ -23,7 +23,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.members import Role
 from swarm.domain.membership import Event, Head, Lease, TokenView
 from swarm.registry import refusals
-from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S
+from swarm.registry.store import MAX_EVENTS, MEMORY_OF_KEYS_S, StoredToken
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
 _ANSWER_S: Final = 5.0
@@ -225,23 +225,17 @@ class RedisStore:
             raise refusals.bad_token(token_id, _text(reply[1]))
         return cast(Role, _text(reply[1]))
 
+    async def token(self, token_id: str) -> StoredToken | None:
+        return _token(await self._ask(self._redis.hgetall(self._key("token", token_id))))
+
     async def tokens(self) -> list[TokenView]:
         names = [_text(name) for name in await self._ask(self._redis.smembers(self._key("tokens")))]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 pipeline.hgetall(self._key("token", name))
             rows = await self._ask(pipeline.execute())
-        views = [
-            TokenView(
-                id=name,
-                role=cast(Role, _text(row[b"role"])),
-                uses_left=int(row[b"uses"]),
-                expires_at=float(row[b"expires_at"]),
-                created_at=float(row[b"created_at"]),
-            )
-            for name, row in zip(names, rows, strict=True)
-            if row[b"revoked"] == b"0"
-        ]
+        found = ((name, _token(row)) for name, row in zip(names, rows, strict=True))
+        views = [token.view(name) for name, token in found if token is not None and not token.is_revoked]
         return sorted(views, key=lambda view: (view.created_at, view.id))
 
     async def revoke_token(self, token_id: str) -> None:
@@ -422,6 +416,20 @@ def _head(expert: ExpertId, row: Sequence[Any]) -> Head | None:
     if version is None:
         return None
     return Head(expert=expert, version=int(version), manifest=Digest(_text(manifest)))
+
+
+def _token(row: Mapping[bytes, bytes]) -> StoredToken | None:
+    try:
+        return StoredToken(
+            hash=_text(row[b"hash"]),
+            role=cast(Role, _text(row[b"role"])),
+            uses=int(row[b"uses"]),
+            expires_at=float(row[b"expires_at"]),
+            created_at=float(row[b"created_at"]),
+            is_revoked=row[b"revoked"] != b"0",
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _event(row: tuple[Any, Mapping[Any, Any]]) -> Event:

@@ -7,6 +7,7 @@ Times are seconds since the epoch. `tests/contract/test_store_contract.py` holds
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from swarm.domain.ids import Digest, ExpertId, NodeId
@@ -19,6 +20,28 @@ MEMORY_OF_KEYS_S = 24 * 3600
 
 MAX_EVENTS = 10_000
 """About how many events are kept; older ones are dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredToken:
+    """What a store has of one join token; `uses` are those that it has left."""
+
+    hash: str
+    role: Role
+    uses: int
+    expires_at: float
+    created_at: float
+    is_revoked: bool = False
+
+    def view(self, token_id: str) -> TokenView:
+        """Return what people see of it."""
+        return TokenView(
+            id=token_id,
+            role=self.role,
+            uses_left=self.uses,
+            expires_at=self.expires_at,
+            created_at=self.created_at,
+        )
 
 
 class MetadataStore(Protocol):
@@ -167,6 +190,9 @@ class MetadataStore(Protocol):
         A token of another role than the given one is not used up. The same claimant again (within 24 h) uses
         it no second time. UnauthenticatedError says why not: unknown, wrong, revoked, expired or used.
         """
+
+    async def token(self, token_id: str) -> StoredToken | None:
+        """Return what the store has of a token, None where it has nothing that can be read as one."""
 
     async def tokens(self) -> list[TokenView]:
         """Return the tokens that were not revoked, used and expired ones too, oldest first."""
