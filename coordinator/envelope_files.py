@@ -1,12 +1,19 @@
 """Signed statements as files, one folder per kind: what the coordinator starts from without Redis."""
 
+import re
 from pathlib import Path
 
+from swarm.domain.errors import InvalidInputError
 from swarm.trust.key_files import sync_folder, write_file
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class EnvelopeFiles:
-    """`<name>.json` holds one signed envelope. Written durably and atomically; checked by whoever reads."""
+    """`<name>.json` holds one signed envelope. Written durably and atomically; checked by whoever reads.
+
+    Raises InvalidInputError for a name that is none: names may come from a store that somebody wrote into.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,6 +48,8 @@ class EnvelopeFiles:
         return max((int(name) for name in self.names() if name.isdecimal()), default=0)
 
     def _path(self, name: str | int) -> Path:
+        if not _NAME.fullmatch(str(name)):
+            raise InvalidInputError("name of a statement", found=str(name)[:60], expected="a plain name")
         return self._folder / f"{name}.json"
 
 

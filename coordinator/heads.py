@@ -15,6 +15,7 @@ from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import Digest, ExpertId, NodeId, owner_of
 from swarm.domain.manifests import Manifest
+from swarm.domain.members import Tombstone
 from swarm.domain.membership import Event
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement, read_statement
@@ -50,6 +51,7 @@ class Heads:
         self._pinned: dict[Digest, KnownHead] = {}
         self._missed: set[Digest] = set()
         self._tombstones = frozenset(tombstones.names())
+        self._refused_stones: dict[str, bytes] = {}
 
     async def load(self) -> None:
         """Take over what was kept in files; what does not verify is left out and named in the log."""
@@ -214,9 +216,10 @@ class Heads:
             if stone is not None:
                 await self._store.withdraw(target, stone, None, "")
                 log.warning("tombstone.put_back", target=target)
-        for target in in_store.keys() - self._tombstones:
-            await asyncio.to_thread(self._tombstone_files.put, target, in_store[target])
-        self._tombstones |= in_store.keys()
+        for target in sorted(in_store.keys() - self._tombstones):
+            if await self._is_withdrawal(target, in_store[target]):
+                await asyncio.to_thread(self._tombstone_files.put, target, in_store[target])
+                self._tombstones |= {target}
         for expert in list(self._known):
             if self._is_gone(expert):
                 self._known.pop(expert, None)  # another look may have gone first
@@ -225,6 +228,22 @@ class Heads:
             if self._is_gone(head.manifest.expert):
                 self._pinned.pop(digest, None)
                 await asyncio.to_thread(self._files.remove, digest)
+
+    async def _is_withdrawal(self, target: str, envelope: bytes) -> bool:
+        """Say whether the owner, or the coordinator, signed this tombstone; another one is logged once."""
+        if self._refused_stones.get(target) == envelope:
+            return False
+        try:
+            stone = (await self._members.open(envelope, Tombstone)).value
+            reason = "" if stone.id == target else f"it is one for {stone.id}"
+        except UnreachableError:
+            raise
+        except SwarmError as error:
+            reason = str(error)
+        if reason:
+            self._refused_stones[target] = envelope
+            log.error("tombstone.refused", target=target[:80], reason=reason)
+        return not reason
 
     def _is_gone(self, expert: ExpertId) -> bool:
         return expert in self._tombstones or owner_of(expert) in self._tombstones

@@ -6,7 +6,7 @@ from typing import TypeVar
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
-from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError
+from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError, VerificationError
 from swarm.domain.ids import NodeId
 from swarm.domain.members import MemberRecord, Role
 from swarm.registry.store import MetadataStore
@@ -23,7 +23,7 @@ class Members:
     def __init__(self, keyring: Keyring, store: MetadataStore, files: EnvelopeFiles) -> None:
         self._keyring, self._store, self._files = keyring, store, files
         for name in files.names():
-            self._keep(files.get(name) or b"")
+            self._keep(NodeId(name), files.get(name) or b"")
 
     async def envelope(self, member: NodeId) -> bytes:
         """Return a member's signed record; NotFoundError if nobody has that name."""
@@ -37,7 +37,7 @@ class Members:
                     expected="a member of the swarm",
                     remedy="list them: swarm status",
                 )
-            self._keyring.add_record(found)
+            self._check(member, found)
             await asyncio.to_thread(self._files.put, member, found)
         return found
 
@@ -71,18 +71,26 @@ class Members:
 
     async def synchronise(self) -> None:
         """Bring the store's records and our own to the same."""
-        in_store = await self._store.records()
-        for name in self._files.names():
+        in_store, ours = await self._store.records(), set(self._files.names())
+        for name in sorted(ours):
             envelope = self._files.get(name)
             if name not in in_store and envelope and not await self._store.put_record(NodeId(name), envelope):
                 log.error("member.record_differs", member=name)
         for member, envelope in in_store.items():
-            if self._files.get(member) is None and self._keep(envelope):
+            if member not in ours and self._keep(member, envelope):
                 await asyncio.to_thread(self._files.put, member, envelope)
 
-    def _keep(self, envelope: bytes) -> bool:
+    def _check(self, member: NodeId, envelope: bytes) -> None:
+        """Take a member's record into the keyring; VerificationError for one of another name."""
+        record = self._keyring.add_record(envelope)
+        if record.id != member:
+            raise VerificationError(
+                f"record of {member[:60]}", found=f"the record of {record.id}", expected="its own"
+            )
+
+    def _keep(self, member: NodeId, envelope: bytes) -> bool:
         try:
-            self._keyring.add_record(envelope)
+            self._check(member, envelope)
         except SwarmError as error:
             log.error("member.record_refused", reason=str(error))
             return False

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
-from swarm.domain.errors import NotReadyError
+from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
 from swarm.domain.ids import NodeId
 from swarm.domain.members import RevocationList
 from swarm.registry.store import MetadataStore
@@ -66,10 +66,18 @@ class Revocations:
 
     async def _synchronise(self) -> None:
         in_store = await self._store.revocations()
-        number = read_statement(in_store, RevocationList).value.number if in_store else 0
+        try:
+            number = read_statement(in_store, RevocationList).value.number if in_store else 0
+        except SwarmError as error:
+            log.error("revocations.refused", own=self._list().number, reason=str(error))
+            return
         own = self._list().number
         if in_store and number > own:
-            self._take(in_store)
+            try:
+                self._take(in_store)
+            except VerificationError as error:  # a forged one keeps no revocation from the members
+                log.error("revocations.refused", number=number, own=own, reason=str(error))
+                return
             await asyncio.to_thread(self._files.put, number, in_store)
             log.warning("revocations.adopted", number=number, own=own)
         for missing in range(number + 1, own + 1):

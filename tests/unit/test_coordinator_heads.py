@@ -2,17 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.heads import Heads
 from swarm.digests import digest_of
-from swarm.domain.errors import UnreachableError, VerificationError
+from swarm.domain.errors import InvalidInputError, UnreachableError, VerificationError
 from swarm.domain.gates import GateLeaf
-from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId
 from swarm.domain.manifests import Manifest
+from swarm.domain.members import Tombstone
 from swarm.domain.membership import Event, Head
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
@@ -62,9 +64,16 @@ class Members:
 
     async def open(self, envelope: bytes, cls: type[Any]) -> Statement[Any]:
         statement = read_statement(envelope, cls)
-        if statement.value.metrics.get("false"):
-            raise VerificationError("manifest", found="another signature")
+        is_false = cls is Manifest and statement.value.metrics.get("false")
+        if is_false or (cls is Tombstone and statement.value.reason == "false"):
+            raise VerificationError("statement", found="another signature")
         return statement
+
+
+def _stone(target: str, reason: str = "") -> bytes:
+    kind: Literal["expert", "node"] = "expert" if "." in target else "node"
+    value = Tombstone(swarm=SwarmId("plants"), kind=kind, id=target, reason=reason, created_at=1.0)
+    return sign_statement(value, SIGNER)
 
 
 def heads(folder: Path, shelf: Shelf) -> Heads:
@@ -122,12 +131,40 @@ async def test_a_withdrawn_experts_pinned_versions_are_not_given(tmp_path: Path,
     first = shelf.publish(manifest("ada"))
     known = heads(tmp_path, shelf)
     await known.pin(first)
-    shelf.withdrawn[target] = b"tombstone"
+    shelf.withdrawn[target] = _stone(target)
     await known.refresh()
     assert known.answering(replace(LEAF, manifest=first)) is None and await known.pin(first) is None
     again = heads(tmp_path, shelf)
     await again.load()
     assert again.answering(replace(LEAF, manifest=first)) is None
+
+
+@pytest.mark.parametrize("of", ["another", "nobody", "bytes"])
+async def test_a_tombstone_that_nobody_signed_for_its_target_withdraws_nothing(
+    tmp_path: Path, of: str
+) -> None:
+    shelf = Shelf()
+    first = shelf.publish(manifest("ada"))
+    known = heads(tmp_path, shelf)
+    await known.pin(first)
+    forged = {"another": _stone("bob.e1"), "nobody": _stone("ada.e1", "false"), "bytes": b"{}"}[of]
+    shelf.withdrawn |= {"ada.e1": forged, "../heads/planted": forged}
+    with capture_logs() as logged:
+        for _ in range(2):
+            await known.refresh()
+    assert sorted(each["target"] for each in logged) == ["../heads/planted", "ada.e1"]
+    assert known.answering(replace(LEAF, manifest=first)) is not None
+    assert list(tmp_path.rglob("planted*")) == [] and list((tmp_path / "tombstones").iterdir()) == []
+
+
+def test_a_name_that_leads_out_of_the_folder_is_none(tmp_path: Path) -> None:
+    files = EnvelopeFiles(tmp_path / "in")
+    for name in ("../out", "/out", "in/out", "..", ".hidden", "", "a\nb"):
+        with pytest.raises(InvalidInputError, match="plain name"):
+            files.put(name, b"{}")
+        with pytest.raises(InvalidInputError, match="plain name"):
+            files.get(name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in"]
 
 
 async def test_a_pin_that_does_not_verify_or_is_of_another_expert_is_not_given(tmp_path: Path) -> None:
