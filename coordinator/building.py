@@ -30,6 +30,7 @@ from coordinator.growth_building import GrowthBuilder
 from coordinator.growth_lineage import LineageRegistry
 from coordinator.growth_policy import GrowthPolicies
 from coordinator.heads import Heads
+from coordinator.intended import Intended
 from coordinator.join_tokens import JoinTokens
 from coordinator.journal import Journal
 from coordinator.judgements import Judgements
@@ -181,7 +182,9 @@ async def build(
     blobs = await asyncio.to_thread(BlobFiles, folder.blobs)
     members = Members(keyring, store, EnvelopeFiles(folder.records))
     revocations = Revocations(keyring, signer, store, EnvelopeFiles(folder.revocations), clock)
-    specifications = Specifications(keyring, signer, store, EnvelopeFiles(folder.specifications))
+    specifications = Specifications(
+        keyring, signer, store, EnvelopeFiles(folder.specifications), Intended(folder.intended_specification)
+    )
     journal = Journal(store, clock)
     heads = Heads(store, members, EnvelopeFiles(folder.heads), EnvelopeFiles(folder.tombstones))
     await heads.load()
@@ -192,6 +195,7 @@ async def build(
         files=GateFiles(
             EnvelopeFiles(folder.gates), blobs, keyring, lambda: specifications.current.value.trunk
         ),
+        intended=Intended(folder.intended_gate),
         signer=signer,
         clock=clock,
         announce=lambda envelope: live.announce(gate=envelope),

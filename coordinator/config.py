@@ -57,6 +57,16 @@ class CoordinatorFolder:
         return self.root / "specification"
 
     @property
+    def intended_gate(self) -> Path:
+        """What is about to become the next gate version in Redis."""
+        return self.root / "intended-gate.json"
+
+    @property
+    def intended_specification(self) -> Path:
+        """What is about to become the next specification in Redis."""
+        return self.root / "intended-specification.json"
+
+    @property
     def gates(self) -> Path:
         """`<version>.json`, signed."""
         return self.root / "gates"

@@ -9,6 +9,7 @@ import structlog
 
 from coordinator.active_gate import ActiveGate, GateFiles
 from coordinator.candidate import Candidate, Signable, gate_statement
+from coordinator.intended import Intended
 from swarm.domain.combination import Combination
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.gates import GateChange, GateStatement
@@ -40,12 +41,14 @@ class GatePublication:
         store: MetadataStore,
         registry: BlobRegistry,
         files: GateFiles,
+        intended: Intended,
         signer: Signer,
         clock: Callable[[], float],
         announce: Callable[[bytes], None],
     ) -> None:
         """`announce` tells the nodes of a version that counts now; it must not block."""
         self._store, self._registry, self.files = store, registry, files
+        self._intended = intended
         self._signer, self._clock, self._announce = signer, clock, announce
         self.active: ActiveGate | None = None
 
@@ -104,6 +107,7 @@ class GatePublication:
     async def activate(self, envelope: bytes) -> ActiveGate:
         """Make the next version count; ConflictError where the store has another newest one."""
         reached("coordinator.gate.signed")
+        await self._intended.note(self.version + 1, envelope)
         try:
             await self._store.put_gate(self.version + 1, envelope)
         except SwarmError:
@@ -117,7 +121,7 @@ class GatePublication:
         return await self._take(envelope)
 
     async def synchronise(self) -> None:
-        """Bring the store up to our newest version, or ours up to the store's."""
+        """Bring the store up to our newest version, or ours up to what the store has of us."""
         newest = await self._store.gate()
         in_store = read_statement(newest, GateStatement).value.version if newest else 0
         own = self.version
@@ -127,9 +131,11 @@ class GatePublication:
                 await self._store.put_gate(version, envelope)
         for version in range(own + 1, in_store + 1):
             envelope = await self._store.gate(version)
-            if envelope is not None:
-                await self._take(envelope)
-                log.warning("gate.adopted", version=version)
+            if envelope is None or not self._intended.has(version, envelope):
+                log.error("gate.not_made_here", version=version)
+                break
+            await self._take(envelope)
+            log.warning("gate.adopted", version=version)
 
     async def publish_arrays(self) -> None:
         """Publish what the registry lacks of the active version."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.intended import Intended
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotFoundError
 from swarm.domain.specification import Specification
@@ -25,8 +26,16 @@ class Specifications:
     names, so older gates, experts and profiles mean what they meant.
     """
 
-    def __init__(self, keyring: Keyring, signer: Signer, store: MetadataStore, files: EnvelopeFiles) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        signer: Signer,
+        store: MetadataStore,
+        files: EnvelopeFiles,
+        intended: Intended,
+    ) -> None:
         self._keyring, self._signer, self._store, self._files = keyring, signer, store, files
+        self._intended = intended
         envelope = files.get(files.newest())
         if envelope is None:
             raise NotFoundError(
@@ -76,13 +85,14 @@ class Specifications:
         if statement.digest == self.current.digest:
             return False
         version = statement.value.version
+        await self._intended.note(version, statement.envelope)
         await self._store.put_specification(version, statement.envelope)
         await asyncio.to_thread(self._files.put, version, statement.envelope)
         self.current = statement
         return True
 
     async def synchronise(self) -> None:
-        """Bring the store's versions up to ours, or ours up to the store's."""
+        """Bring the store's versions up to ours, or ours up to what the store has of us."""
         newest = await self._store.specification()
         in_store = read_statement(newest, Specification).value.version if newest else 0
         own = self.current.value.version
@@ -90,7 +100,8 @@ class Specifications:
             await self._store.put_specification(version, await self.envelope(version))
         for version in range(own + 1, in_store + 1):
             envelope = await self._store.specification(version)
-            if envelope is None:
+            if envelope is None or not self._intended.has(version, envelope):
+                log.error("specification.not_made_here", version=version)
                 break
             statement = self._keyring.open(envelope, Specification)
             await asyncio.to_thread(self._files.put, version, envelope)

@@ -46,6 +46,7 @@ async def everything(store: RedisStore, other: RedisStore) -> None:
     await store.add_token("t", "hash", role="node", uses=2, expires_at=9e9, created_at=1.0)
     await store.claim_token("t", "hash", 2.0, claimant="c")
     await store.revoke_token("t")
+    await store.token("t")
     await store.append_event("kind", {"a": "b"}, 1.0)
     await store.wait_events("", 1)
     await store.remember("call", "outcome")

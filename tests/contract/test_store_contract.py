@@ -27,7 +27,7 @@ from swarm.domain.membership import Head
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import connect_redis
-from swarm.registry.store import MetadataStore
+from swarm.registry.store import MetadataStore, StoredToken
 from tests.support.redis_servers import STORES, ClusterNode, running
 from tests.support.trust import manifest
 
@@ -388,6 +388,15 @@ class TestTokens:
         assert (view.expires_at, view.created_at) == (100.5, 1.25)
         await store.revoke_token("t")
         assert await store.tokens() == []
+
+    async def test_a_token_is_read_as_it_is_kept(self, store: MetadataStore) -> None:
+        assert await store.token("t") is None
+        await self.add(store, uses=2)
+        await store.claim_token("t", "hash", 2.0)
+        kept = StoredToken(hash="hash", role="node", uses=1, expires_at=100.5, created_at=1.25)
+        assert await store.token("t") == kept
+        await store.revoke_token("t")
+        assert await store.token("t") == replace(kept, is_revoked=True)
 
     async def test_adding_a_token_again_does_not_give_its_uses_back(self, store: MetadataStore) -> None:
         await self.add(store)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from swarm.domain.errors import NotFoundError, SwarmError, UnauthenticatedError
+from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.members import MemberRecord, RevocationList, Role
 from swarm.registry.redis_store import connect_redis
+from swarm.trust.identity import Identity
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from swarm.trust.tokens import JoinToken, new_join_token, secret_hash
@@ -207,3 +210,23 @@ async def test_a_forged_revocation_list_in_redis_keeps_no_revocation_from_taking
     async with asyncio.timeout(10):
         while not ada.keyring.is_revoked(NodeId("leaver")) or bob.stream.connected:
             await asyncio.sleep(0.05)
+
+
+async def test_a_gate_that_was_signed_and_never_meant_to_count_does_not_count_because_redis_has_it(
+    swarm: BackEnd, attacker: Redis
+) -> None:
+    """Nodes that try a candidate see it signed, also where it is refused."""
+    ada = await swarm.node("grower", "ab")
+    version = (await ada.train()).gate_version
+    signer = Identity.load(swarm.home.coordinator / "identity").required_signer()
+    active = read_statement(await ada.coordinator.gate(), GateStatement).value
+    tried = replace(active, version=version + 1, reason="refused in its trial")
+    await attacker.set(f"{PREFIX}gate:{version + 1}", sign_statement(tried, signer))
+    await attacker.set(f"{PREFIX}gate:newest", version + 1)
+    await ada.disconnect()
+    with capture_logs() as logged:
+        await restart(swarm)
+    assert [each["version"] for each in logged if each["event"] == "gate.not_made_here"] == [version + 1]
+    assert (await (await swarm.operator()).status()).gate_version == version
+    await attacker.set(f"{PREFIX}gate:newest", version)
+    await attacker.delete(f"{PREFIX}gate:{version + 1}")

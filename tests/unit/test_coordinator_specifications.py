@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.intended import Intended
 from coordinator.specifications import Specifications
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import InvalidInputError
@@ -22,9 +23,14 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Founded:
 
 @pytest.fixture
 async def specifications(swarm: Founded, tmp_path: Path) -> Specifications:
-    files = EnvelopeFiles(tmp_path)
+    return await started(swarm, tmp_path, MemoryStore())
+
+
+async def started(swarm: Founded, folder: Path, store: MemoryStore) -> Specifications:
+    files = EnvelopeFiles(folder / "specification")
     files.put(1, sign_statement(founding(), swarm.coordinator_signer))
-    made = Specifications(swarm.keyring(), swarm.coordinator_signer, MemoryStore(), files)
+    intended = Intended(folder / "intended.json")
+    made = Specifications(swarm.keyring(), swarm.coordinator_signer, store, files, intended)
     await made.synchronise()
     return made
 
@@ -72,3 +78,27 @@ async def test_what_one_owner_may_not_bring_is_refused_and_several_together_may(
         specifications.next_with(("oak", "ash", "yew"))
     both = specifications.serving([having("ada", "oak", "ash"), having("bob", "yew", "fir")])
     assert both.value.class_names == ("beech", "élm", "ash", "fir", "oak", "yew")
+
+
+async def test_a_version_that_was_signed_for_a_trial_only_does_not_count_because_the_store_has_it(
+    swarm: Founded, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    made = await started(swarm, tmp_path, store)
+    tried = made.next_with(["oak"])
+    await store.put_specification(2, tried.envelope)
+    await made.synchronise()
+    again = await started(swarm, tmp_path, store)
+    assert made.current.value.version == again.current.value.version == 1
+
+
+async def test_a_version_that_was_meant_counts_after_a_crash_between_the_store_and_the_folder(
+    swarm: Founded, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    made = await started(swarm, tmp_path, store)
+    meant = made.next_with(["oak"])
+    await made.accept(meant)
+    (tmp_path / "specification" / "2.json").unlink()
+    again = await started(swarm, tmp_path, store)
+    assert again.current.digest == meant.digest
