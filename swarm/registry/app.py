@@ -24,6 +24,7 @@ from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.redis_store import connect_redis
 from swarm.registry.service import RegistryService
 from swarm.registry.upkeep import (
+    ask_for_revocations,
     certificate_days,
     follow_revocations,
     keep_certificate,
@@ -106,6 +107,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         _log.info("registry.ready", swarm=identity.swarm, port=port, durability=await store.durability())
         upkeep = [
             asyncio.create_task(follow_revocations(store, keyring)),
+            asyncio.create_task(ask_for_revocations(CoordinatorClient(coordinator).revocations, keyring)),
             asyncio.create_task(keep_swept(service.sweep)),
             asyncio.create_task(service.reconciler.keep()),
             asyncio.create_task(

@@ -26,8 +26,11 @@ _log = structlog.get_logger(__name__)
 async def take_revocations(store: MetadataStore, keyring: Keyring) -> None:
     """Give the keyring the store's newest list; a forged or replayed one is logged and not used."""
     envelope = await store.revocations()
-    if envelope is None:
-        return
+    if envelope is not None:
+        _take(envelope, keyring)
+
+
+def _take(envelope: bytes, keyring: Keyring) -> None:
     known = keyring.revocations
     try:
         keyring.set_revocations(envelope)
@@ -59,6 +62,26 @@ async def follow_revocations(store: MetadataStore, keyring: Keyring) -> None:
                 _log.warning("redis.unreachable", reason=str(error))
             is_down = True
             await asyncio.sleep(_AFTER_OUTAGE_S)
+
+
+async def ask_for_revocations(
+    ask: Callable[[], Awaitable[bytes]], keyring: Keyring, every_s: float = LOOK_AGAIN_S
+) -> None:
+    """Keep the keyring's list up to date by the coordinator's own word until cancelled.
+
+    Who can write the store can keep a list back there, so a member that was revoked would stay one here.
+    `ask` returns the coordinator's newest list; while it does not answer, the store's is all there is.
+    """
+    is_away = False
+    while True:
+        try:
+            _take(await ask(), keyring)
+            is_away = False
+        except SwarmError as error:
+            if not is_away:
+                _log.warning("revocations.not_asked", reason=str(error))
+            is_away = True
+        await asyncio.sleep(every_s)
 
 
 async def keep_certificate(

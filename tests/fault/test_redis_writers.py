@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +19,15 @@ from swarm.domain.errors import NotFoundError, SwarmError, UnauthenticatedError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.members import MemberRecord, RevocationList, Role
+from swarm.registry.app import RegistryConfig, serve
 from swarm.registry.redis_store import connect_redis
+from swarm.rpc.channel import open_channel
+from swarm.rpc.clients import RegistryClient
 from swarm.trust.identity import Identity
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from swarm.trust.tokens import JoinToken, new_join_token, secret_hash
-from tests.support.coordinator import BackEnd, back_end, refusal
+from tests.support.coordinator import BackEnd, SmallNode, back_end, refusal, result_or_refusal
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PREFIX = "{plants}:"
@@ -196,7 +202,7 @@ async def test_another_members_record_under_a_name_of_ones_own_makes_nobody_a_me
 
 
 async def test_a_forged_revocation_list_in_redis_keeps_no_revocation_from_taking_effect(
-    swarm: BackEnd, attacker: Redis
+    swarm: BackEnd, attacker: Redis, tmp_path: Path
 ) -> None:
     ada, bob = await swarm.node("watcher", "ab"), await swarm.node("leaver", "cd")
     newest = int(await attacker.get(f"{PREFIX}revocations:newest"))
@@ -210,6 +216,42 @@ async def test_a_forged_revocation_list_in_redis_keeps_no_revocation_from_taking
     async with asyncio.timeout(10):
         while not ada.keyring.is_revoked(NodeId("leaver")) or bob.stream.connected:
             await asyncio.sleep(0.05)
+    async with registry_beside(swarm, tmp_path) as port:
+        assert await heard(bob, port) and not await heard(ada, port)
+
+
+@asynccontextmanager
+async def registry_beside(swarm: BackEnd, folder: Path) -> AsyncIterator[int]:
+    """A registry that starts over the same Redis and knows where the coordinator is."""
+    shutil.copytree(swarm.home.registry / "identity", folder / "identity")
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    config = RegistryConfig(
+        identity=folder / "identity",
+        blobs=folder / "blobs",
+        redis_url=swarm.redis_url,
+        port=0,
+        coordinator=f"127.0.0.1:{swarm.endpoints.port}",
+    )
+    serving = asyncio.create_task(serve(config, ready.set_result))
+    await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield ready.result()
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def heard(node: SmallNode, port: int) -> bool:
+    """Say whether a registry, which has a while to ask, knows a node as revoked."""
+    address = f"127.0.0.1:{port}"
+    async with open_channel(node.identity, address, "registry", NodeId("registry")) as connection:
+        registry = RegistryClient(connection)
+        for _ in range(50):
+            answer = await result_or_refusal(registry.heads())
+            if isinstance(answer, UnauthenticatedError):
+                return "revoked" in str(answer)
+            await asyncio.sleep(0.05)
+    return False
 
 
 async def test_a_gate_that_was_signed_and_never_meant_to_count_does_not_count_because_redis_has_it(

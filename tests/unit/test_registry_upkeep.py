@@ -8,6 +8,7 @@ from swarm.domain.errors import UnreachableError
 from swarm.domain.ids import NodeId
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.upkeep import (
+    ask_for_revocations,
     certificate_days,
     follow_revocations,
     keep_certificate,
@@ -83,6 +84,28 @@ async def test_the_list_is_followed_and_a_forged_or_older_one_is_not_taken(tmp_p
     await store.put_revocations(4, sign_statement(revocations(2), founded.coordinator_signer))
     await take_revocations(store, keyring)
     assert keyring.is_revoked(NodeId("bob"))
+
+
+async def test_the_coordinators_word_counts_where_the_store_was_kept_back(tmp_path: Path) -> None:
+    founded = found(tmp_path)
+    keyring, asked = founded.keyring(), asyncio.Event()
+    newest = sign_statement(revocations(2, "ada"), founded.coordinator_signer)
+    forged = sign_statement(revocations(3), founded.member("eve").required_signer())
+    answers: list[bytes | UnreachableError] = [UnreachableError("coordinator"), newest, forged]
+
+    async def ask() -> bytes:
+        if not answers:
+            asked.set()
+            await asyncio.Event().wait()
+        answer = answers.pop(0)
+        if isinstance(answer, UnreachableError):
+            raise answer
+        return answer
+
+    asking = asyncio.create_task(ask_for_revocations(ask, keyring, every_s=0.001))
+    await asyncio.wait_for(asked.wait(), 5)
+    asking.cancel()
+    assert keyring.is_revoked(ADA)
 
 
 async def test_blobs_are_swept_again_and_again_also_after_an_outage() -> None:
