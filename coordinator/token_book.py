@@ -138,8 +138,7 @@ class TokenBook:
         if found := known.differences(stored):
             log.error("token.differs", token=token_id, store_has=found)
             return
-        for _ in range(stored.uses - known.left):
-            await store.claim_token(token_id, known.hash, min(now, known.created_at), role=known.role)
+        await _use_up(store, token_id, known, stored.uses, now)
         if known.is_revoked:
             await store.revoke_token(token_id)
 
@@ -167,3 +166,18 @@ async def give(store: MetadataStore, token_id: str, token: BookedToken) -> None:
         expires_at=token.expires_at,
         created_at=token.created_at,
     )
+
+
+async def _use_up(store: MetadataStore, token_id: str, known: BookedToken, in_store: int, now: float) -> None:
+    """Take from the store's uses of a token those that are booked and were not taken there.
+
+    For whom each was booked, the newest first, so that its join, sent again, is let in; a claimant whom the
+    store remembers takes none.
+    """
+    at = min(now, known.created_at)
+    for claimant in (*reversed(known.claimants), *("",) * in_store):
+        if in_store <= known.left:
+            return
+        await store.claim_token(token_id, known.hash, at, role=known.role, claimant=claimant)
+        stored = await store.token(token_id)
+        in_store = stored.uses if stored is not None else 0
