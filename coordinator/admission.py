@@ -25,6 +25,7 @@ from swarm.domain.errors import (
 from swarm.domain.ids import NodeId, node_id
 from swarm.domain.members import MemberRecord, Role
 from swarm.domain.membership import Caller
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.ca import CertificateAuthority
 from swarm.trust.certificates import LIFETIMES, check_newcomer
@@ -93,6 +94,7 @@ class Admission:
             return dict(json.loads(known))
         record = await self._unfinished(member, role, signing_key)
         granted = await self.claims.claim(token.id, secret, role, key)
+        reached("coordinator.token.used")
         if granted != role:
             raise NotAuthorisedError(
                 f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
@@ -109,6 +111,7 @@ class Admission:
                 record = await self._unfinished(member, role, signing_key)
                 if record is None:
                     raise _name_taken(member)
+        reached("coordinator.join.registered")
         answer = {
             "certificate_pem": certificate.decode(),
             "record": record.decode(),

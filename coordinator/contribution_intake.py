@@ -19,6 +19,7 @@ from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.membership import LEASE_SECONDS, Caller, ContributionOutcome
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement
 
@@ -180,6 +181,7 @@ class ContributionIntake:
         await asyncio.to_thread(
             self._contributions.keep, statement.digest, statement.envelope, pending.arrived
         )
+        reached("coordinator.contribution.kept")
 
     async def _forget_unless_used(self, digest: Digest) -> None:
         if not self._aside.has(digest) and not await self._records.first_with(digest):

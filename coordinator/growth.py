@@ -16,6 +16,7 @@ from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError,
 from swarm.domain.growth import POLICIES, POLICY, GrowthPolicy, GrowthReport, Proposal, ProposalKind
 from swarm.domain.ids import ExpertId, NodeId
 from swarm.domain.membership import Caller
+from swarm.fault_points import reached
 from swarm.gating.growth import CANCELLED, LEAF_SAMPLES, NOT_NOW, Intention
 
 _T = TypeVar("_T")
@@ -81,6 +82,7 @@ class Growth:
                 )
                 await self._book.add(proposal)
                 await self._remember(name, proposal.id)
+            reached("coordinator.growth.remembered")
             if not self._parts.changes.is_retirement(proposal):
                 return await self._order(proposal, regions)
             self._retiring.add(proposal.id)
@@ -193,6 +195,7 @@ class Growth:
             return await self._end(proposal.id, reason, {NOT_NOW: 1.0})
         except SwarmError as error:
             return await self._end(proposal.id, f"{proposal.owner} did not take it: {error}")
+        reached("coordinator.growth.ordered")
         known = self._book.get(proposal.id)
         if known.state != "open":  # it was faster than its reply
             return known

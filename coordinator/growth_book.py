@@ -13,6 +13,7 @@ from coordinator.journal import Journal
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, SwarmError
 from swarm.domain.growth import Proposal, ProposalState
 from swarm.domain.ids import NodeId
+from swarm.fault_points import reached
 from swarm.gating.growth import RESTS_S, UNDONE_IN
 from swarm.rpc.convert.growth import proposal_from_pb, proposal_to_pb
 
@@ -94,7 +95,9 @@ class GrowthBook:
     async def add(self, proposal: Proposal) -> Proposal:
         """Record a new proposal."""
         async with self._writing:
-            return await self._put(proposal, "growth.proposed", by=proposal.by)
+            added = await self._put(proposal, "growth.proposed", by=proposal.by)
+        reached("coordinator.growth.recorded")
+        return added
 
     async def change(
         self,

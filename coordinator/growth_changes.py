@@ -26,6 +26,7 @@ from swarm.domain.gates import ChangeKind, GateChange
 from swarm.domain.growth import Proposal, ProposalKind, ProposalState
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.membership import ContributionOutcome
+from swarm.fault_points import reached
 
 DECIDES: Mapping[ProposalKind, ChangeKind] = {
     "split": "settle",
@@ -295,6 +296,7 @@ class GrowthChanges:
     ) -> Proposal:
         """Write down what became of a proposal. The gate says so already: where it cannot be written, by a
         full disk for instance, it counts all the same and is written later (`is_behind`)."""
+        reached("coordinator.growth.gate_made")
         try:
             return await self._change(proposal, state, reason, judged, gate_version=gate_version)
         except (SwarmError, OSError) as error:

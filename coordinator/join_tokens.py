@@ -14,6 +14,7 @@ from coordinator.token_book import BookedToken, TokenBook, give
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError
 from swarm.domain.members import Role
 from swarm.domain.membership import TokenView
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.key_files import sync_folder
 from swarm.trust.signing import Signer
@@ -96,6 +97,7 @@ class JoinTokens:
     async def _add(self, token_id: str, facts: dict[str, Any]) -> BookedToken:
         async with self._book.changing:
             made = await self._book.made(token_id, facts)
+            reached("coordinator.token.made")
             if not made.is_revoked:
                 await give(self._store, token_id, made)
         return made

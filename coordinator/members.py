@@ -9,6 +9,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotFoundError, SwarmError, UnknownMemberError, VerificationError
 from swarm.domain.ids import NodeId
 from swarm.domain.members import MemberRecord, Role
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement
@@ -54,6 +55,7 @@ class Members:
         """Take a new member in; False if somebody else has the name."""
         if not await self._store.put_record(member, envelope):
             return False
+        reached("coordinator.join.recorded")
         self._keyring.add_record(envelope)
         await asyncio.to_thread(self._files.put, member, envelope)
         return True

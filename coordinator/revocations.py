@@ -9,6 +9,7 @@ from coordinator.envelope_files import EnvelopeFiles
 from swarm.domain.errors import NotReadyError, SwarmError, VerificationError
 from swarm.domain.ids import NodeId
 from swarm.domain.members import RevocationList
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.signing import Signer
@@ -47,6 +48,10 @@ class Revocations:
         """Return whether the newest list names member."""
         return self._keyring.is_revoked(member)
 
+    def nodes(self) -> tuple[NodeId, ...]:
+        """Return all that the newest list names."""
+        return self._list().nodes
+
     async def revoke(self, member: NodeId) -> bytes:
         """Return the list that names member, issuing it where there is none yet."""
         async with self._issuing:
@@ -55,6 +60,7 @@ class Revocations:
                 nodes = tuple(sorted({*known.nodes, member}))
                 envelope = self._signed(known.number + 1, nodes)
                 await asyncio.to_thread(self._files.put, known.number + 1, envelope)
+                reached("coordinator.revocation.kept")
                 self._take(envelope)
             await self._synchronise()
             return self._newest

@@ -10,6 +10,7 @@ from coordinator.intended import Intended
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotFoundError
 from swarm.domain.specification import Specification
+from swarm.fault_points import reached
 from swarm.registry.store import MetadataStore
 from swarm.trust.keyring import Keyring
 from swarm.trust.signing import Signer
@@ -87,6 +88,7 @@ class Specifications:
         version = statement.value.version
         await self._intended.note(version, statement.envelope)
         await self._store.put_specification(version, statement.envelope)
+        reached("coordinator.specification.stored")
         await asyncio.to_thread(self._files.put, version, statement.envelope)
         self.current = statement
         return True

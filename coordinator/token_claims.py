@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from coordinator.token_book import BookedToken, TokenBook, give
 from swarm.domain.errors import UnauthenticatedError, UnreachableError
 from swarm.domain.members import Role
+from swarm.fault_points import reached
 from swarm.registry import refusals
 from swarm.registry.store import MetadataStore, StoredToken
 
@@ -54,6 +55,7 @@ class TokenClaims:
 
     async def _use(self, token_id: str, known: BookedToken, claimant: str) -> Role:
         await self.book.claimed(token_id, claimant)
+        reached("coordinator.token.booked")
         is_used = False
         try:
             await self.store.claim_token(

@@ -1,13 +1,14 @@
 """Named steps at which a test may kill a process: `SWARM_FAULT_POINT=registry.commit.stored:2` ends it with
 SIGKILL when it reaches that step the second time. Without the variable `reached` does nothing.
 
-Every step between two durable changes of a publish, an adoption, an addition, a removal or a collection is in
-`FAULT_POINTS`, with the process that passes it; `reached` refuses other names.
+Every step between two durable changes of a publish, a join, an adoption, an addition, a removal, a proposal
+or a collection is in `FAULT_POINTS`, with the process that passes it; `reached` refuses other names.
 """
 
 import itertools
 import os
 import signal
+from dataclasses import dataclass
 from typing import Final, Literal
 
 Side = Literal["registry", "node", "coordinator"]
@@ -41,7 +42,15 @@ FAULT_POINTS: Final[dict[str, Side]] = {
     "node.publish.noted": "node",
     "node.outbox.before_done": "node",
     "node.outbox.done": "node",
+    # join, on the coordinator: a token, its use, the new member
+    "coordinator.token.made": "coordinator",
+    "coordinator.token.booked": "coordinator",
+    "coordinator.token.used": "coordinator",
+    "coordinator.join.recorded": "coordinator",
+    "coordinator.join.registered": "coordinator",
     # adopt, and remove, on the coordinator
+    "coordinator.contribution.kept": "coordinator",
+    "coordinator.specification.stored": "coordinator",
     "coordinator.gate.signed": "coordinator",
     "coordinator.gate.stored": "coordinator",
     "coordinator.gate.kept": "coordinator",
@@ -49,24 +58,40 @@ FAULT_POINTS: Final[dict[str, Side]] = {
     "coordinator.leave.withdrawn": "coordinator",
     "coordinator.leave.gate_made": "coordinator",
     "coordinator.leave.revoked": "coordinator",
+    "coordinator.revocation.kept": "coordinator",
     "coordinator.fence.granted": "coordinator",
+    # a proposal, on the coordinator
+    "coordinator.growth.recorded": "coordinator",
+    "coordinator.growth.remembered": "coordinator",
+    "coordinator.growth.ordered": "coordinator",
+    "coordinator.growth.gate_made": "coordinator",
 }
 
 
-def _aim() -> tuple[str, int]:
-    name, _, count = os.environ.get(VARIABLE, "").partition(":")
-    return name, int(count or 1)
+@dataclass(slots=True)
+class _Aim:
+    name: str = ""
+    count: int = 1
 
 
-_AIMED_AT, _COUNT = _aim()
+_aim = _Aim()
 _passed = itertools.count(1)
+
+
+def aim(at: str) -> None:
+    """Aim at a step as the variable does: for a process that was forked from one without it."""
+    name, _, count = at.partition(":")
+    _aim.name, _aim.count = name, int(count or 1)
+
+
+aim(os.environ.get(VARIABLE, ""))
 
 
 def reached(name: str) -> None:
     """End this process at once, as a crash would, if this is the step and the time that was asked for."""
-    if not _AIMED_AT:
+    if not _aim.name:
         return
     if name not in FAULT_POINTS:
         raise ValueError(f"{name} is no fault point")
-    if name == _AIMED_AT and next(_passed) == _COUNT:
+    if name == _aim.name and next(_passed) == _aim.count:
         os.kill(os.getpid(), signal.SIGKILL)
