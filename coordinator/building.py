@@ -102,6 +102,7 @@ class Coordinator:
         # The last: leases are granted, and versions taken back, only in a store that has one.
         await self.specifications.synchronise()
         await self.keeper.follow_gate()
+        await self.membership.finish_leaves()
         await self.keeper.drop_withdrawn()
         await self.journal.catch_up()
         await self.membership.expect_back()

@@ -111,6 +111,11 @@ class Heads:
         """Say whether an owner left, or was revoked: all of its experts were withdrawn by one tombstone."""
         return owner in self._tombstones
 
+    def left(self) -> dict[NodeId, bytes]:
+        """Return the tombstones of all that an owner had, by owner. Reads files."""
+        stones = {name: self._tombstone_files.get(name) for name in self._tombstones if "." not in name}
+        return {NodeId(name): stone for name, stone in sorted(stones.items()) if stone is not None}
+
     async def refresh(self) -> None:
         """Compare everything with the store."""
         await self._read_tombstones()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from coordinator.admission import Admission
+from coordinator.cut_short_leaves import cut_short_leaves
 from coordinator.fence_marks import FenceMarks
 from coordinator.gate_keeper import GateKeeper
 from coordinator.heads import Heads
@@ -24,6 +25,7 @@ from swarm.domain.errors import (
     NotAuthorisedError,
     NotReadyError,
     StaleFenceError,
+    SwarmError,
     UnreachableError,
 )
 from swarm.domain.ids import ExpertId, NodeId
@@ -241,6 +243,21 @@ class Membership:
             return await self._leave(node, reason, f"leave:{node}:{key}", was_revoked)
 
         return await self._to_its_end(work())
+
+    async def finish_leaves(self) -> None:
+        """Complete what a crash cut short of a leave or a revocation; UnreachableError while the store is
+        away. Whoever called finds it done."""
+        parts = self._parts
+        active, own_key = parts.keeper.active, parts.signer.public_hex
+        for node, reason in await cut_short_leaves(
+            parts.heads, parts.members, parts.revocations, active, own_key
+        ):
+            try:
+                await self._leave(node, reason, f"leave:{node}:", was_revoked=False)
+            except UnreachableError:
+                raise
+            except SwarmError as error:
+                log.error("leave.not_finished", node=node, reason=str(error))
 
     async def _check_leaver(self, node: NodeId, reason: str) -> None:
         await self._parts.members.envelope(node)

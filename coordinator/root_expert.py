@@ -86,9 +86,7 @@ class RootExpert:
 
     async def put_back(self) -> None:
         """Offer all versions, oldest first, to a registry that may have lost them, and the blobs it lacks."""
-        head = self._heads.get(ROOT_EXPERT)
-        if head is not None and self._kept.get(head.manifest.version) is None:
-            await self._keep_head(head)
+        await self._keep_head(self._heads.get(ROOT_EXPERT))
         envelopes = [self._kept.get(version) or b"" for version in sorted(map(int, self._kept.names()))]
         for start in range(0, max(1, len(envelopes)), MOST_AT_ONCE):
             await self._offer(envelopes[start : start + MOST_AT_ONCE])
@@ -102,8 +100,11 @@ class RootExpert:
             found = await self._registry.bring_back(envelopes, NO_FENCE)
         log.info("root.put_back", restored=len(found.restored), missing_blobs=len(found.missing_blobs))
 
-    async def _keep_head(self, head: KnownHead) -> None:
-        """Keep the head's envelope, of a coordinator older than this folder."""
+    async def _keep_head(self, head: KnownHead | None) -> None:
+        """Keep the head's envelope where it is not kept: a crash came right after its commit, or the
+        coordinator is older than this folder."""
+        if head is None or self._kept.get(head.manifest.version) is not None:
+            return
         envelope = self._heads.envelope(ROOT_EXPERT)
         if envelope is not None:
             await asyncio.to_thread(self._kept.put, head.manifest.version, envelope)
@@ -122,6 +123,7 @@ class RootExpert:
 
     async def _publish(self, active: ActiveGate, analytic: AnalyticGate) -> None:
         head = self._heads.get(ROOT_EXPERT)
+        await self._keep_head(head)
         if head is not None and head.manifest.gate_version_seen == active.version:
             return
         specification = self._specification()
@@ -136,6 +138,7 @@ class RootExpert:
         if head is not None and head.manifest.modules == made.modules:
             return
         head = await self._heads.refresh_expert(ROOT_EXPERT)
+        await self._keep_head(head)
         manifest = self._manifest(active, head, made, made.net)
         blobs = manifest.blobs()
         for blob in await self._registry.missing(blobs):
