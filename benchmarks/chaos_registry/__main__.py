@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from benchmarks.chaos_registry.coordinator_kills import coordinator_at_every_point
 from benchmarks.chaos_registry.damaging import a_holder_that_slept, append_only_file, disks
 from benchmarks.chaos_registry.killing import at_every_point, redis_under_load
 from benchmarks.chaos_registry.outbox_kills import outbox_exactly_once
@@ -23,6 +24,7 @@ PARTS: dict[str, tuple[int, Part]] = {
     "disks": (20, lambda folder, times, seed: disks(folder, times)),
     "slept": (20, lambda folder, times, seed: a_holder_that_slept(folder, times)),
     "node_points": (50, outbox_exactly_once),
+    "coordinator_points": (50, coordinator_at_every_point),
 }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos_registry.coordinator_kills import COORDINATOR_POINTS, coordinator_at_every_point
 from benchmarks.chaos_registry.damaging import a_holder_that_slept, append_only_file, disks
 from benchmarks.chaos_registry.killing import at_every_point, redis_under_load
 from benchmarks.chaos_registry.outbox_kills import NODE_POINTS, outbox_exactly_once
@@ -28,6 +29,25 @@ async def test_a_registry_killed_between_store_and_journal_loses_nothing_and_sho
     tally = await at_every_point(tmp_path, 1, seed=1, points=("registry.commit.stored",))
     check(tally, 1)
     assert tally.notes == {"killed at registry.commit.stored": 1}
+
+
+async def test_a_coordinator_killed_amid_a_leave_or_after_its_root_was_accepted_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    points = ("coordinator.leave.withdrawn", "coordinator.root.committed")
+    tally = await coordinator_at_every_point(tmp_path, 1, seed=1, points=points)
+    check(tally, 2)
+    assert tally.notes == {f"killed at {point}": 1 for point in points}
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+async def test_a_coordinator_killed_at_every_step_leaves_all_that_it_acknowledged_and_nothing_half_done(
+    tmp_path: Path,
+) -> None:
+    tally = await coordinator_at_every_point(tmp_path, 1, seed=5)
+    check(tally, len(COORDINATOR_POINTS))
+    assert tally.notes == {f"killed at {point}": 1 for point in COORDINATOR_POINTS}
 
 
 @pytest.mark.chaos
