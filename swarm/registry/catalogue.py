@@ -76,6 +76,11 @@ class Catalogue:
         return self._manifests
 
     @property
+    def digests(self) -> frozenset[Digest]:
+        """The manifests that the store has, readable or not."""
+        return frozenset(self._order)
+
+    @property
     def count(self) -> int:
         """How many manifests the store has, readable or not."""
         return len(self._order)

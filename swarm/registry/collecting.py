@@ -1,7 +1,8 @@
 """Removing blobs that nothing in reach needs, safely against publishes in flight.
 
 Two phases. Mark: what heads, kept versions, gates in reach and specifications need, read from the store after
-a watch over all claims began. Sweep: each other blob goes unless somebody claimed it at any moment since, so
+a watch over all claims began. A store that lost acknowledged versions is brought forward first, and the heads
+that the journal has count too. Sweep: each other blob goes unless somebody claimed it at any moment since, so
 what was told to be here, or committed meanwhile, stays. A crash in between leaves blobs that the next
 collection takes.
 
@@ -20,7 +21,7 @@ from typing import Final
 import structlog
 
 from swarm.domain.collection import BlobVerdict, Collection, RetentionPolicy
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import Specification
@@ -28,6 +29,8 @@ from swarm.fault_points import reached
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
+from swarm.registry.commit_journal import CommitJournal
+from swarm.registry.reconciling import Reconciler
 from swarm.registry.retention import GateUse, gates_in_reach, kept_versions
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import read_statement
@@ -48,12 +51,15 @@ class Collector:
         blobs: BlobStore,
         catalogue: Catalogue,
         claims: Claims,
+        commits: CommitJournal,
+        reconciler: Reconciler,
         policy: RetentionPolicy,
         journal: Path | None = None,
         unnamed_s: float = UNNAMED_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._claims = store, blobs, catalogue, claims
+        self._commits, self._reconciler = commits, reconciler
         self._policy = policy
         self._unnamed = _UnnamedBlobs(journal, unnamed_s, clock)
         self._gates: dict[int, GateUse | None] = {}
@@ -61,9 +67,12 @@ class Collector:
 
     async def collect(self, *, dry_run: bool = False) -> Collection:
         """Remove what nothing needs, or only say what would go. UnreachableError while the store or what
-        holds the blobs is away; then nothing was removed."""
+        holds the blobs is away, NotReadyError while the store lacks what was acknowledged; then nothing was
+        removed."""
         async with self._collecting:
             with self._claims.watching() as claimed:
+                await self._reconciler.reconcile()
+                self._reconciler.check_whole()
                 if not await self._catalogue.refresh():
                     raise UnreachableError(
                         "collection",
@@ -71,6 +80,7 @@ class Collector:
                         expected="all heads, manifests and gates",
                         remedy="try again when Redis is back: swarm doctor",
                     )
+                self._check_known()
                 kept = await self._reachable()
                 named = await self._named()
                 present = await asyncio.to_thread(self._sizes)
@@ -126,14 +136,29 @@ class Collector:
             _log.info("blobs.collected", blobs=len(gone), size_bytes=sum(each.size_bytes for each in gone))
         return gone
 
+    def _check_known(self) -> None:
+        """Raise NotReadyError where the store went back once more since it was brought forward."""
+        lacking = self._commits.commits - self._catalogue.digests
+        if lost := [each for each in lacking if not self._reconciler.is_refused(each)]:
+            raise NotReadyError(
+                "collection",
+                found=f"{len(lost)} acknowledged versions that the store lacks",
+                expected="every acknowledged version",
+                remedy="nothing was removed; run it again, and if it stays so: swarm registry rebuild",
+            )
+
     async def _reachable(self) -> dict[Digest, str]:
         heads = {head.expert: head.manifest for head in await self._store.heads()}
+        # A store that is going back just now may have older ones.
+        recorded = {expert: self._commits.newest(expert) for expert in self._commits.experts()}
         await self._read_gates()
         gates = gates_in_reach([gate for gate in self._gates.values() if gate is not None], self._policy)
         manifests, policy = self._catalogue.manifests, self._policy
         if not self._is_whole():  # nobody knows what else is pinned, or came from where
             policy = replace(policy, keep_versions=0, keep_ancestors="all")
         versions = kept_versions(manifests, heads, gates, self._catalogue.is_gone, policy)
+        if recorded.items() - heads.items():
+            versions |= kept_versions(manifests, recorded, gates, self._catalogue.is_gone, policy)
         kept: dict[Digest, str] = {}
         for digest, reason in versions.items():
             made = manifests[digest]

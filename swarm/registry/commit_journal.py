@@ -47,7 +47,7 @@ class CommitJournal:
         self._kept: list[Entry] = []
         self._commits: set[Digest] = set()
         self._withdrawn: set[str] = set()
-        self._newest: dict[ExpertId, int] = {}
+        self._newest: dict[ExpertId, tuple[int, Digest]] = {}
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._size = 0
@@ -74,7 +74,11 @@ class CommitJournal:
         """Return the newest acknowledged version of an expert, 0 if there is none or it was withdrawn."""
         if expert in self._withdrawn or owner_of(expert) in self._withdrawn:
             return 0
-        return self._newest.get(expert, 0)
+        return self._newest[expert][0] if expert in self._newest else 0
+
+    def newest(self, expert: ExpertId) -> Digest:
+        """Return the manifest of the newest acknowledged version of an expert that has one."""
+        return self._newest[expert][1]
 
     def experts(self) -> list[ExpertId]:
         """Return the experts that have an acknowledged version and were not withdrawn."""
@@ -161,7 +165,8 @@ class CommitJournal:
         except SwarmError as error:
             _log.error("journal.unreadable", manifest=entry.name, reason=str(error))
             return
-        self._newest[made.expert] = max(made.version, self._newest.get(made.expert, 0))
+        version = made.version, Digest(entry.name)
+        self._newest[made.expert] = max(version, self._newest.get(made.expert, version))
 
     def _read(self, path: Path) -> int:
         """Take in what is there; return where the last whole line ends."""

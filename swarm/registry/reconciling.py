@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import Tombstone
@@ -45,10 +45,43 @@ class Reconciler:
         self._stones = -1
         self._is_audited = False
         self._displaced: dict[ExpertId, int] = {}
+        self._refused: set[str] = set()
+        self._lost = 0
+
+    @property
+    def lost(self) -> int:
+        """How many acknowledged versions and withdrawals the store lacked at the last look, while it had no
+        specification: nothing can be put back before it has one."""
+        return self._lost
+
+    def is_refused(self, name: str) -> bool:
+        """Say whether what is recorded under this name is never put back: its signer may not sign any more,
+        or nobody knows it."""
+        return name in self._refused
 
     def is_behind(self, expert: ExpertId, version: int) -> bool:
         """Say whether a store whose head of an expert is `version` has lost an acknowledged one."""
         return self._journal.version_of(expert) > max(version, self._displaced.get(expert, 0))
+
+    async def bring_forward(self) -> None:
+        """Put back what the store seems to have lost since the last look, before it is read or added to.
+
+        NotReadyError while that cannot be: the store then says nothing about what there is.
+        """
+        if self._lost or not await self._only_grew():
+            await self.reconcile()
+        self.check_whole()
+
+    def check_whole(self) -> None:
+        """Raise NotReadyError while the store is known to lack what was acknowledged."""
+        if self._lost:
+            raise NotReadyError(
+                "metadata of the registry",
+                found=f"{self._lost} acknowledged versions and withdrawals lost, and no specification",
+                expected="the store that had them",
+                remedy="start the coordinator: swarm coordinator; once it brought the specification, the registry"
+                " puts them back from its journal. If this is another Redis than before: --redis-url",
+            )
 
     async def keep(self) -> None:
         """Look every few seconds, until cancelled, whether the store has lost something."""
@@ -62,11 +95,8 @@ class Reconciler:
 
     async def look(self) -> Reconciled:
         """Reconcile unless nothing hints at a loss since the last time."""
-        rows = await self._store.manifests(max(0, self._rows - 1))
         stones = len(await self._store.tombstones())
-        if self._is_audited and (rows[:1], stones) == (self._newest_row, self._stones):
-            if len(rows) > 1:  # it only grew, by commits that are recorded by whoever made them
-                self._rows, self._newest_row = self._rows + len(rows) - 1, rows[-1:]
+        if self._is_audited and stones == self._stones and await self._only_grew():
             return Reconciled()
         return await self.reconcile()
 
@@ -78,6 +108,7 @@ class Reconciler:
         """
         async with self._at_work:
             if await self._store.specification() is None:
+                self._lost = await self._count_lost()
                 return Reconciled()
             audit = audit or not self._is_audited
             withdrawn = await self._put_back_withdrawals()
@@ -86,13 +117,27 @@ class Reconciler:
             held = await self._store.manifests()
             self._rows, self._newest_row = len(held), held[-1:]
             self._stones = len(await self._store.tombstones())
-            self._is_audited = True
+            self._is_audited, self._lost = True, 0
         if put_back or withdrawn or conflicts:
             _log.warning(
                 "store.had_lost", put_back=put_back[:20], versions=len(put_back), withdrawn=withdrawn,
                 conflicts=conflicts,
             )  # fmt: skip
         return Reconciled(put_back=tuple(put_back), withdrawn=tuple(withdrawn), conflicts=tuple(conflicts))
+
+    async def _only_grew(self) -> bool:
+        """Say whether the store's list of manifests is that of the last look, and what came since."""
+        known = self._rows
+        rows = await self._store.manifests(max(0, known - 1))
+        if rows[:1] != self._newest_row:
+            return False
+        if len(rows) > 1 and self._rows == known:  # by commits that are recorded by whoever made them
+            self._rows, self._newest_row = known + len(rows) - 1, rows[-1:]
+        return True
+
+    async def _count_lost(self) -> int:
+        commits = self._journal.commits - set(await self._store.manifests())
+        return len(commits) + len(self._journal.withdrawn - (await self._store.tombstones()).keys())
 
     async def _put_back_withdrawals(self) -> list[str]:
         in_store, done = await self._store.tombstones(), []
@@ -166,9 +211,12 @@ class Reconciler:
 
     async def _verified(self, entry: Entry, cls: type[Any]) -> Statement[Any] | None:
         try:
-            return await self._opened(entry.envelope, cls)
+            statement = await self._opened(entry.envelope, cls)
         except UnreachableError:
             raise
         except SwarmError as error:
+            self._refused.add(entry.name)
             _log.error("journal.refused", entry=entry.name, reason=str(error))
             return None
+        self._refused.discard(entry.name)
+        return statement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swarm.audit import RefusalLog
 from swarm.domain.collection import Collection, OwnerBytes, RetentionPolicy
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
 from swarm.domain.inference import SocketBytes
 from swarm.domain.lineage import Lineage
@@ -90,6 +90,8 @@ class RegistryService:
             blobs=blobs,
             catalogue=self._catalogue,
             claims=claims,
+            commits=journal,
+            reconciler=self.reconciler,
             policy=policy,
             journal=collection_journal,
         )
@@ -164,7 +166,8 @@ class RegistryService:
     async def collect(self, dry_run: bool = False) -> Collection:
         """Remove the blobs that nothing in reach needs, or say what would go and why the largest others stay.
 
-        UnreachableError while the store or the blobs are away.
+        UnreachableError while the store or the blobs are away, NotReadyError while the store lacks what was
+        acknowledged.
         """
         found = await self._collector.collect(dry_run=dry_run)
         if not dry_run:
@@ -177,7 +180,7 @@ class RegistryService:
         await asyncio.to_thread(self._blobs.sweep)
         try:
             return len((await self.collect()).gone)
-        except UnreachableError:
+        except (NotReadyError, UnreachableError):
             return 0
 
     async def health(self) -> RegistryHealth:
