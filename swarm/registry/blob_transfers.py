@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
+from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
 from swarm.domain.ids import digest as checked_digest
 from swarm.domain.membership import Caller
@@ -20,6 +21,7 @@ from swarm.registry.claims import Claims
 from swarm.registry.deltas import Deltas
 from swarm.registry.progress import with_progress
 from swarm.registry.quotas import Quotas
+from swarm.registry.reconciling import Reconciler
 
 SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
@@ -37,10 +39,11 @@ class BlobTransfers:
         catalogue: Catalogue,
         claims: Claims,
         quotas: Quotas,
+        reconciler: Reconciler,
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
         self._blobs, self._catalogue, self._claims, self._quotas = blobs, catalogue, claims, quotas
-        self._spare_bytes = spare_bytes
+        self._reconciler, self._spare_bytes = reconciler, spare_bytes
         self._deltas, self._outlines = Deltas(blobs), Outlines()
 
     async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
@@ -108,7 +111,8 @@ class BlobTransfers:
         """Yield a blob in chunks of 1 MiB, its bytes verified first; or so many (0: all) from offset on.
 
         Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
-        owner keeps (serve-only) or withdrew; InvalidInputError for bytes beyond its end.
+        owner keeps (serve-only) or withdrew; InvalidInputError for bytes beyond its end; NotReadyError while
+        nobody can say what their owner wants, because the store lost what was acknowledged.
         """
         view = await self._opened(digest)
         for chunk in chunks_of(view, digest, offset, length):
@@ -133,19 +137,25 @@ class BlobTransfers:
 
         Raises NotFoundError where the blob's own bytes are hardly more, else what `fetch` raises.
         """
-        await self._catalogue.refresh()
         for each in (digest, parent):
             # Who gets a delta and one of the two has the other.
-            self._catalogue.check_may_leave(checked_digest(each))
+            checked_digest(each)
+        await self._check_may_leave(digest, parent)
         async for piece in self._deltas.between(digest, parent, width):
             yield piece
 
     async def _opened(self, digest: Digest) -> memoryview:
         """Return the verified bytes of a blob that may leave."""
-        checked_digest(digest)
-        await self._catalogue.refresh()
-        self._catalogue.check_may_leave(digest)
+        await self._check_may_leave(checked_digest(digest))
         return await asyncio.to_thread(self._blobs.open_verified, digest)
+
+    async def _check_may_leave(self, *blobs: Digest) -> None:
+        with suppress(UnreachableError):  # what was known before an outage counts during it
+            await self._reconciler.bring_forward()
+        self._reconciler.check_whole()
+        await self._catalogue.refresh()
+        for blob in blobs:
+            self._catalogue.check_may_leave(blob)
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:
         free = self._blobs.free_bytes()

@@ -139,7 +139,7 @@ class Collector:
     def _check_known(self) -> None:
         """Raise NotReadyError where the store went back once more since it was brought forward."""
         lacking = self._commits.commits - self._catalogue.digests
-        if lost := [each for each in lacking if not self._reconciler.is_refused(each)]:
+        if lost := [each for each in lacking if not self._reconciler.is_left_out(each)]:
             raise NotReadyError(
                 "collection",
                 found=f"{len(lost)} acknowledged versions that the store lacks",

@@ -66,6 +66,11 @@ class CommitJournal:
         return frozenset(self._commits)
 
     @property
+    def count(self) -> int:
+        """How many manifests' commits are recorded."""
+        return len(self._commits)
+
+    @property
     def withdrawn(self) -> frozenset[str]:
         """Experts and nodes whose withdrawal is recorded."""
         return frozenset(self._withdrawn)

@@ -64,6 +64,7 @@ class Commits:
 
         A node needs its lease's fence; the coordinator, which commits its own root, has none.
         """
+        await self._reconciler.bring_forward()
         statement = await self._statements.opened(envelope, Manifest)
         manifest = statement.value
         admission.check_committer(caller, manifest)
@@ -86,8 +87,8 @@ class Commits:
     ) -> tuple[list[str], list[str]]:
         """Take over heads that a node kept and this registry lost.
 
-        Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence or an
-        outage refuses the whole.
+        Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence, an
+        outage, or a store that lacks what was acknowledged (NotReadyError) refuses the whole.
         """
         if len(envelopes) > MAX_ANNOUNCED:
             raise InvalidInputError(
@@ -97,6 +98,7 @@ class Commits:
         if key and (first := await self._store.recall(call)):
             restored, refused = json.loads(first)
             return restored, refused
+        await self._reconciler.bring_forward()
         restored, refused = [], []
         for envelope in envelopes:
             try:
@@ -128,7 +130,11 @@ class Commits:
         return descended
 
     async def admit(self, manifest: Manifest) -> None:
-        """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound."""
+        """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound.
+
+        Before that what the store lost comes back: who published a blob first was acknowledged first.
+        """
+        await self._reconciler.bring_forward()
         admission.check_fits(manifest, await self._statements.specification())
         await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
@@ -142,6 +148,7 @@ class Commits:
         """
         manifest = statement.value
         async with self._committing:
+            await self._reconciler.bring_forward()
             if self._reconciler.is_behind(manifest.expert, manifest.parent_version):
                 await self._reconciler.look()
             if not self._journal.has(statement.digest):

@@ -99,6 +99,7 @@ class Rebuilding:
             raise InvalidInputError(
                 "versions brought back", found=str(len(envelopes)), expected=f"at most {MAX_BROUGHT}"
             )
+        await self._reconciler.bring_forward()
         if await self._store.specification() is None:
             raise NotReadyError(
                 "specification",

@@ -45,7 +45,7 @@ class Reconciler:
         self._stones = -1
         self._is_audited = False
         self._displaced: dict[ExpertId, int] = {}
-        self._refused: set[str] = set()
+        self._left_out: set[str] = set()
         self._lost = 0
 
     @property
@@ -54,10 +54,10 @@ class Reconciler:
         specification: nothing can be put back before it has one."""
         return self._lost
 
-    def is_refused(self, name: str) -> bool:
-        """Say whether what is recorded under this name is never put back: its signer may not sign any more,
-        or nobody knows it."""
-        return name in self._refused
+    def is_left_out(self, name: str) -> bool:
+        """Say whether what is recorded under this name was not put back: its signer may not sign any more, or
+        the store has another manifest of this version."""
+        return name in self._left_out
 
     def is_behind(self, expert: ExpertId, version: int) -> bool:
         """Say whether a store whose head of an expert is `version` has lost an acknowledged one."""
@@ -79,8 +79,8 @@ class Reconciler:
                 "metadata of the registry",
                 found=f"{self._lost} acknowledged versions and withdrawals lost, and no specification",
                 expected="the store that had them",
-                remedy="start the coordinator: swarm coordinator; once it brought the specification, the registry"
-                " puts them back from its journal. If this is another Redis than before: --redis-url",
+                remedy="start the coordinator: swarm coordinator; once it brought the specification, the"
+                " registry puts them back from its journal. Another Redis than before? See --redis-url",
             )
 
     async def keep(self) -> None:
@@ -95,8 +95,9 @@ class Reconciler:
 
     async def look(self) -> Reconciled:
         """Reconcile unless nothing hints at a loss since the last time."""
-        stones = len(await self._store.tombstones())
-        if self._is_audited and stones == self._stones and await self._only_grew():
+        stones = await self._store.tombstones()
+        is_whole = len(stones) == self._stones and self._journal.withdrawn - self._left_out <= stones.keys()
+        if self._is_audited and is_whole and await self._only_grew():
             return Reconciled()
         return await self.reconcile()
 
@@ -127,9 +128,10 @@ class Reconciler:
 
     async def _only_grew(self) -> bool:
         """Say whether the store's list of manifests is that of the last look, and what came since."""
-        known = self._rows
+        known, recorded = self._rows, self._journal.count
         rows = await self._store.manifests(max(0, known - 1))
-        if rows[:1] != self._newest_row:
+        left_out = sum(self._journal.has(Digest(name)) for name in self._left_out)
+        if rows[:1] != self._newest_row or max(0, known - 1) + len(rows) < recorded - left_out:
             return False
         if len(rows) > 1 and self._rows == known:  # by commits that are recorded by whoever made them
             self._rows, self._newest_row = known + len(rows) - 1, rows[-1:]
@@ -168,6 +170,8 @@ class Reconciler:
             made = await self._verified(entry, Manifest)
             if made is None or (entry.name in held and made.value.expert not in behind and not audit):
                 continue
+            if made.digest != entry.name:  # a damaged line
+                self._left_out.add(entry.name)
             conflict = await self._put_back(made, heads.get(made.value.expert), done)
             if conflict:
                 conflicts.append(conflict)
@@ -181,6 +185,7 @@ class Reconciler:
         at_version = await self._store.manifest_at(manifest.expert, manifest.version)
         if at_version not in (None, digest) and await self._is_whole(at_version, manifest.expert):
             _log.error("store.displaced", version=name, by=at_version)
+            self._left_out.add(digest)
             self._displaced[manifest.expert] = max(manifest.version, self._displaced.get(manifest.expert, 0))
             return f"{name}: acknowledged as {digest[:12]}, but the store has {at_version[:12]}"
         is_right = at_version == digest and await self._is_whole(digest, manifest.expert)
@@ -215,8 +220,8 @@ class Reconciler:
         except UnreachableError:
             raise
         except SwarmError as error:
-            self._refused.add(entry.name)
+            self._left_out.add(entry.name)
             _log.error("journal.refused", entry=entry.name, reason=str(error))
             return None
-        self._refused.discard(entry.name)
+        self._left_out.discard(entry.name)
         return statement

@@ -69,6 +69,7 @@ class RegistryService:
             catalogue=self._catalogue,
             claims=claims,
             quotas=self._quotas,
+            reconciler=self.reconciler,
             spare_bytes=spare_bytes,
         )
         self._commits = Commits(

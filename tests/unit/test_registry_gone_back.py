@@ -1,21 +1,22 @@
 """A real Redis that lost what was acknowledged: nothing goes, nothing is given away, nothing is denied."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from swarm.domain.collection import RetentionPolicy
-from swarm.domain.errors import NotReadyError
+from swarm.domain.errors import NotAuthorisedError, NotReadyError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import RedisStore, connect_redis
 from swarm.registry.service import RegistryService
-from swarm.trust.statements import sign_statement
-from tests.support.registry import Registry, expert, open_registry
+from swarm.trust.statements import sign_statement, statement_digest
+from tests.support.registry import Registry, expert, fetched, open_registry
 from tests.support.trust import SWARM, specification
 
 
@@ -98,3 +99,90 @@ async def test_no_collection_while_the_store_lacks_what_was_acknowledged(world: 
         await world.service.collect()
     assert await world.service.sweep() == 0
     assert set(world.registry.blobs.digests()) == before
+
+
+async def test_serve_only_weights_stay_here_while_the_store_is_lost_and_after_whoever_comes_first(
+    world: World,
+) -> None:
+    made, blobs = expert()
+    kept = replace(made, share="serve-only")
+    await world.publish(kept, blobs)
+    (large, *_) = blobs
+    await world.redis.flushall()
+    for _ in range(2):
+        with pytest.raises(NotReadyError, match="swarm coordinator"):
+            await fetched(world.service, large)
+        world.restart()
+        await world.service.reconciler.reconcile()
+    theirs = replace(expert("bob")[0], share="public")
+    await world.coordinator_came()
+    offered = world.registry.signed(theirs, "bob")
+    await world.service.bring_back(world.registry.caller("bob"), [offered], world.registry.fences["bob"])
+    with pytest.raises(NotAuthorisedError, match="serve-only"):
+        await fetched(world.service, large)
+    order = await world.store.manifests()
+    assert order[0] == await world.store.manifest_at(kept.expert, 1)
+
+
+@pytest.mark.parametrize("way", ["commit", "announce"])
+async def test_nobody_gets_before_others_in_the_order_that_the_journal_has(world: World, way: str) -> None:
+    first = await world.registry.add("ada")
+    made, blobs = expert("bob", seed=7)
+    await world.registry.publish(blobs, "bob")
+    await world.redis.flushall()
+    bob, envelope = world.registry.caller("bob"), world.registry.signed(made, "bob")
+    with pytest.raises(NotReadyError):
+        if way == "announce":
+            await world.service.announce(bob, [envelope], 1, "")
+        else:
+            await world.service.commit(bob, envelope, 1, "")
+    await world.coordinator_came()
+    fence = world.registry.fences["bob"]
+    if way == "announce":
+        await world.service.announce(bob, [envelope], fence, "")
+    else:
+        await world.service.commit(bob, envelope, fence, "")
+    order = await world.store.manifests()
+    assert order[0] == first and len(order) == 2
+
+
+async def test_what_a_wiped_store_cannot_say_is_not_denied(world: World) -> None:
+    digest = await world.registry.add()
+    await world.redis.flushall()
+    asked = [
+        world.service.heads(""),
+        world.service.heads("ada"),
+        world.service.manifest("", "ada.e1", 0),
+        world.service.manifest("", "ada.e1", 1),
+        world.service.manifest(digest, "", 0),
+        world.service.lineage("", "ada.e1"),
+    ]
+    for answer in asked:
+        with pytest.raises(NotReadyError, match="1 acknowledged versions"):
+            await answer
+    assert not await world.service.heads("bob")
+    await world.coordinator_came()
+    (head,) = await world.service.heads("")
+    assert head.manifest == digest
+
+
+async def test_while_redis_is_away_what_was_shared_before_is_given(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, blobs = expert()
+    await world.publish(made, blobs)
+    (large, *_) = blobs
+    await fetched(world.service, large)
+    await world.redis.config_set("maxclients", 1)
+    await world.redis.client_kill_filter(skipme=True)
+    assert await fetched(world.service, large) == blobs[large]
+
+
+async def test_a_version_that_another_one_displaced_keeps_no_collection_from_its_work(world: World) -> None:
+    made, blobs = expert()
+    await world.publish(made, blobs)
+    other = world.registry.signed(replace(made, metrics={"mark": 1.0}))
+    await world.journal.note_commit(statement_digest(other), other)
+    await world.journal.note_commit(Digest("f" * 64), other)  # a line with a flipped bit
+    assert not (await world.service.collect()).gone
+    assert not world.registry.blobs.missing(list(blobs))
