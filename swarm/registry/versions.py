@@ -1,6 +1,7 @@
 """What was published, as others read it: heads, manifests, lineage.
 
-A store that went back to an older state is brought forward before it answers.
+A store that went back to an older state is brought forward before it answers, NotReadyError while that cannot
+be done.
 """
 
 from swarm.domain.errors import NotFoundError, VerificationError
@@ -37,17 +38,21 @@ class Versions:
             each for each in self._journal.experts() if not owner or refusals.owner_of_target(each) == owner
         ]
         if any(self._reconciler.is_behind(each, versions.get(each, 0)) for each in mine):
-            await self._reconciler.reconcile()
+            await self._brought_forward()
             found = await self._store.heads(owner)
         return found
 
     async def manifest(self, digest: str, expert: str, version: int) -> bytes:
         """Return a manifest's envelope by digest, or by expert and version (0: its head).
 
-        Raises NotFoundError; VerificationError if the stored bytes are not those of the digest.
+        Raises NotFoundError; VerificationError if the stored bytes are not those of the digest; NotReadyError
+        while the store lacks what was acknowledged.
         """
         name = Digest(digest) if digest else await self._digest_of(ExpertId(expert), version)
         envelope = await self._store.manifest(name)
+        if envelope is None and self._journal.has(name):
+            await self._brought_forward()
+            envelope = await self._store.manifest(name)
         if envelope is None:
             raise _not_found(
                 f"manifest {name[:12]}", "none of that digest", "the digest of a published manifest"
@@ -64,6 +69,7 @@ class Versions:
 
     async def lineage(self, manifest: str, expert: str) -> Lineage:
         """Return the graph around a manifest, or around an expert's newest version, withdrawn or not."""
+        await self._reconciler.bring_forward()
         await self._catalogue.refresh()
         root = Digest(manifest)
         if not manifest:
@@ -79,17 +85,22 @@ class Versions:
         if version:
             found = await self._store.manifest_at(expert, version)
             if found is None and self._reconciler.is_behind(expert, version - 1):
-                await self._reconciler.reconcile()
+                await self._brought_forward()
                 found = await self._store.manifest_at(expert, version)
         else:
             head = await self._store.head(expert)
             if self._reconciler.is_behind(expert, head.version if head else 0):
-                await self._reconciler.reconcile()
+                await self._brought_forward()
                 head = await self._store.head(expert)
             found = head.manifest if head else None
         if found is None:
+            await self._reconciler.bring_forward()
             raise _not_found(f"{expert[:80]}@{version}" if version else f"expert {expert[:80]}")
         return found
+
+    async def _brought_forward(self) -> None:
+        await self._reconciler.reconcile()
+        self._reconciler.check_whole()
 
 
 def _not_found(
