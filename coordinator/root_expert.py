@@ -85,10 +85,10 @@ class RootExpert:
                 self._published = active.version
 
     async def put_back(self) -> None:
-        """Offer all versions, oldest first, to a registry that may have lost them, and the blobs it lacks."""
+        """Offer all versions, the newest first, to a registry that may have lost them, and blobs it lacks."""
         await self._keep_head(self._heads.get(ROOT_EXPERT))
         envelopes = [self._kept.get(version) or b"" for version in sorted(map(int, self._kept.names()))]
-        for start in range(0, max(1, len(envelopes)), MOST_AT_ONCE):
+        for start in reversed(range(0, max(1, len(envelopes)), MOST_AT_ONCE)):
             await self._offer(envelopes[start : start + MOST_AT_ONCE])
 
     async def _offer(self, envelopes: Sequence[bytes]) -> None:

@@ -70,7 +70,8 @@ class Announcer:
     async def bring_back(self, fence: int) -> None:
         """Offer every accepted version, and send the blobs that the registry lacks of them."""
         accepted = self._book.accepted_envelopes()
-        for start in range(0, max(1, len(accepted)), MOST_AT_ONCE):
+        # The newest first: older versions are taken below a head alone.
+        for start in reversed(range(0, max(1, len(accepted)), MOST_AT_ONCE)):
             envelopes = accepted[start : start + MOST_AT_ONCE]
             self._list(
                 "announcement", f"signed manifests of {len(envelopes)} own versions", sum(map(len, envelopes))

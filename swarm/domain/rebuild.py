@@ -17,11 +17,13 @@ class BroughtBack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerCame:
-    """An owner that has offered its versions since the rebuild began, and how many had been lost."""
+    """An owner that has offered its versions since the rebuild began, how many of them the registry took, and
+    how many lacking blobs came."""
 
     owner: NodeId
     offered: int
     restored: int
+    blobs: int = 0
     refused: tuple[str, ...] = ()
 
 
@@ -36,7 +38,10 @@ class MissingPiece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildReport:
-    """How a rebuild stands: what the registry has, who has come, what is missing."""
+    """How a rebuild stands: what there is, what the journal put back, who has come, what is missing.
+
+    `journal_damaged`: so many lines of the journal could not be read.
+    """
 
     heads: int
     manifests: int
@@ -45,3 +50,4 @@ class RebuildReport:
     conflicts: tuple[str, ...] = ()
     came: tuple[OwnerCame, ...] = ()
     missing: tuple[MissingPiece, ...] = ()
+    journal_damaged: int = 0

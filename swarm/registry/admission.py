@@ -1,11 +1,13 @@
 """What a manifest must be before it is committed; every refusal names the expert's version and the reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from swarm.domain.errors import (
     InvalidInputError,
     NotAuthorisedError,
     NotFoundError,
+    SwarmError,
     TrunkMismatchError,
     VerificationError,
 )
@@ -14,6 +16,17 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.modules import check_module
+
+MAX_MANIFEST_BYTES: Final = 1 << 20
+"""So large a signed manifest may be."""
+
+
+def check_size(envelope: bytes) -> None:
+    """Raise InvalidInputError for a signed manifest that is larger than any has to be."""
+    if len(envelope) > MAX_MANIFEST_BYTES:
+        raise InvalidInputError(
+            "signed manifest", found=f"{len(envelope)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
+        )
 
 
 def check_committer(caller: Caller, manifest: Manifest) -> None:
@@ -65,6 +78,20 @@ def check_fits(manifest: Manifest, specification: Specification) -> None:
         raise InvalidInputError(
             f"{subject}: {error.subject}", found=error.found, expected=error.expected, remedy=error.remedy
         ) from None
+
+
+def check_fitted(manifest: Manifest, specifications: Sequence[Specification]) -> None:
+    """Raise unless the manifest belongs to one of the specifications that the swarm has had; what is said is
+    why not to the first."""
+    refusals = []
+    for each in specifications:
+        try:
+            check_fits(manifest, each)
+        except SwarmError as error:
+            refusals.append(error)
+        else:
+            return
+    raise refusals[0]
 
 
 def check_present(manifest: Manifest, missing: Callable[[tuple[Digest, ...]], list[Digest]]) -> None:

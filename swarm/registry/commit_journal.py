@@ -20,7 +20,7 @@ import structlog
 
 from swarm.digests import digest_of
 from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError
-from swarm.domain.ids import Digest, ExpertId, owner_of
+from swarm.domain.ids import Digest, ExpertId, NodeId, owner_of
 from swarm.domain.manifests import Manifest
 from swarm.fault_points import reached
 from swarm.trust.statements import read_statement
@@ -39,6 +39,14 @@ class Entry:
     envelope: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """What one owner has in the journal."""
+
+    manifests: int = 0
+    size_bytes: int = 0
+
+
 class CommitJournal:
     """Append-only. `path` None: in memory only. For one event loop; one process writes."""
 
@@ -48,6 +56,7 @@ class CommitJournal:
         self._commits: set[Digest] = set()
         self._withdrawn: set[str] = set()
         self._newest: dict[ExpertId, tuple[int, Digest]] = {}
+        self._filled: dict[NodeId, Filled] = {}
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._size = 0
@@ -80,6 +89,10 @@ class CommitJournal:
         if expert in self._withdrawn or owner_of(expert) in self._withdrawn:
             return 0
         return self._newest[expert][0] if expert in self._newest else 0
+
+    def filled_by(self, owner: NodeId) -> Filled:
+        """Return how many manifests of an owner are recorded, and how large they are together."""
+        return self._filled.get(owner, Filled())
 
     def newest(self, expert: ExpertId) -> Digest:
         """Return the manifest of the newest acknowledged version of an expert that has one."""
@@ -170,6 +183,10 @@ class CommitJournal:
         except SwarmError as error:
             _log.error("journal.unreadable", manifest=entry.name, reason=str(error))
             return
+        before = self.filled_by(made.owner)
+        self._filled[made.owner] = Filled(
+            manifests=before.manifests + 1, size_bytes=before.size_bytes + len(entry.envelope)
+        )
         version = made.version, Digest(entry.name)
         self._newest[made.expert] = max(version, self._newest.get(made.expert, version))
 

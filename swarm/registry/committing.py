@@ -64,6 +64,7 @@ class Commits:
 
         A node needs its lease's fence; the coordinator, which commits its own root, has none.
         """
+        admission.check_size(envelope)
         await self._reconciler.bring_forward()
         statement = await self._statements.opened(envelope, Manifest)
         manifest = statement.value
@@ -161,6 +162,7 @@ class Commits:
 
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
         """Restore one announced head; return its name, empty if ours is as new."""
+        admission.check_size(envelope)
         statement = await self._statements.opened(envelope, Manifest)
         manifest = statement.value
         admission.check_owner(caller, manifest.owner, f"{manifest.expert}@{manifest.version}")

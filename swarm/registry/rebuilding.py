@@ -7,29 +7,34 @@ takes it; `report` says what there is and what is missing.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 import structlog
 
 from swarm.audit import RefusalLog
 from swarm.domain.errors import (
+    ConflictError,
+    ExhaustedError,
     InvalidInputError,
-    NotReadyError,
     StaleFenceError,
     SwarmError,
     UnreachableError,
 )
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
-from swarm.domain.membership import Caller
-from swarm.domain.rebuild import BroughtBack, MissingPiece, OwnerCame, RebuildReport
+from swarm.domain.membership import Caller, Head
+from swarm.domain.rebuild import BroughtBack, OwnerCame, RebuildReport
+from swarm.domain.specification import Specification
 from swarm.registry import admission
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.commit_journal import CommitJournal
-from swarm.registry.reconciling import Opened, Reconciled, Reconciler
+from swarm.registry.commit_journal import CommitJournal, Filled
+from swarm.registry.commits_in_flight import CommitsInFlight
+from swarm.registry.missing_pieces import MissingPieces
+from swarm.registry.reconciling import Reconciler
+from swarm.registry.statements import StatementReader
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement
 
@@ -39,7 +44,10 @@ MAX_BROUGHT: Final = 1000
 REBUILD_EVENT: Final = "registry.rebuild"
 """The event that asks coordinator and nodes to bring what they keep."""
 
-_MOST_MISSING: Final = 10_000
+MOST_HISTORY: Final = 10_000
+MOST_HISTORY_BYTES: Final = 64 << 20
+"""So many manifests, and bytes of them, an owner may have with history that the journal does not know."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -58,7 +66,7 @@ class WithinLimits(Protocol):
 
 
 class Rebuilding:
-    """Takes back what was lost. `needed` gives the blobs that must be here, with why."""
+    """Takes back what was lost."""
 
     def __init__(
         self,
@@ -68,96 +76,149 @@ class Rebuilding:
         catalogue: Catalogue,
         journal: CommitJournal,
         reconciler: Reconciler,
-        opened: Opened,
+        statements: StatementReader,
+        in_flight: CommitsInFlight,
         admitted: Admitted,
         within_limits: WithinLimits,
-        needed: Callable[[], Awaitable[dict[Digest, str]]],
+        missing: MissingPieces,
         keep_versions: int,
         audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._journal = store, blobs, catalogue, journal
-        self._reconciler, self._opened, self._admitted = reconciler, opened, admitted
-        self._within_limits = within_limits
-        self._needed, self._keep_versions, self._audit = needed, keep_versions, audit
+        self._reconciler, self._statements, self._in_flight = reconciler, statements, in_flight
+        self._admitted, self._within_limits = admitted, within_limits
+        self._missing, self._keep_versions, self._audit = missing, keep_versions, audit
         self._came: dict[NodeId, OwnerCame] = {}
-        self._reconciled = Reconciled()
+        self._awaited: dict[NodeId, dict[Digest, str]] = {}
+        self._shown_from = self._seen = 0
+        self._adding_history = asyncio.Lock()
 
     async def begin(self) -> None:
         """Put back what the journal has, and ask everybody for the rest."""
         self._came = {}
-        self._reconciled = await self._reconciler.reconcile(audit=True)
+        self._shown_from = self._seen
+        await self._reconciler.reconcile(audit=True)
         await self._store.append_event(REBUILD_EVENT, {}, time.time())
-        _log.warning("registry.rebuild", from_journal=len(self._reconciled.put_back))
+        _log.warning("registry.rebuild", from_journal=len(self._reconciler.done))
 
     async def bring_back(self, caller: Caller, envelopes: Sequence[bytes], fence: int) -> BroughtBack:
-        """Take back what its owner kept of the versions that this registry had accepted, oldest first.
+        """Take back what its owner kept of the versions that this registry had accepted.
 
-        The newest of each expert becomes its head once its blobs are here; older ones are history. Raises
-        StaleFenceError, and NotReadyError before the coordinator has put back what is the swarm's.
+        The newest of each expert becomes its head once its blobs are here; older ones are history, below a
+        head alone. Raises StaleFenceError, and NotReadyError before the coordinator has put back what is the
+        swarm's.
         """
         if len(envelopes) > MAX_BROUGHT:
             raise InvalidInputError(
                 "versions brought back", found=str(len(envelopes)), expected=f"at most {MAX_BROUGHT}"
             )
         await self._reconciler.bring_forward()
-        if await self._store.specification() is None:
-            raise NotReadyError(
-                "specification",
-                found="none in the store yet",
-                remedy="start the coordinator: swarm coordinator",
-            )
-        held = None if caller.role == "coordinator" else fence
+        specifications = await self._statements.specifications()
         statements, refused = await self._verified(caller, envelopes)
-        kept = self._kept(statements)
-        lacking = set(
-            await asyncio.to_thread(
-                self._blobs.missing,
-                [blob for each in statements if each.digest in kept for blob in each.value.blobs()],
-            )
-        )
-        newest = {each.value.expert: each.digest for each in statements}
-        restored: list[str] = []
-        missing: dict[Digest, None] = {}
-        stones = await self._store.tombstones()
+        by_expert: dict[ExpertId, list[Statement[Manifest]]] = defaultdict(list)
         for each in statements:
+            by_expert[each.value.expert].append(each)
+        taking = _Taking(caller, None if caller.role == "coordinator" else fence, specifications)
+        stones = await self._store.tombstones()
+        for versions in by_expert.values():
+            is_gone = versions[0].value.expert in stones or versions[0].value.owner in stones
+            await self._take_back(versions[::-1], taking, is_gone=is_gone)
+        refused += [self._refused(caller, error) for error in taking.refused]
+        self._note(caller.id, len(statements), taking, refused)
+        return BroughtBack(
+            restored=tuple(taking.restored[::-1]), refused=tuple(refused), missing_blobs=tuple(taking.missing)
+        )
+
+    async def _take_back(
+        self, versions: Sequence[Statement[Manifest]], taking: "_Taking", *, is_gone: bool
+    ) -> None:
+        """Take back versions of one expert, the newest first; `is_gone`: it was withdrawn."""
+        waits_for_head = False
+        for row, each in enumerate(versions):
             made = each.value
-            is_gone = made.expert in stones or made.owner in stones
-            is_wanted = each.digest in kept and not is_gone
-            absent = [blob for blob in made.blobs() if blob in lacking] if is_wanted else []
-            missing |= dict.fromkeys(absent)
-            as_head = newest[made.expert] == each.digest and not is_gone
-            if as_head and absent:
-                continue
+            head = await self._store.head(made.expert)
+            may_be_head = row == 0 and not is_gone and (head is None or head.version <= made.version)
+            is_recent = head is None or made.version > head.version - self._keep_versions
+            is_wanted = not is_gone and (not self._keep_versions or (row < self._keep_versions and is_recent))
             try:
-                if as_head:
-                    await self._admitted(made)
-                async with self._within_limits(caller, each) if as_head else nullcontext():
-                    is_new = await self._store.put_back(
-                        made, each.digest, each.envelope, as_head=as_head, fence=held
-                    )
-                if is_new:
-                    restored.append(f"{made.expert}@{made.version}")
-                await self._journal.note_commit(each.digest, each.envelope)
+                async with self._in_flight.of_announced(each):
+                    absent = await self._absent(made) if is_wanted else []
+                    taking.looked_for.update(made.blobs() if is_wanted else ())
+                    taking.missing = dict.fromkeys(absent, f"{made.expert}@{made.version}") | taking.missing
+                    if may_be_head and absent:
+                        waits_for_head = head is None
+                        continue
+                    if waits_for_head:
+                        continue
+                    if may_be_head:
+                        await self._admitted(made)
+                        async with self._within_limits(taking.caller, each):
+                            is_new = await self._put_back(each, taking, as_head=True)
+                    else:
+                        async with self._adding_history:
+                            await self._check_history(each, taking, head, is_gone=is_gone)
+                            is_new = await self._put_back(each, taking, as_head=False)
             except (StaleFenceError, UnreachableError):
                 raise
             except SwarmError as error:
-                refused.append(self._refused(caller, error))
-        self._note(caller.id, len(statements), len(restored), refused)
-        return BroughtBack(restored=tuple(restored), refused=tuple(refused), missing_blobs=tuple(missing))
+                taking.refused.append(error)
+                waits_for_head |= may_be_head and head is None
+                continue
+            if is_new:
+                taking.restored.append(f"{made.expert}@{made.version}")
+
+    async def _put_back(self, each: Statement[Manifest], taking: "_Taking", *, as_head: bool) -> bool:
+        is_new = await self._store.put_back(
+            each.value, each.digest, each.envelope, as_head=as_head, fence=taking.fence
+        )
+        await self._journal.note_commit(each.digest, each.envelope)
+        return is_new
+
+    async def _absent(self, made: Manifest) -> list[Digest]:
+        return await asyncio.to_thread(self._blobs.missing, made.blobs())
+
+    async def _check_history(
+        self, each: Statement[Manifest], taking: "_Taking", head: Head | None, *, is_gone: bool
+    ) -> None:
+        """Raise unless an older version may be filled in: what was acknowledged may; what nobody here knows
+        fits the swarm, lies below a head, and its owner has not filled the history."""
+        made = each.value
+        if self._journal.has(each.digest):
+            return
+        admission.check_fitted(made, taking.specifications)
+        name, filled = f"{made.expert}@{made.version}", self._journal.filled_by(made.owner)
+        if not is_gone and (head is None or head.version <= made.version):
+            raise ConflictError(
+                name,
+                found=f"version {head.version} as the head" if head else "no head",
+                expected="a newer version as the head",
+                remedy="bring the newest version back first, with its weights",
+            )
+        more = Filled(manifests=filled.manifests + 1, size_bytes=filled.size_bytes + len(each.envelope))
+        if more.manifests > MOST_HISTORY or more.size_bytes > MOST_HISTORY_BYTES:
+            raise ExhaustedError(
+                name,
+                found=f"{filled.manifests} manifests of {made.owner} here, {filled.size_bytes} bytes",
+                expected=f"at most {MOST_HISTORY}, of {MOST_HISTORY_BYTES} bytes, with what is brought back",
+                remedy="older history is not taken back; heads are",
+            )
 
     async def report(self) -> RebuildReport:
         """Say what there is, who has come since `begin`, and what is missing."""
         await self._catalogue.refresh()
         heads = await self._store.heads()
         count, _ = await asyncio.to_thread(self._blobs.stats)
+        done = self._reconciler.done
+        self._seen = len(done)
         return RebuildReport(
             heads=len(heads),
             manifests=self._catalogue.count,
             blobs=count,
-            from_journal=self._reconciled.put_back,
-            conflicts=self._reconciled.conflicts,
+            from_journal=tuple(done[self._shown_from :]),
+            conflicts=self._reconciler.conflicts,
             came=tuple(self._came[owner] for owner in sorted(self._came)),
-            missing=tuple([*self._lost_manifests(), *await self._lost_blobs()][:_MOST_MISSING]),
+            missing=await self._missing.listed(self._awaited),
+            journal_damaged=self._journal.damaged,
         )
 
     async def _verified(
@@ -167,7 +228,8 @@ class Rebuilding:
         refused: list[str] = []
         for envelope in envelopes:
             try:
-                statement: Statement[Manifest] = await self._opened(envelope, Manifest)
+                admission.check_size(envelope)
+                statement: Statement[Manifest] = await self._statements.opened(envelope, Manifest)
                 made = statement.value
                 admission.check_owner(caller, made.owner, f"{made.expert}@{made.version}")
                 if caller.role == "coordinator":
@@ -184,46 +246,37 @@ class Rebuilding:
         self._audit.refused("/swarm.v1.Registry/BringBack", f"{caller.role}/{caller.id}", error)
         return str(error)
 
-    def _kept(self, statements: Sequence[Statement[Manifest]]) -> set[Digest]:
-        """Return the versions whose weights are wanted: the newest of each expert."""
-        by_expert: dict[ExpertId, list[Digest]] = defaultdict(list)
-        for each in statements:
-            by_expert[each.value.expert].append(each.digest)
-        return {digest for versions in by_expert.values() for digest in versions[-self._keep_versions :]}
-
-    def _note(self, owner: NodeId, offered: int, restored: int, refused: list[str]) -> None:
-        before = self._came.get(owner)
+    def _note(self, owner: NodeId, offered: int, taking: "_Taking", refused: list[str]) -> None:
+        before = self._came.get(owner, OwnerCame(owner=owner, offered=0, restored=0))
+        arrived = (self._awaited.get(owner, {}).keys() & taking.looked_for) - taking.missing.keys()
+        self._awaited[owner] = {
+            blob: version
+            for blob, version in (self._awaited.get(owner, {}) | taking.missing).items()
+            if blob not in arrived
+        }
         self._came[owner] = OwnerCame(
             owner=owner,
             offered=offered,
-            restored=restored + (before.restored if before else 0),
+            restored=len(taking.restored) + before.restored,
+            blobs=len(arrived) + before.blobs,
             refused=tuple(refused),
         )
         _log.info(
-            "registry.brought_back", owner=owner, offered=offered, restored=restored, refused=len(refused)
+            "registry.brought_back",
+            owner=owner,
+            offered=offered,
+            restored=len(taking.restored),
+            refused=len(refused),
+            blobs=len(arrived),
         )
 
-    def _lost_manifests(self) -> list[MissingPiece]:
-        """Return the versions below a known one that nobody has brought."""
-        known: dict[tuple[NodeId, ExpertId], set[int]] = defaultdict(set)
-        for made in self._catalogue.manifests.values():
-            known[made.owner, made.expert].add(made.version)
-        return [
-            MissingPiece(owner=owner, version=f"{expert}@{version}", what="manifest")
-            for (owner, expert), versions in sorted(known.items())
-            for version in sorted(set(range(1, max(versions))) - versions)
-        ]
 
-    async def _lost_blobs(self) -> list[MissingPiece]:
-        needed = await self._needed()
-        missing = await asyncio.to_thread(self._blobs.missing, sorted(needed))
-        users = {
-            blob: (made.owner, f"{made.expert}@{made.version}")
-            for made in self._catalogue.manifests.values()
-            for blob in made.blobs()
-        }
-        found = []
-        for blob in missing:
-            owner, version = users.get(blob, (NodeId("coordinator"), needed[blob]))
-            found.append(MissingPiece(owner=owner, version=version, what=f"blob {blob}"))
-        return sorted(found, key=lambda each: (each.owner, each.version, each.what))
+class _Taking:
+    """One call's versions on their way in: from whom, and what became of them."""
+
+    def __init__(self, caller: Caller, fence: int | None, specifications: Sequence[Specification]) -> None:
+        self.caller, self.fence, self.specifications = caller, fence, specifications
+        self.restored: list[str] = []
+        self.refused: list[SwarmError] = []
+        self.looked_for: set[Digest] = set()
+        self.missing: dict[Digest, str] = {}

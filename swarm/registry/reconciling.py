@@ -47,6 +47,18 @@ class Reconciler:
         self._displaced: dict[ExpertId, int] = {}
         self._left_out: set[str] = set()
         self._lost = 0
+        self._done: list[str] = []
+        self._conflicts: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> list[str]:
+        """The versions that were put back since this process began, in that order."""
+        return self._done
+
+    @property
+    def conflicts(self) -> tuple[str, ...]:
+        """The versions that another one displaced, as of the last audit."""
+        return self._conflicts
 
     @property
     def lost(self) -> int:
@@ -119,6 +131,9 @@ class Reconciler:
             self._rows, self._newest_row = len(held), held[-1:]
             self._stones = len(await self._store.tombstones())
             self._is_audited, self._lost = True, 0
+            self._done += put_back
+            if audit:
+                self._conflicts = tuple(conflicts)
         if put_back or withdrawn or conflicts:
             _log.warning(
                 "store.had_lost", put_back=put_back[:20], versions=len(put_back), withdrawn=withdrawn,

@@ -20,7 +20,9 @@ from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 from swarm.registry.collecting import Collector
 from swarm.registry.commit_journal import CommitJournal
+from swarm.registry.commits_in_flight import CommitsInFlight
 from swarm.registry.committing import Commits
+from swarm.registry.missing_pieces import MissingPieces
 from swarm.registry.quotas import Quotas
 from swarm.registry.rebuilding import Rebuilding
 from swarm.registry.reconciling import Reconciler
@@ -96,16 +98,24 @@ class RegistryService:
             policy=policy,
             journal=collection_journal,
         )
+        self._missing = MissingPieces(
+            blobs=blobs,
+            catalogue=self._catalogue,
+            journal=journal,
+            reconciler=self.reconciler,
+            needed=self._collector.needed,
+        )
         self._rebuilding = Rebuilding(
             store=store,
             blobs=blobs,
             catalogue=self._catalogue,
             journal=journal,
             reconciler=self.reconciler,
-            opened=statements.opened,
+            statements=statements,
+            in_flight=CommitsInFlight(store, claims),
             admitted=self._commits.admit,
             within_limits=self._commits.within_limits,
-            needed=self._collector.needed,
+            missing=self._missing,
             keep_versions=policy.keep_versions,
             audit=audit,
         )

@@ -30,6 +30,15 @@ class StatementReader:
             self._keyring.add_record(record)
         return self._keyring.open(envelope, cls)
 
+    async def specifications(self) -> list[Specification]:
+        """Return every specification that the swarm has had, the newest first."""
+        found = [await self.specification()]
+        for version in range(found[0].version - 1, 0, -1):
+            envelope = await self._store.specification(version)
+            if envelope is not None:
+                found.append((await self.opened(envelope, Specification)).value)
+        return found
+
     async def specification(self) -> Specification:
         """Return the swarm's current specification; NotReadyError where the store has none."""
         envelope = await self._store.specification()
