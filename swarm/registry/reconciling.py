@@ -121,7 +121,7 @@ class Reconciler:
         """
         async with self._at_work:
             if await self._store.specification() is None:
-                self._lost = await self._count_lost()
+                self._note_lost(await self._count_lost())
                 return Reconciled()
             audit = audit or not self._is_audited
             withdrawn = await self._put_back_withdrawals()
@@ -151,6 +151,11 @@ class Reconciler:
         if len(rows) > 1 and self._rows == known:  # by commits that are recorded by whoever made them
             self._rows, self._newest_row = known + len(rows) - 1, rows[-1:]
         return True
+
+    def _note_lost(self, count: int) -> None:
+        if count and not self._lost:
+            _log.warning("store.lacks", acknowledged=count, remedy="start the coordinator: swarm coordinator")
+        self._lost = count
 
     async def _count_lost(self) -> int:
         commits = self._journal.commits - set(await self._store.manifests())
@@ -187,12 +192,14 @@ class Reconciler:
                 continue
             if made.digest != entry.name:  # a damaged line
                 self._left_out.add(entry.name)
-            conflict = await self._put_back(made, heads.get(made.value.expert), done)
+            conflict = await self._put_back(made, heads.get(made.value.expert), held, done)
             if conflict:
                 conflicts.append(conflict)
         return done, conflicts
 
-    async def _put_back(self, made: Statement[Manifest], head: Head | None, done: list[str]) -> str:
+    async def _put_back(
+        self, made: Statement[Manifest], head: Head | None, held: set[Digest], done: list[str]
+    ) -> str:
         """Put one acknowledged version back where it is lost or damaged; return a conflict in words."""
         manifest, digest = made.value, made.digest
         name = f"{manifest.expert}@{manifest.version}"
@@ -203,7 +210,8 @@ class Reconciler:
             self._left_out.add(digest)
             self._displaced[manifest.expert] = max(manifest.version, self._displaced.get(manifest.expert, 0))
             return f"{name}: acknowledged as {digest[:12]}, but the store has {at_version[:12]}"
-        is_right = at_version == digest and await self._is_whole(digest, manifest.expert)
+        is_right = at_version == digest and digest in held
+        is_right = is_right and await self._is_whole(digest, manifest.expert)
         if is_newest and is_right:
             is_right = head is not None and (head.manifest == digest or head.version > manifest.version)
             if is_right and head is not None and head.manifest != digest:
