@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 LEAST_DISK_BYTES = 500_000_000
 LARGEST_SKEW_S = 30.0
+_REDIS_AGAIN = (
+    "start Redis again; if its AOF is damaged: redis-check-aof --fix first; if its folder was lost it has"
+    " another address: restart coordinator and registry too"
+)
 LEAST_CERTIFICATE_DAYS = {"node": 0.1, "service": 1.0, "operator": 3.0}
 
 
@@ -52,7 +56,7 @@ def coordinator_checks(seen: "SwarmStatus", now: float) -> list[Check]:
             name="redis",
             ok=seen.redis == "ok",
             found=f"{seen.redis}, {seen.durability}",
-            remedy="start Redis again; if its AOF is damaged: redis-check-aof --fix first",
+            remedy=_REDIS_AGAIN,
         ),
         certificate_check("coordinator's certificate", seen.certificate_days, "service"),
         Check(
@@ -111,6 +115,35 @@ def registry_checks(health: "RegistryHealth") -> list[Check]:
             ok=not health.blobs_away,
             found=health.blobs_away or f"answers, {health.blobs} blobs, {bytes_text(health.blob_bytes)}",
             remedy="see that the blobs' store answers from the registry's machine",
+        ),
+        Check(
+            name="registry's redis",
+            ok=health.redis == "ok",
+            found=f"{health.redis}, {health.durability}",
+            remedy=_REDIS_AGAIN,
+        ),
+        Check(
+            name="registry's versions",
+            ok=not health.lost,
+            found=f"{health.lost} acknowledged ones are not in Redis" if health.lost else "all are in Redis",
+            remedy="start the coordinator: swarm coordinator; the registry then puts them back. If it has"
+            " another Redis than before, name the right one: swarm registry --redis-url URL",
+        ),
+        Check(
+            name="registry's blobs",
+            ok=not health.missing_blobs,
+            found=f"{health.missing_blobs} that are needed are not there"
+            if health.missing_blobs
+            else "all that are needed are there",
+            remedy="let their owners bring them: swarm registry rebuild; or name the folder or bucket that"
+            " has them: swarm registry --blobs PLACE",
+        ),
+        Check(
+            name="registry's journal",
+            ok=not health.journal_damaged,
+            found=f"{health.journal_damaged} lines cannot be read" if health.journal_damaged else "whole",
+            remedy="keep the file; what they said is lost with Redis unless its owner still has it: look with"
+            " swarm registry rebuild, then swarm backup",
         ),
         certificate_check("registry's certificate", health.certificate_days, "service"),
         disk_check("registry's disk", health.disk_free_bytes),

@@ -48,7 +48,11 @@ async def _registry(root: Path) -> str:
         raise NotReadyError("registry", found=f"Redis: {found.redis}", expected="a Redis that answers")
     if found.blobs_away:
         raise NotReadyError("registry", found=found.blobs_away, expected="blobs that can be read")
-    return f"{found.blobs} blobs, Redis {found.redis}"
+    # No reason to be unhealthy: a coordinator that waits for this service puts them back.
+    lost = f", {found.lost} acknowledged versions wait for the coordinator" if found.lost else ""
+    damaged = f", {found.journal_damaged} damaged lines in the journal" if found.journal_damaged else ""
+    missing = f", {found.missing_blobs} missing" if found.missing_blobs else ""
+    return f"{found.blobs} blobs{missing}, Redis {found.redis}{lost}{damaged}"
 
 
 async def _coordinator(root: Path) -> str:

@@ -172,3 +172,9 @@ class RegistryHealth:
     node_quota_bytes: int = 0
     blobs_away: str = ""
     """Why what holds the blobs does not answer; empty while it does."""
+    missing_blobs: int = 0
+    """How many blobs must be here and are not, as of the last look."""
+    lost: int = 0
+    """How many acknowledged versions and withdrawals the store lacks, and cannot be given yet."""
+    journal_damaged: int = 0
+    """How many lines of the registry's journal could not be read."""

@@ -28,6 +28,7 @@ from swarm.registry.upkeep import (
     certificate_days,
     follow_revocations,
     keep_certificate,
+    keep_looking,
     keep_swept,
     take_revocations,
 )
@@ -110,6 +111,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
             asyncio.create_task(ask_for_revocations(CoordinatorClient(coordinator).revocations, keyring)),
             asyncio.create_task(keep_swept(service.sweep)),
             asyncio.create_task(service.reconciler.keep()),
+            asyncio.create_task(keep_looking(service.missing_blobs)),
             asyncio.create_task(
                 keep_certificate(config.identity, CoordinatorClient(coordinator).renew_certificate, _now)
             ),

@@ -1,11 +1,15 @@
 """What a registry should have and has not: versions that were acknowledged or have newer ones, and blobs."""
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Final
 
+import structlog
+
+from swarm.domain.errors import SwarmError
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.rebuild import MissingPiece
@@ -17,6 +21,12 @@ from swarm.trust.statements import read_statement
 
 MOST_MISSING: Final = 10_000
 """So many missing pieces are listed."""
+
+LOOK_EVERY_S: Final = 30.0
+"""So long a count of missing blobs holds: over a bucket each blob is a request."""
+
+_PATIENCE_S: Final = 1.0
+_log = structlog.get_logger(__name__)
 
 Awaited = Mapping[NodeId, Mapping[Digest, str]]
 """The blobs that owners were asked for, each with the version that it belongs to."""
@@ -33,14 +43,45 @@ class MissingPieces:
         journal: CommitJournal,
         reconciler: Reconciler,
         needed: Callable[[], Awaitable[dict[Digest, str]]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs, self._catalogue = blobs, catalogue
         self._journal, self._reconciler, self._needed = journal, reconciler, needed
+        self._clock = clock
+        self._count = 0
+        self._counted_at: float | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def listed(self, awaited: Awaited) -> tuple[MissingPiece, ...]:
         """Return what is missing, manifests first, at most MOST_MISSING. The catalogue must be up to date."""
         manifests = await asyncio.to_thread(self._lost_manifests)
         return tuple([*manifests, *await self._lost_blobs(awaited)][:MOST_MISSING])
+
+    async def count_blobs(self) -> int:
+        """Look how many blobs must be here and are not. The catalogue must be up to date."""
+        self._note(await self._missing(await self._needed()))
+        return self._count
+
+    async def recent_count(self) -> int:
+        """Return as `count_blobs`, as of the last LOOK_EVERY_S, or longer ago where looking takes long."""
+        is_old = self._counted_at is None or self._clock() - self._counted_at >= LOOK_EVERY_S
+        if is_old and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._count_calmly())
+        if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=_PATIENCE_S)
+        return self._count
+
+    async def _count_calmly(self) -> None:
+        try:
+            await self.count_blobs()
+        except (SwarmError, OSError) as error:
+            _log.warning("blobs.not_looked_for", reason=str(error))
+
+    def _note(self, missing: Sequence[Digest]) -> None:
+        self._count, self._counted_at = len(missing), self._clock()
+
+    async def _missing(self, needed: Iterable[Digest]) -> list[Digest]:
+        return await asyncio.to_thread(self._blobs.missing, sorted(needed))
 
     def _lost_manifests(self) -> list[MissingPiece]:
         """Return the acknowledged versions that the store lacks, and those below a known one that nobody has
@@ -76,8 +117,10 @@ class MissingPieces:
         asked = {
             blob: (owner, version) for owner, blobs in awaited.items() for blob, version in blobs.items()
         }
-        needed = {blob: version for blob, (_, version) in asked.items()} | await self._needed()
-        missing = await asyncio.to_thread(self._blobs.missing, sorted(needed))
+        must_be_here = await self._needed()
+        needed = {blob: version for blob, (_, version) in asked.items()} | must_be_here
+        missing = await self._missing(needed)
+        self._note([blob for blob in missing if blob in must_be_here])
         users = asked | {
             blob: (made.owner, f"{made.expert}@{made.version}")
             for made in self._catalogue.manifests.values()

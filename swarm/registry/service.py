@@ -61,6 +61,7 @@ class RegistryService:
         self._certificate_days, self._socket_bytes = certificate_days, socket_bytes
         claims = claims if claims is not None else Claims()
         journal = journal if journal is not None else CommitJournal()
+        self._journal = journal
         policy, audit = retention or RetentionPolicy(), RefusalLog()
         statements = StatementReader(store, keyring)
         self._catalogue = Catalogue(store, keyring.is_revoked)
@@ -185,6 +186,11 @@ class RegistryService:
             self._quotas.forget(each.blob for each in found.gone)
         return found
 
+    async def missing_blobs(self) -> int:
+        """Look how many blobs must be here and are not."""
+        await self._catalogue.refresh()
+        return await self._missing.count_blobs()
+
     async def sweep(self) -> int:
         """Collect, and return how many blobs went; none while a store is away. Uploads that broke off a day
         ago go too."""
@@ -196,6 +202,7 @@ class RegistryService:
 
     async def health(self) -> RegistryHealth:
         """Return how the registry, its Redis and its blobs stand; an outage of those is told, not raised."""
+        missing = 0
         try:
             await self._store.ping()
             redis, durability = "ok", await self._store.durability()
@@ -209,6 +216,8 @@ class RegistryService:
         try:
             count, size = await asyncio.to_thread(self._blobs.stats)
             owners = await self._quotas.all_used()
+            if redis == "ok":
+                missing = await self._missing.recent_count()
         except SwarmError as error:
             blobs_away = str(error)
         return RegistryHealth(
@@ -222,4 +231,7 @@ class RegistryService:
             owners=owners,
             node_quota_bytes=self._quotas.most_bytes,
             blobs_away=blobs_away,
+            missing_blobs=missing,
+            lost=self.reconciler.lost,
+            journal_damaged=self._journal.damaged,
         )

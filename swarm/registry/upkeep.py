@@ -118,6 +118,17 @@ async def keep_swept(sweep: Callable[[], Awaitable[int]], every_s: float = SWEEP
             _log.warning("blobs.not_swept", reason=str(error))
 
 
+async def keep_looking(missing_blobs: Callable[[], Awaitable[int]], every_s: float = SWEEP_EVERY_S) -> None:
+    """Warn at the start, and now and then until cancelled, of blobs that must be here and are not."""
+    while True:
+        try:
+            if count := await missing_blobs():
+                _log.warning("blobs.missing", blobs=count, remedy="swarm registry rebuild")
+        except (SwarmError, OSError) as error:
+            _log.warning("blobs.not_looked_for", reason=str(error))
+        await asyncio.sleep(every_s)
+
+
 def certificate_days(folder: Path, now: datetime) -> float:
     """Return how many days the certificate in an identity folder is still valid, negative if it expired."""
     return (certificate_not_after(Identity.load(folder).certificate_pem) - now).total_seconds() / 86_400

@@ -119,7 +119,7 @@ class VerifiedRegistry:
         `on_start` is told how many bytes are to come, and returns what is told each piece of them.
 
         Raises VerificationError, naming expert and module or blob, for tampered bytes, digests that do not
-        fit, and values that are not finite.
+        fit, and values that are not finite; NotFoundError, naming them too, for a blob that nobody has.
         """
         corrections = manifest.correction.modules if manifest.correction is not None else ()
         modules = (*manifest.modules, *corrections)
@@ -130,6 +130,14 @@ class VerifiedRegistry:
             await self.fetch(entries, on_start)
             for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{manifest.expert}@{manifest.version}: {error.subject}",
+                found=error.found,
+                expected=error.expected,
+                remedy=error.remedy
+                or f"{manifest.owner} brings back what was lost: swarm registry rebuild; then try again",
+            ) from error
         except VerificationError as error:
             raise VerificationError(
                 f"{manifest.expert}@{manifest.version}: {error.subject}",

@@ -107,6 +107,13 @@ async def test_a_registry_that_lies_about_a_blob_is_caught(
     assert world.cache.stats() == (0, 0)
 
 
+async def test_a_blob_that_the_registry_lost_is_named_with_its_version_and_what_to_do(world: World) -> None:
+    value, _, _ = await world.publish()
+    world.files.remove(value.blobs()[0])
+    with pytest.raises(NotFoundError, match=rf"ada\.e1@1: blob {value.blobs()[0][:12]}.*registry rebuild"):
+        await world.verified().blobs(value)
+
+
 async def test_a_manifest_is_opened_with_a_record_from_the_coordinator(world: World) -> None:
     value, digest, _ = await world.publish()
     with pytest.raises(UnknownMemberError, match="member ada"):

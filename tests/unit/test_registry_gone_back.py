@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from swarm.cli.checks import registry_checks
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import NotAuthorisedError, NotReadyError
 from swarm.domain.ids import Digest, NodeId
@@ -186,3 +187,48 @@ async def test_a_version_that_another_one_displaced_keeps_no_collection_from_its
     await world.journal.note_commit(Digest("f" * 64), other)  # a line with a flipped bit
     assert not (await world.service.collect()).gone
     assert not world.registry.blobs.missing(list(blobs))
+
+
+async def test_the_doctor_names_lost_versions_missing_blobs_and_a_damaged_journal(world: World) -> None:
+    await world.coordinator_came()
+    made, blobs = expert()
+    await world.publish(made, blobs)
+
+    async def bad() -> dict[str, str]:
+        await world.service.missing_blobs()
+        health = await world.service.health()
+        return {each.name: each.found for each in registry_checks(health) if not each.ok}
+
+    assert set(await bad()) == {"registry's blobs"}  # the trunk was never published here
+    before = await world.service.missing_blobs()
+    for blob in blobs:
+        world.registry.blobs.remove(blob)
+    needed = f"{before + len(blobs)} that are needed are not there"
+    assert await bad() == {"registry's blobs": needed}
+    path = world.folder / "commits.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"kind": "commit"}\n')
+    world.restart()
+    await world.service.reconciler.reconcile()
+    assert await bad() == {"registry's blobs": needed, "registry's journal": "1 lines cannot be read"}
+    assert (await world.service.rebuild(begin=True)).journal_damaged == 1
+    await world.redis.flushall()
+    await world.service.reconciler.reconcile()
+    assert (await bad())["registry's versions"] == "1 acknowledged ones are not in Redis"
+    missing = {(each.version, each.what) for each in (await world.service.rebuild(begin=True)).missing}
+    assert ("ada.e1@1", "manifest") in missing
+    await world.coordinator_came()
+    report = await world.service.rebuild(begin=False)
+    assert report.from_journal == ()
+    await world.service.heads("")
+    report = await world.service.rebuild(begin=False)
+    assert report.from_journal == ("ada.e1@1",) and not [m for m in report.missing if m.what == "manifest"]
+
+
+async def test_a_manifest_that_fell_out_of_the_stores_list_comes_back_and_is_no_hindrance(
+    world: World,
+) -> None:
+    first = await world.registry.add(version=1)
+    await world.registry.add(version=2)
+    await world.redis.lrem(f"{{{SWARM}}}:manifests", 1, first)
+    await world.service.collect()
+    assert first in await world.store.manifests()

@@ -315,6 +315,9 @@ def test_lineage_and_heads_cross_unchanged_and_unknown_words_are_refused() -> No
         socket_bytes=SocketBytes(sent=4, received=5),
         certificate_days=6.0,
         blobs_away="no answer",
+        missing_blobs=7,
+        lost=8,
+        journal_damaged=9,
     )
     assert convert.health_from_pb(convert.health_to_pb(health)) == health
 

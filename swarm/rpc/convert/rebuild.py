@@ -29,7 +29,11 @@ def rebuild_to_pb(report: RebuildReport) -> registry_pb2.RebuildReply:
         conflicts=report.conflicts,
         came=[
             registry_pb2.OwnerCame(
-                owner=each.owner, offered=each.offered, restored=each.restored, refused=each.refused
+                owner=each.owner,
+                offered=each.offered,
+                restored=each.restored,
+                refused=each.refused,
+                blobs=each.blobs,
             )
             for each in report.came
         ],
@@ -37,6 +41,7 @@ def rebuild_to_pb(report: RebuildReport) -> registry_pb2.RebuildReply:
             registry_pb2.MissingPiece(owner=each.owner, version=each.version, what=each.what)
             for each in report.missing
         ],
+        journal_damaged=report.journal_damaged,
     )
 
 
@@ -52,6 +57,7 @@ def rebuild_from_pb(message: registry_pb2.RebuildReply) -> RebuildReport:
                 owner=node_id(each.owner),
                 offered=each.offered,
                 restored=each.restored,
+                blobs=each.blobs,
                 refused=tuple(each.refused),
             )
             for each in message.came
@@ -60,4 +66,5 @@ def rebuild_from_pb(message: registry_pb2.RebuildReply) -> RebuildReport:
             MissingPiece(owner=node_id(each.owner), version=each.version, what=each.what)
             for each in message.missing
         ),
+        journal_damaged=message.journal_damaged,
     )

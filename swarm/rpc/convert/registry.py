@@ -82,6 +82,9 @@ def health_to_pb(health: RegistryHealth) -> registry_pb2.RegistryHealthReply:
         ],
         node_quota_bytes=health.node_quota_bytes,
         blobs_away=health.blobs_away,
+        missing_blobs=health.missing_blobs,
+        lost=health.lost,
+        journal_damaged=health.journal_damaged,
     )
 
 
@@ -99,6 +102,9 @@ def health_from_pb(message: registry_pb2.RegistryHealthReply) -> RegistryHealth:
         ),
         node_quota_bytes=message.node_quota_bytes,
         blobs_away=message.blobs_away,
+        missing_blobs=message.missing_blobs,
+        lost=message.lost,
+        journal_damaged=message.journal_damaged,
     )
 
 

@@ -254,7 +254,7 @@ class RegistryHealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RegistryHealthReply(_message.Message):
-    __slots__ = ("redis", "durability", "blobs", "blob_bytes", "disk_free_bytes", "socket_bytes", "certificate_days", "owners", "node_quota_bytes", "blobs_away")
+    __slots__ = ("redis", "durability", "blobs", "blob_bytes", "disk_free_bytes", "socket_bytes", "certificate_days", "owners", "node_quota_bytes", "blobs_away", "missing_blobs", "lost", "journal_damaged")
     REDIS_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +265,9 @@ class RegistryHealthReply(_message.Message):
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     NODE_QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOBS_AWAY_FIELD_NUMBER: _ClassVar[int]
+    MISSING_BLOBS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_DAMAGED_FIELD_NUMBER: _ClassVar[int]
     redis: str
     durability: str
     blobs: int
@@ -275,7 +278,10 @@ class RegistryHealthReply(_message.Message):
     owners: _containers.RepeatedCompositeFieldContainer[OwnerBytes]
     node_quota_bytes: int
     blobs_away: str
-    def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[OwnerBytes, _Mapping[str, object]]]] = ..., node_quota_bytes: _Optional[int] = ..., blobs_away: _Optional[str] = ...) -> None: ...
+    missing_blobs: int
+    lost: int
+    journal_damaged: int
+    def __init__(self, redis: _Optional[str] = ..., durability: _Optional[str] = ..., blobs: _Optional[int] = ..., blob_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[OwnerBytes, _Mapping[str, object]]]] = ..., node_quota_bytes: _Optional[int] = ..., blobs_away: _Optional[str] = ..., missing_blobs: _Optional[int] = ..., lost: _Optional[int] = ..., journal_damaged: _Optional[int] = ...) -> None: ...
 
 class BringBackRequest(_message.Message):
     __slots__ = ("envelopes", "fence")
@@ -302,16 +308,18 @@ class RebuildRequest(_message.Message):
     def __init__(self, begin: _Optional[bool] = ...) -> None: ...
 
 class OwnerCame(_message.Message):
-    __slots__ = ("owner", "offered", "restored", "refused")
+    __slots__ = ("owner", "offered", "restored", "refused", "blobs")
     OWNER_FIELD_NUMBER: _ClassVar[int]
     OFFERED_FIELD_NUMBER: _ClassVar[int]
     RESTORED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
     owner: str
     offered: int
     restored: int
     refused: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, owner: _Optional[str] = ..., offered: _Optional[int] = ..., restored: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ...) -> None: ...
+    blobs: int
+    def __init__(self, owner: _Optional[str] = ..., offered: _Optional[int] = ..., restored: _Optional[int] = ..., refused: _Optional[_Iterable[str]] = ..., blobs: _Optional[int] = ...) -> None: ...
 
 class MissingPiece(_message.Message):
     __slots__ = ("owner", "version", "what")
@@ -324,7 +332,7 @@ class MissingPiece(_message.Message):
     def __init__(self, owner: _Optional[str] = ..., version: _Optional[str] = ..., what: _Optional[str] = ...) -> None: ...
 
 class RebuildReply(_message.Message):
-    __slots__ = ("heads", "manifests", "blobs", "from_journal", "conflicts", "came", "missing")
+    __slots__ = ("heads", "manifests", "blobs", "from_journal", "conflicts", "came", "missing", "journal_damaged")
     HEADS_FIELD_NUMBER: _ClassVar[int]
     MANIFESTS_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
@@ -332,6 +340,7 @@ class RebuildReply(_message.Message):
     CONFLICTS_FIELD_NUMBER: _ClassVar[int]
     CAME_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_DAMAGED_FIELD_NUMBER: _ClassVar[int]
     heads: int
     manifests: int
     blobs: int
@@ -339,4 +348,5 @@ class RebuildReply(_message.Message):
     conflicts: _containers.RepeatedScalarFieldContainer[str]
     came: _containers.RepeatedCompositeFieldContainer[OwnerCame]
     missing: _containers.RepeatedCompositeFieldContainer[MissingPiece]
-    def __init__(self, heads: _Optional[int] = ..., manifests: _Optional[int] = ..., blobs: _Optional[int] = ..., from_journal: _Optional[_Iterable[str]] = ..., conflicts: _Optional[_Iterable[str]] = ..., came: _Optional[_Iterable[_Union[OwnerCame, _Mapping[str, object]]]] = ..., missing: _Optional[_Iterable[_Union[MissingPiece, _Mapping[str, object]]]] = ...) -> None: ...
+    journal_damaged: int
+    def __init__(self, heads: _Optional[int] = ..., manifests: _Optional[int] = ..., blobs: _Optional[int] = ..., from_journal: _Optional[_Iterable[str]] = ..., conflicts: _Optional[_Iterable[str]] = ..., came: _Optional[_Iterable[_Union[OwnerCame, _Mapping[str, object]]]] = ..., missing: _Optional[_Iterable[_Union[MissingPiece, _Mapping[str, object]]]] = ..., journal_damaged: _Optional[int] = ...) -> None: ...
