@@ -324,7 +324,7 @@ class RegistryClient:
         return list(reply.restored), list(reply.refused)
 
     async def bring_back(
-        self, envelopes: Sequence[bytes], fence: int, timeout_s: float = UNARY_TIMEOUT_S
+        self, envelopes: Sequence[bytes], fence: int, timeout_s: float = COLLECT_TIMEOUT_S
     ) -> BroughtBack:
         """Offer all versions of an owner that the registry had accepted, oldest first; say what it lacks."""
         request = registry_pb2.BringBackRequest(envelopes=envelopes, fence=fence)
@@ -332,7 +332,7 @@ class RegistryClient:
         with reply_checked(self.connection.peer):
             return convert.brought_back_from_pb(reply)
 
-    async def rebuild(self, *, begin: bool, timeout_s: float = UNARY_TIMEOUT_S) -> RebuildReport:
+    async def rebuild(self, *, begin: bool, timeout_s: float = COLLECT_TIMEOUT_S) -> RebuildReport:
         """Ask everybody to bring what the registry lost (`begin`), or say how that stands (operator)."""
         reply = await self.connection.unary(m.REBUILD, registry_pb2.RebuildRequest(begin=begin), timeout_s)
         with reply_checked(self.connection.peer):

@@ -15,7 +15,7 @@ UNARY_TIMEOUT_S: Final = 30.0
 """What a call may take unless its caller says otherwise."""
 
 COLLECT_TIMEOUT_S: Final = 600.0
-"""What looking through all blobs of a registry may take."""
+"""What looking through all blobs or all versions of a registry may take."""
 
 IDLE_TIMEOUT_S: Final = 30.0
 """How long a stream of blob bytes may stand still."""
