@@ -53,9 +53,15 @@ class MissingPieces:
         self._looking: asyncio.Task[None] | None = None
 
     async def listed(self, awaited: Awaited) -> tuple[MissingPiece, ...]:
-        """Return what is missing, manifests first, at most MOST_MISSING. The catalogue must be up to date."""
-        manifests = await asyncio.to_thread(self._lost_manifests)
-        return tuple([*manifests, *await self._lost_blobs(awaited)][:MOST_MISSING])
+        """Return at most MOST_MISSING pieces: acknowledged versions that the store lacks, blobs, then runs of
+        versions below a known one that nobody has brought. The catalogue must be up to date."""
+        lost = await asyncio.to_thread(self._lost_of_journal)
+        acknowledged = [
+            MissingPiece(owner=made.owner, version=f"{made.expert}@{made.version}", what="manifest")
+            for made in lost
+        ]
+        found = chain(acknowledged, await self._lost_blobs(awaited), self._gaps(lost))
+        return tuple(islice(found, MOST_MISSING))
 
     async def count_blobs(self) -> int:
         """Look how many blobs must be here and are not. The catalogue must be up to date."""
@@ -83,25 +89,16 @@ class MissingPieces:
     async def _missing(self, needed: Iterable[Digest]) -> list[Digest]:
         return await asyncio.to_thread(self._blobs.missing, sorted(needed))
 
-    def _lost_manifests(self) -> list[MissingPiece]:
-        """Return the acknowledged versions that the store lacks, and those below a known one that nobody has
-        brought."""
+    def _gaps(self, lost: Sequence[Manifest]) -> Iterator[MissingPiece]:
+        """Yield the runs of versions between known ones, of experts that were not withdrawn."""
         known: dict[tuple[NodeId, ExpertId], set[int]] = defaultdict(set)
-        for made in list(self._catalogue.manifests.values()):
-            known[made.owner, made.expert].add(made.version)
-        lost = self._lost_of_journal()
-        for made in lost:
-            known[made.owner, made.expert].add(made.version)
-        acknowledged = ((made.owner, made.expert, made.version) for made in lost)
-        gaps = (
-            (owner, expert, version)
-            for (owner, expert), versions in sorted(known.items())
-            for version in _below(versions)
-        )
-        return [
-            MissingPiece(owner=owner, version=f"{expert}@{version}", what="manifest")
-            for owner, expert, version in islice(chain(acknowledged, gaps), MOST_MISSING)
-        ]
+        for made in (*self._catalogue.manifests.values(), *lost):
+            if not self._catalogue.is_gone(made):
+                known[made.owner, made.expert].add(made.version)
+        for (owner, expert), versions in sorted(known.items()):
+            for first, last in _runs_below(versions):
+                run = f"{expert}@{first}" if first == last else f"{expert}@{first} to {last}"
+                yield MissingPiece(owner=owner, version=run, what="manifest")
 
     def _lost_of_journal(self) -> list[Manifest]:
         lacking = self._journal.commits - self._catalogue.digests
@@ -133,9 +130,10 @@ class MissingPieces:
         return sorted(found, key=lambda each: (each.owner, each.version, each.what))
 
 
-def _below(versions: set[int]) -> Iterator[int]:
-    """Yield the versions from 1 to the newest that are not there."""
+def _runs_below(versions: set[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and last of each run of versions that are not there, from 1 to the newest."""
     before = 0
     for version in sorted(versions):
-        yield from range(before + 1, version)
+        if version > before + 1:
+            yield before + 1, version - 1
         before = version

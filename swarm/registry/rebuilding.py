@@ -133,7 +133,7 @@ class Rebuilding:
         self, versions: Sequence[Statement[Manifest]], taking: "_Taking", *, is_gone: bool
     ) -> None:
         """Take back versions of one expert, the newest first; `is_gone`: it was withdrawn."""
-        waits_for_head = False
+        waits = False  # for the newest to become the head
         for row, each in enumerate(versions):
             made = each.value
             head = await self._store.head(made.expert)
@@ -146,9 +146,9 @@ class Rebuilding:
                     taking.looked_for.update(made.blobs() if is_wanted else ())
                     taking.missing = dict.fromkeys(absent, f"{made.expert}@{made.version}") | taking.missing
                     if may_be_head and absent:
-                        waits_for_head = head is None
+                        waits = True
                         continue
-                    if waits_for_head:
+                    if waits and (head is None or head.version <= made.version):
                         continue
                     if may_be_head:
                         await self._admitted(made)
@@ -162,7 +162,7 @@ class Rebuilding:
                 raise
             except SwarmError as error:
                 taking.refused.append(error)
-                waits_for_head |= may_be_head and head is None
+                waits |= may_be_head
                 continue
             if is_new:
                 taking.restored.append(f"{made.expert}@{made.version}")
