@@ -10,8 +10,11 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from swarm.cli.blob_places import PLACE_FILE
 from swarm.config import SwarmHome
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, VerificationError
 from swarm.domain.ids import SwarmId, swarm_id
@@ -19,13 +22,32 @@ from swarm.domain.ids import SwarmId, swarm_id
 Row = tuple[bytes, bytes, int]
 SCHEMA = "swarm.backup/1"
 _PARTS = ("ca", "coordinator", "registry", "operator", "swarm.toml")
+_BLOBS = PurePosixPath("registry/blobs")
 _ABOUT, _REDIS = "backup.json", "redis.jsonl"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """What a file of `swarm backup` holds: `blobs` says whether the weights are in it."""
+
+    swarm: SwarmId
+    rows: Sequence[Row]
+    blobs: bool
+
+
 def write_archive(
-    file: Path, home: SwarmHome, swarm: SwarmId, rows: Sequence[Row], *, with_blobs: bool
+    file: Path,
+    home: SwarmHome,
+    swarm: SwarmId,
+    rows: Sequence[Row],
+    *,
+    with_blobs: bool,
+    blob_folder: Path | None = None,
 ) -> None:
-    """Write the home and Redis's rows to file (0600), entirely or not at all."""
+    """Write the home and Redis's rows to file (0600), entirely or not at all.
+
+    `blob_folder`: where the blobs lie if not in the home; in the file they are where a home has them.
+    """
     about = {"schema": SCHEMA, "swarm": swarm, "created_at": time.time(), "blobs": with_blobs}
     lines = [
         json.dumps([base64.b64encode(key).decode(), base64.b64encode(payload).decode(), ttl_ms])
@@ -37,9 +59,13 @@ def write_archive(
             with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1) as archive:
                 _add(archive, _ABOUT, json.dumps(about).encode())
                 _add(archive, _REDIS, "\n".join(lines).encode())
-                for path in _files(home, with_blobs=with_blobs):
+                blobs = blob_folder or home.registry / "blobs"
+                files = [(path, path.relative_to(home.root)) for path in _files(home, blobs)]
+                if with_blobs:
+                    files += [(path, _BLOBS / path.relative_to(blobs)) for path in _whole_blobs(blobs)]
+                for path, name in files:
                     with suppress(FileNotFoundError):  # superseded since it was listed
-                        archive.add(path, arcname=path.relative_to(home.root).as_posix(), recursive=False)
+                        archive.add(path, arcname=name.as_posix(), recursive=False)
             raw.flush()
             os.fsync(raw.fileno())
         draft.replace(file)
@@ -47,8 +73,8 @@ def write_archive(
         draft.unlink(missing_ok=True)
 
 
-def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
-    """Unpack a backup into an empty home; return the swarm's id and Redis's rows.
+def read_archive(file: Path, home: SwarmHome) -> Backup:
+    """Unpack a backup into an empty home; return what else it holds.
 
     Raises ConflictError where home has something already, InvalidInputError for another kind of file,
     VerificationError for a damaged one. Only plain files below the known folders are written.
@@ -64,7 +90,7 @@ def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
         _check_whole(file)
         with tarfile.open(file) as archive:
             found = {member.name: member for member in archive.getmembers()}
-            swarm = _about(archive, found, file)
+            about = _about(archive, found, file)
             rows = _rows(archive, found)
             for name in found.keys() - {_ABOUT, _REDIS}:
                 _unpack(archive, found[name], home.root)
@@ -74,7 +100,7 @@ def read_archive(file: Path, home: SwarmHome) -> tuple[SwarmId, list[Row]]:
         raise VerificationError(
             str(file), found=f"{type(error).__name__}: {error}", expected="a whole file of swarm backup"
         ) from error
-    return swarm, rows
+    return Backup(swarm=swarm_id(str(about["swarm"])), rows=rows, blobs=bool(about.get("blobs", True)))
 
 
 def _check_whole(file: Path) -> None:
@@ -84,20 +110,31 @@ def _check_whole(file: Path) -> None:
             pass
 
 
-def _files(home: SwarmHome, *, with_blobs: bool) -> list[Path]:
-    """Return the files to keep: none that is being written, and none of a solution under way."""
+def _files(home: SwarmHome, blobs: Path) -> list[Path]:
+    """Return the files to keep, blobs apart: none that is being written, none of a solution under way."""
     found = [path for part in _PARTS if (path := home.root / part).is_file()]
     skipped = {
         home.coordinator / "solver",
-        home.registry / "blobs" / "incoming",
+        home.registry / "blobs",
         home.registry / "blob-copies",
+        home.registry / PLACE_FILE,  # of this machine; the next start writes it again
+        home.operator / "cache",
+        blobs,
     }
-    skipped |= set() if with_blobs else {home.registry / "blobs"}
     for part in _PARTS:
         for folder, folders, names in os.walk(home.root / part):
             folders[:] = [name for name in folders if Path(folder, name) not in skipped]
             found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if path not in skipped and path.is_file())
+
+
+def _whole_blobs(folder: Path) -> list[Path]:
+    """Return the files of a folder of blobs that are no transfer's under way."""
+    found = []
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name != "incoming" and entry.is_dir():
+            found += [path for path in entry.iterdir() if not path.name.startswith(".")]
+    return sorted(found)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -113,11 +150,11 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo | None, name: str
     return stream.read()
 
 
-def _about(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo], file: Path) -> SwarmId:
-    about = json.loads(_content(archive, found.get(_ABOUT), _ABOUT))
+def _about(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo], file: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(_content(archive, found.get(_ABOUT), _ABOUT))
     if about.get("schema") != SCHEMA:
         raise InvalidInputError(str(file), found=f"schema {about.get('schema')!r}", expected=SCHEMA)
-    return swarm_id(str(about["swarm"]))
+    return about
 
 
 def _rows(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo]) -> list[Row]:

@@ -27,8 +27,12 @@ def register(app: typer.Typer) -> None:
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write (mode 0600): it holds the CA's key.")],
     blobs: Annotated[
-        bool, typer.Option("--blobs/--no-blobs", help="Also the weights; else their owners publish again.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--blobs/--no-blobs",
+            help="Also the weights (where they lie in a folder); else their owners publish again.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     redis_url: RedisUrl = None,
     home: Home = None,
@@ -36,6 +40,7 @@ def backup(
 ) -> None:
     """Write the founder's home and Redis to one file. Losing the CA loses the swarm: keep this file safe."""
     from swarm.cli.archive import write_archive
+    from swarm.cli.blob_places import check_here, known_place
     from swarm.cli.destinations import check_destination, check_new
     from swarm.cli.places import Place, founder_home
     from swarm.cli.settings import load_settings
@@ -44,21 +49,42 @@ def backup(
     check_destination(file, "backup")
     if not overwrite:
         check_new(file, "backup")
-    url = load_settings(founder.root, redis_url=redis_url).redis_url
+    settings = load_settings(founder.root, redis_url=redis_url)
+    url = settings.redis_url
     swarm = Place(founder.root, is_node=False).identity().swarm
+    place = known_place(founder, settings.registry_blobs)
+    if place.url and blobs:
+        _refuse_bucket(place.url)
+    with_blobs = blobs is not False and not place.url
+    if with_blobs:
+        check_here(place, founder)
 
     async def work() -> int:
         async with _store(founder, url, swarm) as store:
             rows = [row async for row in store.dump()]
-        write_archive(file, founder, swarm, rows, with_blobs=blobs)
+        write_archive(file, founder, swarm, rows, with_blobs=with_blobs, blob_folder=place.folder)
         return len(rows)
 
     keys = run_async(work())
     size = file.stat().st_size
+    weights = f"the weights of {place.folder}" if with_blobs else f"NO WEIGHTS: they are in {place.name}"
     text = (
-        f"{file}: {bytes_text(size)}, {keys} Redis keys and the CA's KEY: keep it as safe as the home itself"
+        f"{file}: {bytes_text(size)}, {keys} Redis keys, {weights}\n"
+        "It holds the CA's KEY: keep it as safe as the home itself"
     )
-    emit("backup", {"file": str(file), "size_bytes": size, "redis_keys": keys}, as_json=json, text=text)
+    facts = {"file": str(file), "size_bytes": size, "redis_keys": keys, "blobs": with_blobs}
+    emit("backup", {**facts, "blob_place": place.name}, as_json=json, text=text)
+
+
+def _refuse_bucket(url: str) -> None:
+    from swarm.domain.errors import UsageError
+
+    raise UsageError(
+        "--blobs",
+        found=f"blobs in {url}",
+        expected="blobs in a folder",
+        remedy="leave --blobs out, and use the bucket's own versioning or replication",
+    )
 
 
 def restore(
@@ -74,17 +100,38 @@ def restore(
 
     founder = SwarmHome(home_folder(home))
     url = load_settings(founder.root, redis_url=redis_url).redis_url
-    swarm, rows = read_archive(file, founder)
+    kept = read_archive(file, founder)
 
     async def work() -> None:
-        async with _store(founder, url, swarm) as store:
-            await store.restore_dump(rows)
+        async with _store(founder, url, kept.swarm) as store:
+            await store.restore_dump(kept.rows)
 
     run_async(work())
     progress("members keep their certificates; start the services at the addresses they know")
-    text = f"swarm {swarm} is restored in {founder.root}: swarm redis, swarm registry, swarm coordinator"
-    facts = {"swarm": swarm, "home": str(founder.root), "redis_keys": len(rows)}
-    emit("restore", facts, as_json=json, text=text)
+    for line in _about_weights(founder, has_blobs=kept.blobs):
+        progress(line)
+    text = f"swarm {kept.swarm} is restored in {founder.root}: swarm redis, swarm registry, swarm coordinator"
+    facts = {"swarm": kept.swarm, "home": str(founder.root), "redis_keys": len(kept.rows)}
+    emit("restore", {**facts, "blobs": kept.blobs}, as_json=json, text=text)
+
+
+def _about_weights(founder: SwarmHome, *, has_blobs: bool) -> list[str]:
+    """Return what to do about weights that the file did not hold, or that this home looks for elsewhere."""
+    from swarm.cli.blob_places import blob_place
+    from swarm.cli.settings import load_settings
+
+    place, own = blob_place(load_settings(founder.root).registry_blobs, founder), founder.registry / "blobs"
+    if not has_blobs:
+        return [
+            "the weights are not in this backup: start the registry where they lie (--blobs), or let their"
+            " owners bring them once all runs: swarm registry rebuild"
+        ]
+    if place.url or place.folder != own:
+        return [
+            f"the weights are in {own}, but registry_blobs names {place.name}: move them there, or drop the"
+            " setting"
+        ]
+    return []
 
 
 @asynccontextmanager

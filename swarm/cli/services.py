@@ -81,26 +81,34 @@ def registry(
 ) -> None:
     """Run the registry of this founder's home: blobs, manifests, heads. Or: collect, rebuild."""
     if context.invoked_subcommand is not None:
+        _refuse_options_before(context)
         return
+    from swarm.cli.blob_places import blob_place, check_usable, from_here, note_place
     from swarm.cli.places import founder_home
-    from swarm.cli.settings import blob_place, load_settings
+    from swarm.cli.settings import load_settings
 
     founder = founder_home(home)
     settings = load_settings(
-        founder.root, listen=listen, registry_port=port, redis_url=redis_url, registry_blobs=blobs
+        founder.root,
+        listen=listen,
+        registry_port=port,
+        redis_url=redis_url,
+        registry_blobs=from_here(blobs),
     )
+    place = blob_place(settings.registry_blobs, founder)
+    check_usable(place)
 
     def serve() -> Coroutine[Any, Any, None]:
         from swarm.domain.collection import RetentionPolicy
         from swarm.registry.app import RegistryConfig
         from swarm.registry.app import serve as serve_registry
 
-        blob_folder, blob_url = blob_place(settings.registry_blobs, founder.registry / "blobs")
+        note_place(founder, place)
         return serve_registry(
             RegistryConfig(
                 identity=founder.registry / "identity",
-                blobs=blob_folder,
-                blob_url=blob_url,
+                blobs=place.folder,
+                blob_url=place.url,
                 redis_url=settings.redis_url or _own_redis(founder.redis),
                 retention=RetentionPolicy(
                     keep_versions=settings.registry_keep_versions,
@@ -114,6 +122,27 @@ def registry(
         )
 
     _run("registry", founder.root, serve, log_level=log_level, log_json=log_json)
+
+
+def _refuse_options_before(context: typer.Context) -> None:
+    """Raise UsageError for options that stand before a subcommand: they are the service's own."""
+    from click.core import ParameterSource
+
+    from swarm.domain.errors import UsageError
+
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        command = context.invoked_subcommand
+        raise UsageError(
+            f"swarm registry {command}",
+            found=f"{', '.join(given)} before {command}",
+            expected=f"its options after it: swarm registry {command} --home DIR",
+            remedy=f"swarm registry {command} --help lists what it takes",
+        )
 
 
 def coordinator(

@@ -4,10 +4,12 @@ The TOML file is `swarm.toml` in the founder's home (a node's own is read by `no
 address may hold a password, so it comes from the environment or a flag only.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, ValidationError
+from pydantic import ByteSize, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,6 +29,23 @@ from swarm.domain.errors import UsageError
 from swarm.domain.growth import Criterion, GrowthPolicy
 
 SECRETS = ("redis_url",)
+_FLAGS = {
+    "registry_port": "--port",
+    "coordinator_port": "--port",
+    "registry_blobs": "--blobs",
+    "import_paths": "--import-path",
+    "log_json": "--log-json",
+}
+"""Where a flag is not named as its setting."""
+
+
+def _whole_bytes(value: Any, read: ValidatorFunctionWrapHandler) -> ByteSize:
+    """Read a size; refuse one below 0, and one that is not 0 but below a byte."""
+    size: ByteSize = read(value)
+    number = re.match(r"[\s0.]*[1-9]", str(value))
+    if size < 0 or (size == 0 and number):
+        raise ValueError("neither 0 nor a byte at least")
+    return size
 
 
 class Settings(BaseSettings):
@@ -42,14 +61,15 @@ class Settings(BaseSettings):
     redis_url: str = ""
     """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: that of `swarm redis` in this home."""
     registry_blobs: str = ""
-    """`s3://BUCKET/PREFIX` or a folder; empty: `registry/blobs` in this home; credentials from AWS_*."""
+    """`s3://BUCKET/PREFIX` (credentials from AWS_*) or a folder, relative to this home; empty:
+    `registry/blobs`."""
     advertise: str = ""
     """The host that other machines reach this one by; empty: the host that they joined through."""
     gate_top_k: int = Field(default=2, ge=1, le=64)
     """How many experts a new gate asks about a query."""
     gate_versions_kept: int = Field(default=GATE_VERSIONS_KEPT, ge=1, le=1_000_000)
     """Of so many of the newest gate versions all arrays are kept: to roll back to them, or ask by them."""
-    registry_node_quota: ByteSize = ByteSize(0)
+    registry_node_quota: Annotated[ByteSize, WrapValidator(_whole_bytes)] = ByteSize(0)
     """What each node may fill in the registry, as `20GB` or a number of bytes; 0: no limit."""
     registry_keep_versions: int = Field(default=RetentionPolicy().keep_versions, ge=0, le=1_000_000)
     """Of so many of the newest versions of each expert the weights stay; 0: of all."""
@@ -104,28 +124,16 @@ def load_settings(home: Path, **flags: Any) -> Settings:
             f"setting {name}",
             found=f"{first.get('input')!r}: {first['msg']}",
             expected=f"a setting of {', '.join(Settings.model_fields)}",
-            remedy=f"correct --{name.replace('_', '-')}, SWARM_{name.upper()}, or {name} in {file}",
+            remedy=f"correct {', '.join(_spellings(name, flags))}, or {name} in {file}",
         ) from None
     except ValueError as error:  # a TOML file that is not TOML
         raise UsageError(str(file), found=str(error), expected="TOML") from None
 
 
-def blob_place(setting: str, folder: Path) -> tuple[Path, str]:
-    """Return the folder of the blobs or of their copies, and the url of the store if it is another.
-
-    folder: where blobs lie if the setting says nothing. Raises UsageError for a url that is not `s3://`.
-    """
-    scheme, is_url, _ = setting.partition("://")
-    if not is_url:
-        return (Path(setting).expanduser() if setting else folder), ""
-    if scheme != "s3":
-        raise UsageError(
-            "setting registry_blobs",
-            found=f"a {scheme[:20]}:// address",
-            expected="s3://BUCKET/PREFIX or a folder",
-            remedy="correct --blobs or SWARM_REGISTRY_BLOBS",
-        )
-    return folder, setting
+def _spellings(name: str, flags: Mapping[str, Any]) -> list[str]:
+    """Return how a command's user may have said a setting: by its flag, where it has one, or the variable."""
+    flag = [_FLAGS.get(name, f"--{name.replace('_', '-')}")] if name in flags else []
+    return [*flag, f"SWARM_{name.upper()}"]
 
 
 def refuse_secrets(data: dict[str, Any], file: Path) -> None:

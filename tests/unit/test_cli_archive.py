@@ -17,9 +17,11 @@ LEFT_OUT = (
 )
 
 
-def backup(home: Path, *, with_blobs: bool = True) -> set[str]:
+def backup(home: Path, *, with_blobs: bool = True, blob_folder: Path | None = None) -> set[str]:
     file = home.parent / "swarm.tar.gz"
-    archive.write_archive(file, SwarmHome(home), SwarmId("lab"), [], with_blobs=with_blobs)
+    archive.write_archive(
+        file, SwarmHome(home), SwarmId("lab"), [], with_blobs=with_blobs, blob_folder=blob_folder
+    )
     with tarfile.open(file) as stored:
         return set(stored.getnames()) - {"backup.json", "redis.jsonl"}
 
@@ -48,3 +50,17 @@ def test_a_file_that_goes_while_the_backup_is_made_is_no_error(
 
     monkeypatch.setattr(archive, "_files", with_one_that_goes)
     assert backup(home) == set(KEPT)
+
+
+@pytest.mark.parametrize("inside", ["../other", "registry/other"])
+def test_blobs_in_another_folder_are_kept_as_the_homes_own(home: Path, inside: str) -> None:
+    other = home / inside
+    for name in ("cd/cdef", "incoming/half.part"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_bytes(b"content")
+    elsewhere = {*KEPT} - {"registry/blobs/ab/abcd"}
+    assert backup(home, blob_folder=other.resolve()) == {*elsewhere, "registry/blobs/cd/cdef"}
+    assert backup(home, with_blobs=False, blob_folder=other.resolve()) == elsewhere
+    restored = SwarmHome(home.parent / "restored")
+    assert not archive.read_archive(home.parent / "swarm.tar.gz", restored).blobs
+    assert not (restored.registry / "blobs").exists()

@@ -115,6 +115,8 @@ def test_help_describes_the_argument_and_has_no_backslash() -> None:
         (("train", "digits", "--budget", "0s"), 2, "a time above 0"),
         (("join", "TOKEN@HOST:7070", "--name", ""), 2, "leave --name out"),
         (("events", "--after", "nonsense"), 2, "swarm events --json"),
+        (("registry", "--home", "elsewhere", "collect"), 2, "swarm registry collect --home DIR"),
+        (("registry", "--log-text", "rebuild"), 2, "--log-json before rebuild"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_the_next_thing_to_try(

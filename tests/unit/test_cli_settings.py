@@ -43,6 +43,36 @@ def test_a_wrong_toml_file_is_refused_by_the_name_of_what_is_wrong(
     assert "secret@" not in str(refused.value)
 
 
+@pytest.mark.parametrize("size", ["0.5", "-5", "0.0001kB"])
+def test_a_quota_below_a_byte_is_not_taken_for_no_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setenv("SWARM_REGISTRY_NODE_QUOTA", size)
+    with pytest.raises(UsageError, match="registry_node_quota"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "read"), [("0", 0), ("0GB", 0), ("0.0", 0), ("20GB", 20 * 10**9), ("7", 7)])
+def test_a_quota_is_a_size_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, read: int
+) -> None:
+    monkeypatch.setenv("SWARM_REGISTRY_NODE_QUOTA", size)
+    assert load_settings(tmp_path).registry_node_quota == read
+
+
+def test_only_flags_that_a_command_has_are_named_where_a_setting_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_REGISTRY_KEEP_ANCESTORS", "foo")
+    with pytest.raises(UsageError) as refused:
+        load_settings(tmp_path, registry_port=None)
+    assert "--registry-keep-ancestors" not in refused.value.remedy
+    assert "SWARM_REGISTRY_KEEP_ANCESTORS" in refused.value.remedy
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="correct --port, SWARM_REGISTRY_PORT"):
+        load_settings(tmp_path, registry_port=99_999)
+
+
 def test_unknown_variables_of_the_environment_are_nobodys_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
