@@ -10,6 +10,7 @@ import typer
 from swarm.cli import adding, growth, withdrawing
 from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
+from swarm.cli.references import VersionName, reference
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 expert = typer.Typer(
     help="One expert: show, pull; change the gate: add, split, merge, remove, retrain.", no_args_is_help=True
 )
-ExpertName = Annotated[
-    str, typer.Argument(metavar="ID", help="An expert's id, as ada.e1, or a manifest digest.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -99,14 +97,16 @@ async def _check_member(place: "Place", owner: str) -> None:
         )
 
 
-def show(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
+def show(expert_id: VersionName, home: Home = None, json: Json = False) -> None:
     """Show one expert's manifest: modules, classes, parents, cost."""
     from swarm.cli.places import find_place
     from swarm.cli.verified import verified_registry
 
+    wanted = reference(expert_id)
+
     async def work() -> None:
         async with verified_registry(find_place(home)) as registry:
-            statement = await registry.manifest(expert_id)
+            statement = await registry.manifest(wanted.name, wanted.version)
         text = describe_manifest(statement.value, statement.digest)
         emit("expert", {"manifest": statement.value, "digest": statement.digest}, as_json=json, text=text)
 
@@ -114,7 +114,7 @@ def show(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
 
 
 def pull(
-    expert_id: ExpertName,
+    expert_id: VersionName,
     output: Annotated[
         Path | None, typer.Option(help="Write the weights as a .safetensors file as well.", metavar="FILE")
     ] = None,
@@ -138,13 +138,13 @@ def pull(
     from swarm.cli.verified import export_safetensors, verified_registry
     from swarm.domain.errors import NotAuthorisedError
 
-    place = find_place(home)
+    place, wanted = find_place(home), reference(expert_id)
     if output is not None:
         check_destination(output, "--output")
 
     async def work() -> None:
         async with verified_registry(place, with_peers=True, deltas=_takes_deltas(place, delta)) as registry:
-            statement = await registry.manifest(expert_id)
+            statement = await registry.manifest(wanted.name, wanted.version)
             manifest = statement.value
             if manifest.share == "serve-only" and manifest.owner != place.identity().id:
                 raise NotAuthorisedError(
@@ -177,17 +177,24 @@ def _takes_deltas(place: "Place", flag: bool | None) -> bool:
     return flag if flag is not None else NodeConfig.load(place.root).delta
 
 
-def lineage(expert_id: ExpertName, home: Home = None, json: Json = False) -> None:
+def lineage(expert_id: VersionName, home: Home = None, json: Json = False) -> None:
     """Show where a version came from and what came from it."""
     from swarm.cli.places import find_place
     from swarm.cli.verified import verified_registry
     from swarm.domain.errors import SwarmError
 
+    wanted = reference(expert_id)
+
     async def work() -> None:
         metrics: dict[str, Mapping[str, float]] = {}
         async with verified_registry(find_place(home)) as registry:
-            manifest, name = (expert_id, "") if len(expert_id) == 64 else ("", expert_id)
-            found = await registry.client.lineage(manifest=manifest, expert=name)
+            if wanted.version:
+                digest = (await registry.manifest(wanted.name, wanted.version)).digest
+                found = await registry.client.lineage(manifest=digest)
+            elif wanted.is_digest:
+                found = await registry.client.lineage(manifest=wanted.name)
+            else:
+                found = await registry.client.lineage(expert=wanted.name)
             for child in () if json else borrowers(found):
                 with contextlib.suppress(SwarmError):  # the graph is told all the same
                     metrics[child] = (await registry.manifest(child)).value.metrics

@@ -10,6 +10,7 @@ import typer
 
 from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, printable, run_async, table
+from swarm.cli.references import VersionName, reference
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from swarm.exchange.proof import Proof
     from swarm.trust.statements import Statement
 
-_VERSIONED = re.compile(r"(?P<expert>[^@]+)@(?P<version>[1-9][0-9]{0,8})")
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,79}")
 
 
@@ -29,13 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    expert_id: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID",
-            help="An expert's id, as ada.e1, one of its versions, as ada.e1@3, or a manifest digest.",
-        ),
-    ],
+    expert_id: VersionName,
     to: Annotated[Path, typer.Option("--to", help="The folder to write.", metavar="DIR")],
     license: Annotated[
         str,
@@ -64,11 +58,11 @@ def export(
     check_target(folder, force=force)
     if sign:
         check_can_sign(identity)
-    expert, version = _reference(expert_id)
+    wanted = reference(expert_id)
 
     async def work() -> None:
         async with verified_registry(place, with_peers=True) as registry:
-            statement = await registry.manifest(expert, version)
+            statement = await registry.manifest(wanted.name, wanted.version)
             manifest = statement.value
             check_may_leave(manifest, identity.id)
             _check_license(license, manifest, identity.id)
@@ -103,12 +97,6 @@ def check_may_leave(manifest: "Manifest", member: str) -> None:
             remedy=f"ask {manifest.owner} to export it; or ask the expert: swarm predict INPUT --owner"
             f" {manifest.owner}",
         )
-
-
-def _reference(text: str) -> tuple[str, int]:
-    """Return the expert or digest, and the version that was asked for (0: the head)."""
-    match = _VERSIONED.fullmatch(text)
-    return (match["expert"], int(match["version"])) if match else (text, 0)
 
 
 def _check_license(license: str, manifest: "Manifest", member: str) -> None:

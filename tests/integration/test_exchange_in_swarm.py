@@ -97,6 +97,17 @@ def test_anybody_reads_the_weights_and_the_owner_tells_its_counts(
     assert not any(row.tobytes() in written for row in private if row.any())
 
 
+def test_every_command_takes_an_expert_a_version_and_a_digest(swarm: WholeSwarm, exported: Path) -> None:
+    lily, digest = swarm.folder / "lily", digest_of_export(exported)
+    for name in ("rose.e1", "rose.e1@1", digest):
+        assert command(lily, "expert", "show", name)["digest"] == digest
+        assert command(lily, "expert", "pull", name)["digest"] == digest
+        nodes = command(lily, "lineage", name)["lineage"]["nodes"]
+        assert digest in {node["manifest"] for node in nodes}
+    for words in (("expert", "show"), ("expert", "pull"), ("lineage",)):
+        assert command(lily, *words, digest[:12], code=2)["found"] == "the beginning of a digest"
+
+
 def test_a_folder_that_is_not_empty_stays_without_force(swarm: WholeSwarm, exported: Path) -> None:
     told = command(swarm.folder / "lily", "export", "rose.e1", "--to", str(exported), code=6)
     assert "--force" in told["try"]
