@@ -10,7 +10,7 @@ VersionName = Annotated[
     str,
     typer.Argument(
         metavar="ID",
-        help="An expert's id, as ada.e1, one of its versions, as ada.e1@3, or a manifest's digest (64 digits).",
+        help="An expert, as ada.e1, a version, as ada.e1@3, or a manifest's digest, all 64 digits.",
     ),
 ]
 _VERSIONED = re.compile(r"(?P<expert>[a-z0-9-]+\.e[0-9]{1,6})(@(?P<version>[1-9][0-9]{0,8}))?")

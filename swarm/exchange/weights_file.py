@@ -5,6 +5,7 @@ digests count for nothing: every blob and module is checked against the manifest
 """
 
 import mmap
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ class WeightsFile:
 def write_weights(
     path: Path, modules: Sequence[ModuleEntry], read: ReadBlob, metadata: Mapping[str, str]
 ) -> None:
-    """Write modules' tensors, bytes as `read` returns them, into a safetensors file.
+    """Write modules' tensors, bytes as `read` returns them, into a safetensors file, readable as the umask
+    says.
 
     Raises VerificationError where two tensors would have one name.
     """
@@ -63,7 +65,16 @@ def write_weights(
         )
         for name, (entry, array) in arrays.items()
     }
-    serialize_file(specs, path, metadata=dict(metadata))
+    is_new = not path.exists()
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        serialize_file(specs, path, metadata=dict(metadata))
+    except BaseException:
+        if is_new:
+            path.unlink(missing_ok=True)
+        raise
+    path.chmod(mode)  # the library makes a private file
 
 
 def read_weights(path: Path) -> WeightsFile:

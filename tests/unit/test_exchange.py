@@ -3,8 +3,10 @@
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,6 +30,7 @@ from swarm.domain.errors import (
 from swarm.exchange.card import escaped, model_card
 from swarm.exchange.folder import CARD_FILE, CORRECTION_FILE, MANIFEST_FILE, MODEL_FILE, read_export
 from swarm.exchange.proof import Proof
+from swarm.exchange.weights_file import write_weights
 from swarm.experts.expert import LoadedExpert
 from swarm.modules.blobs import BlobFiles
 from tests.support.exchange import Made, made_expert
@@ -69,6 +72,23 @@ def test_the_manifest_lies_in_it_as_it_was_signed(made: Made, folder: Path) -> N
     told = json.loads((folder / MANIFEST_FILE).read_text())
     assert told["manifest"] == json.loads(made.statement.envelope)
     assert told["manifest"]["payloadType"] == "application/vnd.in-toto+json"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_the_weights_is_up_to_the_umask(
+    made: Made, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        folder = made.export(tmp_path / "out").folder
+        write_weights(
+            tmp_path / "alone", made.statement.value.modules, lambda blob: memoryview(made.blobs[blob]), {}
+        )
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(ALL, mode)
+    assert stat.S_IMODE((tmp_path / "alone").stat().st_mode) == mode
 
 
 def test_the_safetensors_package_reads_weights_and_metadata(made: Made, folder: Path) -> None:
