@@ -119,6 +119,7 @@ def _files(home: SwarmHome, blobs: Path) -> list[Path]:
         home.registry / "blob-copies",
         home.registry / PLACE_FILE,  # of this machine; the next start writes it again
         home.operator / "cache",
+        home.operator / "cache.lock",
         blobs,
     }
     for part in _PARTS:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.cli import places
+from swarm.cli.passing_cache import passing_cache
 from swarm.cli.peers import living_peers
 from swarm.cli.places import Place
-from swarm.config import NodeHome
+from swarm.config import NodeHome, SwarmHome
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 
@@ -21,21 +22,25 @@ if TYPE_CHECKING:
 async def verified_registry(
     place: Place, *, with_peers: bool = False, deltas: bool = False
 ) -> AsyncIterator[VerifiedRegistry]:
-    """Open the registry for a place. A node keeps what it fetches in its cache; an operator keeps nothing.
+    """Open the registry for a place. A node keeps what it fetches in its cache; an operator only what came of
+    weights until they are whole and used.
 
-    `with_peers`: nodes that live and have a listener may give blobs as well. `deltas`: blobs come as deltas
-    to those of the versions that they came from, where that pays.
+    `with_peers`, for weights: nodes that live and have a listener may give blobs as well. `deltas`: blobs
+    come as deltas to those of the versions that they came from, where that pays.
     """
     async with AsyncExitStack() as stack:
         if place.is_node:
-            folder = NodeHome(place.root).cache
+            cache = BlobFiles(NodeHome(place.root).cache)
+        elif with_peers:
+            cache = stack.enter_context(passing_cache(SwarmHome(place.root).operator / "cache"))
         else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-cache-")))
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="swarm-cache-"))
+            cache = BlobFiles(Path(scratch))
         client = await stack.enter_async_context(places.registry(place))
         coordinator = await stack.enter_async_context(places.coordinator(place))
         peers = await stack.enter_async_context(living_peers(place, coordinator)) if with_peers else ()
         keyring = place.identity().keyring()
-        yield VerifiedRegistry(client, coordinator, keyring, BlobFiles(folder), peers, deltas=deltas)
+        yield VerifiedRegistry(client, coordinator, keyring, cache, peers, deltas=deltas)
 
 
 def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:

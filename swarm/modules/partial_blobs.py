@@ -31,13 +31,14 @@ _READ_BYTES: Final = 1 << 20
 
 class PartialBlob:
     """One blob on its way in, in any order. Nothing is visible under the blob's name until `commit` returns;
-    what was written stays for the next one that opens it, unless it was refused. For one thread at a time."""
+    what was written stays for the next one that opens it, unless it was refused, or another process has that
+    file (`is_kept` is False then). For one thread at a time."""
 
     def __init__(
         self, file: BinaryIO, path: Path, expected: Digest, size_bytes: int, target: Path, *, is_kept: bool
     ) -> None:
         self._file, self._path, self._target = file, path, target
-        self._expected, self.size_bytes, self._is_kept = expected, size_bytes, is_kept
+        self._expected, self.size_bytes, self.is_kept = expected, size_bytes, is_kept
         if os.fstat(file.fileno()).st_size > size_bytes:
             os.ftruncate(file.fileno(), 0)
         self._hash, self._hashed = blake3(), 0
@@ -116,7 +117,7 @@ class PartialBlob:
         """Let another one go on; safe to call again."""
         if self._file.closed:
             return
-        is_kept = self._is_kept and not self._is_refused and self.held_bytes
+        is_kept = self.is_kept and not self._is_refused and self.held_bytes
         if not self._is_committed and not is_kept:
             self._path.unlink(missing_ok=True)
         self._file.close()

@@ -259,7 +259,7 @@ class _Download:
         if not errors:
             return NotFoundError(f"blob {self._blob[:12]}", found="nobody to fetch it from")
         if len(errors) == 1:
-            return errors[0]
+            return self._with_what_is_kept(errors[0])
         kinds = {type(error) for error in errors}
         lied = VerificationError if VerificationError in kinds else UnreachableError
         kind = kinds.pop() if len(kinds) == 1 else lied
@@ -269,8 +269,22 @@ class _Download:
                 f"{name}: {error.found or error.subject}" for name, error in self._failed.items()
             ),
             expected="one holder that has it whole",
-            remedy="what came of it is kept: try again",
+            remedy=self._kept() or "try again",
         )
+
+    def _with_what_is_kept(self, error: SwarmError) -> SwarmError:
+        kept = self._kept() if isinstance(error, UnreachableError) else ""
+        if not kept:
+            return error
+        return type(error)(error.subject, found=error.found, expected=error.expected, remedy=kept)
+
+    def _kept(self) -> str:
+        """Return what to do where whole blocks came: those are not fetched again."""
+        came = self._told or self._partial.held_bytes
+        if came < BLOCK_BYTES or not self._partial.is_kept:
+            return ""
+        size = self._partial.size_bytes
+        return f"what came is kept, {came} of {size} bytes: run it again and it goes on there"
 
 
 class _Pieces:

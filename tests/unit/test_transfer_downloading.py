@@ -102,6 +102,28 @@ async def test_one_holder_from_the_start_is_not_asked_for_an_outline(files: Blob
     assert (registry.outlines, registry.sent) == (0, len(DATA))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_broke_off_says_how_much_is_kept_and_so_does_the_next_try_that_finds_nobody(
+    files: BlobFiles, count: int
+) -> None:
+    one = DATA[: 2 * BLOCK_BYTES]
+    sources = [Source(f"holder {number}", one, breaks=[BLOCK_BYTES, 0, 0]) for number in range(count)]
+    if count == 2:
+        sources[1].refusal = UnreachableError("holder 1", found="nobody listens there")
+    for _ in range(2):
+        with pytest.raises(UnreachableError) as broken:
+            await download(digest_of(one), len(one), Holders(sources), files)
+        assert f"{BLOCK_BYTES} of {len(one)} bytes: run it again" in broken.value.remedy
+        sources[0].refusal = UnreachableError("holder 0", found="nobody listens there")
+
+
+async def test_where_nothing_came_nothing_is_said_to_be_kept(files: BlobFiles) -> None:
+    source = Source("registry", breaks=[0, 0])
+    with pytest.raises(UnreachableError) as broken:
+        await download(NAME, len(DATA), Holders([source]), files)
+    assert "kept" not in broken.value.remedy
+
+
 @pytest.mark.parametrize("data", [b"", b"x", DATA[:BLOCK_BYTES], DATA[: BLOCK_BYTES + 1]], ids=len)
 @pytest.mark.parametrize("count", [1, 2])
 async def test_blobs_of_every_size_arrive(files: BlobFiles, data: bytes, count: int) -> None:
