@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli import adding, growth, withdrawing
+from swarm.cli import adding, growth, pulling, withdrawing
 from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
+from swarm.cli.output import bytes_text, emit, printable, run_async, table
 from swarm.cli.references import VersionName, reference
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("experts")(experts)
     app.command("lineage")(lineage)
     expert.command("show")(show)
-    expert.command("pull")(pull)
+    expert.command("pull")(pulling.pull)
     growth.register(expert)
     expert.command("add")(adding.add)
     expert.command("remove")(withdrawing.remove)
@@ -111,70 +110,6 @@ def show(expert_id: VersionName, home: Home = None, json: Json = False) -> None:
         emit("expert", {"manifest": statement.value, "digest": statement.digest}, as_json=json, text=text)
 
     run_async(work())
-
-
-def pull(
-    expert_id: VersionName,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the weights as a .safetensors file as well.", metavar="FILE")
-    ] = None,
-    delta: Annotated[
-        bool | None,
-        typer.Option(
-            "--delta/--no-delta",
-            help="On a node: fetch deltas to versions that are here, for slow links (as node.toml says).",
-        ),
-    ] = None,
-    home: Home = None,
-    json: Json = False,
-) -> None:
-    """Fetch and verify an expert's modules into this place's cache.
-
-    They come from the registry and from nodes with a listener at once; what broke off goes on.
-    """
-    from swarm.cli.destinations import check_destination
-    from swarm.cli.places import find_place
-    from swarm.cli.progress_bar import transfer_bar
-    from swarm.cli.verified import export_safetensors, verified_registry
-    from swarm.domain.errors import NotAuthorisedError
-
-    place, wanted = find_place(home), reference(expert_id)
-    if output is not None:
-        check_destination(output, "--output")
-
-    async def work() -> None:
-        async with verified_registry(place, with_peers=True, deltas=_takes_deltas(place, delta)) as registry:
-            statement = await registry.manifest(wanted.name, wanted.version)
-            manifest = statement.value
-            if manifest.share == "serve-only" and manifest.owner != place.identity().id:
-                raise NotAuthorisedError(
-                    f"{manifest.expert}@{manifest.version}",
-                    found="share serve-only",
-                    expected="share borrow or public",
-                    remedy=f"ask it through the swarm: swarm predict INPUT --owner {manifest.owner}",
-                )
-            with transfer_bar(expert_id, as_json=json) as bar:
-                await registry.blobs(manifest, bar)
-            for holder, reason in registry.dropped.items():
-                progress(f"{holder} was asked no more: {reason}")
-            if output is not None:
-                export_safetensors(manifest, registry.cache, output)
-        size = sum(module.size_bytes for module in manifest.modules)
-        where = f"; weights in {output}" if output else ""
-        text = f"{manifest.expert}@{manifest.version}: {bytes_text(size)} verified{where}"
-        facts = {"expert": manifest.expert, "version": manifest.version, "digest": statement.digest}
-        emit("expert-pull", {**facts, "output": str(output or "")}, as_json=json, text=text)
-
-    run_async(work())
-
-
-def _takes_deltas(place: "Place", flag: bool | None) -> bool:
-    """Return the flag, else the node's setting; an operator keeps no versions to take deltas to."""
-    if not place.is_node:
-        return False
-    from node.config import NodeConfig
-
-    return flag if flag is not None else NodeConfig.load(place.root).delta
 
 
 def lineage(expert_id: VersionName, home: Home = None, json: Json = False) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Home, Json
-from swarm.cli.output import bytes_text, emit, printable, run_async, table
+from swarm.cli.options import Delta, Home, Json
+from swarm.cli.output import bytes_text, emit, printable, progress, run_async, table
 from swarm.cli.references import VersionName, reference
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def export(
         bool, typer.Option("--sign", help="Add an OpenSSF model signature by this node (extra oms).")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in DIR.")] = False,
+    delta: Delta = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -48,7 +49,7 @@ def export(
     """
     from swarm.cli.places import find_place
     from swarm.cli.progress_bar import transfer_bar
-    from swarm.cli.verified import verified_registry
+    from swarm.cli.verified import takes_deltas, verified_registry
     from swarm.exchange.folder import check_target, write_export
     from swarm.exchange.model_signature import check_can_sign, sign_folder
 
@@ -58,10 +59,10 @@ def export(
     check_target(folder, force=force)
     if sign:
         check_can_sign(identity)
-    wanted = reference(expert_id)
+    wanted, deltas = reference(expert_id), takes_deltas(place, delta)
 
     async def work() -> None:
-        async with verified_registry(place, with_peers=True) as registry:
+        async with verified_registry(place, with_peers=True, deltas=deltas) as registry:
             statement = await registry.manifest(wanted.name, wanted.version)
             manifest = statement.value
             check_may_leave(manifest, identity.id)
@@ -70,6 +71,8 @@ def export(
             standing = _standing(found, statement)
             with transfer_bar(expert_id, as_json=json) as bar:
                 await registry.blobs(manifest, bar)
+            for holder, reason in registry.dropped.items():
+                progress(f"{holder} was asked no more: {reason}")
             proof = await _proof(place, statement, license)
             _listed(place, manifest, statement, folder)
             made = write_export(

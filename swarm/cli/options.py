@@ -14,6 +14,13 @@ Home = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Delta = Annotated[
+    bool | None,
+    typer.Option(
+        "--delta/--no-delta",
+        help="On a node: fetch deltas to versions that are here, for slow links (as node.toml says).",
+    ),
+]
 ImportPath = Annotated[
     list[str] | None,
     typer.Option("--import-path", help="A folder that leads `package.module` names to files.", metavar="DIR"),

@@ -31,6 +31,8 @@ def transfer_bar(what: str, *, as_json: bool = False) -> Iterator[Callable[[int]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
 
         def start(total: int) -> Callable[[int], None]:
+            if not total:  # everything is here, or too small for a bar
+                return lambda count: None
             task = progress.add_task(what, total=total)
             return lambda count: progress.advance(task, count)
 

@@ -11,6 +11,7 @@ from swarm.cli.passing_cache import passing_cache
 from swarm.cli.peers import living_peers
 from swarm.cli.places import Place
 from swarm.config import NodeHome, SwarmHome
+from swarm.domain.errors import UsageError
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 
@@ -41,6 +42,23 @@ async def verified_registry(
         peers = await stack.enter_async_context(living_peers(place, coordinator)) if with_peers else ()
         keyring = place.identity().keyring()
         yield VerifiedRegistry(client, coordinator, keyring, cache, peers, deltas=deltas)
+
+
+def takes_deltas(place: Place, flag: bool | None) -> bool:
+    """Return the flag, else the node's setting. An operator keeps no versions that there could be deltas to:
+    UsageError where it asks for them."""
+    from node.config import NodeConfig
+
+    if place.is_node:
+        return flag if flag is not None else NodeConfig.load(place.root).delta
+    if flag:
+        raise UsageError(
+            "--delta",
+            found="a founder's home, which keeps no versions",
+            expected="a node's home: deltas are to versions that are here",
+            remedy="leave --delta out, or name a node's folder: --home DIR",
+        )
+    return False
 
 
 def export_safetensors(manifest: "Manifest", cache: BlobFiles, output: Path) -> None:

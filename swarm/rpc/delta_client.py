@@ -5,7 +5,7 @@ so and sends or fetches the blob whole.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 import structlog
@@ -47,29 +47,48 @@ class DeltaClient:
             return False
         return True
 
-    async def fetch_into(self, blob: Digest, size_bytes: int, parent: DeltaParent) -> bool:
-        """Fetch one blob of known size as a delta into the cache, verified by its own digest; False, and
-        nothing is kept, where it has to be fetched whole."""
+    async def fetch_into(
+        self,
+        blob: Digest,
+        size_bytes: int,
+        parent: DeltaParent,
+        on_bytes: Callable[[int], None] = lambda count: None,
+    ) -> int:
+        """Fetch one blob of known size as a delta into the cache, verified by its own digest, and return how
+        many bytes that took; 0, and nothing is kept, where it has to be fetched whole. `on_bytes` is told the
+        blob's bytes as they are made, and takes them back where that fails."""
+        sent = made = 0
+
+        def tell(count: int) -> None:
+            nonlocal made
+            made += count
+            on_bytes(count)
+
         request = registry_pb2.DeltaRequest(digest=blob, parent=parent.blob, width=parent.width)
         try:
             base = await asyncio.to_thread(self._cache.open_verified, parent.blob)
             if len(base) != size_bytes:
-                return False
+                return 0
             reader = DeltaReader(base)
             with self._cache.writer(blob, size_bytes) as writer:
 
-                def take(piece: bytes) -> None:
+                def take(piece: bytes) -> int:
+                    taken = 0
                     for block in reader.feed(piece):
                         writer.write(block)
+                        taken += len(block)
+                    return taken
 
                 async for piece in self._connection.stream(m.FETCH_DELTA, request):
-                    await asyncio.to_thread(take, piece)
+                    sent += len(piece)
+                    tell(await asyncio.to_thread(take, piece))
                 reader.finish()
                 await asyncio.to_thread(writer.commit)
         except _AGAINST_IT as error:
             _log.info("delta.not_fetched", blob=blob, parent=parent.blob, reason=str(error))
-            return False
-        return True
+            tell(-made)
+            return 0
+        return sent
 
 
 async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

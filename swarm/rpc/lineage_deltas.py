@@ -71,14 +71,21 @@ class LineageDeltas:
         """Send one blob as a delta to a base; False where it has to be sent whole."""
         return await self._client.publish(blob, data, base)
 
-    async def fetch(self, manifest: Manifest) -> None:
-        """Bring into the cache what comes as a delta; the rest is left to be fetched whole."""
+    async def fetch(
+        self, manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None
+    ) -> dict[Digest, int]:
+        """Bring into the cache what comes as a delta; return those blobs, each with the bytes that its delta
+        took. The rest is left to be fetched whole. `on_bytes` is told the blobs' own bytes as they come."""
         absent = set(await asyncio.to_thread(self._cache.missing, manifest.blobs()))
+        found: dict[Digest, int] = {}
         if not absent:
-            return
+            return found
         for blob, base in (await self.bases(manifest, in_registry=False)).items():
             if blob in absent:
-                await self._client.fetch_into(blob, self._cache.size(base.blob), base)
+                size = self._cache.size(base.blob)
+                if sent := await self._client.fetch_into(blob, size, base, on_bytes):
+                    found[blob] = sent
+        return found
 
 
 def _pairs(child: Manifest, ancestor: Manifest) -> Bases:

@@ -6,6 +6,7 @@ What passes lies in the cache and is served from there, also while the registry 
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
@@ -28,6 +29,16 @@ T = TypeVar("T")
 OnStart = Callable[[int], Callable[[int], None]]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONCURRENT_FETCHES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What fetching a version took: of `came_bytes` of weights that were not here, `delta_bytes` came as
+    deltas of `delta_sent_bytes`."""
+
+    came_bytes: int = 0
+    delta_bytes: int = 0
+    delta_sent_bytes: int = 0
 
 
 def _unseen(total: int) -> Callable[[int], None]:
@@ -113,8 +124,9 @@ class VerifiedRegistry:
             )
         return statement
 
-    async def blobs(self, manifest: Manifest, on_start: OnStart = _unseen) -> None:
-        """Bring all blobs of a manifest into the cache and check each module, its correction's too.
+    async def blobs(self, manifest: Manifest, on_start: OnStart = _unseen) -> Fetched:
+        """Bring all blobs of a manifest into the cache, check each module, its correction's too, and return
+        what came.
 
         `on_start` is told how many bytes are to come, and returns what is told each piece of them.
 
@@ -124,10 +136,12 @@ class VerifiedRegistry:
         corrections = manifest.correction.modules if manifest.correction is not None else ()
         modules = (*manifest.modules, *corrections)
         entries = [tensor for module in modules for tensor in module.tensors]
+        ends = _ends(entries)
+        absent = await asyncio.to_thread(self._absent, list(ends))
+        on_bytes = on_start(sum(ends[blob] for blob in absent))
         try:
-            if self._deltas is not None:
-                await self._deltas.fetch(manifest)
-            await self.fetch(entries, on_start)
+            deltas = await self._deltas.fetch(manifest, on_bytes) if self._deltas is not None else {}
+            await self.fetch(entries, lambda total: on_bytes)
             for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
         except NotFoundError as error:
@@ -145,6 +159,11 @@ class VerifiedRegistry:
                 expected=error.expected,
                 remedy=error.remedy,
             ) from error
+        return Fetched(
+            came_bytes=sum(self.cache.size(blob) for blob in absent),
+            delta_bytes=sum(self.cache.size(blob) for blob in deltas),
+            delta_sent_bytes=sum(deltas.values()),
+        )
 
     async def gate_arrays(
         self, gate: GateStatement, names: Sequence[str] | None = None
@@ -177,12 +196,14 @@ class VerifiedRegistry:
         `of`: all tensors of what these are some of, which may share their blobs; None: these are all. A blob
         that was damaged in the cache is fetched again.
         """
-        sizes = _sizes(entries if of is None else of)
+        whole = entries if of is None else of
+        sizes, ends = _sizes(whole), _ends(whole)
         absent = await asyncio.to_thread(self._absent, list(dict.fromkeys(each.blob for each in entries)))
-        on_bytes = on_start(sum(sizes[blob] or 0 for blob in absent))
+        on_bytes = on_start(sum(ends[blob] for blob in absent))
         holders = Holders((self.client.holder(), *self._peers))
         fetches = [
-            asyncio.ensure_future(self._fetch(blob, sizes[blob], holders, on_bytes)) for blob in absent
+            asyncio.ensure_future(self._fetch(blob, sizes[blob], ends[blob], holders, on_bytes))
+            for blob in absent
         ]
         try:
             await asyncio.gather(*fetches)
@@ -205,11 +226,17 @@ class VerifiedRegistry:
         return absent
 
     async def _fetch(
-        self, blob: Digest, size_bytes: int | None, holders: Holders, on_bytes: Callable[[int], None]
+        self,
+        blob: Digest,
+        size_bytes: int | None,
+        end: int,
+        holders: Holders,
+        on_bytes: Callable[[int], None],
     ) -> None:
         async with self._slots:
             if size_bytes is None:
                 await self.client.fetch_into(blob, self.cache)
+                on_bytes(end)
             elif not self.cache.has(blob):
                 await download(blob, size_bytes, holders, self.cache, on_bytes=on_bytes)
 
@@ -238,6 +265,14 @@ def _sizes(entries: Sequence[TensorEntry]) -> dict[Digest, int | None]:
         alone = entry.blob not in sizes and entry.offset == 0
         sizes[entry.blob] = entry.size_bytes if alone else None
     return sizes
+
+
+def _ends(entries: Sequence[TensorEntry]) -> dict[Digest, int]:
+    """Return the entries' blobs, each with where the last of its tensors ends."""
+    ends: dict[Digest, int] = {}
+    for entry in entries:
+        ends[entry.blob] = max(ends.get(entry.blob, 0), entry.offset + entry.size_bytes)
+    return ends
 
 
 def _check_digest(statement: Statement[Any], expected: Digest, subject: str) -> None:
