@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from node.outbox import Intent, Outbox
-from node.publishing import Publisher
+from node.publishing import Publisher, Sending
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import (
     ConflictError,
@@ -92,6 +92,11 @@ class Courier:
         """Why the oldest intent still waits; empty when nothing is wrong."""
         self.offline = ""
         """Why there is no lease, where that is known."""
+
+    @property
+    def sending(self) -> Sending | None:
+        """How far the weights are that are being sent right now."""
+        return self._publisher.sending
 
     def kick(self) -> None:
         """Try again now: something new was put, or a lease came."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from node.delivery import Courier
+from node.delivery import Courier, Delivery
 from node.durable import link_durably, write_json
 from node.jobs import VALIDATION_FILE, WAITING_FILE, LearningJob, LearningResult
 from node.leaves import LeafBook
@@ -48,6 +48,8 @@ class JobDelivery:
     knowledge: PresentSwarm
     jobs: Path
     clock: Callable[[], float]
+    look_s: float = 1.0
+    """How often it is told how far weights are on their way."""
 
     async def deliver(self, run: OrderRun, folder: Path) -> None:
         """Lay down what a job learned, unless that was done before, and tell what becomes of it."""
@@ -110,7 +112,7 @@ class JobDelivery:
         for place, intent in enumerate(intents):
             stage = "publish" if intent.kind == "publish" else "contribute"
             await run.add(TrainStep(stage=stage, message=intent.subject, fraction=place / len(intents)))
-            delivery = await self.courier.outcome(intent, PATIENCE_S)
+            delivery = await self._outcome_told(run, intent, place, len(intents))
             if delivery is None:
                 message = f"{len(self.outbox)} deliveries wait in the outbox: {self.courier.trouble}"
                 break
@@ -128,6 +130,25 @@ class JobDelivery:
             why = left_out or (result.notes[-1] if result.notes else "no leaf has samples enough")
             message += f"; nothing contributed: {why}"
         await run.add(done_step(result, message, {**figures, "outbox": float(len(self.outbox))}))
+
+    async def _outcome_told(self, run: OrderRun, intent: Intent, place: int, count: int) -> Delivery | None:
+        """Return what becomes of an intent; tell how far its weights are until then."""
+        outcome = asyncio.ensure_future(self.courier.outcome(intent, PATIENCE_S))
+        told = 0
+        try:
+            while not (await asyncio.wait([outcome], timeout=self.look_s))[0]:
+                going = self.courier.sending
+                if going is None or going.key != intent.key or going.sent_bytes <= told:
+                    continue
+                told = going.sent_bytes
+                of = f"{told / 1e6:.1f} of {going.total_bytes / 1e6:.1f} MB"
+                fraction = (place + told / going.total_bytes) / count
+                await run.add(
+                    TrainStep(stage="publish", message=f"{intent.subject}, {of}", fraction=fraction)
+                )
+            return outcome.result()
+        finally:
+            outcome.cancel()
 
     def _forget_old_jobs(self) -> None:
         """Drop what queued jobs need no more: checkpoints and blobs of all, everything of the oldest."""

@@ -7,6 +7,7 @@ in the outbound log before it goes.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import structlog
 
@@ -31,8 +32,20 @@ from swarm.trust.statements import Statement, read_statement, sign_statement
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """How far a version's weights are on their way to the registry. `key` is its intent's."""
+
+    key: str
+    sent_bytes: int
+    total_bytes: int
+
+
 class Publisher:
     """Performs what the outbox holds. Each call may be repeated: keys and digests make it act once."""
+
+    sending: Sending | None = None
+    """What is being sent right now."""
 
     def __init__(
         self,
@@ -58,7 +71,10 @@ class Publisher:
         on top of the registry's head. Raises StaleParentError if that is stale, too."""
         statement = read_statement(intent.envelope, Manifest)
         reached("node.publish.began")
-        await self._send_blobs(statement)
+        try:
+            await self._send_blobs(intent.key, statement)
+        finally:
+            self.sending = None
         try:
             head = await self._commit(intent, statement, fence)
         except StaleParentError:
@@ -97,9 +113,17 @@ class Publisher:
                 remedy="nothing is lost: the next training contributes what is there by then",
             )
 
-    async def _send_blobs(self, statement: Statement[Manifest]) -> None:
+    async def _send_blobs(self, key: str, statement: Statement[Manifest]) -> None:
         manifest = statement.value
         missing = await self._registry.missing(manifest.blobs())
+        total = sum(self._cache.sizes(missing).values())
+        sent = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal sent
+            sent += count
+            self.sending = Sending(key=key, sent_bytes=sent, total_bytes=total)
+
         bases: Bases = {}
         if missing and self._deltas is not None:
             bases = await self._deltas.bases(manifest, in_registry=True)
@@ -117,7 +141,9 @@ class Publisher:
             )
             self._outbound.record([line])
             if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
-                await self._registry.publish_blob(digest, data)
+                await self._registry.publish_blob(digest, data, on_bytes)
+            else:
+                on_bytes(len(data))
             reached("node.publish.blob_sent")
 
     async def _ancestor(self, digest: Digest) -> Manifest:

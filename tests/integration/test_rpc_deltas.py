@@ -1,7 +1,7 @@
 """Deltas over real TLS sockets: they arrive whole, they save bytes, and they open no way around any rule."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,11 @@ import pytest
 from node.leaves import LeafBook
 from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox
-from node.publishing import Publisher
+from node.publishing import Publisher, Sending
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotAuthorisedError, NotFoundError, VerificationError
 from swarm.domain.ids import Digest, NodeId
+from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest, Parent
 from swarm.domain.membership import Lease
 from swarm.modules import BlobFiles, pack_module
@@ -29,7 +30,7 @@ from swarm.rpc.clients import RegistryClient
 from swarm.rpc.delta_client import DeltaClient
 from swarm.rpc.pb import registry_pb2
 from swarm.rpc.servicers import registry_service
-from swarm.rpc.verified import VerifiedRegistry
+from swarm.rpc.verified import Fetched, VerifiedRegistry
 from swarm.trust.identity import Identity
 from swarm.trust.statements import sign_statement, statement_digest
 from tests.support.registry import chunked
@@ -59,16 +60,18 @@ class World:
     def signed(self, value: Manifest) -> bytes:
         return sign_statement(value, self.ada.required_signer())
 
-    def publisher(self, cache: BlobFiles) -> Publisher:
+    def publisher(
+        self, cache: BlobFiles, *, deltas: bool = True, outbound: OutboundLog | None = None
+    ) -> Publisher:
         return Publisher(
             registry=self.client,
             coordinator=None,  # type: ignore[arg-type]  # asked for contributions alone
             cache=cache,
             book=LeafBook(self.folder / "state"),
             outbox=Outbox(self.folder / "outbox"),
-            outbound=OutboundLog(self.folder / "outbound.jsonl"),
+            outbound=outbound or OutboundLog(self.folder / "outbound.jsonl"),
             signer=self.ada.required_signer(),
-            deltas=True,
+            deltas=deltas,
         )
 
     async def publish(self, value: Manifest, cache: BlobFiles) -> None:
@@ -176,11 +179,54 @@ async def test_a_child_goes_and_comes_as_a_delta_and_is_the_same_bytes(world: Wo
 
     pulled = cached(world, "bob-cache", packed[0])
     world.calls.clear()
+    totals, told = list[int](), list[int]()
+
+    def start(total: int) -> Callable[[int], None]:
+        totals.append(total)
+        return told.append
+
     async with world.bob(pulled) as registry:
-        await registry.blobs(made[1])
+        fetched = await registry.blobs(made[1], start)
+        again = await registry.blobs(made[1])
     assert "fetch_delta" in world.calls
+    came = sum(len(data) for blob, data in packed[1].items() if blob not in packed[0])
+    assert totals == [came] and sum(told) == came, "a bar is full at the end, and not before the delta began"
+    assert (fetched.came_bytes, fetched.delta_bytes) == (came, len(packed[1][large(packed[1])]))
+    assert 0 < fetched.delta_sent_bytes < fetched.delta_bytes
+    assert again == Fetched()
     for blob, data in packed[1].items():
         assert bytes(pulled.open_verified(blob)) == data
+
+
+class Watched(OutboundLog):
+    """Notes how far the publisher is whenever it lists what goes next."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.publisher: Publisher | None = None
+        self.told: list[Sending | None] = []
+
+    def record(self, listings: Sequence[Listing]) -> None:
+        assert self.publisher is not None
+        self.told.append(self.publisher.sending)
+        super().record(listings)
+
+
+@pytest.mark.parametrize("deltas", [False, True])
+async def test_a_publisher_says_how_far_it_is_in_the_blobs_own_bytes(world: World, deltas: bool) -> None:
+    made, packed = versions()
+    made = await linked(world, made)
+    cache, watched = cached(world, "ada-cache", *packed), Watched(world.folder / "watched.jsonl")
+    await world.publish(made[0], cache)
+    watched.publisher = publisher = world.publisher(cache, deltas=deltas, outbound=watched)
+    intent = Intent(number=1, kind="publish", key="k", subject="", envelope=world.signed(made[1]))
+    await publisher.publish(intent, world.lease.fence)
+    sizes = {blob: len(data) for blob, data in packed[1].items() if blob not in packed[0]}
+    before, between, after = watched.told  # of the blobs and the manifest
+    assert before is None and after is None and publisher.sending is None
+    assert between is not None and between.key == "k"
+    assert between.sent_bytes in sizes.values() and between.total_bytes == sum(sizes.values())
+    assert world.calls.count("publish_delta") == deltas
 
 
 async def test_no_claim_outlives_the_commit_of_what_came_as_a_delta(world: World) -> None:

@@ -10,6 +10,7 @@ from node.delivery import Delivery
 from node.job_delivery import JobDelivery
 from node.order_run import OrderRun, is_kept_aside
 from node.outbox import Intent
+from node.publishing import Sending
 from swarm.domain.agent import TrainOrder
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import HarmfulContributionError
@@ -31,6 +32,23 @@ class Courier:
         if intent.kind == "contribute":
             return Delivery(state="refused" if self.error else "activated", error=self.error)
         return Delivery(state="delivered")
+
+
+class SlowCourier(Courier):
+    """Delivers a publication once it was told how far that is."""
+
+    def __init__(self, run: OrderRun) -> None:
+        super().__init__()
+        self.run = run
+        self.sending: Sending | None = None
+
+    async def outcome(self, intent: Intent, patience_s: float) -> Delivery:
+        if intent.kind == "publish":
+            for sent in (20_000_000, 90_000_000):
+                self.sending = Sending(key=intent.key, sent_bytes=sent, total_bytes=100_000_000)
+                await self.run._more_than(len(self.run.steps))
+            self.sending = None
+        return await super().outcome(intent, patience_s)
 
 
 class Knowledge:
@@ -61,20 +79,37 @@ def plot(tmp_path: Path) -> Plot:
 
 
 async def told(plot: Plot, folder: Path, courier: Courier | None = None) -> str:
+    run = OrderRun("key", TrainOrder(data="late"))
+    await delivered(plot, folder, courier or Courier(), run)
+    return run.steps[-1].message
+
+
+async def delivered(plot: Plot, folder: Path, courier: Courier, run: OrderRun) -> None:
     delivery = JobDelivery(
         home=plot.home,
         identity=cast(Any, Identity(plot)),
         book=plot.book,
         outbox=plot.outbox,
-        courier=cast(Any, courier or Courier()),
+        courier=cast(Any, courier),
         cache=plot.cache,
         knowledge=Knowledge(plot.specification),
         jobs=plot.home.state / "jobs",
         clock=time.time,
+        look_s=0.01,
     )
-    run = OrderRun("key", TrainOrder(data="late"))
     await delivery.deliver(run, folder)
-    return run.steps[-1].message
+
+
+async def test_it_is_told_how_far_weights_are_while_they_go(plot: Plot, tmp_path: Path) -> None:
+    late = plot.late_training(two_kinds(tmp_path / "late.npz", seed=2))
+    run = OrderRun("key", TrainOrder(data="late"))
+    await delivered(plot, late, SlowCourier(run), run)
+    going = [step for step in run.steps if step.stage == "publish"]
+    assert [step.message.partition(", ")[2] for step in going][:3] == [
+        *("", "20.0 of 100.0 MB", "90.0 of 100.0 MB")
+    ]
+    fractions = [step.fraction for step in going]
+    assert fractions == sorted(fractions) and len(set(fractions)) == len(fractions)
 
 
 async def test_a_contribution_that_is_left_out_is_told_with_its_reason(plot: Plot, tmp_path: Path) -> None:
