@@ -67,7 +67,9 @@ class Delivery:
 class Courier:
     """Delivers the outbox. `fence` gives the present lease's fence, 0 while there is none; `on_active` is
     told each contribution that the coordinator took up; `make_room` makes room for so many experts in the
-    registry (`node.growth.unused`)."""
+    registry (`node.growth.unused`). Who cannot be reached is tried again after at most
+    `longest_unreachable_s`: that costs nobody anything; who answers and does not take it, after
+    `longest_delay_s`."""
 
     def __init__(
         self,
@@ -79,11 +81,13 @@ class Courier:
         make_room: Callable[[int], Awaitable[object]] | None = None,
         first_delay_s: float = 0.5,
         longest_delay_s: float = 30.0,
+        longest_unreachable_s: float = 3.0,
         seed: int | None = None,
     ) -> None:
         self._outbox, self._publisher, self._fence = outbox, publisher, fence
         self._on_active, self._make_room = on_active, make_room
         self._first_delay, self._longest_delay = first_delay_s, longest_delay_s
+        self._longest_unreachable, self._is_unreachable = longest_unreachable_s, False
         self._jitter = random.Random(seed)  # noqa: S311 - spreads retries, guards nothing
         self._wake = asyncio.Event()
         self._ended: dict[int, Delivery] = {}
@@ -135,7 +139,8 @@ class Courier:
             delay = 0.0 if await self._one_of(pending) else self._later(delay)
 
     def _later(self, delay: float) -> float:
-        return min(max(delay * 2, self._first_delay), self._longest_delay)
+        longest = self._longest_unreachable if self._is_unreachable else self._longest_delay
+        return min(max(delay * 2, self._first_delay), longest)
 
     async def _wait(self, timeout_s: float | None) -> None:
         with suppress(TimeoutError):
@@ -158,6 +163,7 @@ class Courier:
     async def _attempt(self, intent: Intent) -> _Went:
         """Deliver one intent. `waits`: it has to wait; `nobody`: so has everything else."""
         fence = self._fence()
+        self._is_unreachable = False
         if not fence:
             await self._note_trouble(f"no lease: {self.offline or 'the coordinator is not connected'}")
             return "nobody"
@@ -172,7 +178,8 @@ class Courier:
             ended = Delivery(state="refused", reason=str(error), error=error)
         except (SwarmError, OSError) as error:
             await self._note_trouble(f"{intent.subject}: {error}")
-            return "nobody" if isinstance(error, UnreachableError) else "waits"
+            self._is_unreachable = isinstance(error, UnreachableError)
+            return "nobody" if self._is_unreachable else "waits"
         else:
             self._outbox.done(intent)
         async with self._changed:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from swarm.cli.blob_places import PLACE_FILE
@@ -60,7 +60,9 @@ def write_archive(
                 _add(archive, _ABOUT, json.dumps(about).encode())
                 _add(archive, _REDIS, "\n".join(lines).encode())
                 blobs = blob_folder or home.registry / "blobs"
-                files = [(path, path.relative_to(home.root)) for path in _files(home, blobs)]
+                files: list[tuple[Path, PurePath]] = [
+                    (path, path.relative_to(home.root)) for path in _files(home, blobs)
+                ]
                 if with_blobs:
                     files += [(path, _BLOBS / path.relative_to(blobs)) for path in _whole_blobs(blobs)]
                 for path, name in files:

@@ -54,6 +54,7 @@ async def running(
     fence: Callable[[], int] = lambda: 7,
     make_room: Callable[[int], Awaitable[object]] | None = None,
     on_active: Callable[[bytes], None] = lambda envelope: None,
+    longest_delay_s: float = 0.05,
 ) -> AsyncIterator[Courier]:
     courier = Courier(
         outbox,
@@ -62,7 +63,8 @@ async def running(
         make_room=make_room,
         on_active=on_active,
         first_delay_s=0.01,
-        longest_delay_s=0.05,
+        longest_delay_s=longest_delay_s,
+        longest_unreachable_s=0.02,
         seed=1,
     )
     task = asyncio.create_task(courier.run())
@@ -85,6 +87,14 @@ async def test_an_outage_delays_a_delivery_and_nothing_else(tmp_path: Path) -> N
         assert (await courier.outcome(second, 5)).gate_version == 4  # type: ignore[union-attr]
     assert [key for key, _ in publisher.attempts] == ["1", "1", "1", "2"]
     assert len(outbox) == 0
+
+
+async def test_a_long_outage_does_not_make_the_courier_slow_to_notice_its_end(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    publisher = ScriptedPublisher(*(UnreachableError("registry") for _ in range(25)))
+    intent = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    async with running(outbox, publisher, longest_delay_s=3600) as courier:
+        assert (await courier.outcome(intent, 60)).state == "delivered"  # type: ignore[union-attr]
 
 
 async def test_a_refusal_is_set_aside_with_its_error_and_the_rest_goes_on(tmp_path: Path) -> None:
