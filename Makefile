@@ -16,7 +16,7 @@ WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry bench-deltas
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -62,8 +62,9 @@ def kept_versions(
             keep(digest, f"root of gate {made.gate_version_seen}")
     for expert, versions in _by_expert(living).items():
         newest = versions[: policy.keep_versions] if policy.keep_versions else versions
+        which = f"among the newest {policy.keep_versions}" if policy.keep_versions else "one of all"
         for digest in newest:
-            keep(digest, f"among the newest {policy.keep_versions} versions of {expert}")
+            keep(digest, f"{which} versions of {expert}")
     for expert, digest in heads.items():
         for ancestor in _ancestors(manifests, digest):
             other = ancestor in living and living[ancestor].expert != expert
