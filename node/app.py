@@ -48,6 +48,7 @@ from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.rpc.credentials import IdentitySource
 from swarm.rpc.node_stream import NodeStreamClient
+from swarm.rpc.peers import LivingPeers
 from swarm.rpc.server import create_local_server
 from swarm.rpc.servicers import agent_service
 from swarm.rpc.verified import VerifiedRegistry
@@ -116,7 +117,14 @@ async def serve(config: NodeConfig) -> None:
             on_active=book.contributions.note_active,
             make_room=unused.make_room,
         )
-        verified = VerifiedRegistry(registry, coordinator, identity.keyring(), cache, deltas=config.delta)
+        verified = VerifiedRegistry(
+            registry,
+            coordinator,
+            identity.keyring(),
+            cache,
+            find_peers=LivingPeers(source, identity.id, coordinator),
+            deltas=config.delta,
+        )
         trainer = Trainer(
             home=home,
             identity=identity,

@@ -18,13 +18,13 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from node.durable import write_durably, write_json
-from swarm.digests import digest_of
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
+from swarm.transfer import likeliest
 from swarm.trust.statements import read_statement
 
 LOOK_S: Final = 60.0
@@ -37,9 +37,7 @@ _log = structlog.get_logger(__name__)
 
 def stand_ins(expert: ExpertId, owner: NodeId, nodes: Iterable[NodeId], count: int) -> tuple[NodeId, ...]:
     """Return who of the nodes holds an owner's expert, at most `count`, the first to hold it first."""
-    others = sorted({*nodes} - {owner})
-    ranked = sorted(others, key=lambda node: digest_of(f"{expert} {node}".encode()), reverse=True)
-    return tuple(ranked[:count])
+    return likeliest(expert, owner, {*nodes} - {owner})[:count]
 
 
 class StandingIn:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from swarm.cli import places
 from swarm.cli.passing_cache import passing_cache
-from swarm.cli.peers import living_peers
 from swarm.cli.places import Place
 from swarm.config import NodeHome, SwarmHome
 from swarm.domain.errors import UsageError
 from swarm.modules.blobs import BlobFiles
+from swarm.rpc.peers import LivingPeers
 from swarm.rpc.verified import VerifiedRegistry
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ async def verified_registry(
             cache = BlobFiles(Path(scratch))
         client = await stack.enter_async_context(places.registry(place))
         coordinator = await stack.enter_async_context(places.coordinator(place))
-        peers = await stack.enter_async_context(living_peers(place, coordinator)) if with_peers else ()
-        keyring = place.identity().keyring()
-        yield VerifiedRegistry(client, coordinator, keyring, cache, peers, deltas=deltas)
+        identity = place.identity()
+        peers = LivingPeers(identity, identity.id, coordinator) if with_peers else None
+        keyring = identity.keyring()
+        yield VerifiedRegistry(client, coordinator, keyring, cache, find_peers=peers, deltas=deltas)
 
 
 def takes_deltas(place: Place, flag: bool | None) -> bool:

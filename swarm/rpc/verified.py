@@ -5,7 +5,8 @@ What passes lies in the cache and is served from there, also while the registry 
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import check_module, unpack
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.rpc.lineage_deltas import LineageDeltas
+from swarm.rpc.peers import FindPeers
 from swarm.transfer import Holder, Holders, download
 from swarm.trust.keyring import Keyring, UnknownMemberError
 from swarm.trust.statements import Statement
@@ -56,12 +58,14 @@ class VerifiedRegistry:
         cache: BlobFiles,
         peers: Sequence[Holder] = (),
         *,
+        find_peers: FindPeers | None = None,
         deltas: bool = False,
     ) -> None:
         """`peers`: nodes that may have a module's blobs as well; nothing that they say is believed.
+        `find_peers` opens such nodes for a version whose weights are not all here.
         `deltas`: a manifest's blobs come as deltas to those of its ancestors, as far as that pays."""
         self.client, self.keyring, self.cache = client, keyring, cache
-        self._peers = tuple(peers)
+        self._peers, self._find_peers = tuple(peers), find_peers
         self.dropped: dict[str, str] = {}
         """The holders that lied or were late, each with the reason."""
         self._coordinator = coordinator
@@ -141,7 +145,9 @@ class VerifiedRegistry:
         on_bytes = on_start(sum(ends[blob] for blob in absent))
         try:
             deltas = await self._deltas.fetch(manifest, on_bytes) if self._deltas is not None else {}
-            await self.fetch(entries, lambda total: on_bytes)
+            whole = [blob for blob in absent if blob not in deltas]
+            async with self._holders_of(manifest, whole) as holders:
+                await self.fetch(entries, lambda total: on_bytes, holders=holders)
             for module in modules:
                 await asyncio.to_thread(check_module, module, self.cache.open_verified)
         except NotFoundError as error:
@@ -190,19 +196,21 @@ class VerifiedRegistry:
         on_start: OnStart = _unseen,
         *,
         of: Sequence[TensorEntry] | None = None,
+        holders: Sequence[Holder] = (),
     ) -> None:
         """Bring the blobs that hold these tensors into the cache, a few at a time; whole or not at all.
 
-        `of`: all tensors of what these are some of, which may share their blobs; None: these are all. A blob
-        that was damaged in the cache is fetched again.
+        `of`: all tensors of what these are some of, which may share their blobs; None: these are all.
+        `holders`: who may have them besides the registry and the peers. A blob that was damaged in the cache
+        is fetched again.
         """
         whole = entries if of is None else of
         sizes, ends = _sizes(whole), _ends(whole)
         absent = await asyncio.to_thread(self._absent, list(dict.fromkeys(each.blob for each in entries)))
         on_bytes = on_start(sum(ends[blob] for blob in absent))
-        holders = Holders((self.client.holder(), *self._peers))
+        asked = Holders((self.client.holder(), *self._peers, *holders))
         fetches = [
-            asyncio.ensure_future(self._fetch(blob, sizes[blob], ends[blob], holders, on_bytes))
+            asyncio.ensure_future(self._fetch(blob, sizes[blob], ends[blob], asked, on_bytes))
             for blob in absent
         ]
         try:
@@ -211,7 +219,16 @@ class VerifiedRegistry:
             for fetch in fetches:
                 fetch.cancel()
             await asyncio.gather(*fetches, return_exceptions=True)
-            self.dropped |= holders.dropped
+            self.dropped |= asked.dropped
+
+    @asynccontextmanager
+    async def _holders_of(self, manifest: Manifest, absent: list[Digest]) -> AsyncIterator[Sequence[Holder]]:
+        """Open the nodes that may have a version's weights, where some of those are not here."""
+        if self._find_peers is None or not absent:
+            yield ()
+            return
+        async with self._find_peers(manifest) as found:
+            yield found
 
     async def _ancestor(self, digest: Digest) -> Manifest:
         return (await self.manifest(digest)).value

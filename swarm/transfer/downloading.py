@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from swarm.digests import blake3
 from swarm.domain.errors import (
     DeadlineError,
+    NotAuthorisedError,
     NotFoundError,
     SwarmError,
     UnreachableError,
@@ -56,7 +57,8 @@ async def download(
     those that an earlier try has brought.
 
     Raises what the only holder's trouble was; of several an error that names each with its reason:
-    VerificationError where one lied, else of the class that they agree in, else UnreachableError. Bytes that
+    VerificationError where one lied, NotFoundError where nobody has or gives it, else of the class that they
+    agree in, else UnreachableError. Bytes that
     match stay for the next try.
     """
     with files.partial(blob, size_bytes) as partial:
@@ -262,6 +264,8 @@ class _Download:
             return self._with_what_is_kept(errors[0])
         kinds = {type(error) for error in errors}
         lied = VerificationError if VerificationError in kinds else UnreachableError
+        if kinds <= {NotFoundError, NotAuthorisedError}:
+            kinds = {NotFoundError}  # a node does not say which blobs it has that it does not give
         kind = kinds.pop() if len(kinds) == 1 else lied
         return kind(
             f"blob {self._blob[:12]}",

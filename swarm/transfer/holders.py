@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
-from swarm.domain.ids import Digest
+from swarm.digests import digest_of
+from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.modules.outlines import Outline
 
 
@@ -19,6 +20,15 @@ class Holder(Protocol):
 
     def read(self, blob: Digest, offset: int, length: int) -> AsyncIterator[bytes]:
         """Yield so many of the blob's bytes from offset on; the whole blob where both are 0."""
+
+
+def likeliest(expert: ExpertId, owner: NodeId, nodes: Iterable[NodeId]) -> tuple[NodeId, ...]:
+    """Return the nodes, the likeliest to hold an expert first: its owner, then the others in the expert's own
+    order (rendezvous hashing, Thaler & Ravishankar 1998), whose first ones stand in for it."""
+    given = {*nodes}
+    others = sorted(given - {owner})
+    ranked = sorted(others, key=lambda node: digest_of(f"{expert} {node}".encode()), reverse=True)
+    return (owner, *ranked) if owner in given else tuple(ranked)
 
 
 class Holders:

@@ -14,6 +14,7 @@ from swarm.digests import digest_of
 from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
+    NotAuthorisedError,
     NotFoundError,
     SwarmError,
     UnreachableError,
@@ -115,6 +116,13 @@ async def test_what_broke_off_says_how_much_is_kept_and_so_does_the_next_try_tha
             await download(digest_of(one), len(one), Holders(sources), files)
         assert f"{BLOCK_BYTES} of {len(one)} bytes: run it again" in broken.value.remedy
         sources[0].refusal = UnreachableError("holder 0", found="nobody listens there")
+
+
+async def test_what_the_registry_lacks_and_nodes_do_not_give_is_not_found(files: BlobFiles) -> None:
+    sources = [Source("registry"), Source("ada")]
+    sources[0].refusal, sources[1].refusal = NotFoundError("blob"), NotAuthorisedError("blob")
+    with pytest.raises(NotFoundError, match="registry"):
+        await download(NAME, len(DATA), Holders(sources), files)
 
 
 async def test_where_nothing_came_nothing_is_said_to_be_kept(files: BlobFiles) -> None:
