@@ -133,6 +133,7 @@ class Catalogue:
         self._order: list[Digest] = []
         self._manifests: dict[Digest, Manifest] = {}
         self._children: dict[Digest, list[Digest]] = defaultdict(list)
+        self._parents: dict[Digest, list[Digest]] = {}
         self._users: dict[Digest, list[Digest]] = defaultdict(list)
         self._by_owner: dict[NodeId, list[Digest]] = defaultdict(list)
 
@@ -148,6 +149,7 @@ class Catalogue:
             return
         self._manifests[digest] = statement.value
         self._by_owner[statement.value.owner].append(digest)
+        self._parents[digest] = [parent.manifest for parent in statement.value.parents]
         for parent in statement.value.parents:
             self._children[parent.manifest].append(digest)
         for blob in statement.value.blobs():
@@ -166,11 +168,7 @@ class Catalogue:
         return [digest for digest, manifest in self._manifests.items() if self._is_withdrawn(manifest)]
 
     def _ancestors(self, root: Digest) -> list[Digest]:
-        parents = {
-            digest: [parent.manifest for parent in manifest.parents]
-            for digest, manifest in self._manifests.items()
-        }
-        return descendants(parents, [root])
+        return descendants(self._parents, [root])
 
     def _node(self, digest: Digest, heads: set[Digest], tainted: set[Digest]) -> LineageNode:
         manifest = self._manifests[digest]

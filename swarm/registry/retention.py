@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId
-from swarm.domain.lineage import descendants
 from swarm.domain.manifests import Manifest
 
 
@@ -65,11 +64,13 @@ def kept_versions(
         which = f"among the newest {policy.keep_versions}" if policy.keep_versions else "one of all"
         for digest in newest:
             keep(digest, f"{which} versions of {expert}")
-    for expert, digest in heads.items():
-        for ancestor in _ancestors(manifests, digest):
-            other = ancestor in living and living[ancestor].expert != expert
-            if policy.keep_ancestors == "all" or (policy.keep_ancestors == "borrowed" and other):
-                keep(ancestor, f"ancestor of the head of {expert}")
+    if policy.keep_ancestors != "none":
+        for ancestor, reached_by in _ancestors_of_heads(manifests, heads).items():
+            if ancestor in living:
+                own = living[ancestor].expert
+                wanted = [each for each in reached_by if policy.keep_ancestors == "all" or each != own]
+                if wanted:
+                    keep(ancestor, f"ancestor of the head of {wanted[0]}")
     return kept
 
 
@@ -80,6 +81,21 @@ def _by_expert(manifests: Mapping[Digest, Manifest]) -> dict[ExpertId, list[Dige
     return found
 
 
-def _ancestors(manifests: Mapping[Digest, Manifest], root: Digest) -> list[Digest]:
-    parents = {digest: [parent.manifest for parent in made.parents] for digest, made in manifests.items()}
-    return descendants(parents, [root])
+def _ancestors_of_heads(
+    manifests: Mapping[Digest, Manifest], heads: Mapping[ExpertId, Digest]
+) -> dict[Digest, list[ExpertId]]:
+    """Return for each version that heads came from the first two experts whose heads did.
+
+    Two tell whether one of them is another expert's; so no version is visited more than twice.
+    """
+    reached: dict[Digest, list[ExpertId]] = defaultdict(list)
+    for expert, head in heads.items():
+        waiting = [head]
+        while waiting:
+            made = manifests.get(waiting.pop())
+            for parent in made.parents if made is not None else ():
+                by = reached[parent.manifest]
+                if len(by) < 2 and expert not in by:
+                    by.append(expert)
+                    waiting.append(parent.manifest)
+    return reached
