@@ -146,7 +146,10 @@ class MemoryStore:
         owner = refusals.owner_of_target(target)
         done = self._recalled(f"withdraw:{owner}:{key}") if key else None
         if done is not None:
-            return tuple(ExpertId(expert) for expert in done)
+            first, *experts = done
+            if first != target:
+                raise refusals.key_reused(key)
+            return tuple(ExpertId(expert) for expert in experts)
         if fence is not None:
             self._check_fence(owner, fence)
         self._table("tombstone").setdefault(target, tombstone.decode())
@@ -158,7 +161,8 @@ class MemoryStore:
             del heads[expert]
             self._append("expert.withdrawn", {"expert": expert, "owner": owner}, self._clock())
         if key:
-            self._table("key")[f"withdraw:{owner}:{key}"] = [list(gone), self._clock() + MEMORY_OF_KEYS_S]
+            told = [target, *gone]
+            self._table("key")[f"withdraw:{owner}:{key}"] = [told, self._clock() + MEMORY_OF_KEYS_S]
         return gone
 
     async def tombstones(self) -> dict[str, bytes]:

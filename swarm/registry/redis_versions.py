@@ -78,8 +78,11 @@ class RedisVersions(RedisConnection):
         reply = await self._run(
             "withdraw", target, owner, tombstone, "" if fence is None else fence, key, MEMORY_OF_KEYS_S
         )
-        if not reply[0]:
-            raise refusals.stale_fence(owner, fence or 0, reply[2])
+        match reply:
+            case [0, b"stale_fence", newest]:
+                raise refusals.stale_fence(owner, fence or 0, newest)
+            case [0, *_]:
+                raise refusals.key_reused(key)
         return tuple(ExpertId(text(expert)) for expert in reply[1:])
 
     async def tombstones(self) -> dict[str, bytes]:

@@ -127,8 +127,9 @@ class MetadataStore(Protocol):
     ) -> tuple[ExpertId, ...]:
         """Withdraw an expert, or all experts of a node, for good; return those that had a head.
 
-        A fence (None: not the owner's own doing) must be the owner's newest: StaleFenceError. Withdrawing
-        again keeps the first tombstone. Records `expert.withdrawn` for each.
+        A fence (None: not the owner's own doing) must be the owner's newest: StaleFenceError. ConflictError
+        for a key under which something else was withdrawn. Withdrawing again keeps the first tombstone.
+        Records `expert.withdrawn` for each.
         """
 
     async def tombstones(self) -> dict[str, bytes]:

@@ -285,6 +285,17 @@ class TestWithdrawal:
         assert await store.withdraw(EXPERT, b"second", None, "") == ()
         assert await state(store) == before
 
+    async def test_another_withdrawal_under_the_same_key_is_refused(self, store: MetadataStore) -> None:
+        fence = (await store.grant_lease(ADA, 10)).fence
+        await commit(store, manifest(), fence)
+        await commit(store, manifest(number=2), fence)
+        await store.withdraw("ada.e2", b"gone", fence, "w")
+        before = await state(store)
+        for other in (EXPERT, "ada"):
+            await refused(store.withdraw(other, b"gone", fence, "w"), ConflictError, "idempotency key w")
+        assert await state(store) == before
+        assert await store.withdraw("ada.e2", b"gone", fence, "w") == ("ada.e2",)
+
     async def test_a_superseded_owner_cannot_withdraw(self, store: MetadataStore) -> None:
         fence = (await store.grant_lease(ADA, 10)).fence
         await commit(store, manifest(), fence)

@@ -1,5 +1,6 @@
 -- ARGV: target (an expert or a node), its owner, tombstone, fence or '', idempotency key, seconds that the
--- key is remembered. Returns {1, expert, ...}: those that had a head.
+-- key is remembered. Returns {1, expert, ...}: those that had a head. A key is remembered with its target, then
+-- those experts.
 local target, owner, tombstone, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local idempotency, memory_s = ARGV[5], ARGV[6]
 local done = key('key', 'withdraw', owner, idempotency)
@@ -7,11 +8,15 @@ local done = key('key', 'withdraw', owner, idempotency)
 if idempotency ~= '' then
   local first = redis.call('GET', done)
   if first then
-    local gone = {1}
-    for expert in string.gmatch(first, '%S+') do
-      table.insert(gone, expert)
+    local told = {}
+    for word in string.gmatch(first, '%S+') do
+      table.insert(told, word)
     end
-    return gone
+    if told[1] ~= target then
+      return {0, 'key_reused'}
+    end
+    told[1] = 1
+    return told
   end
 end
 if fence ~= '' then
@@ -33,8 +38,9 @@ for _, expert in ipairs(experts) do
     table.insert(gone, expert)
   end
 end
+table.insert(gone, 1, target)
 if idempotency ~= '' then
   redis.call('SET', done, table.concat(gone, ' '), 'EX', memory_s)
 end
-table.insert(gone, 1, 1)
+gone[1] = 1
 return gone
