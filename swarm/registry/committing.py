@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from swarm.audit import RefusalLog
+from swarm.digests import digest_of
 from swarm.domain.errors import (
     InvalidInputError,
     StaleFenceError,
@@ -89,18 +90,23 @@ class Commits:
         """Take over heads that a node kept and this registry lost.
 
         Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence, an
-        outage, or a store that lacks what was acknowledged (NotReadyError) refuses the whole.
+        outage, or a store that lacks what was acknowledged (NotReadyError) refuses the whole. The same again
+        under one key tells again what it had restored, and tries the rest once more; ConflictError for other
+        versions under a key that restored some.
         """
         if len(envelopes) > MAX_ANNOUNCED:
             raise InvalidInputError(
                 "announced heads", found=str(len(envelopes)), expected=f"at most {MAX_ANNOUNCED}"
             )
         call = f"announce:{caller.id}:{key}"
+        content = digest_of(b"".join(digest_of(each).encode() for each in envelopes))
+        told: list[str] = []
         if key and (first := await self._store.recall(call)):
-            restored, refused = json.loads(first)
-            return restored, refused
+            of, told = json.loads(first)
+            if of != content:
+                raise refusals.key_reused(key)
         await self._reconciler.bring_forward()
-        restored, refused = [], []
+        restored, refused = list[str](), list[str]()
         for envelope in envelopes:
             try:
                 if name := await self._restore(caller, envelope, fence):
@@ -110,9 +116,9 @@ class Commits:
             except SwarmError as error:
                 self._audit.refused("/swarm.v1.Registry/Announce", f"{caller.role}/{caller.id}", error)
                 refused.append(str(error))
-        if key:
-            await self._store.remember(call, json.dumps([restored, refused]))
-        return restored, refused
+        if key and restored:
+            await self._store.remember(call, json.dumps([content, restored]))
+        return list(dict.fromkeys([*told, *restored])), refused
 
     async def withdraw(self, caller: Caller, tombstone: bytes, fence: int, key: str) -> list[Digest]:
         """Withdraw an expert, or all of a node's, for good; return the versions that descend from it."""

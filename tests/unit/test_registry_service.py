@@ -342,6 +342,34 @@ class TestAnnouncing:
         for reason, word in zip(reasons, ("ada.e2@1: blob", "its owner, bob", "tombstone", ""), strict=True):
             assert word in reason
 
+    async def test_other_heads_under_a_key_that_restored_some_are_refused_not_forgotten(
+        self, registry: Registry
+    ) -> None:
+        envelopes = []
+        for number in (1, 2):
+            made, blobs = expert(number=number, seed=number)
+            await registry.publish(blobs)
+            envelopes.append(registry.signed(made))
+        ada, fence = registry.caller("ada"), registry.fences["ada"]
+        told = await registry.service.announce(ada, envelopes[:1], fence, "k")
+        with pytest.raises(ConflictError, match="idempotency key"):
+            await registry.service.announce(ada, envelopes[1:], fence, "k")
+        assert await registry.service.announce(ada, envelopes[:1], fence, "k") == told
+        assert await registry.service.announce(ada, envelopes[1:], fence, "l") == (["ada.e2@1"], [])
+
+    async def test_what_was_refused_is_not_kept_and_comes_under_the_same_key_once_it_can(
+        self, registry: Registry
+    ) -> None:
+        made, blobs = expert()
+        ada, fence = registry.caller("ada"), registry.fences["ada"]
+        envelopes = [registry.signed(made), *(b"rubbish %d " % row * 100 for row in range(50))]
+        restored, refused = await registry.service.announce(ada, envelopes, fence, "k")
+        assert not restored and len(refused) == len(envelopes)
+        assert sum([len(key + row) async for key, row, _ in registry.store.dump() if key == b"key"]) < 10
+        await registry.publish(blobs)
+        assert (await registry.service.announce(ada, envelopes, fence, "k"))[0] == ["ada.e1@1"]
+        assert sum([len(key + row) async for key, row, _ in registry.store.dump() if key == b"key"]) < 300
+
     async def test_a_superseded_node_restores_nothing(self, registry: Registry) -> None:
         made, blobs = expert()
         await registry.publish(blobs)
