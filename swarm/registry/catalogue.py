@@ -13,6 +13,7 @@ from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing, descendants
 from swarm.domain.manifests import Manifest
+from swarm.registry.refusals import owner_of_target
 from swarm.registry.store import MetadataStore
 from swarm.trust.statements import read_statement
 
@@ -43,12 +44,14 @@ class Catalogue:
     async def _take_in(self) -> None:
         # The last known row again: a store that went back to an older state shows by it.
         rows = await self._store.manifests(max(0, len(self._order) - 1))
-        if self._order and rows[:1] != self._order[-1:]:
+        went_back = bool(self._order) and rows[:1] != self._order[-1:]
+        if went_back:
             self._forget()
             rows = await self._store.manifests()
         for digest in rows[1 if self._order else 0 :]:
             self._add(digest, await self._store.manifest(digest))
-        self._tombstones = set(await self._store.tombstones())
+        if went_back or await self._store.tombstone_count() != len(self._tombstones):
+            self._tombstones = set(await self._store.tombstones())
         self._loaded = True
 
     def check_may_leave(self, blob: Digest) -> None:
@@ -107,6 +110,22 @@ class Catalogue:
             if (known := self._manifests.get(digest)) and target in (known.expert, known.owner)
         ]
         return sorted(found, key=lambda digest: self._manifests[digest].version)
+
+    def has_version_of(self, target: str) -> bool:
+        """Say whether there is a version of an expert, or of any expert of a node."""
+        mine = self._by_owner.get(NodeId(owner_of_target(target)), ())
+        return any(target in (self._manifests[digest].expert, self._manifests[digest].owner) for digest in mine)
+
+    def withdrawn_unseen(self, owner: NodeId) -> int:
+        """Return how many experts of an owner were withdrawn of which there is no version."""
+        return sum(
+            owner_of_target(target) == owner and target != owner and not self.has_version_of(target)
+            for target in self._tombstones
+        )
+
+    def is_withdrawn(self, target: str) -> bool:
+        """Say whether an expert or a node was withdrawn."""
+        return target in self._tombstones
 
     def descendants(self, roots: Iterable[Digest]) -> list[Digest]:
         """Return everything that came from roots, without them."""

@@ -98,6 +98,10 @@ class CommitJournal:
         """Return the manifest of the newest acknowledged version of an expert that has one."""
         return self._newest[expert][1]
 
+    def knows(self, target: str) -> bool:
+        """Say whether a version of an expert, or of any of a node's, was ever acknowledged."""
+        return target in self._newest or any(owner_of(expert) == target for expert in self._newest)
+
     def experts(self) -> list[ExpertId]:
         """Return the experts that have an acknowledged version and were not withdrawn."""
         return [expert for expert in self._newest if self.version_of(expert)]

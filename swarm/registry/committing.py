@@ -12,6 +12,7 @@ from swarm.audit import RefusalLog
 from swarm.digests import digest_of
 from swarm.domain.errors import (
     InvalidInputError,
+    NotFoundError,
     StaleFenceError,
     SwarmError,
     TooManyExpertsError,
@@ -58,7 +59,7 @@ class Commits:
         self._catalogue, self._quotas = catalogue, quotas
         self._journal, self._reconciler, self._audit = journal, reconciler, audit
         self._in_flight = CommitsInFlight(store, claims)
-        self._committing = asyncio.Lock()
+        self._committing, self._withdrawing = asyncio.Lock(), asyncio.Lock()
 
     async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
         """Make a signed manifest the head of its expert, once all it says has been checked.
@@ -127,7 +128,10 @@ class Commits:
         owner = NodeId(refusals.owner_of_target(target))
         admission.check_owner(caller, owner, f"withdrawal of {target}")
         reached("registry.withdraw.verified")
-        gone = await self._store.withdraw(target, tombstone, fence if caller.role == "node" else None, key)
+        held = fence if caller.role == "node" else None
+        async with self._withdrawing:
+            await self._check_known(owner, target)
+            gone = await self._store.withdraw(target, tombstone, held, key)
         reached("registry.withdraw.stored")
         await self._journal.note_withdrawal(target, tombstone)
         reached("registry.withdraw.journaled")
@@ -182,6 +186,31 @@ class Commits:
             if moved:
                 await self._journal.note_commit(statement.digest, envelope)
         return f"{manifest.expert}@{manifest.version}" if moved else ""
+
+    async def _check_known(self, owner: NodeId, target: str) -> None:
+        """Raise NotFoundError for a target of which nobody here ever heard.
+
+        A registry that lost all has not heard of what its owners bring: of an owner's own, as many as it may
+        have experts may be withdrawn before they come.
+        """
+        await self._catalogue.refresh()
+        if self._catalogue.is_withdrawn(target) or self._catalogue.has_version_of(target):
+            return
+        if self._journal.knows(target):
+            return
+        if target == owner:
+            if await self._store.record(owner) is not None:
+                return
+            found, expected = "no member of that name", "a member of the swarm, or an expert's id, as ada.e1"
+        else:
+            limit = (await self._statements.specification()).max_experts_per_owner
+            if self._catalogue.withdrawn_unseen(owner) < limit:
+                return
+            found = f"no version of it, and {limit} withdrawn so already"
+            expected = "an expert that was published"
+        raise NotFoundError(
+            f"withdrawal of {target[:80]}", found=found, expected=expected, remedy="list what there is: swarm experts"
+        )
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
         limit = (await self._statements.specification()).max_experts_per_owner

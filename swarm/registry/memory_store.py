@@ -168,6 +168,9 @@ class MemoryStore:
     async def tombstones(self) -> dict[str, bytes]:
         return {target: text.encode() for target, text in self._table("tombstone").items()}
 
+    async def tombstone_count(self) -> int:
+        return len(self._table("tombstone"))
+
     async def put_record(self, member: NodeId, envelope: bytes) -> bool:
         return bool(self._table("node").setdefault(member, envelope.decode()) == envelope.decode())
 

@@ -89,6 +89,9 @@ class RedisVersions(RedisConnection):
         rows = await self._ask(self._redis.hgetall(self._key("tombstones")))
         return {text(target): envelope for target, envelope in rows.items()}
 
+    async def tombstone_count(self) -> int:
+        return int(await self._ask(self._redis.hlen(self._key("tombstones"))))
+
     async def _commit(
         self, act: str, manifest: Manifest, digest: Digest, envelope: bytes, *, fence: int | None, key: str
     ) -> bool:

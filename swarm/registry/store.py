@@ -135,6 +135,9 @@ class MetadataStore(Protocol):
     async def tombstones(self) -> dict[str, bytes]:
         """Return the tombstones' envelopes by expert or node id."""
 
+    async def tombstone_count(self) -> int:
+        """Return how many tombstones there are."""
+
     # Members
 
     async def put_record(self, member: NodeId, envelope: bytes) -> bool:

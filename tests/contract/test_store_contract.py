@@ -255,7 +255,7 @@ class TestWithdrawal:
         assert await store.withdraw(EXPERT, b"tombstone", fence, "w") == (EXPERT,)
         assert await store.head(EXPERT) is None
         assert [head.expert for head in await store.heads()] == ["ada.e2"]
-        assert await store.tombstones() == {EXPERT: b"tombstone"}
+        assert await store.tombstones() == {EXPERT: b"tombstone"} and await store.tombstone_count() == 1
         before = await state(store)
         await refused(commit(store, manifest(), fence), ConflictError, "tombstone", "ada.e1")
         await refused(commit(store, manifest(version=2), fence), ConflictError, "tombstone")

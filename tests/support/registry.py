@@ -12,6 +12,7 @@ from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.modules import BlobFiles, pack_module
+from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.registry.store import MetadataStore
@@ -65,10 +66,11 @@ class Registry:
     nodes: dict[str, Identity]
     fences: dict[str, int]
 
-    def over(self, store: MetadataStore) -> "Registry":
+    def over(self, store: MetadataStore, journal: CommitJournal | None = None) -> "Registry":
         """The same registry over another store."""
         keyring = self.founded.coordinator.keyring()
-        return replace(self, store=store, keyring=keyring, service=service_of(store, self.blobs, keyring))
+        service = service_of(store, self.blobs, keyring, journal=journal)
+        return replace(self, store=store, keyring=keyring, service=service)
 
     def caller(self, name: str) -> Caller:
         return self.nodes[name].caller
@@ -96,10 +98,19 @@ class Registry:
 
 
 def service_of(
-    store: MetadataStore, blobs: BlobFiles, keyring: Keyring, spare_bytes: int = 0
+    store: MetadataStore,
+    blobs: BlobFiles,
+    keyring: Keyring,
+    spare_bytes: int = 0,
+    journal: CommitJournal | None = None,
 ) -> RegistryService:
     return RegistryService(
-        store=store, blobs=blobs, keyring=keyring, certificate_days=lambda: 6.5, spare_bytes=spare_bytes
+        store=store,
+        blobs=blobs,
+        keyring=keyring,
+        certificate_days=lambda: 6.5,
+        spare_bytes=spare_bytes,
+        journal=journal,
     )
 
 

@@ -29,6 +29,7 @@ from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 from swarm.domain.manifests import Correction, Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
+from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.memory_store import MemoryStore
 from swarm.trust.statements import sign_statement
 from tests.support.registry import Registry, chunked, expert, fetched, open_registry, service_of
@@ -36,6 +37,30 @@ from tests.support.trust import revocations, tombstone
 
 OPERATOR = Caller(role="operator", id=NodeId("operator"))
 COORDINATOR = Caller(role="coordinator", id=NodeId("coordinator"))
+
+
+class CountingStones(MemoryStore):
+    """Counts how often all tombstones are read."""
+
+    reads = 0
+
+    async def tombstones(self) -> dict[str, bytes]:
+        self.reads += 1
+        return await super().tombstones()
+
+
+async def after_total_loss(
+    registry: Registry, fresh: MemoryStore | None = None, journal: CommitJournal | None = None
+) -> Registry:
+    """The metadata is gone; members and leases are back, as after a restart from nothing."""
+    fresh = fresh if fresh is not None else MemoryStore()
+    envelope = await registry.store.specification()
+    assert envelope is not None
+    await fresh.put_specification(1, envelope)
+    for name, record in (await registry.store.records()).items():
+        await fresh.put_record(name, record)
+        await fresh.grant_lease(name, 60)
+    return registry.over(fresh, journal)
 
 
 @pytest.fixture
@@ -292,17 +317,6 @@ class TestIdempotency:
 
 
 class TestAnnouncing:
-    async def after_total_loss(self, registry: Registry) -> Registry:
-        """The metadata is gone; members and leases are back, as after a restart from nothing."""
-        fresh = MemoryStore()
-        envelope = await registry.store.specification()
-        assert envelope is not None
-        await fresh.put_specification(1, envelope)
-        for name, record in (await registry.store.records()).items():
-            await fresh.put_record(name, record)
-            await fresh.grant_lease(name, 60)
-        return registry.over(fresh)
-
     async def test_a_lost_registry_is_rebuilt_from_what_nodes_kept(self, registry: Registry) -> None:
         envelopes = []
         for number in (1, 2):
@@ -311,7 +325,7 @@ class TestAnnouncing:
             await registry.commit(made)
             envelopes.append(registry.signed(made))
         heads = await registry.service.heads("")
-        registry = await self.after_total_loss(registry)
+        registry = await after_total_loss(registry)
         ada = registry.caller("ada")
         restored = await registry.service.announce(ada, envelopes, registry.fences["ada"], "a")
         assert restored == (["ada.e1@1", "ada.e2@1"], [])
@@ -505,6 +519,65 @@ class TestWithdrawal:
         made, _ = expert("ada", version=3)
         await registry.publish(expert("ada", version=3)[1])
         await refused(registry, made, ConflictError, "ada.e1@3", "tombstone")
+
+    async def test_of_what_nobody_ever_heard_an_owner_withdraws_no_more_than_it_may_have(
+        self, tmp_path: Path
+    ) -> None:
+        registry = await open_registry(tmp_path, max_leaves_per_owner=1)
+        await registry.add(number=99)
+        ada, fence = registry.caller("ada"), registry.fences["ada"]
+
+        async def withdraw(target: str) -> object:
+            return await registry.service.withdraw(ada, registry.signed(tombstone(target)), fence, "")
+
+        for number in range(1, 17):
+            await withdraw(f"ada.e{number}")
+        with pytest.raises(NotFoundError, match=r"withdrawal of ada\.e17: .*swarm experts"):
+            await withdraw("ada.e17")
+        assert await registry.store.tombstone_count() == 16
+        await withdraw("ada.e1")
+        await withdraw("ada.e99")
+        assert await registry.service.heads("ada") == []
+
+    async def test_an_expert_whose_head_the_store_has_just_lost_is_withdrawn_all_the_same(
+        self, tmp_path: Path
+    ) -> None:
+        journal = CommitJournal()
+        registry = await open_registry(tmp_path, max_leaves_per_owner=1)
+        registry = registry.over(registry.store, journal)
+        await registry.add()
+        registry = await after_total_loss(registry, journal=journal)
+        for number in range(2, 18):
+            await registry.store.withdraw(f"ada.e{number}", b"stone", None, "")
+        stone = registry.signed(tombstone("ada.e1"))
+        await registry.service.withdraw(registry.caller("ada"), stone, registry.fences["ada"], "")
+        assert "ada.e1" in await registry.store.tombstones()
+
+    async def test_a_member_without_experts_is_withdrawn_and_a_stranger_is_not(
+        self, registry: Registry
+    ) -> None:
+        signer = registry.founded.coordinator_signer
+        await registry.service.withdraw(COORDINATOR, sign_statement(tombstone("bob", "node"), signer), 0, "")
+        with pytest.raises(NotFoundError, match="withdrawal of zed"):
+            await registry.service.withdraw(
+                COORDINATOR, sign_statement(tombstone("zed", "node"), signer), 0, ""
+            )
+        assert set(await registry.store.tombstones()) == {"bob"}
+
+    async def test_tombstones_are_read_again_only_when_there_are_more(self, registry: Registry) -> None:
+        store = CountingStones()
+        registry = await after_total_loss(registry, store)
+        made, blobs = expert()
+        await registry.publish(blobs)
+        await registry.commit(made)
+        for blob in blobs:
+            await fetched(registry.service, blob)
+        assert store.reads == 0
+        await store.withdraw("ada.e1", b"stone", None, "")
+        for _ in range(2):
+            with pytest.raises(NotAuthorisedError, match="withdrawn"):
+                await fetched(registry.service, next(iter(blobs)))
+        assert store.reads == 1
 
     async def test_only_the_owner_or_the_coordinator_withdraws(self, registry: Registry) -> None:
         await registry.add()
