@@ -15,6 +15,9 @@ DTYPE_BYTES = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
 MAX_TENSOR_BYTES = 1 << 36
+MAX_ASKED_BLOBS = 10_000
+"""A registry is asked for so many blobs at once."""
+
 OWN_MODULE = "_own"
 """Holds the parameters and buffers that belong to no child of a net."""
 

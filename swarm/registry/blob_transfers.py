@@ -11,7 +11,7 @@ from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError, U
 from swarm.domain.ids import Digest
 from swarm.domain.ids import digest as checked_digest
 from swarm.domain.membership import Caller
-from swarm.domain.tensors import MAX_TENSOR_BYTES
+from swarm.domain.tensors import MAX_ASKED_BLOBS, MAX_TENSOR_BYTES
 from swarm.fault_points import reached
 from swarm.modules.outlines import Outline, Outlines, chunks_of
 from swarm.modules.pipelined import write_pipelined
@@ -48,18 +48,24 @@ class BlobTransfers:
 
     async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
         """Return the digests whose bytes are not here, or were found damaged. The others stay for the
-        claimant until it commits a manifest that has them, or a day is over."""
+        claimant until it commits a manifest that has them, or a day is over. InvalidInputError beyond
+        `MAX_ASKED_BLOBS`."""
+        if len(digests) > MAX_ASKED_BLOBS:
+            raise InvalidInputError(
+                "blobs asked for at once", found=str(len(digests)), expected=f"at most {MAX_ASKED_BLOBS}"
+            )
         for digest in digests:
             checked_digest(digest)
         asked = list(dict.fromkeys(digests))
         if claimant is None:
             return await asyncio.to_thread(self._blobs.missing, asked)
-        self._claims.claim(claimant.id, asked)
-        missing = asked  # all, where nobody is told anything else
+        self._claims.hold(claimant.id, asked)
         try:
             missing = await asyncio.to_thread(self._blobs.missing, asked)
+            absent = set(missing)
+            self._claims.claim(claimant.id, [blob for blob in asked if blob not in absent])
         finally:
-            self._claims.release(claimant.id, missing)
+            self._claims.let_go(claimant.id, asked)
         return missing
 
     async def publish(

@@ -10,7 +10,7 @@ is refused by name and sent again, never a committed manifest.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ import structlog
 from swarm.domain.ids import Digest
 
 CLAIM_S: Final = 86_400.0
+_COMPACT_FROM_BYTES: Final = 1 << 20
 _log = structlog.get_logger(__name__)
 
 
@@ -29,6 +30,8 @@ class _Claim:
     count: int = 0
     until: float = 0.0
     is_stored: bool = False
+    held: int = 0
+    """How many of them last for a call only."""
 
 
 @dataclass(slots=True)
@@ -45,6 +48,7 @@ class Claims:
         self._journal, self._lasts_s, self._clock = journal, lasts_s, clock
         self._claimed: dict[Digest, _Claimed] = defaultdict(_Claimed)
         self._watching: list[set[Digest]] = []
+        self._compacted_bytes = self._appended_bytes = 0
         if journal is not None and journal.exists():
             self._read(journal)
 
@@ -100,12 +104,13 @@ class Claims:
         if self._journal is None:
             return
         rows = [
-            {"who": who, "blobs": [blob], "by": claim.count, "until": claim.until, "stored": claim.is_stored}
+            _row(who, [blob], claim.count - claim.held, claim.until, claim.is_stored)
             for blob, claimed in self._claimed.items()
             for who, claim in claimed.by.items()
+            if claim.count > claim.held
         ]
         beside = self._journal.with_suffix(".new")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._compacted_bytes, self._appended_bytes = beside.write_text("".join(rows)), 0
         beside.replace(self._journal)
 
     def _change(
@@ -122,21 +127,25 @@ class Claims:
             blobs = tuple(blob for blob in blobs if blob in self._claimed and who in self._claimed[blob].by)
         if not blobs:
             return
-        self._apply(who, blobs, by, until, is_stored)
+        self._apply(who, blobs, by, until, is_stored, held=0 if is_kept else by)
         for seen in self._watching:
             seen.update(blobs)
         if self._journal is not None and is_kept:
-            row = {"who": who, "blobs": list(blobs), "by": by, "until": until, "stored": is_stored}
             try:
                 with self._journal.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    self._appended_bytes += file.write(_row(who, blobs, by, until, is_stored))
+                if self._appended_bytes > max(_COMPACT_FROM_BYTES, self._compacted_bytes):
+                    self.compact()
             except OSError as error:  # a full disk; what is in memory holds until a restart
                 _log.warning("claims.not_written", reason=str(error))
 
-    def _apply(self, who: str, blobs: Iterable[Digest], by: int, until: float, is_stored: bool) -> None:
+    def _apply(
+        self, who: str, blobs: Iterable[Digest], by: int, until: float, is_stored: bool, held: int = 0
+    ) -> None:
         for blob in blobs:
             claim = self._claimed[blob].by.setdefault(who, _Claim())
             claim.count += by
+            claim.held += held
             claim.until = max(claim.until, until)
             claim.is_stored = claim.is_stored or is_stored
             if claim.count <= 0:
@@ -153,3 +162,8 @@ class Claims:
             except (ValueError, KeyError, TypeError):  # cut by a kill in the middle of a line
                 _log.warning("claims.unreadable", line=line[:80])
         self.compact()
+
+
+def _row(who: str, blobs: Sequence[Digest], by: int, until: float, is_stored: bool) -> str:
+    row = {"who": who, "blobs": list(blobs), "by": by, "until": until, "stored": is_stored}
+    return json.dumps(row) + "\n"

@@ -27,6 +27,7 @@ from swarm.domain.membership import (
     TokenView,
 )
 from swarm.domain.rebuild import BroughtBack, RebuildReport
+from swarm.domain.tensors import MAX_ASKED_BLOBS
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES
 from swarm.rpc import convert
@@ -256,10 +257,14 @@ class RegistryClient:
     ) -> list[Digest]:
         """Return which of blobs the registry lacks, in their order. `claim`: the others stay there until a
         manifest of the caller's that has them is committed, or a day is over."""
-        request = registry_pb2.MissingRequest(digests=blobs, unclaimed=not claim)
-        reply = await self.connection.unary(m.MISSING, request, timeout_s)
-        with reply_checked(self.connection.peer):
-            return list(digests(reply.digests))
+        found: list[Digest] = []
+        for start in range(0, len(blobs), MAX_ASKED_BLOBS):
+            asked = blobs[start : start + MAX_ASKED_BLOBS]
+            request = registry_pb2.MissingRequest(digests=asked, unclaimed=not claim)
+            reply = await self.connection.unary(m.MISSING, request, timeout_s)
+            with reply_checked(self.connection.peer):
+                found += digests(reply.digests)
+        return list(dict.fromkeys(found))
 
     async def publish_blob(
         self, blob: Digest, data: bytes | memoryview, on_bytes: Callable[[int], None] = lambda count: None

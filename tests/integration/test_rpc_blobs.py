@@ -20,6 +20,7 @@ from swarm.domain.errors import (
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.manifests import Correction
+from swarm.domain.tensors import MAX_ASKED_BLOBS
 from swarm.modules.packing import pack_arrays, pack_module, pack_single
 from swarm.registry.memory_store import MemoryStore
 from swarm.rpc import methods as m
@@ -65,6 +66,13 @@ async def test_a_blob_of_several_messages_comes_back_whole(world: World) -> None
     empty = digest_of(b"")
     await world.client.publish_blob(empty, b"")
     assert await world.client.fetch_blob(empty) == b""
+
+
+async def test_more_blobs_than_may_be_asked_for_at_once_are_asked_for_in_turns(world: World) -> None:
+    blob = digest_of(b"here")
+    await world.client.publish_blob(blob, b"here")
+    absent = [digest_of(b"%d" % row) for row in range(MAX_ASKED_BLOBS + 1)]
+    assert await world.client.missing([*absent, blob, absent[0]]) == absent
 
 
 async def test_bytes_that_are_not_what_was_promised_are_refused_on_arrival(world: World) -> None:
