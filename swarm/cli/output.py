@@ -11,6 +11,8 @@ import sys
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from swarm.domain.sizes import bytes_text as bytes_text  # noqa: PLC0414 - what mypy takes for given on
+
 if TYPE_CHECKING:
     import typer
 
@@ -91,15 +93,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( [kMGT]?B)?", text) is not None
-
-
-def bytes_text(size: float) -> str:
-    """Return a size for people: `1.5 MB` (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def describe(error: "SwarmError") -> str:

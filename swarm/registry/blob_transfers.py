@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError, UnreachableError
+from swarm.domain.errors import InvalidInputError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest
 from swarm.domain.ids import digest as checked_digest
 from swarm.domain.membership import Caller
@@ -22,6 +22,7 @@ from swarm.registry.deltas import Deltas
 from swarm.registry.progress import with_progress
 from swarm.registry.quotas import Quotas
 from swarm.registry.reconciling import Reconciler
+from swarm.registry.room import Room
 
 SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
@@ -43,7 +44,7 @@ class BlobTransfers:
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
         self._blobs, self._catalogue, self._claims, self._quotas = blobs, catalogue, claims, quotas
-        self._reconciler, self._spare_bytes = reconciler, spare_bytes
+        self._reconciler, self._room = reconciler, Room(blobs.free_bytes, spare_bytes)
         self._deltas, self._outlines = Deltas(blobs), Outlines()
 
     async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
@@ -85,16 +86,18 @@ class BlobTransfers:
                 expected=f"0 to {MAX_TENSOR_BYTES}",
             )
         sender = _sender(caller)
-        self._check_room(digest, size_bytes - offset)
         limited = caller.id if caller.role == "node" else None
         if limited is not None and self._quotas.most_bytes:
             await self._catalogue.refresh()
-            await self._quotas.measure(limited)
+            await self._quotas.measure(limited, arriving_bytes=size_bytes)
         with (
+            self._room.reserved(digest, size_bytes - offset) as reservation,
             self._quotas.uploading(limited, digest, size_bytes, self._blobs.kept(sender)),
             self._blobs.writer(digest, size_bytes, sender, offset) as writer,
         ):
-            await write_pipelined(with_progress(chunks, f"blob {digest[:12]}"), writer.write)
+            await write_pipelined(
+                with_progress(chunks, f"blob {digest[:12]}"), reservation.counting(writer.write)
+            )
             # Claimed first, so that it is never here unclaimed.
             self._claims.claim(caller.id, [digest], is_stored=True)
             try:
@@ -162,16 +165,6 @@ class BlobTransfers:
         await self._catalogue.refresh()
         for blob in blobs:
             self._catalogue.check_may_leave(blob)
-
-    def _check_room(self, digest: Digest, size_bytes: int) -> None:
-        free = self._blobs.free_bytes()
-        if size_bytes + self._spare_bytes > free:
-            raise ExhaustedError(
-                "disk of the registry",
-                found=f"{free} bytes free",
-                expected=f"{size_bytes} for blob {digest[:12]} and {self._spare_bytes} to spare",
-                remedy="free some space there; nothing was stored",
-            )
 
 
 def _sender(caller: Caller) -> str:

@@ -102,6 +102,16 @@ class Catalogue:
         made = (self._manifests[digest] for digest in self._by_owner.get(owner, ()))
         return {blob for each in made if not self._has_tombstone(each) for blob in each.blobs()}
 
+    def withdrawn_blobs_of(self, owner: NodeId) -> set[Digest]:
+        """Return the distinct blobs of an owner's withdrawn experts that no other expert has."""
+        made = (self._manifests[digest] for digest in self._by_owner.get(owner, ()))
+        named = {blob for each in made if self._has_tombstone(each) for blob in each.blobs()}
+        return {
+            blob
+            for blob in named
+            if all(self._has_tombstone(self._manifests[user]) for user in self._users[blob])
+        }
+
     def versions_of(self, target: str) -> list[Digest]:
         """Return all versions of an expert, or of all experts of a node, oldest first."""
         found = [
@@ -114,7 +124,9 @@ class Catalogue:
     def has_version_of(self, target: str) -> bool:
         """Say whether there is a version of an expert, or of any expert of a node."""
         mine = self._by_owner.get(NodeId(owner_of_target(target)), ())
-        return any(target in (self._manifests[digest].expert, self._manifests[digest].owner) for digest in mine)
+        return any(
+            target in (self._manifests[digest].expert, self._manifests[digest].owner) for digest in mine
+        )
 
     def withdrawn_unseen(self, owner: NodeId) -> int:
         """Return how many experts of an owner were withdrawn of which there is no version."""

@@ -209,7 +209,10 @@ class Commits:
             found = f"no version of it, and {limit} withdrawn so already"
             expected = "an expert that was published"
         raise NotFoundError(
-            f"withdrawal of {target[:80]}", found=found, expected=expected, remedy="list what there is: swarm experts"
+            f"withdrawal of {target[:80]}",
+            found=found,
+            expected=expected,
+            remedy="list what there is: swarm experts",
         )
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:

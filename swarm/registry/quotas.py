@@ -1,42 +1,80 @@
 """How many bytes an owner's experts fill, and how many they may: each distinct blob counts once per owner.
 
+What was withdrawn counts until it is collected, what arrives counts stream by stream, and what is kept of
+uploads that broke off counts too: all that lies on the disk for an owner's sake.
 What holds the blobs may be behind a network: sizes are looked up in a thread, once, and counted from memory.
 """
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 from swarm.domain.collection import OwnerBytes
 from swarm.domain.errors import ExhaustedError
 from swarm.domain.ids import Digest, NodeId
+from swarm.domain.sizes import bytes_text
+from swarm.modules.partial_blobs import KEPT_FROM_BYTES
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 
+_COLLECT_AGAIN_S: Final = 30.0
+"""A collection for one owner's sake comes no sooner after the last such one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Upload:
+    """A blob on its way in. `is_again`: its owner has these bytes here; they will replace themselves."""
+
+    blob: Digest
+    size_bytes: int
+    is_again: bool
+
 
 class Quotas:
-    """Counts owners' bytes; `most_bytes` is what each node may fill, 0: no limit.
+    """Counts owners' bytes; `most_bytes` is what each node may fill, 0: no limit. `collect` removes what
+    nothing needs: it is asked for where an owner's withdrawn blobs take the room that it needs.
 
     For one event loop. UnreachableError while what holds the blobs is away and a size is not known yet.
     """
 
-    def __init__(self, blobs: BlobStore, catalogue: Catalogue, claims: Claims, most_bytes: int) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        catalogue: Catalogue,
+        claims: Claims,
+        most_bytes: int,
+        collect: Callable[[], Awaitable[object]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._blobs, self._catalogue, self._claims = blobs, catalogue, claims
+        self._collect, self._clock = collect, clock
+        self._collected_at = -_COLLECT_AGAIN_S
         self.most_bytes = most_bytes
         self._sizes: dict[Digest, int] = {}  # 0: not here
         self._removals = 0
-        self._arriving: dict[NodeId, dict[Digest, int]] = defaultdict(dict)
+        self._arriving: dict[NodeId, list[_Upload]] = defaultdict(list)
 
-    async def measure(self, owner: NodeId, blobs: Iterable[Digest] = ()) -> None:
+    async def measure(self, owner: NodeId, blobs: Iterable[Digest] = (), arriving_bytes: int = 0) -> None:
         """Look up what `uploading` and `check_commit` of this owner and these blobs have to know; they count
-        right if nothing else runs in between."""
-        await self._measure(lambda: self._owned(owner).union(blobs))
+        right if nothing else runs in between. Where what the owner withdrew takes the room, it goes first."""
+        wanted = set(blobs)
+        await self._measure(lambda: self._owned(owner) | wanted)
+        more = arriving_bytes + self._bytes(wanted - self._owned(owner))
+        is_over = self._filled(owner, {}, self._arriving[owner]) + more > self.most_bytes
+        withdrawn = self._bytes(self._catalogue.withdrawn_blobs_of(owner))
+        if is_over and withdrawn and self._clock() - self._collected_at >= _COLLECT_AGAIN_S:
+            self._collected_at = self._clock()
+            await self._collect()
+            await self._measure(lambda: self._owned(owner) | wanted)
 
     async def all_used(self) -> tuple[OwnerBytes, ...]:
-        """Return what every owner of a manifest fills, the most first: blobs of its experts that were not
-        withdrawn, and of uploads that are not committed yet."""
+        """Return what every owner of a manifest fills, the most first: blobs of its experts, withdrawn ones
+        until they are collected, and of uploads that are not committed yet."""
         owned: dict[NodeId, set[Digest]] = {}
 
         def wanted() -> set[Digest]:
@@ -58,23 +96,23 @@ class Quotas:
             yield
             self._sizes[blob] = size_bytes
             return
-        owned, arriving = self._owned(owner), self._arriving[owner]
-        if blob not in owned and blob not in arriving:
-            begun = sum(size for each, size in (kept or {}).items() if each != blob and each not in arriving)
-            used = self._bytes(owned - arriving.keys()) + sum(arriving.values()) + begun
-            self._check(owner, used, size_bytes)
-        arriving[blob] = size_bytes
+        kept, running = kept or {}, self._arriving[owner]
+        is_here = blob in self._owned(owner) and self._sizes.get(blob) == size_bytes
+        upload = _Upload(blob, size_bytes, is_here and not any(each.is_again for each in running))
+        used = self._filled(owner, kept, running)
+        self._check(owner, used, self._filled(owner, kept, [*running, upload]) - used)
+        running.append(upload)
         try:
             yield
             self._sizes[blob] = size_bytes
         finally:
-            arriving.pop(blob, None)
+            running.remove(upload)
 
     def check_commit(self, owner: NodeId, blobs: Iterable[Digest]) -> None:
         """Raise ExhaustedError where a manifest over these blobs is more than the owner may fill."""
         if self.most_bytes:
-            owned = self._owned(owner)
-            self._check(owner, self._bytes(owned), self._bytes(set(blobs) - owned))
+            used = self._filled(owner, {}, self._arriving[owner])
+            self._check(owner, used, self._bytes(set(blobs) - self._owned(owner)))
 
     def forget(self, blobs: Iterable[Digest]) -> None:
         """Forget the sizes of blobs that were removed."""
@@ -86,14 +124,29 @@ class Quotas:
         if used + more > self.most_bytes:
             raise ExhaustedError(
                 f"bytes of {owner} in the registry",
-                found=f"{used} and {more} more",
-                expected=f"at most {self.most_bytes}",
-                remedy="withdraw what no gate has: swarm expert remove EXPERT; or ask the operator for more: "
-                "SWARM_REGISTRY_NODE_QUOTA",
+                found=f"{_told(used)} and {_told(more)} more",
+                expected=f"at most {_told(self.most_bytes)}",
+                remedy="withdraw what no gate has: swarm expert remove EXPERT; or ask the operator for more"
+                " room, SWARM_REGISTRY_NODE_QUOTA, or for fewer old versions that stay,"
+                " SWARM_REGISTRY_KEEP_VERSIONS",
             )
 
     def _owned(self, owner: NodeId) -> set[Digest]:
-        return self._catalogue.blobs_of(owner) | self._claims.stored_by(owner)
+        """Return the blobs that are an owner's, as far as they are here: `_sizes` knows that."""
+        catalogue = self._catalogue
+        named = catalogue.blobs_of(owner) | catalogue.withdrawn_blobs_of(owner)
+        return named | self._claims.stored_by(owner)
+
+    def _filled(self, owner: NodeId, kept: Mapping[Digest, int], running: Sequence[_Upload]) -> int:
+        """Return what an owner fills once these uploads have come, each with a file of its own; one that may
+        be gone on with writes into what is kept of its blob."""
+        gone_on_with: dict[Digest, int] = {}
+        for each in running:
+            if each.size_bytes >= KEPT_FROM_BYTES:
+                gone_on_with[each.blob] = max(each.size_bytes, gone_on_with.get(each.blob, 0))
+        begun = sum(max(0, size - gone_on_with.get(blob, 0)) for blob, size in kept.items())
+        arriving = sum(each.size_bytes for each in running if not each.is_again)
+        return self._bytes(self._owned(owner)) + arriving + begun
 
     def _bytes(self, blobs: Iterable[Digest]) -> int:
         return sum(self._sizes.get(blob, 0) for blob in blobs)
@@ -106,3 +159,7 @@ class Quotas:
             found = await asyncio.to_thread(self._blobs.sizes, unknown)
             if before == self._removals:
                 self._sizes = {blob: found.get(blob, 0) for blob in unknown} | self._sizes
+
+
+def _told(size_bytes: int) -> str:
+    return f"{size_bytes} ({bytes_text(size_bytes)})"

@@ -65,7 +65,7 @@ class RegistryService:
         policy, audit = retention or RetentionPolicy(), RefusalLog()
         statements = StatementReader(store, keyring)
         self._catalogue = Catalogue(store, keyring.is_revoked)
-        self._quotas = Quotas(blobs, self._catalogue, claims, node_quota_bytes)
+        self._quotas = Quotas(blobs, self._catalogue, claims, node_quota_bytes, self.collect)
         self.reconciler = Reconciler(store, journal, statements.opened)
         self._transfers = BlobTransfers(
             blobs=blobs,

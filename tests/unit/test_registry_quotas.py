@@ -1,21 +1,29 @@
 """What a node may fill in the registry: each distinct blob once, refused by name, freed by withdrawing."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swarm.digests import digest_of
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import ExhaustedError
+from swarm.domain.ids import Digest
 from swarm.domain.membership import Caller
+from swarm.modules import BlobFiles
+from swarm.registry.room import Room
 from swarm.registry.service import RegistryService
+from swarm.trust.statements import statement_digest
 from tests.support.registry import Registry, chunked, expert, open_registry
+from tests.support.trust import tombstone
 
 OPERATOR = Caller(role="operator", id="operator")  # type: ignore[arg-type]
 MADE, BLOBS = expert()
 FULL = sum(map(len, BLOBS.values()))
+LARGE = 8 << 20
+"""What is kept, as far as it came, where its upload breaks off."""
 
 
 async def with_quota(folder: Path, quota: int, retention: RetentionPolicy | None = None) -> Registry:
@@ -128,6 +136,124 @@ async def test_simultaneous_uploads_do_not_fill_more_together(tmp_path: Path) ->
     refused = [each for each in outcomes if each is not None]
     assert refused and all(isinstance(each, ExhaustedError) for each in refused)
     assert registry.blobs.stats()[1] <= FULL
+
+
+async def begun(data: bytes, stop: asyncio.Event) -> AsyncIterator[bytes]:
+    """Half of the bytes, and then nothing until the sender breaks off."""
+    yield data[: len(data) // 2]
+    await stop.wait()
+    raise OSError("broken off")
+
+
+async def break_off(registry: Registry, blob: Digest, data: bytes, times: int = 1) -> list[BaseException]:
+    """Begin so many uploads of one blob by ada at the same time; all break off. Return what ended each."""
+    stop, ada = asyncio.Event(), registry.caller("ada")
+    sending = [
+        asyncio.create_task(registry.service.publish(ada, blob, len(data), begun(data, stop)))
+        for _ in range(times)
+    ]
+    while on_disk(registry) < sum(len(data) // 2 for each in sending if not each.done()):
+        await asyncio.sleep(0)
+    stop.set()
+    return [each for each in await asyncio.gather(*sending, return_exceptions=True) if each is not None]
+
+
+def on_disk(registry: Registry) -> int:
+    return sum(path.stat().st_size for path in registry.blobs.folder.rglob("*") if path.is_file())
+
+
+async def test_a_false_size_of_a_blob_that_one_has_counts(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, FULL + LARGE // 4)
+    await registry.add()
+    for blob in set(registry.blobs.digests()):
+        (ended,) = await break_off(registry, blob, bytes(LARGE))
+        assert isinstance(ended, ExhaustedError)
+    assert on_disk(registry) < registry.service._quotas.most_bytes + LARGE // 4
+
+
+async def test_a_blob_that_only_a_manifest_names_counts_once_it_comes(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, LARGE)
+    blobs = [(digest_of(data), data) for data in (bytes([row]) * LARGE for row in range(3))]
+    made, _ = expert()
+    entry = replace(made.modules[0].tensors[0], dtype="uint8", shape=(LARGE,), size_bytes=LARGE)
+    tensors = tuple(replace(entry, name=blob, blob=blob) for blob, _ in blobs)
+    history = replace(made, modules=(replace(made.modules[0], tensors=tensors),))
+    envelope = registry.signed(history)
+    await registry.store.put_back(history, statement_digest(envelope), envelope, as_head=False)
+    ada = registry.caller("ada")
+    await registry.service.publish(ada, blobs[0][0], LARGE, chunked(blobs[0][1], 1 << 20))
+    for blob, data in blobs[1:]:
+        with pytest.raises(ExhaustedError):
+            await registry.service.publish(ada, blob, LARGE, chunked(data, 1 << 20))
+    assert await filled(registry) == {"ada": LARGE}
+
+
+async def test_uploads_of_one_blob_at_the_same_time_count_each(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, 3 * LARGE)
+    data = bytes(LARGE)
+    ended = await break_off(registry, digest_of(data), data, times=8)
+    assert [type(each) for each in ended].count(ExhaustedError) == 5
+    (kept,) = registry.blobs.kept("node-ada").values()
+    assert kept == LARGE // 2
+
+
+async def test_what_is_kept_of_a_blob_that_one_has_counts(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, 2 * LARGE)
+    data, other = bytes(LARGE), b"." * LARGE
+    ada = registry.caller("ada")
+    await registry.service.publish(ada, digest_of(data), LARGE, chunked(data, 1 << 20))
+    await break_off(registry, digest_of(data), data)
+    with pytest.raises(ExhaustedError):
+        await registry.service.publish(ada, digest_of(other), LARGE, chunked(other, 1 << 20))
+    await registry.service.publish(ada, digest_of(data), LARGE, chunked(data, 1 << 20))
+    await registry.service.publish(ada, digest_of(other), LARGE, chunked(other, 1 << 20))
+
+
+async def test_publishing_and_withdrawing_in_turns_fills_no_more(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, 2 * FULL)
+    ada, refused = registry.caller("ada"), 0
+    for number in range(1, 12):
+        try:
+            await registry.add(number=number)
+        except ExhaustedError:
+            refused += 1
+        else:
+            stone = registry.signed(tombstone(f"ada.e{number}"))
+            await registry.service.withdraw(ada, stone, registry.fences["ada"], "")
+        assert registry.blobs.stats()[1] <= 2 * FULL
+    assert refused and (await filled(registry))["ada"] <= 2 * FULL
+    await registry.service.collect()
+    await registry.add(number=12)
+
+
+async def test_room_that_one_upload_was_promised_is_no_room_for_the_next(tmp_path: Path) -> None:
+    room, blob = Room(lambda: 100, 10), next(iter(BLOBS))
+    with room.reserved(blob, 60) as first:
+        with pytest.raises(ExhaustedError, match="60 of them for other uploads"), room.reserved(blob, 31):
+            pass
+        with room.reserved(blob, 30):
+            pass
+        first.counting(lambda chunk: None)(bytes(40))
+        with room.reserved(blob, 70):
+            pass
+    with room.reserved(blob, 90):
+        pass
+
+
+class SmallDisk(BlobFiles):
+    """A folder on a disk of a fixed size that nothing else uses."""
+
+    def free_bytes(self) -> int:
+        return 3 * LARGE - sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+async def test_simultaneous_uploads_do_not_fill_the_disk_together(tmp_path: Path) -> None:
+    registry = await with_quota(tmp_path, 0)
+    registry.blobs = SmallDisk(tmp_path / "small")
+    registry = registry.over(registry.store)
+    data = bytes(LARGE)
+    ended = await break_off(registry, digest_of(data), data, times=8)
+    assert 5 <= [type(each) for each in ended].count(ExhaustedError) < 8
 
 
 async def test_who_is_no_node_has_no_quota(tmp_path: Path) -> None:
