@@ -105,6 +105,7 @@ class Agent:
             clock_skew_s=self._clock_skew_s,
             expert_server_pid=self._relay.pid,
             trouble=self._trainer.trouble.told if self._trainer.trouble else "",
+            outbox_trouble=self._courier.trouble,
         )
 
     async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:
@@ -138,13 +139,14 @@ class Agent:
 
     @property
     def activity(self) -> str:
-        """What heartbeats say: `idle`, `train 40%`, `split ada.e1 40%`; with what waits in the outbox, and
-        what is kept there because its recipient refused it."""
+        """What heartbeats say: `idle`, `train 40%`, `split ada.e1 40%`; with what waits in the outbox, what
+        holds it up, and what is kept there because its recipient refused it."""
         trains, grows = self._trainer.activity, self._grower.activity
         doing = [trains] if trains != "idle" or not grows else []
         doing += [grows] if grows else []
         waiting, kept = len(self._outbox), self._outbox.kept
-        doing += [f"{waiting} waiting to be sent"] if waiting else []
+        why = f" ({self._courier.held_up_by})" if self._courier.held_up_by else ""
+        doing += [f"{waiting} waiting to be sent{why}"] if waiting else []
         doing += [f"{kept} refused and kept"] if kept else []
         return ", ".join(doing)
 

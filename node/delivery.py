@@ -44,6 +44,7 @@ REFUSALS = (
     VerificationError,
 )
 """What a recipient refuses for good."""
+_SHORT = 80
 _Went = Literal["ended", "waits", "nobody"]
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +95,8 @@ class Courier:
         self._changed = asyncio.Condition()
         self.trouble = ""
         """Why the oldest intent still waits; empty when nothing is wrong."""
+        self.held_up_by = ""
+        """In short what a recipient that can be reached cannot take now; empty when nothing is held up."""
         self.offline = ""
         """Why there is no lease, where that is known."""
 
@@ -177,18 +180,20 @@ class Courier:
             _log.warning("outbox.refused", subject=intent.subject, reason=str(error))
             ended = Delivery(state="refused", reason=str(error), error=error)
         except (SwarmError, OSError) as error:
-            await self._note_trouble(f"{intent.subject}: {error}")
             self._is_unreachable = isinstance(error, UnreachableError)
+            held_up_by = error.subject if isinstance(error, SwarmError) and not self._is_unreachable else ""
+            await self._note_trouble(f"{intent.subject}: {error}", held_up_by[:_SHORT])
             return "nobody" if self._is_unreachable else "waits"
         else:
             self._outbox.done(intent)
         async with self._changed:
-            self.trouble = ""
+            self.trouble = self.held_up_by = ""
             self._ended[intent.number] = ended
             self._changed.notify_all()
         return "ended"
 
-    async def _note_trouble(self, trouble: str) -> None:
+    async def _note_trouble(self, trouble: str, held_up_by: str = "") -> None:
+        self.held_up_by = held_up_by
         if trouble == self.trouble:
             return
         if trouble:

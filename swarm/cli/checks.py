@@ -107,8 +107,8 @@ def owners_check(seen: "SwarmStatus", gate: "GateStatement") -> Check:
     )
 
 
-def registry_checks(health: "RegistryHealth") -> list[Check]:
-    """Return what the registry's health tells."""
+def registry_checks(health: "RegistryHealth", owner: str = "") -> list[Check]:
+    """Return what the registry's health tells; of quotas, what concerns one owner (empty: all)."""
     return [
         Check(
             name="registry",
@@ -147,7 +147,28 @@ def registry_checks(health: "RegistryHealth") -> list[Check]:
         ),
         certificate_check("registry's certificate", health.certificate_days, "service"),
         disk_check("registry's disk", health.disk_free_bytes),
+        *([quota_check(health, owner)] if health.node_quota_bytes else []),
     ]
+
+
+def quota_check(health: "RegistryHealth", owner: str = "") -> Check:
+    """Return whether an owner (empty: every one) has room in the registry for what it publishes."""
+    quota = health.node_quota_bytes
+    full = [
+        f"{each.owner} fills {bytes_text(each.size_bytes)}"
+        + (f", and {bytes_text(each.refused_bytes)} more are refused" if each.refused_bytes else "")
+        for each in health.owners
+        if owner in ("", each.owner) and (each.refused_bytes or each.size_bytes >= quota)
+    ]
+    return Check(
+        name="quota",
+        ok=not full,
+        found=f"{'; '.join(full)}; each node may fill {bytes_text(quota)}"
+        if full
+        else f"{owner or 'every owner'} has room; each node may fill {bytes_text(quota)}",
+        remedy="give more, SWARM_REGISTRY_NODE_QUOTA, keep fewer versions, SWARM_REGISTRY_KEEP_VERSIONS, or"
+        " let the owner withdraw some: swarm expert remove EXPERT",
+    )
 
 
 def agent_checks(own: "AgentState") -> list[Check]:
@@ -161,9 +182,9 @@ def agent_checks(own: "AgentState") -> list[Check]:
         ),
         Check(
             name="outbox",
-            ok=own.outbox == 0 or own.connected,
-            found=f"{own.outbox} waiting",
-            remedy="they are delivered when the swarm is reachable again",
+            ok=own.outbox == 0 or (own.connected and not own.outbox_trouble),
+            found=f"{own.outbox} waiting" + (f"; {own.outbox_trouble}" if own.outbox_trouble else ""),
+            remedy="mend what it names, or see that the swarm can be reached: it is tried again by itself",
         ),
         Check(
             name="expert server",
@@ -256,7 +277,8 @@ async def examine(place: "Place") -> list[Check]:
         checks.append(failed("coordinator", error, start_again("coordinator", identity, place.root)))
     try:
         async with places.registry(place) as client:
-            checks += registry_checks(await client.health())
+            own = identity.id if identity.role == "node" else ""
+            checks += registry_checks(await client.health(), own)
     except SwarmError as error:
         checks.append(failed("registry", error, start_again("registry", identity, place.root)))
     return checks

@@ -13,6 +13,7 @@ from swarm.cli.references import VersionName, reference
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
+    from swarm.domain.collection import OwnerBytes
     from swarm.domain.lineage import Lineage, LineageNode
     from swarm.domain.manifests import Manifest
 
@@ -67,7 +68,7 @@ def experts(
         header = ("expert", "version", "net", "classes", "validation", "size", "share")
         facts = [{"head": head, "manifest": manifest} for head, manifest in manifests]
         owners = [each for each in health.owners if owner in ("", each.owner)]
-        filled = [f"{each.owner} {bytes_text(each.size_bytes)}" for each in owners if each.size_bytes]
+        filled = [_fills(each) for each in owners if each.size_bytes or each.refused_bytes]
         lines = [table(header, rows)]
         if filled:
             quota = health.node_quota_bytes
@@ -77,6 +78,11 @@ def experts(
         emit("experts", says, as_json=json, text="\n".join(lines))
 
     run_async(work())
+
+
+def _fills(owner: "OwnerBytes") -> str:
+    refused = f" ({bytes_text(owner.refused_bytes)} more refused)" if owner.refused_bytes else ""
+    return f"{owner.owner} {bytes_text(owner.size_bytes)}{refused}"
 
 
 async def _check_member(place: "Place", owner: str) -> None:

@@ -90,6 +90,7 @@ def describe_agent(own: "AgentState") -> str:
         f" {own.outbox} in the outbox",
         f"experts {', '.join(own.experts) or 'none'}; certificate {own.certificate_days:.2f} days;"
         f" sent {bytes_text(own.socket_bytes.sent)}; disk {bytes_text(own.disk_free_bytes)} free",
+        *((f"the outbox waits: {own.outbox_trouble}",) if own.outbox and own.outbox_trouble else ()),
         *((f"stream in trouble: {own.trouble}",) if own.trouble else ()),
     )
     return "\n".join(map(printable, lines))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from swarm.domain.sizes import bytes_text as bytes_text  # noqa: PLC0414 - what mypy takes for given on
+from swarm.domain.sizes import bytes_text as bytes_text  # noqa: PLC0414 - others take it from here
 
 if TYPE_CHECKING:
     import typer

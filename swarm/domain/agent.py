@@ -107,7 +107,8 @@ class TrainStep:
 class AgentState:
     """The agent's own view of itself, for `swarm status` and `swarm doctor` on its machine.
 
-    `trouble` is what keeps its stream from going on, in full; empty where nothing does.
+    `trouble` is what keeps its stream from going on, in full; empty where nothing does. `outbox_trouble`
+    is why the oldest delivery in its outbox waits; empty where nothing is wrong.
     """
 
     node: str
@@ -124,3 +125,4 @@ class AgentState:
     clock_skew_s: float
     expert_server_pid: int
     trouble: str = ""
+    outbox_trouble: str = ""

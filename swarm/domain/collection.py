@@ -51,7 +51,11 @@ class Collection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerBytes:
-    """What one owner fills: each distinct blob of its experts, and of what it is just publishing, once."""
+    """What one owner fills: each distinct blob of its experts, and of what it is just publishing, once.
+
+    `refused_bytes`: so many more were refused, a moment ago, for the quota's sake; 0: none.
+    """
 
     owner: NodeId
     size_bytes: int
+    refused_bytes: int = 0

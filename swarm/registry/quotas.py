@@ -22,6 +22,9 @@ from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 
+_REFUSED_S: Final = 120.0
+"""So long a refusal is told: a node that waits for room tries more often."""
+
 _COLLECT_AGAIN_S: Final = 30.0
 """A collection for one owner's sake comes no sooner after the last such one."""
 
@@ -58,6 +61,7 @@ class Quotas:
         self._sizes: dict[Digest, int] = {}  # 0: not here
         self._removals = 0
         self._arriving: dict[NodeId, list[_Upload]] = defaultdict(list)
+        self._refused: dict[NodeId, tuple[float, int]] = {}
 
     async def measure(self, owner: NodeId, blobs: Iterable[Digest] = (), arriving_bytes: int = 0) -> None:
         """Look up what `uploading` and `check_commit` of this owner and these blobs have to know; they count
@@ -74,16 +78,26 @@ class Quotas:
 
     async def all_used(self) -> tuple[OwnerBytes, ...]:
         """Return what every owner of a manifest fills, the most first: blobs of its experts, withdrawn ones
-        until they are collected, and of uploads that are not committed yet."""
+        until they are collected, and of uploads that are not committed yet; and what was refused lately."""
         owned: dict[NodeId, set[Digest]] = {}
 
         def wanted() -> set[Digest]:
             owned.update((made.owner, set()) for made in self._catalogue.manifests.values())
+            owned.update((owner, set()) for owner in self._refused)
             owned.update((owner, self._owned(owner)) for owner in owned)
             return set[Digest]().union(*owned.values())
 
         await self._measure(wanted)
-        found = [OwnerBytes(owner=owner, size_bytes=self._bytes(blobs)) for owner, blobs in owned.items()]
+        late = self._clock() - _REFUSED_S
+        self._refused = {owner: each for owner, each in self._refused.items() if each[0] > late}
+        found = [
+            OwnerBytes(
+                owner=owner,
+                size_bytes=self._bytes(blobs),
+                refused_bytes=self._refused.get(owner, (late, 0))[1],
+            )
+            for owner, blobs in owned.items()
+        ]
         return tuple(sorted(found, key=lambda each: (-each.size_bytes, each.owner)))
 
     @contextmanager
@@ -122,6 +136,7 @@ class Quotas:
 
     def _check(self, owner: NodeId, used: int, more: int) -> None:
         if used + more > self.most_bytes:
+            self._refused[owner] = (self._clock(), more)
             raise ExhaustedError(
                 f"bytes of {owner} in the registry",
                 found=f"{_told(used)} and {_told(more)} more",

@@ -123,7 +123,7 @@ async def test_without_a_lease_nothing_is_sent_and_the_waiter_is_told(tmp_path: 
     intent = outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
     async with running(outbox, publisher, lambda: 0) as courier:
         assert await courier.outcome(intent, 0.1) is None
-        assert "no lease" in courier.trouble
+        assert "no lease" in courier.trouble and not courier.held_up_by
     assert publisher.attempts == [] and len(outbox) == 1
 
 
@@ -187,6 +187,7 @@ async def test_what_its_recipient_cannot_take_now_holds_up_only_what_needs_it(tm
         assert (await courier.outcome(last, 5)).state == "activated"  # type: ignore[union-attr]
         while "disk" not in courier.trouble:
             await asyncio.sleep(0.01)
+        assert courier.held_up_by == "disk of the registry"
     assert [intent.key for intent in outbox.pending()] == ["1", "2", "4"]
     assert "2" not in {key for key, _ in publisher.attempts}
 

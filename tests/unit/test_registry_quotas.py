@@ -26,6 +26,13 @@ LARGE = 8 << 20
 """What is kept, as far as it came, where its upload breaks off."""
 
 
+class Now:
+    at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
 async def with_quota(folder: Path, quota: int, retention: RetentionPolicy | None = None) -> Registry:
     registry = await open_registry(folder)
     return replace(
@@ -224,6 +231,17 @@ async def test_publishing_and_withdrawing_in_turns_fills_no_more(tmp_path: Path)
     assert refused and (await filled(registry))["ada"] <= 2 * FULL
     await registry.service.collect()
     await registry.add(number=12)
+
+
+async def test_what_is_refused_is_told_until_nobody_asks_for_it_any_more(tmp_path: Path) -> None:
+    registry, now = await with_quota(tmp_path, 1000), Now()
+    registry.service._quotas._clock = now
+    with pytest.raises(ExhaustedError):
+        await registry.publish(BLOBS)
+    (told,) = (await registry.service.health()).owners
+    assert told.owner == "ada" and told.size_bytes <= 1000 < told.size_bytes + told.refused_bytes
+    now.at += 3600
+    assert not any(each.refused_bytes for each in (await registry.service.health()).owners)
 
 
 async def test_room_that_one_upload_was_promised_is_no_room_for_the_next(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.collection import OwnerBytes
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import ExpertId, LeafId, NodeId
@@ -314,6 +315,8 @@ def test_lineage_and_heads_cross_unchanged_and_unknown_words_are_refused() -> No
         disk_free_bytes=3,
         socket_bytes=SocketBytes(sent=4, received=5),
         certificate_days=6.0,
+        owners=(OwnerBytes(owner=NodeId("ada"), size_bytes=7, refused_bytes=8),),
+        node_quota_bytes=9,
         blobs_away="no answer",
         missing_blobs=7,
         lost=8,
@@ -369,6 +372,7 @@ def test_orders_and_progress_cross_unchanged() -> None:
         clock_skew_s=-0.25,
         expert_server_pid=77,
         trouble="the disk is full",
+        outbox_trouble="ada.e0@2: bytes of ada in the registry",
     )
     assert convert.agent_state_from_pb(convert.agent_state_to_pb(state)) == state
 

@@ -161,6 +161,7 @@ def agent_state_to_pb(state: AgentState) -> agent_pb2.AgentStateReply:
         clock_skew_s=state.clock_skew_s,
         expert_server_pid=state.expert_server_pid,
         trouble=state.trouble,
+        outbox_trouble=state.outbox_trouble,
     )
 
 
@@ -180,4 +181,5 @@ def agent_state_from_pb(message: agent_pb2.AgentStateReply) -> AgentState:
         clock_skew_s=message.clock_skew_s,
         expert_server_pid=message.expert_server_pid,
         trouble=message.trouble,
+        outbox_trouble=message.outbox_trouble,
     )

@@ -78,7 +78,10 @@ def health_to_pb(health: RegistryHealth) -> registry_pb2.RegistryHealthReply:
         socket_bytes=socket_bytes_to_pb(health.socket_bytes),
         certificate_days=health.certificate_days,
         owners=[
-            registry_pb2.OwnerBytes(owner=each.owner, size_bytes=each.size_bytes) for each in health.owners
+            registry_pb2.OwnerBytes(
+                owner=each.owner, size_bytes=each.size_bytes, refused_bytes=each.refused_bytes
+            )
+            for each in health.owners
         ],
         node_quota_bytes=health.node_quota_bytes,
         blobs_away=health.blobs_away,
@@ -98,7 +101,10 @@ def health_from_pb(message: registry_pb2.RegistryHealthReply) -> RegistryHealth:
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
         certificate_days=message.certificate_days,
         owners=tuple(
-            OwnerBytes(owner=node_id(each.owner), size_bytes=each.size_bytes) for each in message.owners
+            OwnerBytes(
+                owner=node_id(each.owner), size_bytes=each.size_bytes, refused_bytes=each.refused_bytes
+            )
+            for each in message.owners
         ),
         node_quota_bytes=message.node_quota_bytes,
         blobs_away=message.blobs_away,

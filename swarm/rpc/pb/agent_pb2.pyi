@@ -116,7 +116,7 @@ class AgentStateRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class AgentStateReply(_message.Message):
-    __slots__ = ("node", "swarm", "connected", "fence", "gate_version", "activity", "outbox", "certificate_days", "experts", "socket_bytes", "disk_free_bytes", "clock_skew_s", "expert_server_pid", "trouble")
+    __slots__ = ("node", "swarm", "connected", "fence", "gate_version", "activity", "outbox", "certificate_days", "experts", "socket_bytes", "disk_free_bytes", "clock_skew_s", "expert_server_pid", "trouble", "outbox_trouble")
     NODE_FIELD_NUMBER: _ClassVar[int]
     SWARM_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class AgentStateReply(_message.Message):
     CLOCK_SKEW_S_FIELD_NUMBER: _ClassVar[int]
     EXPERT_SERVER_PID_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     node: str
     swarm: str
     connected: bool
@@ -145,7 +146,8 @@ class AgentStateReply(_message.Message):
     clock_skew_s: float
     expert_server_pid: int
     trouble: str
-    def __init__(self, node: _Optional[str] = ..., swarm: _Optional[str] = ..., connected: _Optional[bool] = ..., fence: _Optional[int] = ..., gate_version: _Optional[int] = ..., activity: _Optional[str] = ..., outbox: _Optional[int] = ..., certificate_days: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., disk_free_bytes: _Optional[int] = ..., clock_skew_s: _Optional[float] = ..., expert_server_pid: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    outbox_trouble: str
+    def __init__(self, node: _Optional[str] = ..., swarm: _Optional[str] = ..., connected: _Optional[bool] = ..., fence: _Optional[int] = ..., gate_version: _Optional[int] = ..., activity: _Optional[str] = ..., outbox: _Optional[int] = ..., certificate_days: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., disk_free_bytes: _Optional[int] = ..., clock_skew_s: _Optional[float] = ..., expert_server_pid: _Optional[int] = ..., trouble: _Optional[str] = ..., outbox_trouble: _Optional[str] = ...) -> None: ...
 
 class AgentLeaveRequest(_message.Message):
     __slots__ = ("reason",)

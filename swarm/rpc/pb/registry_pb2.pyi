@@ -242,12 +242,14 @@ class CollectReply(_message.Message):
     def __init__(self, gone: _Optional[_Iterable[_Union[BlobVerdict, _Mapping[str, object]]]] = ..., largest_kept: _Optional[_Iterable[_Union[BlobVerdict, _Mapping[str, object]]]] = ..., gone_blobs: _Optional[int] = ..., gone_bytes: _Optional[int] = ..., kept_blobs: _Optional[int] = ..., kept_bytes: _Optional[int] = ...) -> None: ...
 
 class OwnerBytes(_message.Message):
-    __slots__ = ("owner", "size_bytes")
+    __slots__ = ("owner", "size_bytes", "refused_bytes")
     OWNER_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BYTES_FIELD_NUMBER: _ClassVar[int]
     owner: str
     size_bytes: int
-    def __init__(self, owner: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    refused_bytes: int
+    def __init__(self, owner: _Optional[str] = ..., size_bytes: _Optional[int] = ..., refused_bytes: _Optional[int] = ...) -> None: ...
 
 class RegistryHealthRequest(_message.Message):
     __slots__ = ()
