@@ -1,4 +1,4 @@
-"""A node whose delivery the registry's quota refuses: everybody is told why, and it arrives once there is room."""
+"""A node whose delivery the quota refuses: everybody is told why, and it arrives once there is room."""
 
 import os
 import subprocess
