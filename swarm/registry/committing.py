@@ -93,7 +93,7 @@ class Commits:
         Returns what was restored (`expert@version`) and what was refused, with reasons. A stale fence, an
         outage, or a store that lacks what was acknowledged (NotReadyError) refuses the whole. The same again
         under one key tells again what it had restored, and tries the rest once more; ConflictError for other
-        versions under a key that restored some.
+        versions under a key under which not all were refused.
         """
         if len(envelopes) > MAX_ANNOUNCED:
             raise InvalidInputError(
@@ -117,7 +117,7 @@ class Commits:
             except SwarmError as error:
                 self._audit.refused("/swarm.v1.Registry/Announce", f"{caller.role}/{caller.id}", error)
                 refused.append(str(error))
-        if key and restored:
+        if key and (restored or not refused):
             await self._store.remember(call, json.dumps([content, restored]))
         return list(dict.fromkeys([*told, *restored])), refused
 

@@ -584,7 +584,8 @@ def test_an_owner_that_nobody_knows_is_not_an_empty_list(stage: Stage) -> None:
     assert code == 2 and "error: owner nobody" in err and "ben, eve, rose" in err
     told = stage.json("experts", "--owner", "eve")
     assert told["experts"] == []
-    assert told["owners"] == [{"owner": "eve", "size_bytes": 1000}] and told["node_quota_bytes"] == 5000
+    assert told["owners"] == [{"owner": "eve", "size_bytes": 1000, "refused_bytes": 0}]
+    assert told["node_quota_bytes"] == 5000
 
 
 def grown() -> GateStatement:
