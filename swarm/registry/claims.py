@@ -21,6 +21,9 @@ import structlog
 from swarm.domain.ids import Digest
 
 CLAIM_S: Final = 86_400.0
+STORED_S: Final = 7 * 86_400.0
+"""So long after its claim ran out an upload is known as its sender's: it may be here yet."""
+
 _COMPACT_FROM_BYTES: Final = 1 << 20
 _log = structlog.get_logger(__name__)
 
@@ -75,12 +78,12 @@ class Claims:
         return blob in self._claimed and any(each.until > now for each in self._claimed[blob].by.values())
 
     def stored_by(self, who: str) -> set[Digest]:
-        """Return the blobs that `who` has sent and not committed yet."""
+        """Return the blobs that `who` has sent and not committed yet, if their claims ran out, too."""
         now = self._clock()
         return {
             blob
             for blob, claimed in self._claimed.items()
-            if (claim := claimed.by.get(who)) is not None and claim.is_stored and claim.until > now
+            if (claim := claimed.by.get(who)) is not None and claim.is_stored and claim.until + STORED_S > now
         }
 
     @contextmanager
@@ -94,11 +97,14 @@ class Claims:
             self._watching = [each for each in self._watching if each is not seen]
 
     def compact(self) -> None:
-        """Forget the claims that ran out, and write the journal anew."""
+        """Forget the claims that ran out, uploads a week later, and write the journal anew."""
         now = self._clock()
         for blob in list(self._claimed):
-            by = self._claimed[blob].by
-            self._claimed[blob].by = {who: claim for who, claim in by.items() if claim.until > now}
+            self._claimed[blob].by = {
+                who: claim
+                for who, claim in self._claimed[blob].by.items()
+                if claim.until + (STORED_S if claim.is_stored else 0.0) > now
+            }
             if not self._claimed[blob].by:
                 del self._claimed[blob]
         if self._journal is None:

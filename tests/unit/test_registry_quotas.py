@@ -13,6 +13,8 @@ from swarm.domain.errors import ExhaustedError
 from swarm.domain.ids import Digest
 from swarm.domain.membership import Caller
 from swarm.modules import BlobFiles
+from swarm.registry.claims import CLAIM_S
+from swarm.registry.collecting import UNNAMED_S
 from swarm.registry.room import Room
 from swarm.registry.service import RegistryService
 from swarm.trust.statements import statement_digest
@@ -231,6 +233,24 @@ async def test_publishing_and_withdrawing_in_turns_fills_no_more(tmp_path: Path)
     assert refused and (await filled(registry))["ada"] <= 2 * FULL
     await registry.service.collect()
     await registry.add(number=12)
+
+
+async def test_an_upload_that_nobody_commits_counts_for_as_long_as_it_is_here(tmp_path: Path) -> None:
+    registry, now = await with_quota(tmp_path, FULL), Now()
+    claims, collector = registry.service._quotas._claims, registry.service._collector
+    claims._clock = collector._unnamed._clock = now
+    await registry.publish(BLOBS)
+    other, blobs = expert(seed=1)
+    for _ in range(2):
+        now.at += 2 * CLAIM_S
+        await registry.service.collect()
+        with pytest.raises(ExhaustedError):
+            await registry.publish(blobs)
+    now.at += UNNAMED_S
+    assert (await registry.service.collect()).gone_bytes == FULL
+    await registry.publish(blobs)
+    await registry.commit(other)
+    assert await filled(registry) == {"ada": FULL}
 
 
 async def test_what_is_refused_is_told_until_nobody_asks_for_it_any_more(tmp_path: Path) -> None:
