@@ -182,7 +182,8 @@ class Courier:
         except (SwarmError, OSError) as error:
             self._is_unreachable = isinstance(error, UnreachableError)
             held_up_by = error.subject if isinstance(error, SwarmError) and not self._is_unreachable else ""
-            await self._note_trouble(f"{intent.subject}: {error}", held_up_by[:_SHORT])
+            told = "".join(filter(str.isprintable, held_up_by))[:_SHORT]  # it goes into heartbeats
+            await self._note_trouble(f"{intent.subject}: {error}", told)
             return "nobody" if self._is_unreachable else "waits"
         else:
             self._outbox.done(intent)
