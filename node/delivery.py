@@ -44,7 +44,7 @@ REFUSALS = (
     VerificationError,
 )
 """What a recipient refuses for good."""
-_SHORT = 80
+_SHORT = 60
 _Went = Literal["ended", "waits", "nobody"]
 _log = structlog.get_logger(__name__)
 
