@@ -11,6 +11,7 @@ what this process has just written and hashed.
 import fcntl
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from swarm.digests import blake3, digest_of, verify_digest
-from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 from swarm.domain.ids import Digest, digest
 from swarm.modules.durable_files import (
     FileState,
@@ -31,6 +32,7 @@ from swarm.modules.durable_files import (
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES, PartialBlob, kept_uploads, open_partial, sweep
 
 _INCOMING: Final = "incoming"
+_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 
 
 class BlobWriter:
@@ -215,11 +217,16 @@ class BlobFiles:
         self._damaged.pop(blob, None)
 
     def digests(self) -> Iterator[Digest]:
-        """Yield the digests of all blobs here, in no order."""
+        """Yield the digests of all blobs here, in no order. What is none in its own folder is left alone: a
+        file system's or somebody's own."""
         for entry in os.scandir(self.folder):
-            if entry.name != _INCOMING and entry.is_dir(follow_symlinks=False):
-                for file in os.scandir(entry):
-                    yield Digest(file.name)
+            if not _FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            for file in os.scandir(entry):
+                with suppress(InvalidInputError):
+                    blob = digest(file.name)
+                    if blob.startswith(entry.name) and file.is_file():
+                        yield blob
 
     def stats(self) -> tuple[int, int]:
         """Return the number of blobs here and their bytes in all."""
