@@ -22,6 +22,7 @@ from swarm.registry.blob_store import BlobStore
 from swarm.registry.claims import Claims
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.redis_store import connect_redis
+from swarm.registry.seat import RegistrySeat
 from swarm.registry.service import RegistryService
 from swarm.registry.upkeep import (
     ask_for_revocations,
@@ -68,7 +69,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
     """Serve until SIGTERM, SIGINT or cancellation; on_ready gets the port once it answers.
 
     Raises UnreachableError if Redis does not answer, UsageError for a port in use or another member's
-    identity, and what `Identity.load` raises.
+    identity, ConflictError where a registry of this home runs already, and what `Identity.load` raises.
     """
     identity = Identity.load(config.identity)
     if identity.role != "registry":
@@ -79,6 +80,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
         )
     keyring = identity.keyring()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(RegistrySeat(config.identity.with_name("registry.lock")))
         store = connect_redis(config.redis_url, identity.swarm)
         stack.push_async_callback(store.close)
         await store.ping()

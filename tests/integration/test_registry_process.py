@@ -1,6 +1,7 @@
 """The registry as a process: mutual TLS, a real Redis, SIGTERM, outages, revocation while it runs."""
 
 import asyncio
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -60,11 +61,12 @@ class Running:
         return sign_statement(value, self.ada.required_signer())
 
 
+def run_command(config: RegistryConfig) -> list[str]:
+    return [sys.executable, "-c", _RUN, str(config.identity), str(config.blobs), config.redis_url]
+
+
 async def started(config: RegistryConfig) -> tuple[asyncio.subprocess.Process, int]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _RUN, str(config.identity), str(config.blobs), config.redis_url,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await asyncio.create_subprocess_exec(*run_command(config), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     async with asyncio.timeout(30):
         while not (line := await process.stdout.readline()).strip().isdigit():
@@ -234,8 +236,46 @@ async def test_an_operator_may_read_but_not_commit(running: Running) -> None:
 async def test_without_redis_or_with_a_port_in_use_the_registry_says_so_and_ends(
     running: Running, tmp_path: Path
 ) -> None:
-    missing = replace(running.config, redis_url=f"unix://{tmp_path}/nothing.sock")
+    home = tmp_path / "another home"
+    shutil.copytree(running.config.identity, home / "identity")
+    config = replace(running.config, identity=home / "identity", blobs=home / "blobs")
     with pytest.raises(UnreachableError, match="Redis at unix://"):
-        await serve(missing)
+        await serve(replace(config, redis_url=f"unix://{tmp_path}/nothing.sock"))
     with pytest.raises(UsageError, match="port"):
-        await serve(replace(running.config, port=running.port))
+        await serve(replace(config, port=running.port))
+
+
+async def test_a_second_registry_over_the_same_home_is_refused_and_what_was_acknowledged_stays(
+    running: Running,
+) -> None:
+    client = running.client(running.ada)
+    await publish(client, running)
+    journal = running.config.identity.with_name("commits.jsonl")
+    before = journal.read_bytes()
+    second = await asyncio.create_subprocess_exec(
+        *run_command(running.config), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        said, why = await second.communicate()
+    assert second.returncode != 0 and not said
+    assert f"one that runs already (process {running.process.pid} on " in why.decode()
+    await publish(client, running, version=2, seed=1)
+    assert journal.read_bytes().startswith(before)
+    await client.close()
+
+
+async def test_a_killed_registry_locks_nobody_out_and_one_that_is_ending_is_waited_for(
+    running: Running,
+) -> None:
+    running.process.kill()
+    running.process, running.port = await started(running.config)
+    client = running.client(running.ada)
+    assert await client.heads() == []
+    await client.close()
+    running.process.terminate()
+    ending = running.process
+    running.process, running.port = await started(running.config)
+    assert await ending.wait() == 0
+    client = running.client(running.ada)
+    assert await client.heads() == []
+    await client.close()
