@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+from weakref import WeakValueDictionary
 
 from swarm.digests import blake3, digest_of, verify_digest
 from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
@@ -95,6 +96,7 @@ class BlobFiles:
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._verified: dict[Digest, FileState] = {}
         self._damaged: dict[Digest, FileState] = {}
+        self._mappings: WeakValueDictionary[FileState, mmap.mmap] = WeakValueDictionary()
         self.sweep()
 
     def path(self, blob: Digest) -> Path:
@@ -190,7 +192,7 @@ class BlobFiles:
         return kept_uploads(self._incoming, sender)
 
     def open_verified(self, blob: Digest) -> memoryview:
-        """Return blob's bytes, read-only and mapped, not copied.
+        """Return blob's bytes, read-only and mapped, not copied; one mapping for all who read it at once.
 
         Raises NotFoundError if it is not here, VerificationError if its bytes are not what its name says.
         The view stays valid after `remove`.
@@ -198,7 +200,7 @@ class BlobFiles:
         try:
             with self.path(blob).open("rb") as file:
                 state = state_of(os.fstat(file.fileno()))
-                view = _mapped(file, state[1])
+                view = self._mapped(file, state)
         except FileNotFoundError:
             raise _not_here(blob) from None
         if self._verified.get(blob) != state:
@@ -209,6 +211,16 @@ class BlobFiles:
                 raise
             self._verified[blob] = state
         return view
+
+    def _mapped(self, file: BinaryIO, state: FileState) -> memoryview:
+        """Return a file's bytes. A mapping holds the file open, so there is one however many ask."""
+        if state[1] == 0:
+            return memoryview(b"")
+        mapping = self._mappings.get(state)
+        if mapping is None:
+            mapping = mmap.mmap(file.fileno(), state[1], access=mmap.ACCESS_READ)
+            self._mappings[state] = mapping
+        return memoryview(mapping)
 
     def remove(self, blob: Digest) -> None:
         """Delete blob; nothing happens if it is not here."""
@@ -252,12 +264,6 @@ def _locked_file(folder: Path, blob: Digest) -> tuple[BinaryIO, Path | None]:
         if os.fstat(file.fileno()).st_nlink:
             return file, Path(name)
         file.close()
-
-
-def _mapped(file: BinaryIO, size_bytes: int) -> memoryview:
-    if size_bytes == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ))
 
 
 def _not_here(blob: Digest) -> NotFoundError:

@@ -147,6 +147,18 @@ def test_a_view_outlives_removal(blobs: BlobFiles) -> None:
         view[0] = 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_a_blob_that_many_read_at_once_is_open_once(blobs: BlobFiles) -> None:
+    blobs.put(DATA)
+    before = len(os.listdir("/proc/self/fd"))
+    views = [blobs.open_verified(NAME) for _ in range(100)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    views[0].release()
+    assert all(bytes(view) == DATA for view in views[1:])
+    del views
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "a" * 63])
 def test_only_digests_name_files(blobs: BlobFiles, name: str) -> None:
     with pytest.raises(InvalidInputError, match="digest"):
