@@ -17,6 +17,7 @@ from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.modules import BlobFiles
+from swarm.open_files import raise_limit
 from swarm.registry.blob_copies import BlobCopies
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.claims import Claims
@@ -79,6 +80,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
             expected="the registry's",
         )
     keyring = identity.keyring()
+    raise_limit()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(RegistrySeat(config.identity.with_name("registry.lock")))
         store = connect_redis(config.redis_url, identity.swarm)

@@ -1,10 +1,13 @@
 """The registry as a process: mutual TLS, a real Redis, SIGTERM, outages, revocation while it runs."""
 
 import asyncio
+import os
+import resource
 import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from swarm.digests import digest_of
 from swarm.domain.errors import (
+    ExhaustedError,
     NotAuthorisedError,
     StaleParentError,
     SwarmError,
@@ -25,6 +29,7 @@ from swarm.domain.ids import NodeId
 from swarm.registry.app import RegistryConfig, serve
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import RedisStore, connect_redis
+from swarm.rpc import methods as m
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.trust.identity import Identity, create_service_identity
@@ -187,6 +192,32 @@ async def test_while_redis_is_down_blobs_are_read_and_publishing_says_what_is_wr
     await publish(client, running, version=2, seed=1)
     assert [head.version for head in await client.heads()] == [2]
     await client.close()
+
+
+async def test_a_member_that_opens_streams_without_end_and_reads_nothing_stops_nobody_else(
+    running: Running,
+) -> None:
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (200, 200))
+    bob = running.founded.member("bob", now=datetime.now(UTC))
+    await running.store.put_record(NodeId("bob"), bob.record)
+    ada, theirs = running.client(running.ada), running.client(bob)
+    await publish(ada, running)
+    blob = expert()[0].blobs()[0]
+    connection = open_channel(running.ada, f"127.0.0.1:{running.port}", "registry", REGISTRY)
+    with ExitStack() as silent:
+        for _ in range(300):  # asked for, and the question is never finished
+            silent.enter_context(connection.duplex(m.FETCH))
+        with pytest.raises(ExhaustedError, match="Registry/Fetch of node/ada: found 64 open"):
+            async with asyncio.timeout(30):
+                while True:
+                    await ada.fetch_blob(blob)
+        data = os.urandom(5 << 20)
+        await theirs.publish_blob(digest_of(data), data)
+        assert await theirs.fetch_blob(blob) == expert()[1][blob]
+        assert [head.version for head in await ada.heads()] == [1]
+        await publish(ada, running, version=2, seed=1)
+    for client in (ada, theirs, connection):
+        await client.close()
 
 
 async def test_a_revoked_node_is_refused_within_a_moment_without_a_restart(running: Running) -> None:
