@@ -164,7 +164,7 @@ async def test_calls_that_were_begun_and_say_nothing_count_too(tmp_path: Path) -
         connection = await world.connect(node(world.swarm, "ada"))
         request = membership_pb2.GetSpecificationRequest()
         with ExitStack() as silent:
-            for _ in range(2):
+            for _ in range(8):
                 silent.enter_context(connection.duplex(m.GET_SPECIFICATION))
             with pytest.raises(ExhaustedError, match="calls of node/ada: found 2 open"):
                 async with asyncio.timeout(20):
