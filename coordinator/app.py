@@ -20,6 +20,7 @@ from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
+from swarm.open_files import raise_limit
 from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
@@ -50,6 +51,7 @@ async def serve(config: CoordinatorConfig, on_ready: Callable[[Endpoints], None]
     Redis and the registry may be away: queries go on from what the coordinator keeps itself. Raises
     UsageError for a port in use, and what loading the CA, the identity or the specification raises.
     """
+    raise_limit()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for ending in (signal.SIGTERM, signal.SIGINT):

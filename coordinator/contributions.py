@@ -14,13 +14,12 @@ from coordinator.contribution_checks import arrays_blob
 from coordinator.envelope_files import sweep_unfinished
 from swarm.digests import blake3
 from swarm.domain.contributions import Contribution
-from swarm.domain.errors import DeadlineError, ExhaustedError, NotFoundError, SwarmError, VerificationError
+from swarm.domain.errors import ExhaustedError, NotFoundError, SwarmError, VerificationError
 from swarm.domain.ids import Digest, NodeId
+from swarm.registry.progress import with_progress
 from swarm.trust.key_files import sync_folder, write_file
 from swarm.trust.statements import Statement, read_statement
 
-PROGRESS_S = 30.0
-"""How long a contribution's stream may stand still."""
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = structlog.get_logger()
@@ -70,7 +69,7 @@ class ContributionFiles:
         descriptor = os.open(arrived.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                async for chunk in _with_progress(chunks, subject):
+                async for chunk in with_progress(chunks, subject):
                     written += len(chunk)
                     if written > size:
                         raise _other_bytes(subject, f"more than {size} bytes", blob, size)
@@ -254,21 +253,3 @@ def _other_bytes(subject: str, found: str, blob: Digest, size: int) -> Verificat
         expected=f"{size} bytes with digest {blob[:12]}, as the contribution says",
         remedy="send the contribution again",
     )
-
-
-async def _with_progress(chunks: AsyncIterator[bytes], subject: str) -> AsyncIterator[bytes]:
-    iterator = aiter(chunks)
-    while True:
-        try:
-            async with asyncio.timeout(PROGRESS_S):
-                chunk = await anext(iterator)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise DeadlineError(
-                subject,
-                found=f"nothing for {PROGRESS_S:g} s",
-                expected="its next bytes",
-                remedy="send the contribution again",
-            ) from None
-        yield chunk

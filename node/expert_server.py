@@ -34,6 +34,7 @@ from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
 from swarm.exits import leave_process
 from swarm.modules.blobs import BlobFiles
+from swarm.open_files import raise_limit
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.rpc.server import RpcServer, create_local_server, create_server
@@ -48,6 +49,7 @@ REGISTRY, COORDINATOR = NodeId("registry"), NodeId("coordinator")
 
 async def serve(config: ExpertServerConfig) -> None:
     """Answer until SIGTERM."""
+    raise_limit()
     home = NodeHome(Path(config.home))
     identity = Identity.load(home.identity)
     keyring = identity.keyring()

@@ -114,8 +114,12 @@ class SocketMeter:
 
     def _sample(self) -> None:
         with self._lock:
+            try:
+                entries = os.listdir("/proc/self/fd")
+            except OSError:  # no more files may be open: what was counted stays, the next sample goes on
+                return
             open_inodes: set[int] = set()
-            for entry in os.listdir("/proc/self/fd"):
+            for entry in entries:
                 with contextlib.suppress(OSError):  # closed since the folder was read
                     self._read(int(entry), open_inodes)
             self._not_ours &= open_inodes

@@ -55,13 +55,13 @@ class InProcess:
             return handler
 
         guarded = await self._guard.intercept_service(found, details)  # type: ignore[arg-type]
-        kind = "_".join(
-            "stream" if streams else "unary" for streams in (method.streams_in, method.streams_out)
-        )
+        # The guard reads each message itself, also where there is one only.
+        kind = f"stream_{'stream' if method.streams_out else 'unary'}"
         context = _Context(pem, sent.metadata, guarded.response_serializer)
         request = _messages(sent.parts, endless=method.streams_in and method.streams_out)
-        given = request if method.streams_in else sent.parts[0]
-        return await _outcome(self._run(getattr(guarded, kind), given, context), context, method.streams_out)
+        return await _outcome(
+            self._run(getattr(guarded, kind), request, context), context, method.streams_out
+        )
 
     async def _run(self, behaviour: Any, request: Any, context: "_Context") -> None:
         reply = await behaviour(request, context)

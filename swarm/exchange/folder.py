@@ -38,6 +38,7 @@ CORRECTION_FILE: Final = "correction.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 CARD_FILE: Final = "README.md"
 CA_FILE: Final = "ca.pem"
+_OWN_FILES: Final = {MODEL_FILE, CORRECTION_FILE, MANIFEST_FILE, CARD_FILE, CA_FILE, SIGNATURE_FILE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +80,12 @@ def check_target(folder: Path, *, force: bool) -> None:
             expected="an empty one, or none yet",
             remedy="choose another, or replace an earlier export: --force",
         )
-    if not (folder / MANIFEST_FILE).is_file():
+    if (odd := _not_of_an_export(folder)) is not None:
         raise ConflictError(
             f"--to {folder}",
-            found=f"a folder that is no export: no {MANIFEST_FILE}",
-            expected="an earlier export, which --force replaces",
-            remedy="choose another folder",
+            found=f"a folder that is no export: {odd}",
+            expected="an earlier export and nothing else, which --force replaces",
+            remedy="choose another folder, or move away what is yours",
         )
 
 
@@ -114,6 +115,7 @@ def write_export(
             sign(made)
         _sync(made)
         read_export(made)
+        check_target(folder, force=force)  # again: making it took a while
         _put_in_place(made, folder, beside)
     except OSError as error:
         raise ExhaustedError(
@@ -132,9 +134,7 @@ def read_export(folder: Path) -> Export:
     """
     _check_is_export(folder)
     path = folder / MANIFEST_FILE
-    if path.stat().st_size > 2 * MAX_JSON_BYTES:
-        raise VerificationError(str(path), found=f"{path.stat().st_size} bytes", expected="a manifest's size")
-    proof = Proof.from_json(path.read_bytes(), str(path))
+    proof = _read_proof(path)
     proven = open_proof(proof, str(path))
     manifest = proven.manifest.value
     _check_files(folder, proof, manifest)
@@ -201,6 +201,29 @@ def _weights(manifest: Manifest) -> dict[str, tuple[ModuleEntry, ...]]:
     return found
 
 
+def _not_of_an_export(folder: Path) -> str | None:
+    """Say what in folder `write_export` did not write, None where it wrote all of it."""
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file():
+        return f"no {MANIFEST_FILE}"
+    try:
+        _read_proof(manifest)
+    except VerificationError as error:
+        return f"another {MANIFEST_FILE} ({error.found})"
+    for path in sorted(folder.iterdir()):
+        if path.name not in _OWN_FILES:
+            return f"{path.name[:80]!r} is in it, too"
+        if path.is_symlink() or not path.is_file():
+            return f"{path.name} is no file"
+    return None
+
+
+def _read_proof(path: Path) -> Proof:
+    if path.stat().st_size > 2 * MAX_JSON_BYTES:
+        raise VerificationError(str(path), found=f"{path.stat().st_size} bytes", expected="a manifest's size")
+    return Proof.from_json(path.read_bytes(), str(path))
+
+
 def _check_is_export(folder: Path) -> None:
     if (folder / MANIFEST_FILE).is_file():
         return
@@ -257,7 +280,11 @@ def _put_in_place(made: Path, folder: Path, beside: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         replaced = beside.with_name(f"{beside.name}.replaced")
         folder.rename(replaced)
-        made.rename(folder)
+        try:
+            made.rename(folder)
+        except OSError:
+            replaced.rename(folder)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         made.rename(folder)
@@ -272,5 +299,8 @@ def _sync(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
+    """Return what a file hashes to; VerificationError for a pipe or a device, which might never end."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise VerificationError(str(path), found="no regular file", expected=f"as {MANIFEST_FILE} lists it")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

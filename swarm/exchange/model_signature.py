@@ -64,8 +64,10 @@ def verify_folder(folder: Path, ca_pem: bytes, swarm: SwarmId) -> Caller:
 
     Raises VerificationError where a file is another or the signature not of a member.
     """
-    verifying = _package("verifying")
     subject = str(folder / SIGNATURE_FILE)
+    if not (folder / SIGNATURE_FILE).is_file():  # a pipe or a device might never end
+        raise VerificationError(subject, found="no regular file", expected="a signature")
+    verifying = _package("verifying")
     try:
         with tempfile.NamedTemporaryFile(suffix=".pem") as chain:
             chain.write(ca_pem)

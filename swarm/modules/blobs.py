@@ -11,15 +11,17 @@ what this process has just written and hashed.
 import fcntl
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+from weakref import WeakValueDictionary
 
 from swarm.digests import blake3, digest_of, verify_digest
-from swarm.domain.errors import NotFoundError, VerificationError
+from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 from swarm.domain.ids import Digest, digest
 from swarm.modules.durable_files import (
     FileState,
@@ -31,6 +33,7 @@ from swarm.modules.durable_files import (
 from swarm.modules.partial_blobs import KEPT_FROM_BYTES, PartialBlob, kept_uploads, open_partial, sweep
 
 _INCOMING: Final = "incoming"
+_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 
 
 class BlobWriter:
@@ -93,6 +96,7 @@ class BlobFiles:
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._verified: dict[Digest, FileState] = {}
         self._damaged: dict[Digest, FileState] = {}
+        self._mappings: WeakValueDictionary[FileState, mmap.mmap] = WeakValueDictionary()
         self.sweep()
 
     def path(self, blob: Digest) -> Path:
@@ -188,7 +192,7 @@ class BlobFiles:
         return kept_uploads(self._incoming, sender)
 
     def open_verified(self, blob: Digest) -> memoryview:
-        """Return blob's bytes, read-only and mapped, not copied.
+        """Return blob's bytes, read-only and mapped, not copied; one mapping for all who read it at once.
 
         Raises NotFoundError if it is not here, VerificationError if its bytes are not what its name says.
         The view stays valid after `remove`.
@@ -196,7 +200,7 @@ class BlobFiles:
         try:
             with self.path(blob).open("rb") as file:
                 state = state_of(os.fstat(file.fileno()))
-                view = _mapped(file, state[1])
+                view = self._mapped(file, state)
         except FileNotFoundError:
             raise _not_here(blob) from None
         if self._verified.get(blob) != state:
@@ -208,6 +212,16 @@ class BlobFiles:
             self._verified[blob] = state
         return view
 
+    def _mapped(self, file: BinaryIO, state: FileState) -> memoryview:
+        """Return a file's bytes. A mapping holds the file open, so there is one however many ask."""
+        if state[1] == 0:
+            return memoryview(b"")
+        mapping = self._mappings.get(state)
+        if mapping is None:
+            mapping = mmap.mmap(file.fileno(), state[1], access=mmap.ACCESS_READ)
+            self._mappings[state] = mapping
+        return memoryview(mapping)
+
     def remove(self, blob: Digest) -> None:
         """Delete blob; nothing happens if it is not here."""
         self.path(blob).unlink(missing_ok=True)
@@ -215,11 +229,16 @@ class BlobFiles:
         self._damaged.pop(blob, None)
 
     def digests(self) -> Iterator[Digest]:
-        """Yield the digests of all blobs here, in no order."""
+        """Yield the digests of all blobs here, in no order. What is none in its own folder is left alone: a
+        file system's or somebody's own."""
         for entry in os.scandir(self.folder):
-            if entry.name != _INCOMING and entry.is_dir(follow_symlinks=False):
-                for file in os.scandir(entry):
-                    yield Digest(file.name)
+            if not _FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            for file in os.scandir(entry):
+                with suppress(InvalidInputError):
+                    blob = digest(file.name)
+                    if blob.startswith(entry.name) and file.is_file():
+                        yield blob
 
     def stats(self) -> tuple[int, int]:
         """Return the number of blobs here and their bytes in all."""
@@ -245,12 +264,6 @@ def _locked_file(folder: Path, blob: Digest) -> tuple[BinaryIO, Path | None]:
         if os.fstat(file.fileno()).st_nlink:
             return file, Path(name)
         file.close()
-
-
-def _mapped(file: BinaryIO, size_bytes: int) -> memoryview:
-    if size_bytes == 0:
-        return memoryview(b"")
-    return memoryview(mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ))
 
 
 def _not_here(blob: Digest) -> NotFoundError:

@@ -1,6 +1,6 @@
 """Bytes that come one way and go another: a thread hashes and writes some while the next ones come.
 
-One hop to a thread for several messages, and at most two batches in memory.
+One hop to a thread for several messages, and at most two batches in memory; of a sender that pauses, none.
 """
 
 import asyncio
@@ -10,6 +10,9 @@ from typing import Final
 from swarm.freed_memory import FreedMemory
 
 BATCH_BYTES: Final = 4 << 20
+BATCH_CHUNKS: Final = 4096
+PAUSE_S: Final = 1.0
+"""What came is written after this, though it is no whole batch."""
 
 
 async def write_pipelined(
@@ -21,18 +24,43 @@ async def write_pipelined(
     writing: asyncio.Future[None] | None = None
     batch: list[bytes] = []
     gathered, freed = 0, FreedMemory()
+    pause: asyncio.TimerHandle | None = None
+
+    def hand_over() -> None:
+        nonlocal writing, batch, gathered
+        writing = loop.run_in_executor(None, _write_all, write, batch, freed)
+        batch, gathered = [], 0
+
+    def paused() -> None:
+        nonlocal pause
+        pause = None
+        if writing is None or (writing.done() and writing.exception() is None):
+            hand_over()
+        else:
+            pause = loop.call_later(PAUSE_S, paused)
+
+    def go_on() -> None:
+        nonlocal pause
+        if pause is not None:
+            pause.cancel()
+            pause = None
+
     try:
         async for chunk in chunks:
             batch.append(chunk)
             gathered += len(chunk)
-            if gathered >= batch_bytes:
+            if gathered >= batch_bytes or len(batch) >= BATCH_CHUNKS:
+                go_on()
                 await _ended(writing)
-                writing = loop.run_in_executor(None, _write_all, write, batch, freed)
-                batch, gathered = [], 0
+                hand_over()
+            elif pause is None:
+                pause = loop.call_later(PAUSE_S, paused)
+        go_on()
         await _ended(writing)
-        writing = loop.run_in_executor(None, _write_all, write, batch, freed)
+        hand_over()
         await _ended(writing)
     finally:
+        go_on()
         if writing is not None and not writing.done():
             await asyncio.wait({writing})
 

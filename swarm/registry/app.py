@@ -17,11 +17,13 @@ from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.modules import BlobFiles
+from swarm.open_files import raise_limit
 from swarm.registry.blob_copies import BlobCopies
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.claims import Claims
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.redis_store import connect_redis
+from swarm.registry.seat import RegistrySeat
 from swarm.registry.service import RegistryService
 from swarm.registry.upkeep import (
     ask_for_revocations,
@@ -68,7 +70,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
     """Serve until SIGTERM, SIGINT or cancellation; on_ready gets the port once it answers.
 
     Raises UnreachableError if Redis does not answer, UsageError for a port in use or another member's
-    identity, and what `Identity.load` raises.
+    identity, ConflictError where a registry of this home runs already, and what `Identity.load` raises.
     """
     identity = Identity.load(config.identity)
     if identity.role != "registry":
@@ -78,7 +80,9 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
             expected="the registry's",
         )
     keyring = identity.keyring()
+    raise_limit()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(RegistrySeat(config.identity.with_name("registry.lock")))
         store = connect_redis(config.redis_url, identity.swarm)
         stack.push_async_callback(store.close)
         await store.ping()

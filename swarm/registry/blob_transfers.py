@@ -13,19 +13,23 @@ from swarm.domain.ids import digest as checked_digest
 from swarm.domain.membership import Caller
 from swarm.domain.tensors import MAX_ASKED_BLOBS, MAX_TENSOR_BYTES
 from swarm.fault_points import reached
+from swarm.held_bytes import HeldBytes
 from swarm.modules.outlines import Outline, Outlines, chunks_of
 from swarm.modules.pipelined import write_pipelined
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
 from swarm.registry.deltas import Deltas
-from swarm.registry.progress import with_progress
+from swarm.registry.progress import PROGRESS_S, with_progress
 from swarm.registry.quotas import Quotas
 from swarm.registry.reconciling import Reconciler
 from swarm.registry.room import Room
 
 SPARE_BYTES: Final = 64 << 20
 """What publishing leaves free on the disk, so that the rest of the machine goes on."""
+
+UNWRITTEN_BYTES: Final = 64 << 20
+"""So much of one sender's uploads together may be in memory, not written yet."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +50,7 @@ class BlobTransfers:
         self._blobs, self._catalogue, self._claims, self._quotas = blobs, catalogue, claims, quotas
         self._reconciler, self._room = reconciler, Room(blobs.free_bytes, spare_bytes)
         self._deltas, self._outlines = Deltas(blobs), Outlines()
+        self._unwritten = HeldBytes(UNWRITTEN_BYTES, PROGRESS_S)
 
     async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
         """Return the digests whose bytes are not here, or were found damaged. The others stay for the
@@ -94,10 +99,10 @@ class BlobTransfers:
             self._room.reserved(digest, size_bytes - offset) as reservation,
             self._quotas.uploading(limited, digest, size_bytes, self._blobs.kept(sender)),
             self._blobs.writer(digest, size_bytes, sender, offset) as writer,
+            self._unwritten.stream(sender) as held,
         ):
-            await write_pipelined(
-                with_progress(chunks, f"blob {digest[:12]}"), reservation.counting(writer.write)
-            )
+            coming = held.taken(with_progress(chunks, f"blob {digest[:12]}"))
+            await write_pipelined(coming, held.passing(reservation.counting(writer.write)))
             # Claimed first, so that it is never here unclaimed.
             self._claims.claim(caller.id, [digest], is_stored=True)
             try:

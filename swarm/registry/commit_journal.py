@@ -60,9 +60,12 @@ class CommitJournal:
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._size = 0
+        self._left: int | None = 0
+        """How many bytes this process left in the file; None where a failed write may have left any."""
         self.damaged = 0
         """How many whole lines could not be read."""
         if path is not None and path.exists():
+            self._left = path.stat().st_size
             self._size = self._read(path)
 
     def has(self, manifest: Digest) -> bool:
@@ -145,7 +148,7 @@ class CommitJournal:
             batch, self._waiting = self._waiting, []
             try:
                 await asyncio.to_thread(self._sync, [entry for entry, _ in batch])
-            except OSError as error:
+            except (OSError, SwarmError) as error:
                 for _, written in batch:
                     if not written.done():
                         written.set_exception(self._not_written(error))
@@ -163,6 +166,10 @@ class CommitJournal:
         is_new = not self._path.exists()
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
         with os.fdopen(handle, "wb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if self._left not in (None, found):
+                raise self._changed(found)
+            self._left = None
             try:
                 os.ftruncate(file.fileno(), self._size)  # what a failed write left
                 file.seek(self._size)
@@ -176,6 +183,7 @@ class CommitJournal:
         if is_new:
             _sync_folder(self._path.parent)
         self._size += len(data)
+        self._left = self._size
 
     def _take(self, entry: Entry) -> None:
         if entry.kind == "withdraw":
@@ -211,7 +219,17 @@ class CommitJournal:
                     self._take(entry)
         return end
 
-    def _not_written(self, error: OSError) -> SwarmError:
+    def _changed(self, found: int) -> NotReadyError:
+        return NotReadyError(
+            f"journal of commits {self._path}",
+            found=f"{found} bytes",
+            expected=f"{self._left}, as this registry left it",
+            remedy="another process wrote it: end that one, start this one again; nothing was acknowledged",
+        )
+
+    def _not_written(self, error: OSError | SwarmError) -> SwarmError:
+        if isinstance(error, SwarmError):
+            return error
         subject = f"journal of commits {self._path}"
         remedy = "mend it and send the same again; nothing was acknowledged"
         found = os.strerror(error.errno or errno.EIO)

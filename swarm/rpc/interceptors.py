@@ -1,4 +1,4 @@
-"""One interceptor for all servers and all kinds of calls: who may call, and how errors leave.
+"""One interceptor for all servers and all kinds of calls: who may call, how much at once, how errors leave.
 
 A domain error becomes the gRPC status of `swarm.rpc.status`, with the whole error as a `Problem` in the
 trailing metadata `swarm-problem-bin`; anything else is logged and leaves as INTERNAL without details.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,14 +20,18 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from swarm.audit import RefusalLog
-from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
+from swarm.domain.errors import DeadlineError, ExhaustedError, InvalidInputError, SwarmError
 from swarm.rpc import status
+from swarm.rpc.allowances import Allowances, Kind
 from swarm.rpc.callers import Gatekeeper, Standing, claimed_caller, set_current_caller
 from swarm.rpc.convert import problem_to_pb
 
 PROBLEM_KEY: Final = "swarm-problem-bin"
 RECHECK_S: Final = 1.0
 HEARD_OUT_S: Final = 60.0
+REFUSING_S: Final = 5.0
+"""How long a refusal may wait behind bytes that the caller does not take."""
+
 _MAX_TEXT: Final = 1_000
 _log = structlog.get_logger(__name__)
 
@@ -35,12 +40,19 @@ Behaviour = Callable[[Any, Context], Awaitable[Any] | AsyncIterator[Any]]
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Admits callers, re-checks streams every second, and maps errors, for every method of a server."""
+    """Admits callers, re-checks streams every second, and maps errors, for every method of a server.
+
+    `allowances` None: nobody is limited.
+    """
 
     def __init__(
-        self, gatekeeper: Gatekeeper, recheck_s: float = RECHECK_S, refusals: RefusalLog | None = None
+        self,
+        gatekeeper: Gatekeeper,
+        recheck_s: float = RECHECK_S,
+        refusals: RefusalLog | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
-        self._gatekeeper, self._recheck_s = gatekeeper, recheck_s
+        self._gatekeeper, self._recheck_s, self._allowances = gatekeeper, recheck_s, allowances
         self._refusals = refusals if refusals is not None else RefusalLog()
 
     async def intercept_service(
@@ -63,9 +75,11 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             gatekeeper=self._gatekeeper,
             recheck_s=self._recheck_s,
             refusals=self._refusals,
+            allowances=self._allowances,
         )
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        # Messages are read inside: gRPC answers UNKNOWN, with a traceback, to bytes that are none.
+        # Messages are read inside, also where there is one only: a caller is admitted and counted before,
+        # and gRPC answers UNKNOWN, with a traceback, to bytes that are no message.
+        make = getattr(grpc, f"stream_{_arity(handler.response_streaming)}_rpc_method_handler")
         return make(guarded.serve, None, handler.response_serializer)
 
 
@@ -80,8 +94,9 @@ class _Guarded:
     gatekeeper: Gatekeeper
     recheck_s: float
     refusals: RefusalLog
+    allowances: Allowances | None
 
-    async def serve(self, request: Any, context: Context) -> Any:
+    async def serve(self, messages: AsyncIterable[bytes], context: Context) -> Any:
         """Run the method; whatever goes wrong leaves through `_refuse`."""
         started = time.monotonic()
         who = ""
@@ -89,20 +104,25 @@ class _Guarded:
             standing = self.gatekeeper.admit(self.path, context)
             who = f"{standing.caller.role}/{standing.caller.id}"
             set_current_caller(standing.caller)
-            received = _Received(request, self._message) if self.streams_in else self._message(request)
-            work = _run(self.behaviour, received, context)
-            reply = await (self._while_standing(work, standing) if self.streaming else work)
+            with self._counted(who, self.path, self._kind):
+                received = _Received(messages, self._message)
+                request = received if self.streams_in else await self._only(received)
+                work = self._run(request, context)
+                reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
-            self.refusals.refused(self.path, who or claimed_caller(context), error, peer=context.peer())
+            named = who or claimed_caller(context)
+            self.refusals.refused(self.path, named, error, peer=context.peer())
             if self.uploads:
-                await _heard_out(request)
+                await self._hear_out(messages, named)
             await _refuse(context, error)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if (refusal := _exhausted(error)) is None:
                 await self._fail(context, who, error)
-            await _refuse(context, _disk_full(error))
+            else:
+                self.refusals.refused(self.path, who, refusal, peer=context.peer())
+                await _refuse(context, refusal)
         except Exception as error:
             await self._fail(context, who, error)
         else:
@@ -110,6 +130,62 @@ class _Guarded:
                 "rpc.served", method=self.path, caller=who, duration_s=round(time.monotonic() - started, 6)
             )
             return reply
+
+    @property
+    def _kind(self) -> Kind:
+        if self.uploads:
+            return "upload"
+        return "stream" if self.streaming else "call"
+
+    async def _only(self, received: AsyncIterator[Any]) -> Any:
+        """Return the message of a call that has one."""
+        async for message in received:
+            return message
+        raise InvalidInputError(self.path.lstrip("/"), found="no message", expected="the method's request")
+
+    def _counted(self, member: str, path: str, kind: Kind) -> AbstractContextManager[None]:
+        return nullcontext() if self.allowances is None else self.allowances.call(member, path, kind)
+
+    async def _hear_out(self, messages: AsyncIterable[bytes], member: str) -> None:
+        """Take in the rest of a refused upload and drop it, for a while: a caller that is still sending when
+        its call ends does not hear why (gRPC says "internal error"). Of a few at once for each member."""
+        with suppress(Exception), self._counted(member, "uploads that were refused", "upload"):
+            async with asyncio.timeout(HEARD_OUT_S):
+                async for _ in messages:
+                    pass
+
+    async def _run(self, request: Any, context: Context) -> Any:
+        answer = self.behaviour(request, context)
+        if not isinstance(answer, AsyncIterator):
+            return await answer
+        try:
+            async for message in answer:
+                await self._write(context, message, answer)
+        finally:
+            await _closed(answer)
+        return None
+
+    async def _write(self, context: Context, message: Any, source: AsyncIterator[Any]) -> None:
+        """Write a message. Where the caller does not read for too long, close the source; DeadlineError once
+        it reads: gRPC keeps the message until then or the connection's end, so the call counts as long."""
+        if self.allowances is None:
+            await context.write(message)
+            return
+        unread_s, loop = self.allowances.limits.unread_s, asyncio.get_running_loop()
+        closing: list[asyncio.Task[None]] = []
+        timer = loop.call_later(unread_s, lambda: closing.append(loop.create_task(_closed(source))))
+        try:
+            await context.write(message)
+        finally:
+            timer.cancel()
+            await asyncio.gather(*closing)
+        if closing:
+            raise DeadlineError(
+                f"stream {self.path.lstrip('/')}",
+                found=f"a caller that read nothing for {unread_s:g} s",
+                expected="one that reads what it asked for",
+                remedy="ask again",
+            )
 
     def _message(self, data: bytes) -> Any:
         try:
@@ -160,27 +236,10 @@ class _Received:
         return self._read(await anext(self._messages))
 
 
-async def _run(behaviour: Behaviour, request: Any, context: Context) -> Any:
-    answer = behaviour(request, context)
-    if not isinstance(answer, AsyncIterator):
-        return await answer
-    try:
-        async for message in answer:
-            await context.write(message)
-    finally:
-        close = getattr(answer, "aclose", None)
-        if close is not None:
-            await close()
-    return None
-
-
-async def _heard_out(messages: AsyncIterable[bytes]) -> None:
-    """Take in the rest of a refused upload and drop it, for a while: a caller that is still sending when its
-    call ends does not hear why (gRPC says "internal error")."""
-    with suppress(Exception):
-        async with asyncio.timeout(HEARD_OUT_S):
-            async for _ in messages:
-                pass
+async def _closed(source: AsyncIterator[Any]) -> None:
+    close = getattr(source, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _refuse(context: Context, error: SwarmError) -> None:
@@ -188,14 +247,28 @@ async def _refuse(context: Context, error: SwarmError) -> None:
     cut = status.error_from_parts(
         error.code, *(text[:_MAX_TEXT] for text in (error.subject, error.found, error.expected, error.remedy))
     )
-    await context.abort(
-        grpc.StatusCode[status.status_of(error).grpc],
-        str(error)[:_MAX_TEXT],
-        ((PROBLEM_KEY, problem_to_pb(cut).SerializeToString()),),
-    )
+    try:
+        async with asyncio.timeout(REFUSING_S):
+            await context.abort(
+                grpc.StatusCode[status.status_of(error).grpc],
+                str(error)[:_MAX_TEXT],
+                ((PROBLEM_KEY, problem_to_pb(cut).SerializeToString()),),
+            )
+    except TimeoutError:
+        raise asyncio.CancelledError from None  # which ends the stream without a status
 
 
-def _disk_full(error: OSError) -> ExhaustedError:
+def _exhausted(error: OSError) -> ExhaustedError | None:
+    """Return what the machine has no more of, None where that is not it."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ExhaustedError(
+            "open files of the server",
+            found=os.strerror(error.errno),
+            expected="room for one more",
+            remedy="try again; its operator raises the limit: ulimit -n",
+        )
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
     return ExhaustedError(
         f"disk of {error.filename}" if error.filename else "the server's disk",
         found=error.strerror or "no space left",

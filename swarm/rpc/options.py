@@ -52,4 +52,6 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
+    # On one connection; what comes beyond waits there. gRPC counts a call until its last byte was taken.
+    ("grpc.max_concurrent_streams", 1_024),
 )

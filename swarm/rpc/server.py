@@ -17,6 +17,7 @@ from swarm.audit import RefusalLog
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
+from swarm.rpc.allowances import MOST_CALLS_OF_ALL, Allowances, Limits
 from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, SameMachineGatekeeper
 from swarm.rpc.credentials import IdentitySource, server_credentials
 from swarm.rpc.interceptors import RECHECK_S, Behaviour, CallGuard
@@ -47,11 +48,14 @@ class RpcServer:
         gatekeeper: Gatekeeper,
         source: IdentitySource | None,
         recheck_s: float = RECHECK_S,
+        allowances: Allowances | None = None,
     ) -> None:
         self._source = source
         self._refusals = RefusalLog()
         self._server = grpc.aio.server(
-            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals)], options=SERVER_OPTIONS
+            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals, allowances)],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=None if allowances is None else MOST_CALLS_OF_ALL,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         offered = tuple(services)
@@ -119,14 +123,16 @@ def create_server(
     *,
     now: Callable[[], float] = time.time,
     recheck_s: float = RECHECK_S,
+    limits: Limits | None = None,
 ) -> RpcServer:
     """Return a server under the identity in a folder, whose renewed certificates it takes up by itself.
 
-    Every call is held against `swarm.rpc.methods.ROLES`, the certificate's dates and is_revoked.
+    Every call is held against `swarm.rpc.methods.ROLES`, the certificate's dates and is_revoked, and against
+    what its member may have open at once.
     """
     source = IdentitySource(identity_folder)
     gatekeeper = CertificateGatekeeper(source.current().swarm, is_revoked, now)
-    return RpcServer(services, gatekeeper, source, recheck_s)
+    return RpcServer(services, gatekeeper, source, recheck_s, Allowances(limits))
 
 
 def create_local_server(caller: Caller, services: Iterable[Service]) -> RpcServer:

@@ -1,9 +1,13 @@
 """The registry as a process: mutual TLS, a real Redis, SIGTERM, outages, revocation while it runs."""
 
 import asyncio
+import os
+import resource
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 
 from swarm.digests import digest_of
 from swarm.domain.errors import (
+    ExhaustedError,
     NotAuthorisedError,
     StaleParentError,
     SwarmError,
@@ -24,6 +29,7 @@ from swarm.domain.ids import NodeId
 from swarm.registry.app import RegistryConfig, serve
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import RedisStore, connect_redis
+from swarm.rpc import methods as m
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.trust.identity import Identity, create_service_identity
@@ -60,11 +66,12 @@ class Running:
         return sign_statement(value, self.ada.required_signer())
 
 
+def run_command(config: RegistryConfig) -> list[str]:
+    return [sys.executable, "-c", _RUN, str(config.identity), str(config.blobs), config.redis_url]
+
+
 async def started(config: RegistryConfig) -> tuple[asyncio.subprocess.Process, int]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _RUN, str(config.identity), str(config.blobs), config.redis_url,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await asyncio.create_subprocess_exec(*run_command(config), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     async with asyncio.timeout(30):
         while not (line := await process.stdout.readline()).strip().isdigit():
@@ -187,6 +194,32 @@ async def test_while_redis_is_down_blobs_are_read_and_publishing_says_what_is_wr
     await client.close()
 
 
+async def test_a_member_that_opens_streams_without_end_and_reads_nothing_stops_nobody_else(
+    running: Running,
+) -> None:
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (200, 200))
+    bob = running.founded.member("bob", now=datetime.now(UTC))
+    await running.store.put_record(NodeId("bob"), bob.record)
+    ada, theirs = running.client(running.ada), running.client(bob)
+    await publish(ada, running)
+    blob = expert()[0].blobs()[0]
+    connection = open_channel(running.ada, f"127.0.0.1:{running.port}", "registry", REGISTRY)
+    with ExitStack() as silent:
+        for _ in range(300):  # asked for, and the question is never finished
+            silent.enter_context(connection.duplex(m.FETCH))
+        with pytest.raises(ExhaustedError, match="Registry/Fetch of node/ada: found 64 open"):
+            async with asyncio.timeout(30):
+                while True:
+                    await ada.fetch_blob(blob)
+        data = os.urandom(5 << 20)
+        await theirs.publish_blob(digest_of(data), data)
+        assert await theirs.fetch_blob(blob) == expert()[1][blob]
+        assert [head.version for head in await ada.heads()] == [1]
+        await publish(ada, running, version=2, seed=1)
+    for client in (ada, theirs, connection):
+        await client.close()
+
+
 async def test_a_revoked_node_is_refused_within_a_moment_without_a_restart(running: Running) -> None:
     client = running.client(running.ada)
     await publish(client, running)
@@ -234,8 +267,46 @@ async def test_an_operator_may_read_but_not_commit(running: Running) -> None:
 async def test_without_redis_or_with_a_port_in_use_the_registry_says_so_and_ends(
     running: Running, tmp_path: Path
 ) -> None:
-    missing = replace(running.config, redis_url=f"unix://{tmp_path}/nothing.sock")
+    home = tmp_path / "another home"
+    shutil.copytree(running.config.identity, home / "identity")
+    config = replace(running.config, identity=home / "identity", blobs=home / "blobs")
     with pytest.raises(UnreachableError, match="Redis at unix://"):
-        await serve(missing)
+        await serve(replace(config, redis_url=f"unix://{tmp_path}/nothing.sock"))
     with pytest.raises(UsageError, match="port"):
-        await serve(replace(running.config, port=running.port))
+        await serve(replace(config, port=running.port))
+
+
+async def test_a_second_registry_over_the_same_home_is_refused_and_what_was_acknowledged_stays(
+    running: Running,
+) -> None:
+    client = running.client(running.ada)
+    await publish(client, running)
+    journal = running.config.identity.with_name("commits.jsonl")
+    before = journal.read_bytes()
+    second = await asyncio.create_subprocess_exec(
+        *run_command(running.config), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        said, why = await second.communicate()
+    assert second.returncode != 0 and not said
+    assert f"one that runs already (process {running.process.pid} on " in why.decode()
+    await publish(client, running, version=2, seed=1)
+    assert journal.read_bytes().startswith(before)
+    await client.close()
+
+
+async def test_a_killed_registry_locks_nobody_out_and_one_that_is_ending_is_waited_for(
+    running: Running,
+) -> None:
+    running.process.kill()
+    running.process, running.port = await started(running.config)
+    client = running.client(running.ada)
+    assert await client.heads() == []
+    await client.close()
+    running.process.terminate()
+    ending = running.process
+    running.process, running.port = await started(running.config)
+    assert await ending.wait() == 0
+    client = running.client(running.ada)
+    assert await client.heads() == []
+    await client.close()

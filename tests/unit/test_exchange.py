@@ -27,8 +27,10 @@ from swarm.domain.errors import (
     UsageError,
     VerificationError,
 )
+from swarm.domain.ids import SwarmId
 from swarm.exchange.card import escaped, model_card
 from swarm.exchange.folder import CARD_FILE, CORRECTION_FILE, MANIFEST_FILE, MODEL_FILE, read_export
+from swarm.exchange.model_signature import SIGNATURE_FILE, verify_folder
 from swarm.exchange.proof import Proof
 from swarm.exchange.weights_file import write_weights
 from swarm.experts.expert import LoadedExpert
@@ -252,7 +254,12 @@ def test_a_folder_with_something_in_it_is_replaced_only_if_it_is_an_export(
     made.export(target)
     with pytest.raises(ConflictError, match="--force"):
         made.export(target)
-    (target / "note.txt").write_text("of the earlier export")
+    (target / "note.txt").write_text("somebody's own")
+    with pytest.raises(ConflictError, match=r"note\.txt"):
+        made.export(target, force=True)
+    assert (target / "note.txt").read_text() == "somebody's own"
+    (target / "note.txt").unlink()
+    (target / MODEL_FILE).write_bytes(b"damaged")
     assert made.export(target, force=True).folder == target
     assert {path.name for path in target.iterdir()} == set(ALL)
     mine = tmp_path / "mine"
@@ -260,6 +267,10 @@ def test_a_folder_with_something_in_it_is_replaced_only_if_it_is_an_export(
     (mine / "thesis.tex").write_text("years of work")
     with pytest.raises(ConflictError, match="no export"):
         made.export(mine, force=True)
+    (mine / MANIFEST_FILE).write_text('{"name": "an extension of a browser"}')
+    with pytest.raises(ConflictError, match="no export"):
+        made.export(mine, force=True)
+    assert (mine / "thesis.tex").read_text() == "years of work"
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError):
         made.export(tmp_path / "file")
@@ -284,6 +295,52 @@ def test_an_export_that_fails_leaves_nothing_and_what_was_there(made: Made, tmp_
             made.export(target, force=True, sign=sign)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_somebody_put_there_while_an_export_was_made_stays(made: Made, tmp_path: Path) -> None:
+    target = made.export(tmp_path / "out").folder
+
+    def meanwhile(folder: Path) -> None:
+        (target / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(ConflictError, match=r"thesis\.tex"):
+        made.export(target, force=True, sign=meanwhile)
+    assert {path.name for path in target.iterdir()} == {*ALL, "thesis.tex"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_export_that_cannot_get_its_name_gives_the_earlier_one_back(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = made.export(tmp_path / "out").folder
+    (target / MODEL_FILE).write_bytes(b"the earlier one")
+    renames = Path.rename
+
+    def rename(source: Path, name: Path) -> Path:
+        if name == target and source.name == "out":
+            raise OSError(5, "Input/output error")
+        return renames(source, name)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(SwarmError, match="Input/output"):
+        made.export(target, force=True)
+    assert (target / MODEL_FILE).read_bytes() == b"the earlier one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", [CARD_FILE, MODEL_FILE])
+def test_a_pipe_or_a_device_in_an_exports_place_is_refused_at_once(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(VerificationError, match="no regular file"):
+        read_export(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(VerificationError, match="no regular file"):
+        read_export(folder)
+    os.mkfifo(folder / SIGNATURE_FILE)
+    with pytest.raises(VerificationError, match="no regular file"):
+        verify_folder(folder, b"", SwarmId("plants"))
 
 
 def test_damaged_weights_are_not_exported(made: Made, tmp_path: Path) -> None:
@@ -347,7 +404,7 @@ def test_the_cards_command_verifies_the_model_signature(made: Made, tmp_path: Pa
     pytest.importorskip("model_signing")
     pytest.importorskip("OpenSSL")
     from swarm.exchange.folder import write_export
-    from swarm.exchange.model_signature import sign_folder, verify_folder
+    from swarm.exchange.model_signature import sign_folder
 
     folder = write_export(
         tmp_path / "out",

@@ -147,10 +147,38 @@ def test_a_view_outlives_removal(blobs: BlobFiles) -> None:
         view[0] = 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_a_blob_that_many_read_at_once_is_open_once(blobs: BlobFiles) -> None:
+    blobs.put(DATA)
+    before = len(os.listdir("/proc/self/fd"))
+    views = [blobs.open_verified(NAME) for _ in range(100)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    views[0].release()
+    assert all(bytes(view) == DATA for view in views[1:])
+    del views
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "a" * 63])
 def test_only_digests_name_files(blobs: BlobFiles, name: str) -> None:
     with pytest.raises(InvalidInputError, match="digest"):
         blobs.has(Digest(name))
+
+
+def test_what_is_no_blob_in_its_own_folder_is_not_listed(blobs: BlobFiles) -> None:
+    blobs.put(DATA)
+    other = "00" if NAME[:2] != "00" else "01"
+    for name in ("lost+found", other):
+        (blobs.folder / name).mkdir()
+    folder = blobs.folder / NAME[:2]
+    (folder / ".nfs0000001").write_bytes(b"held open by another machine")
+    (folder / f"{NAME[:2]}{'e' * 62}").mkdir()
+    (blobs.folder / other / NAME).write_bytes(DATA)
+    (blobs.folder / "lost+found" / digest_of(b"x")).write_bytes(b"x")
+    (blobs.folder / "lost+found").chmod(0)
+    (blobs.folder / "note.txt").write_text("somebody's own")
+    assert list(blobs.digests()) == [NAME]
+    assert blobs.stats() == (1, len(DATA))
 
 
 def test_a_full_disk_is_a_clear_error_and_tears_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.modules.pipelined import write_pipelined
+from swarm.modules.pipelined import BATCH_CHUNKS, write_pipelined
 
 
 async def each(chunks: list[bytes]) -> AsyncIterator[bytes]:
@@ -93,3 +93,40 @@ async def test_nobody_writes_after_a_cancellation() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert writing == 0
+
+
+async def test_what_a_pausing_sender_sent_is_written_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.modules.pipelined.PAUSE_S", 0.01)
+    loop, come, written = asyncio.get_running_loop(), asyncio.Event(), list[bytes]()
+
+    def write(chunk: bytes) -> None:
+        written.append(chunk)
+        loop.call_soon_threadsafe(come.set)
+
+    async def pauses() -> AsyncIterator[bytes]:
+        for chunk in (b"a", b"b", b"c"):
+            come.clear()
+            yield chunk
+            await come.wait()
+
+    async with asyncio.timeout(20):
+        await write_pipelined(pauses(), write)
+    assert written == [b"a", b"b", b"c"]
+
+
+async def test_tiny_chunks_are_written_before_many_have_gathered() -> None:
+    come, most, gone = 0, 0, 0
+
+    async def tiny() -> AsyncIterator[bytes]:
+        nonlocal come, most
+        for _ in range(20_000):
+            come += 1
+            most = max(most, come - gone)
+            yield b"x"
+
+    def write(chunk: bytes) -> None:
+        nonlocal gone
+        gone += 1
+
+    await write_pipelined(tiny(), write)
+    assert gone == 20_000 and most <= 3 * BATCH_CHUNKS

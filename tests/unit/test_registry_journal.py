@@ -127,6 +127,22 @@ async def test_a_journal_that_takes_nothing_acknowledges_nothing_and_the_same_ag
     assert CommitJournal(tmp_path / "commits.jsonl").has(digest)
 
 
+async def test_a_journal_that_another_process_wrote_takes_nothing_more_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "commits.jsonl"
+    one, other = CommitJournal(path), CommitJournal(path)
+    await one.note_commit("1" * 64, b"{}")  # type: ignore[arg-type]
+    await one.note_commit("2" * 64, b"{}")  # type: ignore[arg-type]
+    with pytest.raises(NotReadyError, match="another process wrote it"):
+        await other.note_commit("3" * 64, b"{}")  # type: ignore[arg-type]
+    assert not other.has("3" * 64)  # type: ignore[arg-type]
+    assert CommitJournal(path).commits == {"1" * 64, "2" * 64}
+    path.unlink()
+    with pytest.raises(NotReadyError, match="found 0 bytes"):
+        await one.note_commit("4" * 64, b"{}")  # type: ignore[arg-type]
+
+
 @settings(max_examples=60, deadline=None)
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), max_size=2))
 async def test_a_cut_or_flipped_journal_never_says_what_was_not_written(

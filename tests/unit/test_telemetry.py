@@ -2,7 +2,9 @@
 
 import io
 import json
+import resource
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -52,6 +54,34 @@ def test_unix_sockets_and_excluded_ports_do_not_count() -> None:
                 with receiver:
                     assert receiver.recv(65536)
                     assert meter.totals().sent == before.sent
+
+
+@linux
+def test_a_process_that_may_open_no_more_files_goes_on_counting() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with SocketMeter() as meter:
+        sender, receiver = carry(1000)
+        counted = meter.totals()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            assert meter.totals() == counted
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sender.sendall(b"x" * 500)
+        assert receiver.recv(500)
+        assert meter.totals().sent >= counted.sent + 500
+        sender.close()
+        receiver.close()
+
+
+def test_a_service_may_open_as_many_files_as_its_machine_allows() -> None:
+    program = (
+        "import resource; from swarm.open_files import MOST, raise_limit\n"
+        "hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 5000)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "assert raise_limit() == hard == resource.getrlimit(resource.RLIMIT_NOFILE)[0]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_events_are_json_lines_with_the_process_that_says_them() -> None:
