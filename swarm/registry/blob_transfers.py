@@ -14,6 +14,7 @@ from swarm.domain.tensors import MAX_TENSOR_BYTES
 from swarm.fault_points import reached
 from swarm.modules.outlines import Outline, Outlines, chunks_of
 from swarm.modules.pipelined import write_pipelined
+from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
@@ -28,36 +29,47 @@ _log = structlog.get_logger(__name__)
 
 
 class BlobTransfers:
-    """Takes and gives the blobs of one store; the catalogue says which may leave."""
+    """Takes and gives the blobs of one store; the rights say which may leave, and to whom."""
 
     def __init__(
         self,
         *,
         blobs: BlobStore,
         catalogue: Catalogue,
+        rights: BlobRights,
         claims: Claims,
         quotas: Quotas,
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
-        self._blobs, self._catalogue, self._claims, self._quotas = blobs, catalogue, claims, quotas
+        self._blobs, self._catalogue, self._rights = blobs, catalogue, rights
+        self._claims, self._quotas = claims, quotas
         self._spare_bytes = spare_bytes
         self._deltas, self._outlines = Deltas(blobs), Outlines()
 
-    async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
-        """Return the digests whose bytes are not here, or were found damaged. The others stay for the
-        claimant until it commits a manifest that has them, or a day is over."""
+    async def missing(
+        self, digests: Sequence[Digest], caller: Caller | None = None, *, claims: bool = True
+    ) -> list[Digest]:
+        """Return the digests whose bytes are not here, were found damaged, or may not be named by the caller:
+        it sends them once, and has shown that it has them. With `claims` the others stay for the caller until
+        it commits a manifest that has them, or a day is over. Caller None: who runs the registry."""
         for digest in digests:
             checked_digest(digest)
         asked = list(dict.fromkeys(digests))
-        if claimant is None:
+        if caller is None:
             return await asyncio.to_thread(self._blobs.missing, asked)
-        self._claims.claim(claimant.id, asked)
-        missing = asked  # all, where nobody is told anything else
+        await self._rights.refresh()
+        foreign = self._rights.unnameable(caller.id, asked)
+        nameable = [each for each in asked if each not in foreign]
+        if claims:
+            self._claims.claim(caller.id, nameable)
+        missing = nameable  # all, where nobody is told anything else
         try:
-            missing = await asyncio.to_thread(self._blobs.missing, asked)
+            missing = await asyncio.to_thread(self._blobs.missing, nameable)
         finally:
-            self._claims.release(claimant.id, missing)
-        return missing
+            if claims:
+                self._claims.release(caller.id, missing)
+        lacking = foreign.union(missing)
+        return [each for each in asked if each in lacking]
 
     async def publish(
         self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes], offset: int = 0
@@ -87,12 +99,13 @@ class BlobTransfers:
         ):
             await write_pipelined(with_progress(chunks, f"blob {digest[:12]}"), writer.write)
             # Claimed first, so that it is never here unclaimed.
-            self._claims.claim(caller.id, [digest], is_stored=True)
+            self._claims.claim(caller.id, [digest])
             try:
                 await asyncio.to_thread(writer.commit)
             except (SwarmError, OSError):
                 self._claims.release(caller.id, [digest])
                 raise
+            self._claims.note_stored(caller.id, digest)
         reached("registry.blob.durable")
         _log.info("blob.stored", blob=digest, size_bytes=size_bytes, sender=caller.id)
 
@@ -104,19 +117,22 @@ class BlobTransfers:
         checked_digest(digest)
         return self._blobs.kept(_sender(caller)).get(digest, 0)
 
-    async def fetch(self, digest: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
+    async def fetch(
+        self, digest: Digest, offset: int = 0, length: int = 0, caller: Caller | None = None
+    ) -> AsyncIterator[bytes]:
         """Yield a blob in chunks of 1 MiB, its bytes verified first; or so many (0: all) from offset on.
 
-        Raises NotFoundError; VerificationError for damaged bytes; NotAuthorisedError for weights that their
-        owner keeps (serve-only) or withdrew; InvalidInputError for bytes beyond its end.
+        Raises NotFoundError, also for what nothing names and somebody else sent; VerificationError for
+        damaged bytes; NotAuthorisedError for weights that their owner keeps (serve-only) or withdrew;
+        InvalidInputError for bytes beyond its end.
         """
-        view = await self._opened(digest)
+        view = await self._opened(digest, caller)
         for chunk in chunks_of(view, digest, offset, length):
             yield chunk
 
-    async def outline(self, digest: Digest) -> Outline:
+    async def outline(self, digest: Digest, caller: Caller | None = None) -> Outline:
         """Return the digests of a blob's blocks; raises what `fetch` does."""
-        view = await self._opened(digest)
+        view = await self._opened(digest, caller)
         return await asyncio.to_thread(self._outlines.of, digest, view)
 
     async def publish_delta(
@@ -124,27 +140,30 @@ class BlobTransfers:
     ) -> None:
         """Store one blob, whole, that comes as its delta to another one here; else as `publish`.
 
-        Raises NotFoundError where the parent is not here, InvalidInputError where it has another size.
+        Raises NotFoundError where the parent is not here or the caller may not name it, InvalidInputError
+        where it has another size.
         """
+        await self._rights.refresh()
+        self._rights.check_readable(caller.id, checked_digest(parent))
         await self.publish(caller, digest, size_bytes, await self._deltas.undone(parent, size_bytes, pieces))
 
-    async def fetch_delta(self, digest: Digest, parent: Digest, width: int) -> AsyncIterator[bytes]:
+    async def fetch_delta(
+        self, digest: Digest, parent: Digest, width: int, caller: Caller | None = None
+    ) -> AsyncIterator[bytes]:
         """Yield the delta that makes a blob of its parent; both must be ones that may be fetched.
 
         Raises NotFoundError where the blob's own bytes are hardly more, else what `fetch` raises.
         """
-        await self._catalogue.refresh()
         for each in (digest, parent):
             # Who gets a delta and one of the two has the other.
-            self._catalogue.check_may_leave(checked_digest(each))
+            await self._rights.check_may_leave(checked_digest(each), caller)
         async for piece in self._deltas.between(digest, parent, width):
             yield piece
 
-    async def _opened(self, digest: Digest) -> memoryview:
+    async def _opened(self, digest: Digest, caller: Caller | None) -> memoryview:
         """Return the verified bytes of a blob that may leave."""
         checked_digest(digest)
-        await self._catalogue.refresh()
-        self._catalogue.check_may_leave(digest)
+        await self._rights.check_may_leave(digest, caller)
         return await asyncio.to_thread(self._blobs.open_verified, digest)
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:

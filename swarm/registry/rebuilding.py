@@ -26,6 +26,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.rebuild import BroughtBack, MissingPiece, OwnerCame, RebuildReport
 from swarm.registry import admission
+from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.commit_journal import CommitJournal
@@ -66,6 +67,7 @@ class Rebuilding:
         store: MetadataStore,
         blobs: BlobStore,
         catalogue: Catalogue,
+        rights: BlobRights,
         journal: CommitJournal,
         reconciler: Reconciler,
         opened: Opened,
@@ -76,6 +78,7 @@ class Rebuilding:
         audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._journal = store, blobs, catalogue, journal
+        self._rights = rights
         self._reconciler, self._opened, self._admitted = reconciler, opened, admitted
         self._within_limits = within_limits
         self._needed, self._keep_versions, self._audit = needed, keep_versions, audit
@@ -92,7 +95,8 @@ class Rebuilding:
     async def bring_back(self, caller: Caller, envelopes: Sequence[bytes], fence: int) -> BroughtBack:
         """Take back what its owner kept of the versions that this registry had accepted, oldest first.
 
-        The newest of each expert becomes its head once its blobs are here; older ones are history. Raises
+        The newest of each expert becomes its head once its blobs are here and its owner may name them; older
+        ones are history, and give and allow no blob that their owner has not sent. Raises
         StaleFenceError, and NotReadyError before the coordinator has put back what is the swarm's.
         """
         if len(envelopes) > MAX_BROUGHT:
@@ -114,6 +118,10 @@ class Rebuilding:
                 [blob for each in statements if each.digest in kept for blob in each.value.blobs()],
             )
         )
+        await self._rights.refresh()
+        for each in statements:
+            if each.digest in kept:
+                lacking |= self._rights.unnameable(each.value.owner, each.value.blobs())
         newest = {each.value.expert: each.digest for each in statements}
         restored: list[str] = []
         missing: dict[Digest, None] = {}
@@ -130,13 +138,14 @@ class Rebuilding:
             try:
                 if as_head:
                     await self._admitted(made)
-                async with self._within_limits(caller, each) if as_head else nullcontext():
-                    is_new = await self._store.put_back(
-                        made, each.digest, each.envelope, as_head=as_head, fence=held
-                    )
-                if is_new:
-                    restored.append(f"{made.expert}@{made.version}")
-                await self._journal.note_commit(each.digest, each.envelope)
+                with self._journal.expecting(each.digest, self._rights.unshown(made.owner, made.blobs())):
+                    async with self._within_limits(caller, each) if as_head else nullcontext():
+                        is_new = await self._store.put_back(
+                            made, each.digest, each.envelope, as_head=as_head, fence=held
+                        )
+                    if is_new:
+                        restored.append(f"{made.expert}@{made.version}")
+                    await self._journal.note_commit(each.digest, each.envelope)
             except (StaleFenceError, UnreachableError):
                 raise
             except SwarmError as error:
