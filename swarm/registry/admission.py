@@ -1,6 +1,7 @@
 """What a manifest must be before it is committed; every refusal names the expert's version and the reason."""
 
 from collections.abc import Callable
+from typing import Final
 
 from swarm.domain.errors import (
     InvalidInputError,
@@ -9,11 +10,15 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.growth import MAX_EXPERTS
 from swarm.domain.ids import ROOT_EXPERT, Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
 from swarm.modules import check_module
+
+MAX_PARENTS: Final = MAX_EXPERTS
+"""So many versions may one come from: as many as one merge joins."""
 
 
 def check_committer(caller: Caller, manifest: Manifest) -> None:
@@ -58,6 +63,10 @@ def check_fits(manifest: Manifest, specification: Specification) -> None:
             subject,
             found=f"input shape {list(manifest.net.input_shape)}",
             expected=f"{list(specification.input_shape)}",
+        )
+    if len(manifest.parents) > MAX_PARENTS:
+        raise InvalidInputError(
+            f"{subject}: parents", found=str(len(manifest.parents)), expected=f"at most {MAX_PARENTS}"
         )
     try:
         specification.with_classes(manifest.class_names)

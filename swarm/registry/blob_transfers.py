@@ -51,7 +51,8 @@ class BlobTransfers:
     ) -> list[Digest]:
         """Return the digests whose bytes are not here, were found damaged, or may not be named by the caller:
         it sends them once, and has shown that it has them. With `claims` the others stay for the caller until
-        it commits a manifest that has them, or a day is over. Caller None: who runs the registry."""
+        it commits a manifest that has them, or a day is over; ExhaustedError where that is more than it may
+        fill. Caller None: who runs the registry."""
         for digest in digests:
             checked_digest(digest)
         asked = list(dict.fromkeys(digests))
@@ -61,6 +62,7 @@ class BlobTransfers:
         foreign = self._rights.unnameable(caller.id, asked)
         nameable = [each for each in asked if each not in foreign]
         if claims:
+            await self._check_quota(caller, nameable)
             self._claims.claim(caller.id, nameable)
         missing = nameable  # all, where nobody is told anything else
         try:
@@ -165,6 +167,12 @@ class BlobTransfers:
         checked_digest(digest)
         await self._rights.check_may_leave(digest, caller)
         return await asyncio.to_thread(self._blobs.open_verified, digest)
+
+    async def _check_quota(self, caller: Caller, blobs: Sequence[Digest]) -> None:
+        """Raise ExhaustedError where a manifest over these blobs is more than the caller may fill."""
+        if caller.role == "node" and self._quotas.most_bytes:
+            await self._quotas.measure(caller.id, blobs)
+            self._quotas.check_commit(caller.id, blobs)
 
     def _check_room(self, digest: Digest, size_bytes: int) -> None:
         free = self._blobs.free_bytes()

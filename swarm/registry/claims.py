@@ -74,6 +74,12 @@ class Claims:
         now = self._clock()
         return blob in self._claimed and any(each.until > now for each in self._claimed[blob].by.values())
 
+    def claimants(self, blob: Digest) -> set[str]:
+        """Return who counts on this blob now."""
+        now = self._clock()
+        claimed = self._claimed[blob].by if blob in self._claimed else {}
+        return {who for who, claim in claimed.items() if claim.until > now}
+
     def stored_by(self, who: str) -> set[Digest]:
         """Return the blobs that `who` has sent and not committed yet."""
         now = self._clock()

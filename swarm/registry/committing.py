@@ -162,6 +162,7 @@ class Commits:
                     await self._quotas.measure(manifest.owner, manifest.blobs())
                     self._quotas.check_commit(manifest.owner, manifest.blobs())
             yield
+            self._quotas.note_committed(manifest.owner, manifest.blobs())
 
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
         """Restore one announced head; return its name, empty if ours is as new."""

@@ -1,11 +1,12 @@
 """How many bytes an owner's experts fill, and how many they may: each distinct blob counts once per owner.
 
+What stays of an owner's experts for others' sake alone, who came from it or claim it, counts for those.
 What holds the blobs may be behind a network: sizes are looked up in a thread, once, and counted from memory.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from swarm.domain.collection import OwnerBytes
@@ -27,6 +28,8 @@ class Quotas:
         self.most_bytes = most_bytes
         self._sizes: dict[Digest, int] = {}  # 0: not here
         self._removals = 0
+        self._for_others: dict[NodeId, set[Digest]] = defaultdict(set)
+        self._of_others: dict[NodeId, set[Digest]] = defaultdict(set)
         self._arriving: dict[NodeId, dict[Digest, int]] = defaultdict(dict)
 
     async def measure(self, owner: NodeId, blobs: Iterable[Digest] = ()) -> None:
@@ -76,6 +79,21 @@ class Quotas:
             owned = self._owned(owner)
             self._check(owner, self._bytes(owned), self._bytes(set(blobs) - owned))
 
+    def settle(self, needed_by: Mapping[Digest, Collection[str]]) -> None:
+        """Count blobs for who needs them, as a collection found. What is committed later counts again."""
+        self._for_others.clear()
+        self._of_others.clear()
+        for blob, needing in needed_by.items():
+            named_by = {self._catalogue.manifests[each].owner for each in self._catalogue.users(blob)}
+            for owner in named_by - set(needing):
+                self._for_others[owner].add(blob)
+            for who in set(needing) - named_by:
+                self._of_others[NodeId(who)].add(blob)
+
+    def note_committed(self, owner: NodeId, blobs: Iterable[Digest]) -> None:
+        """Count blobs for the owner of a manifest that has them, from now on."""
+        self._for_others[owner].difference_update(blobs)
+
     def forget(self, blobs: Iterable[Digest]) -> None:
         """Forget the sizes of blobs that were removed."""
         self._removals += 1
@@ -93,7 +111,8 @@ class Quotas:
             )
 
     def _owned(self, owner: NodeId) -> set[Digest]:
-        return self._catalogue.blobs_of(owner) | self._claims.stored_by(owner)
+        own = self._catalogue.blobs_of(owner) - self._for_others[owner]
+        return own | self._of_others[owner] | self._claims.stored_by(owner)
 
     def _bytes(self, blobs: Iterable[Digest]) -> int:
         return sum(self._sizes.get(blob, 0) for blob in blobs)

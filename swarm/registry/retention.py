@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.gates import GateStatement
-from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId
+from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId, owner_of
 from swarm.domain.lineage import descendants
 from swarm.domain.manifests import Manifest
 
@@ -28,6 +28,14 @@ class GateUse:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Kept:
+    """Why a version's weights stay, the first reason that holds, and which owners need them at all."""
+
+    reason: str
+    needed_by: set[NodeId] = field(default_factory=set)
+
+
 def gates_in_reach(gates: Iterable[GateUse], policy: RetentionPolicy) -> list[GateUse]:
     """Return the newest gates whose arrays stay, the newest first."""
     return sorted(gates, key=lambda gate: -gate.version)[: policy.gate_versions]
@@ -39,17 +47,20 @@ def kept_versions(
     gates: Sequence[GateUse],
     is_withdrawn: Callable[[Manifest], bool],
     policy: RetentionPolicy,
-) -> dict[Digest, str]:
-    """Return the versions whose weights stay, each with the first reason that holds.
+) -> dict[Digest, Kept]:
+    """Return the versions whose weights stay, and why.
 
-    `gates` are those in reach. Withdrawn versions never stay: nobody may fetch them.
+    `gates` are those in reach. Withdrawn versions never stay: nobody may fetch them. Nor do versions that a
+    head of another owner says to come from and cannot: they are serve-only.
     """
     living = {digest: made for digest, made in manifests.items() if not is_withdrawn(made)}
-    kept: dict[Digest, str] = {}
+    parents = {digest: [parent.manifest for parent in made.parents] for digest, made in manifests.items()}
+    kept: dict[Digest, Kept] = {}
 
-    def keep(digest: Digest, reason: str) -> None:
+    def keep(digest: Digest, reason: str, needed_by: NodeId | None = None) -> None:
         if digest in living:
-            kept.setdefault(digest, reason)
+            found = kept.setdefault(digest, Kept(reason=reason))
+            found.needed_by.add(needed_by or living[digest].owner)
 
     for expert, digest in heads.items():
         keep(digest, f"head of {expert}")
@@ -65,10 +76,12 @@ def kept_versions(
         for digest in newest:
             keep(digest, f"among the newest {policy.keep_versions} versions of {expert}")
     for expert, digest in heads.items():
-        for ancestor in _ancestors(manifests, digest):
-            other = ancestor in living and living[ancestor].expert != expert
-            if policy.keep_ancestors == "all" or (policy.keep_ancestors == "borrowed" and other):
-                keep(ancestor, f"ancestor of the head of {expert}")
+        for ancestor in descendants(parents, [digest]) if policy.keep_ancestors != "none" else ():
+            origin = living.get(ancestor)
+            if origin is None or (policy.keep_ancestors == "borrowed" and origin.expert == expert):
+                continue
+            if origin.owner == owner_of(expert) or origin.share != "serve-only":
+                keep(ancestor, f"ancestor of the head of {expert}", owner_of(expert))
     return kept
 
 
@@ -77,8 +90,3 @@ def _by_expert(manifests: Mapping[Digest, Manifest]) -> dict[ExpertId, list[Dige
     for digest in sorted(manifests, key=lambda each: -manifests[each].version):
         found[manifests[digest].expert].append(digest)
     return found
-
-
-def _ancestors(manifests: Mapping[Digest, Manifest], root: Digest) -> list[Digest]:
-    parents = {digest: [parent.manifest for parent in made.parents] for digest, made in manifests.items()}
-    return descendants(parents, [root])

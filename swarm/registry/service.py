@@ -187,6 +187,7 @@ class RegistryService:
         found = await self._collector.collect(dry_run=dry_run)
         if not dry_run:
             self._quotas.forget(each.blob for each in found.gone)
+            self._quotas.settle(self._collector.needed_by)
         return found
 
     async def sweep(self) -> int:

@@ -10,9 +10,15 @@ import pytest
 
 from swarm.digests import digest_of
 from swarm.domain.collection import RetentionPolicy
-from swarm.domain.errors import NotAuthorisedError, NotFoundError, VerificationError
+from swarm.domain.errors import (
+    ExhaustedError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    VerificationError,
+)
 from swarm.domain.ids import Digest, NodeId
-from swarm.domain.manifests import Manifest
+from swarm.domain.manifests import Manifest, Parent
 from swarm.domain.members import Tombstone
 from swarm.domain.tensors import ModuleEntry, TensorEntry
 from swarm.modules import BlobFiles, pack_module
@@ -28,7 +34,7 @@ from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, SIZE_KEY
 from swarm.rpc.pb import registry_pb2
 from swarm.rpc.servicers import registry_service
 from swarm.trust.identity import Identity
-from swarm.trust.statements import sign_statement
+from swarm.trust.statements import sign_statement, statement_digest
 from tests.support.registry import expert, head_weights
 from tests.support.rpc import found_now, node, service, serving
 from tests.support.trust import Founded, gate, specification, tombstone
@@ -361,3 +367,52 @@ async def test_the_swarms_own_blobs_leave_whoever_names_them(world: World) -> No
     value = replace(gate(1), arrays=(entry,))
     await world.store.put_gate(1, sign_statement(value, world.swarm.coordinator_signer))
     assert await world.bob.client.fetch_blob(blob) == arrays
+
+
+FULL = sum(map(len, kept()[1].values()))
+
+
+@pytest.mark.parametrize("way", ["claims", "parents", "blobs"])
+async def test_what_others_keep_of_an_owners_versions_fills_their_quota(world: World, way: str) -> None:
+    world.quota = 3 * FULL
+    await world.serve()
+    mine, more = expert("bob", seed=99)
+    pinned = 0
+    for version in range(1, 9):
+        made, blobs = expert("ada", 1, version, seed=version)
+        await world.ada.publish(made, blobs)
+        digest = statement_digest(world.ada.signed(made))
+        try:
+            if way == "claims":
+                assert await world.bob.client.missing(list(blobs)) == []
+            elif way == "parents":
+                edge = Parent(kind="borrowed-from", manifest=digest)
+                child = expert("bob", version)[0]
+                await world.bob.publish(replace(child, modules=mine.modules, parents=(edge,)), more)
+            elif version == 1:
+                assert await world.bob.publish(replace(expert("bob")[0], modules=made.modules), blobs) == []
+            pinned += 1
+        except ExhaustedError as refused:
+            assert way != "blobs" and "bytes of bob" in str(refused)
+        await world.port.collect()
+        filled = {each.owner: each.size_bytes for each in (await world.port.health()).owners}
+        assert filled["ada"] == FULL
+    assert pinned == {"claims": 4, "parents": 3, "blobs": 8}[way]
+    with pytest.raises(ExhaustedError, match="bytes of bob"):
+        for seed in range(200, 204):
+            await world.bob.send(expert("bob", seed=seed)[1])
+
+
+async def test_lineage_of_serve_only_versions_pins_nothing_and_has_an_end(world: World) -> None:
+    mine, more = expert("bob", seed=99)
+    parents = []
+    for version in (1, 2):
+        made, blobs = kept(seed=version, version=version)
+        await world.ada.publish(made, blobs)
+        parents.append(Parent(kind="borrowed-from", manifest=statement_digest(world.ada.signed(made))))
+    await world.bob.publish(replace(mine, parents=tuple(parents)), more)
+    found = await world.port.collect()
+    assert {each.blob for each in found.gone} == set(kept(seed=1)[1])
+    many = replace(expert("bob", 2)[0], modules=mine.modules, parents=tuple(parents[:1] * 65))
+    with pytest.raises(InvalidInputError, match="parents: found 65"):
+        await world.bob.publish(many, more)
