@@ -22,7 +22,7 @@ from swarm.registry.swarm_blobs import SwarmBlobs
 
 
 class BlobRights:
-    """Answers from what was known at the last `refresh`. For one event loop. `is_revoked` marks owners."""
+    """Knows it of one registry. For one event loop. `is_revoked` marks owners."""
 
     def __init__(
         self,
@@ -38,26 +38,23 @@ class BlobRights:
         self._in_journal: dict[Digest, list[Digest]] = defaultdict(list)
         self._indexed = 0
 
-    async def refresh(self) -> None:
-        """Take in what store and journal have gained. UnreachableError where the store was never read."""
+    async def unnameable(self, who: NodeId, blobs: Iterable[Digest]) -> frozenset[Digest]:
+        """Return those of the blobs that a member may not name. UnreachableError where the store was never
+        read; while it is away, by what was known before."""
         await self._catalogue.refresh()
+        unshown = self.unshown(who, blobs)
+        if all(map(self._may_leave, unshown)):
+            return frozenset()
         await self._swarm_blobs.refresh()
-
-    def may_name(self, who: NodeId, blob: Digest) -> bool:
-        """Say whether a member's manifest may name a blob."""
-        return self._has_shown(who, blob) or self._may_leave(blob)
-
-    def unnameable(self, who: NodeId, blobs: Iterable[Digest]) -> frozenset[Digest]:
-        """Return those of the blobs that a member may not name."""
-        return frozenset(blob for blob in blobs if not self.may_name(who, blob))
+        return frozenset(blob for blob in unshown if not self._may_leave(blob))
 
     def unshown(self, who: NodeId, blobs: Iterable[Digest]) -> frozenset[Digest]:
         """Return those of the blobs whose bytes a member has not sent, as far as it is known."""
         return frozenset(blob for blob in blobs if not self._has_shown(who, blob))
 
-    def check_readable(self, who: NodeId, blob: Digest) -> None:
+    async def check_readable(self, who: NodeId, blob: Digest) -> None:
         """Raise NotFoundError, as for a blob that is not here, for one that a member may not name."""
-        if not self.may_name(who, blob):
+        if await self.unnameable(who, [blob]):
             raise _not_here(blob)
 
     async def check_may_leave(self, blob: Digest, caller: Caller | None = None) -> None:

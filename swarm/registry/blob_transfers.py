@@ -58,8 +58,7 @@ class BlobTransfers:
         asked = list(dict.fromkeys(digests))
         if caller is None:
             return await asyncio.to_thread(self._blobs.missing, asked)
-        await self._rights.refresh()
-        foreign = self._rights.unnameable(caller.id, asked)
+        foreign = await self._rights.unnameable(caller.id, asked)
         nameable = [each for each in asked if each not in foreign]
         if claims:
             await self._check_quota(caller, nameable)
@@ -145,8 +144,7 @@ class BlobTransfers:
         Raises NotFoundError where the parent is not here or the caller may not name it, InvalidInputError
         where it has another size.
         """
-        await self._rights.refresh()
-        self._rights.check_readable(caller.id, checked_digest(parent))
+        await self._rights.check_readable(caller.id, checked_digest(parent))
         await self.publish(caller, digest, size_bytes, await self._deltas.undone(parent, size_bytes, pieces))
 
     async def fetch_delta(

@@ -134,8 +134,7 @@ class Commits:
         """Raise by name unless manifest fits the swarm, all its blobs are here and its owner may name them,
         and its weights are sound. To who may not name a blob it is missing."""
         admission.check_fits(manifest, await self._statements.specification())
-        await self._rights.refresh()
-        foreign = self._rights.unnameable(manifest.owner, manifest.blobs())
+        foreign = await self._rights.unnameable(manifest.owner, manifest.blobs())
 
         def missing(blobs: tuple[Digest, ...]) -> list[Digest]:
             lacking = foreign.union(self._blobs.missing(blobs))

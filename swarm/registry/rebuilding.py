@@ -118,10 +118,9 @@ class Rebuilding:
                 [blob for each in statements if each.digest in kept for blob in each.value.blobs()],
             )
         )
-        await self._rights.refresh()
-        for each in statements:
-            if each.digest in kept:
-                lacking |= self._rights.unnameable(each.value.owner, each.value.blobs())
+        for owner in {each.value.owner for each in statements}:
+            theirs = [each.value for each in statements if each.digest in kept and each.value.owner == owner]
+            lacking |= await self._rights.unnameable(owner, {b for made in theirs for b in made.blobs()})
         newest = {each.value.expert: each.digest for each in statements}
         restored: list[str] = []
         missing: dict[Digest, None] = {}

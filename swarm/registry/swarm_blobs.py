@@ -27,6 +27,8 @@ class SwarmBlobs:
     async def refresh(self) -> None:
         """Take in what the store has gained; while it is down, what was known before stays."""
         try:
+            if self._gates and await self._store.gate(self._gates) is None:
+                self._gates = 0  # the store went back to an older state
             while (envelope := await self._store.specification(self._specifications + 1)) is not None:
                 self._specifications += 1
                 self._blobs |= _trunk_of(envelope)

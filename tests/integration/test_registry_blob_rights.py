@@ -271,6 +271,7 @@ async def test_withdrawn_weights_are_set_free_by_nobody_who_has_not_sent_them(wo
     for change in ({}, {"share": "public"}):
         late = replace(expert("bob", 2)[0], **change)
         assert await offered(world.bob, "commit", late)
+    await world.serve()
     for blob in blobs:
         with pytest.raises(NotAuthorisedError, match="withdrawn"):
             await world.bob.client.fetch_blob(blob)
