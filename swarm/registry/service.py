@@ -66,7 +66,7 @@ class RegistryService:
         self._catalogue = Catalogue(store, keyring.is_revoked)
         rights = BlobRights(
             catalogue=self._catalogue,
-            swarm_blobs=SwarmBlobs(store),
+            swarm_blobs=SwarmBlobs(store, statements),
             journal=journal,
             claims=claims,
             is_revoked=keyring.is_revoked,

@@ -365,8 +365,11 @@ async def test_the_swarms_own_blobs_leave_whoever_names_them(world: World) -> No
     entry = TensorEntry(
         name="log_prior", dtype="int8", shape=(len(arrays),), blob=blob, offset=0, size_bytes=len(arrays)
     )
-    value = replace(gate(1), arrays=(entry,))
-    await world.store.put_gate(1, sign_statement(value, world.swarm.coordinator_signer))
+    forged, true = (replace(gate(version), arrays=(entry,)) for version in (1, 2))
+    await world.store.put_gate(1, sign_statement(forged, world.bob.identity.required_signer()))
+    with pytest.raises(NotFoundError):
+        await world.bob.client.fetch_blob(blob)
+    await world.store.put_gate(2, sign_statement(true, world.swarm.coordinator_signer))
     assert await world.bob.client.fetch_blob(blob) == arrays
 
 
