@@ -49,7 +49,9 @@ def from_here(flag: str | None) -> str | None:
 
 
 def check_usable(place: BlobPlace) -> None:
-    """Make the folder; UsageError where it cannot be made or written to."""
+    """Make the folder of a place that is one; UsageError where it cannot be made or written to."""
+    if place.url:
+        return
     try:
         place.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

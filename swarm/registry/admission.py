@@ -11,6 +11,7 @@ from swarm.domain.errors import (
     TrunkMismatchError,
     VerificationError,
 )
+from swarm.domain.growth import MAX_EXPERTS
 from swarm.domain.ids import ROOT_EXPERT, Digest, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller
@@ -19,6 +20,8 @@ from swarm.modules import check_module
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 """So large a signed manifest may be."""
+MAX_PARENTS: Final = MAX_EXPERTS
+"""So many versions may one come from: as many as one merge joins."""
 
 
 def check_size(envelope: bytes) -> None:
@@ -71,6 +74,10 @@ def check_fits(manifest: Manifest, specification: Specification) -> None:
             subject,
             found=f"input shape {list(manifest.net.input_shape)}",
             expected=f"{list(specification.input_shape)}",
+        )
+    if len(manifest.parents) > MAX_PARENTS:
+        raise InvalidInputError(
+            f"{subject}: parents", found=str(len(manifest.parents)), expected=f"at most {MAX_PARENTS}"
         )
     try:
         specification.with_classes(manifest.class_names)

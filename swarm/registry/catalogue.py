@@ -1,15 +1,15 @@
-"""What the manifests say about each other: who came from whom, and which blobs may leave the registry.
+"""What the manifests say about each other: who came from whom, and which blobs each of them needs.
 
 Kept in memory, filled from the store as it grows; answers from what it knows while the store is down.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError
+from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.lineage import Lineage, LineageEdge, LineageNode, Standing, descendants
 from swarm.domain.manifests import Manifest
@@ -54,24 +54,9 @@ class Catalogue:
             self._tombstones = set(await self._store.tombstones())
         self._loaded = True
 
-    def check_may_leave(self, blob: Digest) -> None:
-        """Raise NotAuthorisedError for a blob that only serve-only or withdrawn experts consist of.
-
-        Whoever published it first says whether it is serve-only: another's manifest over the same bytes,
-        whose digests everyone may read, does not set them free.
-        """
-        users = [self._manifests[user] for user in self._users.get(blob, ())]
-        first_owners = [each for each in users if each.owner == users[0].owner]
-        is_kept = bool(users) and all(each.share == "serve-only" for each in first_owners)
-        if not users or (not is_kept and any(map(self._is_shared, users))):
-            return
-        expert = users[0].expert
-        raise NotAuthorisedError(
-            f"blob {blob[:12]}",
-            found=f"weights of {expert}, which is withdrawn or serve-only",
-            expected="weights that their owner shares",
-            remedy="ask the expert through the swarm: swarm predict",
-        )
+    def users(self, blob: Digest) -> Sequence[Digest]:
+        """Return the manifests that name a blob, in the store's order."""
+        return self._users.get(blob, ())
 
     @property
     def manifests(self) -> Mapping[Digest, Manifest]:
@@ -191,9 +176,6 @@ class Catalogue:
 
     def _has_tombstone(self, manifest: Manifest) -> bool:
         return manifest.expert in self._tombstones or manifest.owner in self._tombstones
-
-    def _is_shared(self, manifest: Manifest) -> bool:
-        return manifest.share != "serve-only" and not self._is_withdrawn(manifest)
 
     def _withdrawn(self) -> list[Digest]:
         return [digest for digest, manifest in self._manifests.items() if self._is_withdrawn(manifest)]

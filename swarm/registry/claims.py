@@ -55,10 +55,14 @@ class Claims:
         if journal is not None and journal.exists():
             self._read(journal)
 
-    def claim(self, who: str, blobs: Iterable[Digest], *, is_stored: bool = False) -> None:
-        """Let these blobs stay for `who`; `is_stored`: it has sent their bytes. Once more is one claim more:
-        nobody can tell a publish that asks again from a second one."""
-        self._change(who, tuple(blobs), 1, self._clock() + self._lasts_s, is_stored)
+    def claim(self, who: str, blobs: Iterable[Digest]) -> None:
+        """Let these blobs stay for `who`. Once more is one claim more: nobody can tell a publish that asks
+        again from a second one."""
+        self._change(who, tuple(blobs), 1, self._clock() + self._lasts_s, False)
+
+    def note_stored(self, who: str, blob: Digest) -> None:
+        """Note that `who`, who claims this blob, has sent its bytes, and that they were right."""
+        self._change(who, (blob,), 0, self._clock() + self._lasts_s, True)
 
     def release(self, who: str, blobs: Iterable[Digest]) -> None:
         """End one claim of `who` on each of these blobs; nothing happens where it has none."""
@@ -77,6 +81,12 @@ class Claims:
         now = self._clock()
         return blob in self._claimed and any(each.until > now for each in self._claimed[blob].by.values())
 
+    def claimants(self, blob: Digest) -> set[str]:
+        """Return who counts on this blob now."""
+        now = self._clock()
+        claimed = self._claimed[blob].by if blob in self._claimed else {}
+        return {who for who, claim in claimed.items() if claim.until > now}
+
     def stored_by(self, who: str) -> set[Digest]:
         """Return the blobs that `who` has sent and not committed yet, if their claims ran out, too."""
         now = self._clock()
@@ -85,6 +95,11 @@ class Claims:
             for blob, claimed in self._claimed.items()
             if (claim := claimed.by.get(who)) is not None and claim.is_stored and claim.until + STORED_S > now
         }
+
+    def has_stored(self, who: str, blob: Digest) -> bool:
+        """Say whether `who` has sent a blob and not committed it yet."""
+        claim = self._claimed[blob].by.get(who) if blob in self._claimed else None
+        return claim is not None and claim.is_stored and claim.until > self._clock()
 
     @contextmanager
     def watching(self) -> Iterator[set[Digest]]:

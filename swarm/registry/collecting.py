@@ -64,6 +64,9 @@ class Collector:
         self._unnamed = _UnnamedBlobs(journal, unnamed_s, clock)
         self._gates: dict[int, GateUse | None] = {}
         self._collecting = asyncio.Lock()
+        self.needed_by: dict[Digest, frozenset[str]] = {}
+        """Who needs each blob that experts' versions or publishes in flight keep, as of the last collection:
+        owners, by their versions' and heads' sake; where it is no owner, who claims it."""
 
     async def collect(self, *, dry_run: bool = False) -> Collection:
         """Remove what nothing needs, or only say what would go. UnreachableError while the store or what
@@ -81,13 +84,14 @@ class Collector:
                         remedy="try again when Redis is back: swarm doctor",
                     )
                 self._check_known()
-                kept = await self._reachable()
+                kept, needed_by = await self._reachable()
                 named = await self._named()
                 present = await asyncio.to_thread(self._sizes)
                 waiting = self._unnamed.waiting(
                     set(present) - named.keys(), self._is_whole(), self._catalogue.count, write=not dry_run
                 )
                 for blob in claimed & present.keys():
+                    needed_by[blob] = needed_by.get(blob) or self._claims.claimants(blob)
                     kept.setdefault(blob, "claimed by a publish in flight")
                 for blob in waiting:
                     kept.setdefault(blob, "named by nothing yet")
@@ -101,6 +105,7 @@ class Collector:
         reached("registry.collect.removed")
         if not dry_run:
             self._claims.compact()
+            self.needed_by = {blob: frozenset(who) for blob, who in needed_by.items()}
         went = {each.blob for each in gone}
         left = [
             BlobVerdict(blob=blob, size_bytes=size, reason=kept.get(blob, "claimed by a publish in flight"))
@@ -119,7 +124,7 @@ class Collector:
 
     async def needed(self) -> dict[Digest, str]:
         """Return every blob that must be here, and why. The catalogue must be up to date."""
-        return await self._reachable()
+        return (await self._reachable())[0]
 
     async def _sweep(self, doomed: list[BlobVerdict], claimed: set[Digest]) -> list[BlobVerdict]:
         """Remove each blob that nobody claimed since the mark began; between looking and removing nothing
@@ -147,7 +152,8 @@ class Collector:
                 remedy="nothing was removed; run it again, and if it stays so: swarm registry rebuild",
             )
 
-    async def _reachable(self) -> dict[Digest, str]:
+    async def _reachable(self) -> tuple[dict[Digest, str], dict[Digest, set[str]]]:
+        """Return the blobs that stay, each with the reason, and which owners need those of versions."""
         heads = {head.expert: head.manifest for head in await self._store.heads()}
         # A store that is going back just now may have older ones.
         recorded = {expert: self._commits.newest(expert) for expert in self._commits.experts()}
@@ -158,18 +164,22 @@ class Collector:
             policy = replace(policy, keep_versions=0, keep_ancestors="all")
         versions = kept_versions(manifests, heads, gates, self._catalogue.is_gone, policy)
         if recorded.items() - heads.items():
-            versions |= kept_versions(manifests, recorded, gates, self._catalogue.is_gone, policy)
+            more = kept_versions(manifests, recorded, gates, self._catalogue.is_gone, policy)
+            for digest, why in more.items():
+                versions.setdefault(digest, why).needed_by.update(why.needed_by)
         kept: dict[Digest, str] = {}
-        for digest, reason in versions.items():
+        needed_by: dict[Digest, set[str]] = {}
+        for digest, why in versions.items():
             made = manifests[digest]
             for blob in made.blobs():
-                kept.setdefault(blob, f"{made.expert}@{made.version}: {reason}")
+                kept.setdefault(blob, f"{made.expert}@{made.version}: {why.reason}")
+                needed_by.setdefault(blob, set()).update(why.needed_by)
         for gate in gates:
             for blob in gate.blobs:
                 kept.setdefault(blob, f"arrays of gate {gate.version}")
         for blob in await self._trunk_blobs():
             kept.setdefault(blob, "the swarm's trunk")
-        return kept
+        return kept, needed_by
 
     def _is_whole(self) -> bool:
         """Say whether every manifest and gate could be read."""

@@ -3,15 +3,17 @@
 Redis may lose its last second in a crash of the machine, or a cut append-only file may be repaired by
 dropping its end. The journal is the witness: `swarm.registry.reconciling` compares both and puts back what
 Redis lacks. One line for each statement, `{"kind", "name", "check", "envelope"}`, `check` is the envelope's
-digest. A line that a crash cut off was never acknowledged: it is dropped. Another damaged line is skipped and
-counted.
+digest. `unshown` in the line of a commit has the blobs that its owner named without ever sending their
+bytes, and then `check` is of both; another line of the same commit has fewer, once the owner sent some. A
+line that a crash cut off was never acknowledged: it is dropped. Another damaged line is skipped and counted.
 """
 
 import asyncio
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -19,7 +21,7 @@ from typing import Final, Literal
 import structlog
 
 from swarm.digests import digest_of
-from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError
+from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId, NodeId, owner_of
 from swarm.domain.manifests import Manifest
 from swarm.fault_points import reached
@@ -27,6 +29,7 @@ from swarm.trust.statements import read_statement
 
 Kind = Literal["commit", "withdraw"]
 _NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MOST_UNDECIDED: Final = 10_000
 _log = structlog.get_logger(__name__)
 
 
@@ -37,6 +40,7 @@ class Entry:
     kind: Kind
     name: str
     envelope: bytes
+    unshown: frozenset[Digest] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,11 @@ class CommitJournal:
         self._path = path
         self._kept: list[Entry] = []
         self._commits: set[Digest] = set()
+        self._manifests: dict[Digest, Manifest] = {}
+        self._order: list[Digest] = []
+        self._unshown: dict[Digest, frozenset[Digest]] = {}
+        self._expected: dict[Digest, list[frozenset[Digest]]] = {}
+        self._undecided: dict[Digest, frozenset[Digest]] = {}
         self._withdrawn: set[str] = set()
         self._newest: dict[ExpertId, tuple[int, Digest]] = {}
         self._filled: dict[NodeId, Filled] = {}
@@ -87,9 +96,29 @@ class CommitJournal:
         """Experts and nodes whose withdrawal is recorded."""
         return frozenset(self._withdrawn)
 
+    @property
+    def manifests(self) -> Mapping[Digest, Manifest]:
+        """The recorded manifests that could be read."""
+        return self._manifests
+
+    @property
+    def order(self) -> Sequence[Digest]:
+        """`manifests`, the oldest first. It only grows."""
+        return self._order
+
+    def unshown(self, manifest: Digest) -> frozenset[Digest]:
+        """Return the blobs that a manifest names and that its owner has not sent."""
+        if manifest in self._commits:
+            return self._unshown.get(manifest, frozenset())
+        return self._told(manifest) or frozenset()
+
+    def is_withdrawn(self, expert: ExpertId) -> bool:
+        """Say whether the withdrawal of an expert or of its owner is recorded."""
+        return expert in self._withdrawn or owner_of(expert) in self._withdrawn
+
     def version_of(self, expert: ExpertId) -> int:
         """Return the newest acknowledged version of an expert, 0 if there is none or it was withdrawn."""
-        if expert in self._withdrawn or owner_of(expert) in self._withdrawn:
+        if self.is_withdrawn(expert):
             return 0
         return self._newest[expert][0] if expert in self._newest else 0
 
@@ -121,19 +150,47 @@ class CommitJournal:
                 if (entry := _entry(line)) is not None:
                     yield entry
 
+    @contextmanager
+    def expecting(self, manifest: Digest, unshown: frozenset[Digest]) -> Iterator[None]:
+        """Know of a manifest that is about to be stored which of its blobs its owner has not sent: whoever
+        records it meanwhile, or after an outage, records that."""
+        expected = self._expected.setdefault(manifest, [])
+        expected.append(unshown)
+        try:
+            yield
+        except (UnreachableError, ExhaustedError, NotReadyError, asyncio.CancelledError):
+            self._undecided[manifest] = unshown  # the store may have it
+            while len(self._undecided) > _MOST_UNDECIDED:
+                del self._undecided[next(iter(self._undecided))]
+            raise
+        finally:
+            expected.pop()
+            if not expected:
+                self._expected.pop(manifest, None)
+
     async def note_commit(self, manifest: Digest, envelope: bytes) -> None:
-        """Record an accepted manifest; it is on disk when this returns. Again: no change.
+        """Record an accepted manifest; it is on disk when this returns. Again: no change, unless its owner
+        has sent more of its blobs (`expecting`).
 
         ExhaustedError on a full disk, NotReadyError on one that takes nothing: then it must not be
         acknowledged.
         """
-        if manifest not in self._commits:
-            await self._append(Entry(kind="commit", name=manifest, envelope=envelope))
+        unshown = self._told(manifest)
+        if manifest in self._commits and (unshown is None or self.unshown(manifest) <= unshown):
+            return
+        entry = Entry(kind="commit", name=manifest, envelope=envelope, unshown=unshown or frozenset())
+        await self._append(entry)
 
     async def note_withdrawal(self, target: str, tombstone: bytes) -> None:
         """Record a tombstone, as `note_commit` does."""
         if target not in self._withdrawn:
             await self._append(Entry(kind="withdraw", name=target, envelope=tombstone))
+
+    def _told(self, manifest: Digest) -> frozenset[Digest] | None:
+        """Return what `expecting` was told of a manifest, None for nothing."""
+        if manifest in self._expected:
+            return self._expected[manifest][-1]
+        return self._undecided.get(manifest)
 
     async def _append(self, entry: Entry) -> None:
         written = asyncio.get_running_loop().create_future()
@@ -189,17 +246,28 @@ class CommitJournal:
         if entry.kind == "withdraw":
             self._withdrawn.add(entry.name)
             return
-        self._commits.add(Digest(entry.name))
+        digest, unshown = Digest(entry.name), entry.unshown
+        if digest in self._commits:
+            unshown &= self._unshown.get(digest, frozenset())
+        self._unshown.pop(digest, None)
+        self._undecided.pop(digest, None)
+        if unshown:
+            self._unshown[digest] = unshown
+        self._commits.add(digest)
         try:
             made = read_statement(entry.envelope, Manifest).value
         except SwarmError as error:
             _log.error("journal.unreadable", manifest=entry.name, reason=str(error))
             return
         before = self.filled_by(made.owner)
+        is_new = digest not in self._manifests
         self._filled[made.owner] = Filled(
-            manifests=before.manifests + 1, size_bytes=before.size_bytes + len(entry.envelope)
+            manifests=before.manifests + is_new, size_bytes=before.size_bytes + len(entry.envelope)
         )
-        version = made.version, Digest(entry.name)
+        if is_new:
+            self._order.append(digest)
+        self._manifests[digest] = made
+        version = made.version, digest
         self._newest[made.expert] = max(version, self._newest.get(made.expert, version))
 
     def _read(self, path: Path) -> int:
@@ -239,22 +307,34 @@ class CommitJournal:
 
 
 def _line(entry: Entry) -> bytes:
-    row = {
+    row: dict[str, object] = {
         "kind": entry.kind,
         "name": entry.name,
-        "check": digest_of(entry.envelope),
+        "check": _check(entry.envelope, entry.unshown),
         "envelope": entry.envelope.decode(),
     }
+    if entry.unshown:
+        row["unshown"] = sorted(entry.unshown)
     return json.dumps(row, ensure_ascii=True).encode() + b"\n"
+
+
+def _check(envelope: bytes, unshown: frozenset[Digest]) -> Digest:
+    return digest_of("\n".join(sorted(unshown)).encode() + envelope)
 
 
 def _entry(line: bytes) -> Entry | None:
     """Return what a line says, None for a damaged one."""
     try:
         row = json.loads(line)
-        entry = Entry(kind=row["kind"], name=str(row["name"]), envelope=str(row["envelope"]).encode())
-        is_whole = row["check"] == digest_of(entry.envelope) and entry.kind in ("commit", "withdraw")
-    except (ValueError, KeyError, TypeError):
+        entry = Entry(
+            kind=row["kind"],
+            name=str(row["name"]),
+            envelope=str(row["envelope"]).encode(),
+            unshown=frozenset(Digest(str(blob)) for blob in row.get("unshown", ())),
+        )
+        check = _check(entry.envelope, entry.unshown)
+        is_whole = row["check"] == check and entry.kind in ("commit", "withdraw")
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return entry if is_whole else None
 

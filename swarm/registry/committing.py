@@ -24,6 +24,7 @@ from swarm.domain.members import Tombstone
 from swarm.domain.membership import Caller, Head
 from swarm.fault_points import reached
 from swarm.registry import admission, refusals
+from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.claims import Claims
@@ -49,6 +50,7 @@ class Commits:
         blobs: BlobStore,
         statements: StatementReader,
         catalogue: Catalogue,
+        rights: BlobRights,
         claims: Claims,
         quotas: Quotas,
         journal: CommitJournal,
@@ -56,7 +58,7 @@ class Commits:
         audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._statements = store, blobs, statements
-        self._catalogue, self._quotas = catalogue, quotas
+        self._catalogue, self._rights, self._quotas = catalogue, rights, quotas
         self._journal, self._reconciler, self._audit = journal, reconciler, audit
         self._in_flight = CommitsInFlight(store, claims)
         self._committing, self._withdrawing = asyncio.Lock(), asyncio.Lock()
@@ -74,11 +76,12 @@ class Commits:
         held = None if caller.role == "coordinator" else fence
         async with self._in_flight.of(statement):
             await self.admit(manifest)
-            async with self.within_limits(caller, statement):
-                reached("registry.commit.admitted")
-                head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
-            reached("registry.commit.stored")
-            await self._journal.note_commit(statement.digest, envelope)
+            with self._journal.expecting(statement.digest, self._unshown(manifest)):
+                async with self.within_limits(caller, statement):
+                    reached("registry.commit.admitted")
+                    head = await self._store.commit_manifest(manifest, statement.digest, envelope, held, key)
+                reached("registry.commit.stored")
+                await self._journal.note_commit(statement.digest, envelope)
             reached("registry.commit.journaled")
         _log.info(
             "module.published", expert=head.expert, version=head.version, manifest=head.manifest, fence=fence
@@ -141,13 +144,20 @@ class Commits:
         return descended
 
     async def admit(self, manifest: Manifest) -> None:
-        """Raise by name unless manifest fits the swarm, all its blobs are here, and its weights are sound.
+        """Raise by name unless manifest fits the swarm, all its blobs are here and its owner may name them,
+        and its weights are sound. To who may not name a blob it is missing.
 
         Before that what the store lost comes back: who published a blob first was acknowledged first.
         """
         await self._reconciler.bring_forward()
         admission.check_fits(manifest, await self._statements.specification())
-        await asyncio.to_thread(admission.check_present, manifest, self._blobs.missing)
+        foreign = await self._rights.unnameable(manifest.owner, manifest.blobs())
+
+        def missing(blobs: tuple[Digest, ...]) -> list[Digest]:
+            lacking = foreign.union(self._blobs.missing(blobs))
+            return [blob for blob in blobs if blob in lacking]
+
+        await asyncio.to_thread(admission.check_present, manifest, missing)
         await asyncio.to_thread(admission.check_modules, manifest, self._blobs.open_verified)
 
     @asynccontextmanager
@@ -169,6 +179,7 @@ class Commits:
                     await self._quotas.measure(manifest.owner, manifest.blobs())
                     self._quotas.check_commit(manifest.owner, manifest.blobs())
             yield
+            self._quotas.note_committed(manifest.owner, manifest.blobs())
 
     async def _restore(self, caller: Caller, envelope: bytes, fence: int) -> str:
         """Restore one announced head; return its name, empty if ours is as new."""
@@ -181,10 +192,11 @@ class Commits:
             return ""
         async with self._in_flight.of_announced(statement):
             await self.admit(manifest)
-            async with self.within_limits(caller, statement):
-                moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
-            if moved:
-                await self._journal.note_commit(statement.digest, envelope)
+            with self._journal.expecting(statement.digest, self._unshown(manifest)):
+                async with self.within_limits(caller, statement):
+                    moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
+                if moved:
+                    await self._journal.note_commit(statement.digest, envelope)
         return f"{manifest.expert}@{manifest.version}" if moved else ""
 
     async def _check_known(self, owner: NodeId, target: str) -> None:
@@ -214,6 +226,9 @@ class Commits:
             expected=expected,
             remedy="list what there is: swarm experts",
         )
+
+    def _unshown(self, manifest: Manifest) -> frozenset[Digest]:
+        return self._rights.unshown(manifest.owner, manifest.blobs())
 
     async def _check_leaf_limit(self, manifest: Manifest) -> None:
         limit = (await self._statements.specification()).max_experts_per_owner

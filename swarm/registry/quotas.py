@@ -2,13 +2,14 @@
 
 What was withdrawn counts until it is collected, what arrives counts stream by stream, and what is kept of
 uploads that broke off counts too: all that lies on the disk for an owner's sake.
+What stays of an owner's experts for others' sake alone, who came from it or claim it, counts for those.
 What holds the blobs may be behind a network: sizes are looked up in a thread, once, and counted from memory.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -62,6 +63,8 @@ class Quotas:
         self._removals = 0
         self._arriving: dict[NodeId, list[_Upload]] = defaultdict(list)
         self._refused: dict[NodeId, tuple[float, int]] = {}
+        self._for_others: dict[NodeId, set[Digest]] = defaultdict(set)
+        self._of_others: dict[NodeId, set[Digest]] = defaultdict(set)
 
     async def measure(self, owner: NodeId, blobs: Iterable[Digest] = (), arriving_bytes: int = 0) -> None:
         """Look up what `uploading` and `check_commit` of this owner and these blobs have to know; they count
@@ -128,6 +131,21 @@ class Quotas:
             used = self._filled(owner, {}, self._arriving[owner])
             self._check(owner, used, self._bytes(set(blobs) - self._owned(owner)))
 
+    def settle(self, needed_by: Mapping[Digest, Collection[str]]) -> None:
+        """Count blobs for who needs them, as a collection found. What is committed later counts again."""
+        self._for_others.clear()
+        self._of_others.clear()
+        for blob, needing in needed_by.items():
+            named_by = {self._catalogue.manifests[each].owner for each in self._catalogue.users(blob)}
+            for owner in named_by - set(needing):
+                self._for_others[owner].add(blob)
+            for who in set(needing) - named_by:
+                self._of_others[NodeId(who)].add(blob)
+
+    def note_committed(self, owner: NodeId, blobs: Iterable[Digest]) -> None:
+        """Count blobs for the owner of a manifest that has them, from now on."""
+        self._for_others[owner].difference_update(blobs)
+
     def forget(self, blobs: Iterable[Digest]) -> None:
         """Forget the sizes of blobs that were removed."""
         self._removals += 1
@@ -149,8 +167,8 @@ class Quotas:
     def _owned(self, owner: NodeId) -> set[Digest]:
         """Return the blobs that are an owner's, as far as they are here: `_sizes` knows that."""
         catalogue = self._catalogue
-        named = catalogue.blobs_of(owner) | catalogue.withdrawn_blobs_of(owner)
-        return named | self._claims.stored_by(owner)
+        own = catalogue.blobs_of(owner) - self._for_others[owner] | self._of_others[owner]
+        return own | catalogue.withdrawn_blobs_of(owner) | self._claims.stored_by(owner)
 
     def _filled(self, owner: NodeId, kept: Mapping[Digest, int], running: Sequence[_Upload]) -> int:
         """Return what an owner fills once these uploads have come, each with a file of its own; one that may

@@ -28,6 +28,7 @@ from swarm.domain.membership import Caller, Head
 from swarm.domain.rebuild import BroughtBack, OwnerCame, RebuildReport
 from swarm.domain.specification import Specification
 from swarm.registry import admission
+from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.catalogue import Catalogue
 from swarm.registry.commit_journal import CommitJournal, Filled
@@ -74,6 +75,7 @@ class Rebuilding:
         store: MetadataStore,
         blobs: BlobStore,
         catalogue: Catalogue,
+        rights: BlobRights,
         journal: CommitJournal,
         reconciler: Reconciler,
         statements: StatementReader,
@@ -85,6 +87,7 @@ class Rebuilding:
         audit: RefusalLog,
     ) -> None:
         self._store, self._blobs, self._catalogue, self._journal = store, blobs, catalogue, journal
+        self._rights = rights
         self._reconciler, self._statements, self._in_flight = reconciler, statements, in_flight
         self._admitted, self._within_limits = admitted, within_limits
         self._missing, self._keep_versions, self._audit = missing, keep_versions, audit
@@ -104,9 +107,9 @@ class Rebuilding:
     async def bring_back(self, caller: Caller, envelopes: Sequence[bytes], fence: int) -> BroughtBack:
         """Take back what its owner kept of the versions that this registry had accepted.
 
-        The newest of each expert becomes its head once its blobs are here; older ones are history, below a
-        head alone. Raises StaleFenceError, and NotReadyError before the coordinator has put back what is the
-        swarm's.
+        The newest of each expert becomes its head once its blobs are here and its owner may name them; older
+        ones are history, below a head alone, and give and allow no blob that their owner has not sent.
+        Raises StaleFenceError, and NotReadyError before the coordinator has put back what is the swarm's.
         """
         if len(envelopes) > MAX_BROUGHT:
             raise InvalidInputError(
@@ -168,14 +171,19 @@ class Rebuilding:
                 taking.restored.append(f"{made.expert}@{made.version}")
 
     async def _put_back(self, each: Statement[Manifest], taking: "_Taking", *, as_head: bool) -> bool:
-        is_new = await self._store.put_back(
-            each.value, each.digest, each.envelope, as_head=as_head, fence=taking.fence
-        )
-        await self._journal.note_commit(each.digest, each.envelope)
+        unshown = self._rights.unshown(each.value.owner, each.value.blobs())
+        with self._journal.expecting(each.digest, unshown):
+            is_new = await self._store.put_back(
+                each.value, each.digest, each.envelope, as_head=as_head, fence=taking.fence
+            )
+            await self._journal.note_commit(each.digest, each.envelope)
         return is_new
 
     async def _absent(self, made: Manifest) -> list[Digest]:
-        return await asyncio.to_thread(self._blobs.missing, made.blobs())
+        """Return the blobs of a version that are not here, or that its owner may not name."""
+        foreign = await self._rights.unnameable(made.owner, made.blobs())
+        lacking = foreign.union(await asyncio.to_thread(self._blobs.missing, made.blobs()))
+        return [blob for blob in made.blobs() if blob in lacking]
 
     async def _check_history(
         self, each: Statement[Manifest], taking: "_Taking", head: Head | None, *, is_gone: bool

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.gates import GateStatement
-from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId
+from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId, owner_of
 from swarm.domain.manifests import Manifest
 
 
@@ -27,6 +27,14 @@ class GateUse:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Kept:
+    """Why a version's weights stay, the first reason that holds, and which owners need them at all."""
+
+    reason: str
+    needed_by: set[NodeId] = field(default_factory=set)
+
+
 def gates_in_reach(gates: Iterable[GateUse], policy: RetentionPolicy) -> list[GateUse]:
     """Return the newest gates whose arrays stay, the newest first."""
     return sorted(gates, key=lambda gate: -gate.version)[: policy.gate_versions]
@@ -38,17 +46,19 @@ def kept_versions(
     gates: Sequence[GateUse],
     is_withdrawn: Callable[[Manifest], bool],
     policy: RetentionPolicy,
-) -> dict[Digest, str]:
-    """Return the versions whose weights stay, each with the first reason that holds.
+) -> dict[Digest, Kept]:
+    """Return the versions whose weights stay, and why.
 
-    `gates` are those in reach. Withdrawn versions never stay: nobody may fetch them.
+    `gates` are those in reach. Withdrawn versions never stay: nobody may fetch them. Nor do versions that a
+    head of another owner says to come from and cannot: they are serve-only.
     """
     living = {digest: made for digest, made in manifests.items() if not is_withdrawn(made)}
-    kept: dict[Digest, str] = {}
+    kept: dict[Digest, Kept] = {}
 
-    def keep(digest: Digest, reason: str) -> None:
+    def keep(digest: Digest, reason: str, needed_by: NodeId | None = None) -> None:
         if digest in living:
-            kept.setdefault(digest, reason)
+            found = kept.setdefault(digest, Kept(reason=reason))
+            found.needed_by.add(needed_by or living[digest].owner)
 
     for expert, digest in heads.items():
         keep(digest, f"head of {expert}")
@@ -65,12 +75,19 @@ def kept_versions(
         for digest in newest:
             keep(digest, f"{which} versions of {expert}")
     if policy.keep_ancestors != "none":
-        for ancestor, reached_by in _ancestors_of_heads(manifests, heads).items():
-            if ancestor in living:
-                own = living[ancestor].expert
-                wanted = [each for each in reached_by if policy.keep_ancestors == "all" or each != own]
+        heads_of: dict[NodeId, dict[ExpertId, Digest]] = defaultdict(dict)
+        for expert, digest in heads.items():
+            heads_of[owner_of(expert)][expert] = digest
+        for owner, theirs in heads_of.items():
+            for ancestor, reached_by in _ancestors_of_heads(manifests, theirs).items():
+                origin = living.get(ancestor)
+                if origin is None or (origin.owner != owner and origin.share == "serve-only"):
+                    continue
+                wanted = [
+                    each for each in reached_by if policy.keep_ancestors == "all" or each != origin.expert
+                ]
                 if wanted:
-                    keep(ancestor, f"ancestor of the head of {wanted[0]}")
+                    keep(ancestor, f"ancestor of the head of {wanted[0]}", owner)
     return kept
 
 

@@ -14,6 +14,7 @@ from swarm.domain.lineage import Lineage
 from swarm.domain.membership import Caller, Head, RegistryHealth
 from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.modules.outlines import Outline
+from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
 from swarm.registry.blob_transfers import SPARE_BYTES, BlobTransfers
 from swarm.registry.catalogue import Catalogue
@@ -28,6 +29,7 @@ from swarm.registry.rebuilding import Rebuilding
 from swarm.registry.reconciling import Reconciler
 from swarm.registry.statements import StatementReader
 from swarm.registry.store import MetadataStore
+from swarm.registry.swarm_blobs import SwarmBlobs
 from swarm.registry.versions import Versions
 from swarm.trust.keyring import Keyring
 
@@ -65,11 +67,19 @@ class RegistryService:
         policy, audit = retention or RetentionPolicy(), RefusalLog()
         statements = StatementReader(store, keyring)
         self._catalogue = Catalogue(store, keyring.is_revoked)
+        rights = BlobRights(
+            catalogue=self._catalogue,
+            swarm_blobs=SwarmBlobs(store, statements),
+            journal=journal,
+            claims=claims,
+            is_revoked=keyring.is_revoked,
+        )
         self._quotas = Quotas(blobs, self._catalogue, claims, node_quota_bytes, self.collect)
         self.reconciler = Reconciler(store, journal, statements.opened)
         self._transfers = BlobTransfers(
             blobs=blobs,
             catalogue=self._catalogue,
+            rights=rights,
             claims=claims,
             quotas=self._quotas,
             reconciler=self.reconciler,
@@ -80,6 +90,7 @@ class RegistryService:
             blobs=blobs,
             statements=statements,
             catalogue=self._catalogue,
+            rights=rights,
             claims=claims,
             quotas=self._quotas,
             journal=journal,
@@ -110,6 +121,7 @@ class RegistryService:
             store=store,
             blobs=blobs,
             catalogue=self._catalogue,
+            rights=rights,
             journal=journal,
             reconciler=self.reconciler,
             statements=statements,
@@ -121,8 +133,10 @@ class RegistryService:
             audit=audit,
         )
 
-    async def missing(self, digests: Sequence[Digest], claimant: Caller | None = None) -> list[Digest]:
-        return await self._transfers.missing(digests, claimant)
+    async def missing(
+        self, digests: Sequence[Digest], caller: Caller | None = None, *, claims: bool = True
+    ) -> list[Digest]:
+        return await self._transfers.missing(digests, caller, claims=claims)
 
     async def publish(
         self, caller: Caller, digest: Digest, size_bytes: int, chunks: AsyncIterator[bytes], offset: int = 0
@@ -132,19 +146,23 @@ class RegistryService:
     async def upload_state(self, caller: Caller, digest: Digest) -> int:
         return await self._transfers.upload_state(caller, digest)
 
-    def fetch(self, digest: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
-        return self._transfers.fetch(digest, offset, length)
+    def fetch(
+        self, digest: Digest, offset: int = 0, length: int = 0, caller: Caller | None = None
+    ) -> AsyncIterator[bytes]:
+        return self._transfers.fetch(digest, offset, length, caller)
 
-    async def outline(self, digest: Digest) -> Outline:
-        return await self._transfers.outline(digest)
+    async def outline(self, digest: Digest, caller: Caller | None = None) -> Outline:
+        return await self._transfers.outline(digest, caller)
 
     async def publish_delta(
         self, caller: Caller, parent: Digest, digest: Digest, size_bytes: int, pieces: AsyncIterator[bytes]
     ) -> None:
         await self._transfers.publish_delta(caller, parent, digest, size_bytes, pieces)
 
-    def fetch_delta(self, digest: Digest, parent: Digest, width: int) -> AsyncIterator[bytes]:
-        return self._transfers.fetch_delta(digest, parent, width)
+    def fetch_delta(
+        self, digest: Digest, parent: Digest, width: int, caller: Caller | None = None
+    ) -> AsyncIterator[bytes]:
+        return self._transfers.fetch_delta(digest, parent, width, caller)
 
     async def commit(self, caller: Caller, envelope: bytes, fence: int, key: str) -> Head:
         return await self._commits.commit(caller, envelope, fence, key)
@@ -184,6 +202,7 @@ class RegistryService:
         found = await self._collector.collect(dry_run=dry_run)
         if not dry_run:
             self._quotas.forget(each.blob for each in found.gone)
+            self._quotas.settle(self._collector.needed_by)
         return found
 
     async def missing_blobs(self) -> int:

@@ -227,6 +227,34 @@ async def _swapped_blob(on: Garden) -> str:
     return await on.commit(on.signed(replace(value, modules=(swapped,))))
 
 
+async def _bytes_that_another_sent(on: Garden) -> str:
+    """A manifest that fits in every way, over bytes that ada has sent and eve has not."""
+    module, blobs = pack_module("means", {"means": np.full((2, 6), 11.0, np.float32)})
+    for data in blobs.values():
+        await on.ada.registry.publish_blob(digest_of(data), data)
+    return await on.commit(on.signed(replace(await on.manifest_of(on.eve), modules=(module,))))
+
+
+async def _bytes_that_another_sent_announced(on: Garden) -> str:
+    module, blobs = pack_module("means", {"means": np.full((2, 6), 12.0, np.float32)})
+    for data in blobs.values():
+        await on.ada.registry.publish_blob(digest_of(data), data)
+    return await on.announce(on.signed(replace(await on.manifest_of(on.eve), modules=(module,))))
+
+
+async def _a_delta_to_bytes_that_another_sent(on: Garden) -> str:
+    parent = b"ada's own" * 8
+    await on.ada.registry.publish_blob(digest_of(parent), parent)
+    return await on.publish_delta(digest_of(b"promised"), bytes(len(parent)), parent)
+
+
+async def _bytes_that_another_sent_fetched(on: Garden) -> str:
+    data = b"nothing names these"
+    await on.ada.registry.publish_blob(digest_of(data), data)
+    request = registry_pb2.BlobRequest(digest=digest_of(data))
+    return await on.call(on.eve.identity, "Registry", "Fetch", request.SerializeToString())
+
+
 async def _swapped_arrays(on: Garden) -> str:
     envelope, arrays = await on.eve.contribution()
     return await on.contribute(envelope, arrays[:-1] + bytes([arrays[-1] ^ 1]))
@@ -276,6 +304,10 @@ FORGERIES: list[tuple[str, Forge, str, str, str]] = [
     ("Publish", _other_bytes_published, "DATA_LOSS", "verification", "digest"),
     ("PublishDelta", _other_bytes_as_a_delta, "DATA_LOSS", "verification", "digest"),
     ("Commit", _swapped_blob, "DATA_LOSS", "verification", "digest"),
+    ("Commit", _bytes_that_another_sent, "NOT_FOUND", "not_found", "1 of 1 blobs missing"),
+    ("Announce", _bytes_that_another_sent_announced, "OK", "not_found", "1 of 1 blobs missing"),
+    ("PublishDelta", _a_delta_to_bytes_that_another_sent, "NOT_FOUND", "not_found", "nothing under"),
+    ("Fetch", _bytes_that_another_sent_fetched, "NOT_FOUND", "not_found", "nothing under"),
     ("Contribute", _swapped_arrays, "DATA_LOSS", "verification", "digest"),
     ("Commit", _other_bytes_committed, "DATA_LOSS", "verification", "does not verify"),
     ("Announce", _other_bytes_announced, "OK", "verification", "does not verify"),

@@ -18,7 +18,7 @@ from swarm.domain.errors import InvalidInputError, NotAuthorisedError, NotFoundE
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest, Parent
-from swarm.domain.membership import Lease
+from swarm.domain.membership import Caller, Lease
 from swarm.modules import BlobFiles, pack_module
 from swarm.modules.deltas import DeltaParent, delta_pieces
 from swarm.registry.claims import Claims
@@ -308,7 +308,7 @@ async def test_a_registry_that_lies_is_not_believed(world: World, monkeypatch: p
     cache = cached(world, "cache")
     base = DeltaParent(blob=cache.put(before), width=4)
 
-    async def lies(digest: Digest, parent: Digest, width: int) -> AsyncIterator[bytes]:
+    async def lies(digest: Digest, parent: Digest, width: int, caller: Caller) -> AsyncIterator[bytes]:
         for piece in delta_pieces(b"\x02" * 300_000, before, width):
             yield piece
 

@@ -12,8 +12,10 @@ import pytest
 from swarm.digests import digest_of
 from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, NodeId
+from swarm.domain.membership import Caller
 from swarm.modules import BlobFiles
 from swarm.modules.outlines import BLOCK_BYTES, outline_of
+from swarm.registry.claims import Claims
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.rpc import methods as m
@@ -23,6 +25,7 @@ from swarm.rpc.clients import RegistryClient
 from swarm.rpc.options import DIGEST_KEY, OFFSET_KEY, SIZE_KEY
 from swarm.rpc.servicers import registry_service
 from swarm.transfer import Holders, download
+from swarm.trust.identity import Identity
 from tests.linearizability.cluster import Cluster
 from tests.linearizability.relay import Relay
 from tests.support.rpc import found_now, node, service, serving
@@ -169,12 +172,22 @@ async def test_a_receiver_holds_little_of_a_large_blob(cluster: Cluster, tmp_pat
     await client.close()
 
 
+def sent_by(member: Identity, blob: Digest) -> Claims:
+    """What a registry notes when a member has sent a blob."""
+    claims = Claims()
+    claims.claim(member.id, [blob])
+    claims.note_stored(member.id, blob)
+    return claims
+
+
 class Lying(RegistryService):
     """A registry's peer that gives an honest outline and flips a bit of the third block."""
 
-    async def fetch(self, digest: Digest, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
+    async def fetch(
+        self, digest: Digest, offset: int = 0, length: int = 0, caller: Caller | None = None
+    ) -> AsyncIterator[bytes]:
         at = offset
-        async for chunk in super().fetch(digest, offset, length):
+        async for chunk in super().fetch(digest, offset, length, caller):
             bad = 2 * BLOCK_BYTES - at
             yield chunk[:bad] + bytes([chunk[bad] ^ 1]) + chunk[bad + 1 :] if 0 <= bad < len(chunk) else chunk
             at += len(chunk)
@@ -187,7 +200,13 @@ async def test_over_the_wire_a_liar_among_holders_is_dropped_and_the_blob_arrive
     blob = files.put(data)
 
     def port(kind: type[RegistryService]) -> RegistryService:
-        return kind(store=store, blobs=files, keyring=registry.keyring(), certificate_days=lambda: 7.0)
+        return kind(
+            store=store,
+            blobs=files,
+            keyring=registry.keyring(),
+            certificate_days=lambda: 7.0,
+            claims=sent_by(ada, blob),
+        )
 
     cache = BlobFiles(tmp_path / "cache")
     async with (
@@ -216,7 +235,11 @@ async def test_ranges_and_offsets_that_make_no_sense_are_refused_by_name(tmp_pat
     files, data = BlobFiles(tmp_path / "blobs"), os.urandom(3 * MIB)
     blob, absent = files.put(data), digest_of(b"absent")
     port = RegistryService(
-        store=MemoryStore(), blobs=files, keyring=registry.keyring(), certificate_days=lambda: 7.0
+        store=MemoryStore(),
+        blobs=files,
+        keyring=registry.keyring(),
+        certificate_days=lambda: 7.0,
+        claims=sent_by(ada, blob),
     )
 
     async def nothing() -> AsyncIterator[bytes]:

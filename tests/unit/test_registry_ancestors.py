@@ -39,7 +39,8 @@ def newest_of_each(manifests: dict[Digest, Manifest]) -> dict[ExpertId, Digest]:
 
 def kept(manifests: Any, heads: dict[ExpertId, Digest], ancestors: Any) -> dict[Digest, str]:
     policy = RetentionPolicy(keep_versions=1, keep_ancestors=ancestors)
-    return kept_versions(manifests, heads, [], lambda made: False, policy)
+    found = kept_versions(manifests, heads, [], lambda made: False, policy)
+    return {digest: why.reason for digest, why in found.items()}
 
 
 @pytest.mark.parametrize("ancestors", ["none", "borrowed", "all"])

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from swarm.domain.ids import ExpertId, LeafId
 from swarm.domain.manifests import Manifest
 from swarm.domain.rebuild import BroughtBack
 from swarm.registry import rebuilding
 from swarm.registry.admission import MAX_MANIFEST_BYTES
 from tests.support.registry import Registry, expert, open_registry
+from tests.support.trust import tombstone
 
 
 async def bring(registry: Registry, *versions: Manifest) -> BroughtBack:
@@ -112,9 +114,10 @@ async def test_a_collection_amid_a_bring_back_leaves_the_new_heads_weights(
     store, service = registry.store, registry.service
     service._collector._unnamed._wait_s = -1.0  # what nothing names goes at once
     made, blobs = expert("bob")
-    for blob, data in blobs.items():
-        registry.blobs.put(data)
-        assert registry.blobs.has(blob)
+    await registry.publish(blobs, "bob")
+    await registry.commit(replace(made, expert=ExpertId("bob.e2"), leaf=LeafId("bob.l2")))
+    stone = registry.signed(tombstone("bob.e2"), "bob")
+    await service.withdraw(registry.caller("bob"), stone, registry.fences["bob"], "")
     put_back = store.put_back
 
     async def and_meanwhile(*args: Any, **named: Any) -> bool:

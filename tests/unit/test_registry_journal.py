@@ -1,19 +1,20 @@
 """What was acknowledged is in the journal, and a store that lost or damaged it gets it back."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.domain.errors import NotReadyError, StaleParentError
+from swarm.domain.errors import ExhaustedError, NotReadyError, StaleParentError, UnreachableError
 from swarm.domain.ids import ExpertId
 from swarm.domain.members import Tombstone
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.memory_store import MemoryStore
 from swarm.registry.service import RegistryService
 from swarm.trust.signing import Signer
-from swarm.trust.statements import sign_statement
+from swarm.trust.statements import sign_statement, statement_digest
 from tests.support.registry import Registry, expert, open_registry
 from tests.support.trust import SWARM
 
@@ -166,3 +167,39 @@ async def test_a_cut_or_flipped_journal_never_says_what_was_not_written(
         assert entry.envelope in written.values()
     await again.note_commit("f" * 64, b"{}")  # type: ignore[arg-type]
     assert CommitJournal(path).has("f" * 64)  # type: ignore[arg-type]
+
+
+async def test_which_blobs_an_owner_never_sent_is_known_over_restarts_and_breaks(tmp_path: Path) -> None:
+    path = tmp_path / "commits.jsonl"
+    made, blobs = expert()
+    envelope, (first, second) = sign_statement(made, SIGNER), made.blobs()
+    digest = statement_digest(envelope)
+    journal = CommitJournal(path)
+    for unshown in ({first, second}, {first}, {first, second}, {first}):  # what was shown stays shown
+        with journal.expecting(digest, frozenset(unshown)):
+            await journal.note_commit(digest, envelope)
+    assert journal.unshown(digest) == CommitJournal(path).unshown(digest) == {first}
+    await journal.note_commit(digest, envelope)  # by who knows nothing of it
+    assert CommitJournal(path).unshown(digest) == {first}
+    assert path.read_bytes().count(b"\n") == 2 and len(journal.order) == 1
+    damaged = path.read_bytes().replace(first.encode(), second.encode())
+    path.write_bytes(damaged)
+    assert CommitJournal(path).damaged == 2  # neither line says what it said
+    assert set(blobs) == {first, second}
+
+
+@pytest.mark.parametrize(
+    "broken", [asyncio.CancelledError, UnreachableError, ExhaustedError, StaleParentError]
+)
+async def test_what_an_interrupted_commit_had_not_shown_is_told_to_who_records_it(
+    broken: type[BaseException],
+) -> None:
+    made, _ = expert()
+    envelope = sign_statement(made, SIGNER)
+    digest, unshown = statement_digest(envelope), frozenset(made.blobs())
+    journal = CommitJournal()
+    with pytest.raises(broken), journal.expecting(digest, unshown):
+        assert journal.unshown(digest) == unshown
+        raise broken("commit")
+    await journal.note_commit(digest, envelope)
+    assert journal.unshown(digest) == (frozenset() if broken is StaleParentError else unshown)

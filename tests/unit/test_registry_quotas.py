@@ -79,6 +79,7 @@ async def test_each_distinct_blob_counts_once_for_each_owner(tmp_path: Path) -> 
 async def test_a_manifest_over_others_blobs_counts_too(tmp_path: Path) -> None:
     registry = await with_quota(tmp_path, FULL)
     await registry.publish(BLOBS)
+    await registry.commit(MADE)
     other, blobs = expert("bob", seed=1)
     await registry.publish(blobs, "bob")
     await registry.commit(other)
@@ -93,6 +94,7 @@ async def test_no_way_in_goes_round_the_limits_but_what_was_acknowledged_is_put_
 ) -> None:
     registry = await with_quota(tmp_path, FULL)
     await registry.publish(BLOBS)
+    await registry.commit(MADE)
     other, blobs = expert("bob", seed=1)
     await registry.publish(blobs, "bob")
     await registry.commit(other)

@@ -103,7 +103,8 @@ class TestPublishing:
     async def test_a_large_blob_leaves_in_mebibytes(self, registry: Registry) -> None:
         data = np.random.default_rng(0).bytes((5 << 19) + 3)
         await registry.publish({digest_of(data): data})
-        chunks = [chunk async for chunk in registry.service.fetch(digest_of(data))]
+        ada = registry.caller("ada")
+        chunks = [chunk async for chunk in registry.service.fetch(digest_of(data), 0, 0, ada)]
         assert [len(chunk) for chunk in chunks] == [1 << 20, 1 << 20, (1 << 19) + 3]
         assert b"".join(chunks) == data
 
@@ -327,6 +328,11 @@ class TestAnnouncing:
         heads = await registry.service.heads("")
         registry = await after_total_loss(registry)
         ada = registry.caller("ada")
+        # Nobody remembers who sent what: whoever has the bytes sends them once.
+        restored, refused = await registry.service.announce(ada, envelopes, registry.fences["ada"], "")
+        assert not restored and "ada.e1@1: blob" in refused[0] and "ada.e2@1: blob" in refused[1]
+        for number in (1, 2):
+            await registry.publish(expert(number=number, seed=number)[1])
         restored = await registry.service.announce(ada, envelopes, registry.fences["ada"], "a")
         assert restored == (["ada.e1@1", "ada.e2@1"], [])
         assert await registry.service.heads("") == heads
@@ -415,6 +421,8 @@ class TestAnnouncing:
             await registry.service.commit(COORDINATOR, registry.signed(made), registry.fences["ada"], "b")
         with pytest.raises(NotAuthorisedError):
             await registry.service.commit(registry.caller("ada"), sign_statement(root, signer), 0, "c")
+        for name, data in blobs.items():
+            await registry.service.publish(COORDINATOR, name, len(data), chunked(data))
         head = await registry.service.commit(COORDINATOR, sign_statement(root, signer), 0, "d")
         assert (head.expert, head.version) == ("coordinator.e0", 1)
         with pytest.raises(StaleParentError):
@@ -448,7 +456,8 @@ class TestSweeping:
         copy, _ = expert(number=2, seed=1)
         trained, more = expert(number=2, version=2, seed=2)
         other, others = expert("bob", seed=3)
-        await registry.publish(blobs | more | others)
+        await registry.publish(blobs | more)
+        await registry.publish(others, "bob")
         for made in (first, copy, trained, other):
             await registry.commit(made)
         service = service_of(registry.store, registry.blobs, registry.keyring)
@@ -600,7 +609,8 @@ class TestWithdrawal:
     async def test_withdrawn_and_serve_only_weights_stay_in_the_registry(self, registry: Registry) -> None:
         open_made, open_blobs = expert("ada", seed=1)
         kept_made, kept_blobs = expert("bob", seed=2)
-        await registry.publish(open_blobs | kept_blobs)
+        await registry.publish(open_blobs)
+        await registry.publish(kept_blobs, "bob")
         await registry.commit(open_made)
         await registry.commit(replace(kept_made, share="serve-only"))
         shared_scale = set(open_blobs) & set(kept_blobs)
@@ -618,7 +628,7 @@ class TestWithdrawal:
 
     async def test_a_blob_whose_owner_shares_it_elsewhere_may_leave(self, registry: Registry) -> None:
         made, blobs = expert("bob")
-        await registry.publish(blobs)
+        await registry.publish(blobs, "bob")
         await registry.commit(replace(made, share="serve-only"))
         shared, _ = expert("bob", 2)
         await registry.commit(shared)
@@ -629,8 +639,9 @@ class TestWithdrawal:
         self, registry: Registry
     ) -> None:
         made, blobs = expert("bob")
-        await registry.publish(blobs)
+        await registry.publish(blobs, "bob")
         await registry.commit(replace(made, share="serve-only"))
+        await registry.publish(blobs, "ada")
         await registry.commit(expert("ada")[0])
         for name in blobs:
             with pytest.raises(NotAuthorisedError, match=r"bob\.e1"):
@@ -640,8 +651,9 @@ class TestWithdrawal:
         self, registry: Registry
     ) -> None:
         made, blobs = expert("bob")
-        await registry.publish(blobs)
+        await registry.publish(blobs, "bob")
         await registry.commit(made)
+        await registry.publish(blobs, "ada")
         await registry.commit(replace(expert("ada")[0], share="serve-only"))
         for name in blobs:
             assert await fetched(registry.service, name) == blobs[name]

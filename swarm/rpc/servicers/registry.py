@@ -25,8 +25,10 @@ class _Registry:
     async def missing(
         self, request: registry_pb2.MissingRequest, context: Context
     ) -> registry_pb2.MissingReply:
-        claimant = None if request.unclaimed else current_caller()
-        return registry_pb2.MissingReply(digests=await self._port.missing(digests(request.digests), claimant))
+        missing = await self._port.missing(
+            digests(request.digests), current_caller(), claims=not request.unclaimed
+        )
+        return registry_pb2.MissingReply(digests=missing)
 
     async def publish(self, chunks: AsyncIterator[bytes], context: Context) -> registry_pb2.PublishReply:
         told = _told(context)
@@ -41,14 +43,15 @@ class _Registry:
         return registry_pb2.UploadStateReply(offset=offset)
 
     async def fetch(self, request: registry_pb2.BlobRequest, context: Context) -> AsyncIterator[bytes]:
-        async for part in self._port.fetch(digest(request.digest), request.offset, request.length):
+        blob = digest(request.digest)
+        async for part in self._port.fetch(blob, request.offset, request.length, current_caller()):
             for start in range(0, len(part), CHUNK_BYTES):
                 yield bytes(part[start : start + CHUNK_BYTES])
 
     async def outline(
         self, request: registry_pb2.OutlineRequest, context: Context
     ) -> registry_pb2.OutlineReply:
-        return convert.outline_to_pb(await self._port.outline(digest(request.digest)))
+        return convert.outline_to_pb(await self._port.outline(digest(request.digest), current_caller()))
 
     async def publish_delta(
         self, pieces: AsyncIterator[bytes], context: Context
@@ -60,7 +63,7 @@ class _Registry:
 
     async def fetch_delta(self, request: registry_pb2.DeltaRequest, context: Context) -> AsyncIterator[bytes]:
         async for piece in self._port.fetch_delta(
-            digest(request.digest), digest(request.parent), request.width
+            digest(request.digest), digest(request.parent), request.width, current_caller()
         ):
             yield piece
 
