@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos_registry.coordinator_kills import COORDINATOR_POINTS, coordinator_at_every_point
-from benchmarks.chaos_registry.damaging import a_holder_that_slept, append_only_file, disks
+from benchmarks.chaos_registry.damaging import append_only_file
 from benchmarks.chaos_registry.killing import at_every_point, redis_under_load
 from benchmarks.chaos_registry.outbox_kills import NODE_POINTS, outbox_exactly_once
 from benchmarks.chaos_registry.site import Tally
+from benchmarks.chaos_registry.sleeping import a_holder_that_slept
+from benchmarks.chaos_registry.small_disks import disks
 
 
 def check(tally: Tally, trials: int) -> None:
