@@ -216,13 +216,14 @@ async def _wanted_blobs(site: CoordinatorSite) -> set[Digest]:
         for digest in await site.store.manifests()
     }
     living = {digest: each for digest, each in made.items() if not {each.expert, each.owner} & gone.keys()}
+    borrowed = _borrowed(living)
     newest_of = defaultdict[str, list[int]](list)
     for each in living.values():
         newest_of[each.expert].append(each.version)
     for digest, each in living.items():
         newer = [version for version in newest_of[each.expert] if version > each.version]
         is_root = each.expert == ROOT_EXPERT and each.gate_version_seen in in_reach
-        if len(newer) < KEPT.keep_versions or is_root or digest in pinned | _borrowed(living):
+        if len(newer) < KEPT.keep_versions or is_root or digest in pinned | borrowed:
             wanted |= set(each.blobs())
     trunk = read_statement(await site.store.specification() or b"", Specification).value.trunk
     return wanted | {each.blob for module in (trunk.weights, trunk.probe) for each in module.tensors}
