@@ -75,6 +75,7 @@ class Publisher:
             await self._send_blobs(intent.key, statement)
         finally:
             self.sending = None
+        reached("node.publish.sent")
         try:
             head = await self._commit(intent, statement, fence)
         except StaleParentError:

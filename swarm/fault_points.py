@@ -1,8 +1,9 @@
 """Named steps at which a test may kill a process: `SWARM_FAULT_POINT=registry.commit.stored:2` ends it with
 SIGKILL when it reaches that step the second time. Without the variable `reached` does nothing.
 
-Every step between two durable changes of a publish, a join, an adoption, an addition, a removal, a proposal
-or a collection is in `FAULT_POINTS`, with the process that passes it; `reached` refuses other names.
+Every step between two durable changes of a publish, a join, an adoption, an addition, a removal, a proposal,
+an announcement, a rebuild or a collection is in `FAULT_POINTS`, with the process that passes it; `reached`
+refuses other names. `node.publish.sent:1:stop` freezes the process there (SIGSTOP) instead.
 """
 
 import itertools
@@ -16,6 +17,7 @@ VARIABLE: Final = "SWARM_FAULT_POINT"
 
 FAULT_POINTS: Final[dict[str, Side]] = {
     # publish: a blob, then the manifest
+    "registry.blob.written": "registry",
     "registry.blob.before_sync": "registry",
     "registry.blob.before_rename": "registry",
     "registry.blob.after_rename": "registry",
@@ -28,6 +30,11 @@ FAULT_POINTS: Final[dict[str, Side]] = {
     "registry.withdraw.verified": "registry",
     "registry.withdraw.stored": "registry",
     "registry.withdraw.journaled": "registry",
+    # announce, and bring back for a rebuild
+    "registry.announce.restored": "registry",
+    "registry.announce.journaled": "registry",
+    "registry.bring_back.stored": "registry",
+    "registry.bring_back.journaled": "registry",
     # garbage collection
     "registry.collect.marked": "registry",
     "registry.collect.removing": "registry",
@@ -37,6 +44,7 @@ FAULT_POINTS: Final[dict[str, Side]] = {
     "node.outbox.written": "node",
     "node.publish.began": "node",
     "node.publish.blob_sent": "node",
+    "node.publish.sent": "node",
     "node.publish.committed": "node",
     "node.publish.kept": "node",
     "node.publish.noted": "node",
@@ -72,6 +80,7 @@ FAULT_POINTS: Final[dict[str, Side]] = {
 class _Aim:
     name: str = ""
     count: int = 1
+    how: signal.Signals = signal.SIGKILL
 
 
 _aim = _Aim()
@@ -80,18 +89,21 @@ _passed = itertools.count(1)
 
 def aim(at: str) -> None:
     """Aim at a step as the variable does: for a process that was forked from one without it."""
-    name, _, count = at.partition(":")
+    name, _, rest = at.partition(":")
+    count, _, how = rest.partition(":")
     _aim.name, _aim.count = name, int(count or 1)
+    _aim.how = signal.SIGSTOP if how == "stop" else signal.SIGKILL
 
 
 aim(os.environ.get(VARIABLE, ""))
 
 
 def reached(name: str) -> None:
-    """End this process at once, as a crash would, if this is the step and the time that was asked for."""
+    """End this process at once, as a crash would, or freeze it, if this is the step and the time that was
+    asked for."""
     if not _aim.name:
         return
     if name not in FAULT_POINTS:
         raise ValueError(f"{name} is no fault point")
     if name == _aim.name and next(_passed) == _aim.count:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), _aim.how)

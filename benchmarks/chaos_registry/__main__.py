@@ -1,17 +1,27 @@
-"""`make chaos-registry`: the registry killed, starved, cut and frozen, into figures; all have to be 0."""
+"""`make chaos-registry`: the registry killed, starved, cut and frozen, into figures; all have to be 0.
+
+Each point of registry and node is killed 50 times; one of the coordinator 20 times, as each of these kills is
+amid the whole life of a member (`--coordinator-kills 50` for more). A trial counts only where its fault
+happened; a fault that did not, and a part that this machine forbids, fail the whole. Only a whole run is kept
+in `benchmarks/results`. Processes are forked from what has their imports, so most recoveries are without
+those; at the end of each site a registry of its own is started, and counted too.
+"""
 
 import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.chaos_registry.coordinator_kills import coordinator_at_every_point
-from benchmarks.chaos_registry.damaging import a_holder_that_slept, append_only_file, disks
+from benchmarks.chaos_registry.damaging import append_only_file
 from benchmarks.chaos_registry.killing import at_every_point, redis_under_load
 from benchmarks.chaos_registry.outbox_kills import outbox_exactly_once
 from benchmarks.chaos_registry.site import Tally
+from benchmarks.chaos_registry.sleeping import a_holder_that_slept
+from benchmarks.chaos_registry.small_disks import disks
 from benchmarks.results_file import write_result
 
 LONGEST_RECOVERY_S = 5.0
@@ -24,32 +34,46 @@ PARTS: dict[str, tuple[int, Part]] = {
     "disks": (20, lambda folder, times, seed: disks(folder, times)),
     "slept": (20, lambda folder, times, seed: a_holder_that_slept(folder, times)),
     "node_points": (50, outbox_exactly_once),
-    "coordinator_points": (50, coordinator_at_every_point),
+    "coordinator_points": (20, coordinator_at_every_point),
 }
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__)
-    found.add_argument("--quick", type=int, default=0, metavar="N", help="N times instead of 50, 200, 500")
-    found.add_argument("--only", choices=PARTS, action="append", help="this part alone; may be repeated")
+    found.add_argument("--quick", type=int, default=0, metavar="N", help="N times instead; nothing is kept")
+    found.add_argument(
+        "--only", choices=PARTS, action="append", help="this part alone, may be repeated; nothing is kept"
+    )
+    found.add_argument("--coordinator-kills", type=int, default=20, metavar="N", help="at each of its points")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--dry-run", action="store_true", help="write no figures")
     return found
 
 
-async def tallied(arguments: argparse.Namespace) -> dict[str, Tally]:
-    """Return what each part found; one that this machine does not allow is named and left out."""
+async def tallied(arguments: argparse.Namespace) -> tuple[dict[str, Tally], list[str]]:
+    """Return what each part found, and the parts that this machine forbids."""
     found: dict[str, Tally] = {}
+    left_out: list[str] = []
     for name in arguments.only or PARTS:
         times, part = PARTS[name]
+        if name == "coordinator_points":
+            times = arguments.coordinator_kills
+        began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
                 found[name] = await part(Path(folder), arguments.quick or times, arguments.seed)
             except PermissionError as error:
                 print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
+                left_out.append(name)
                 continue
-        print(f"{name}: {summary(found[name])}", file=sys.stderr, flush=True)
-    return found
+        took = f"{time.monotonic() - began:.0f} s"
+        print(f"{name}: {summary(found[name])}; {took}", file=sys.stderr, flush=True)
+    return found, left_out
+
+
+def is_whole_run(arguments: argparse.Namespace) -> bool:
+    """Say whether the figures are those of the whole, to be kept."""
+    return not (arguments.dry_run or arguments.quick or arguments.only)
 
 
 def summary(tally: Tally) -> str:
@@ -65,7 +89,7 @@ def summary(tally: Tally) -> str:
 
 def main() -> None:
     arguments = parser().parse_args()
-    found = asyncio.run(tallied(arguments))
+    found, left_out = asyncio.run(tallied(arguments))
     figures = {
         "trials": float(sum(each.trials for each in found.values())),
         "acked": float(sum(each.acked for each in found.values())),
@@ -76,12 +100,19 @@ def main() -> None:
         "recovery_s_max": max((max(each.recoveries, default=0.0) for each in found.values()), default=0.0),
     }
     figures |= {f"{name}_trials": float(each.trials) for name, each in found.items()}
+    figures |= {
+        "faults_missed": float(sum(len(each.missed) for each in found.values())),
+        "parts_left_out": float(len(left_out)),
+    }
     for name, value in figures.items():
         print(f"{name}: {value:g}")
-    if not arguments.dry_run:
+    for each in found.values():
+        for missed in each.missed:
+            print(f"missed: {missed}", file=sys.stderr)
+    if is_whole_run(arguments):
         write_result("chaos-registry", figures)
     is_slow = figures["recovery_s_max"] > LONGEST_RECOVERY_S
-    if is_slow or not all(each.is_clean for each in found.values()):
+    if is_slow or left_out or not all(each.is_clean for each in found.values()):
         sys.exit(1)
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from benchmarks.chaos_registry.coordinator_site import CoordinatorSite
-from benchmarks.chaos_registry.site import Tally
+from benchmarks.chaos_registry.site import KEPT, Tally
 from swarm.domain.errors import StaleFenceError, SwarmError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, Digest, NodeId, owner_of
@@ -189,17 +190,58 @@ async def count_orphans(site: CoordinatorSite, tally: Tally) -> None:
     async with site.client(site.operator) as registry:
         await registry.collect(dry_run=False)
         await registry.collect(dry_run=False)
-    named: set[Digest] = set()
-    for digest in await site.store.manifests():
-        named |= set(read_statement(await site.store.manifest(digest) or b"", Manifest).value.blobs())
-    newest = read_statement(await site.store.gate() or b"", GateStatement).value.version
-    for version in range(1, newest + 1):
-        gate = read_statement(await site.store.gate(version) or b"", GateStatement).value
-        named |= {entry.blob for entry in gate.arrays}
-    trunk = read_statement(await site.store.specification() or b"", Specification).value.trunk
-    named |= {each.blob for module in (trunk.weights, trunk.probe) for each in module.tensors}
+    wanted = await _wanted_blobs(site)
     here = {Digest(path.name) for path in site.blobs.glob("??/*")}
-    left = len(here - named) + len(list((site.blobs / "incoming").iterdir()))
+    lost(tally, wanted - here, "a wanted blob that was collected")
+    left = len(here - wanted) + len(list((site.blobs / "incoming").iterdir()))
     tally.orphans += left
     if left:
-        tally.note("blobs that nothing names", left)
+        tally.note("blobs that nothing needs", left)
+
+
+async def _wanted_blobs(site: CoordinatorSite) -> set[Digest]:
+    """Return the blobs that have to stay, by the rules that docs/registry.md states and not by the
+    collector's code."""
+    newest = read_statement(await site.store.gate() or b"", GateStatement).value.version
+    pinned: set[str] = set()
+    wanted: set[Digest] = set()
+    in_reach = range(max(1, newest - KEPT.gate_versions + 1), newest + 1)
+    for version in in_reach:
+        gate = read_statement(await site.store.gate(version) or b"", GateStatement).value
+        wanted |= {entry.blob for entry in gate.arrays}
+        pinned |= {leaf.manifest for leaf in gate.leaves if leaf.manifest}
+    gone = await site.store.tombstones()
+    made = {
+        digest: read_statement(await site.store.manifest(digest) or b"", Manifest).value
+        for digest in await site.store.manifests()
+    }
+    living = {digest: each for digest, each in made.items() if not {each.expert, each.owner} & gone.keys()}
+    borrowed = _borrowed(living)
+    newest_of = defaultdict[str, list[int]](list)
+    for each in living.values():
+        newest_of[each.expert].append(each.version)
+    for digest, each in living.items():
+        newer = [version for version in newest_of[each.expert] if version > each.version]
+        is_root = each.expert == ROOT_EXPERT and each.gate_version_seen in in_reach
+        if len(newer) < KEPT.keep_versions or is_root or digest in pinned | borrowed:
+            wanted |= set(each.blobs())
+    trunk = read_statement(await site.store.specification() or b"", Specification).value.trunk
+    return wanted | {each.blob for module in (trunk.weights, trunk.probe) for each in module.tensors}
+
+
+def _borrowed(living: Mapping[Digest, Manifest]) -> set[Digest]:
+    """Return what living heads of other experts came from."""
+    heads: dict[str, Digest] = {}
+    for digest in sorted(living, key=lambda each: living[each].version):
+        heads[living[digest].expert] = digest
+    found: set[Digest] = set()
+    for head in heads.values():
+        waiting = [head]
+        seen: set[Digest] = set()
+        while waiting:
+            for parent in living[waiting.pop()].parents:
+                if parent.manifest in living and parent.manifest not in seen:
+                    seen.add(parent.manifest)
+                    waiting.append(parent.manifest)
+        found |= {each for each in seen if living[each].expert != living[head].expert}
+    return found

@@ -109,7 +109,6 @@ class CoordinatorSite(Site):
 
     async def stop(self) -> None:
         await self.end_coordinator()
-        self._forks.close()
         await super().stop()
 
     # The process

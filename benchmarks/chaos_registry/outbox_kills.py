@@ -1,39 +1,50 @@
 """Exactly once: a node is killed at every step of a delivery, the registry and Redis at any moment of it."""
 
 import asyncio
-import os
 import random
 import shutil
-import sys
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.chaos_registry.site import OWNER, Site, Tally
+from benchmarks.chaos_registry.node_side import NODE_NEEDS, NODE_SIDE
+from benchmarks.chaos_registry.redis_again import redis_started_again
+from benchmarks.chaos_registry.site import OWNER, PATIENCE_S, Site, Tally
 from swarm.config import NodeHome
 from swarm.domain.ids import expert_of, leaf_of
-from swarm.fault_points import FAULT_POINTS, VARIABLE
+from swarm.fault_points import FAULT_POINTS
 
 NODE_POINTS = tuple(name for name, side in FAULT_POINTS.items() if side == "node")
+TRIES = 3
+LONGEST_DELIVERY_S = 0.3
 Beside = Literal["", "registry", "redis"]
 
 
 async def outbox_exactly_once(folder: Path, times: int, seed: int, points: tuple[str, ...] = ()) -> Tally:
     """Publish a version for each point, so many times, and count what the registry has afterwards: each
-    version once, one event for each, nothing in between, and nothing left in the outbox."""
-    tally, site, chance = Tally(), Site(folder), random.Random(seed)
+    version once, one event for each, nothing in between, and nothing left in the outbox. Each point has a
+    site of its own."""
+    tally, chance = Tally(), random.Random(seed)
+    for point in points or NODE_POINTS:
+        tally.add(await _at(folder / point, point, times, chance))
+    return tally
+
+
+async def _at(folder: Path, point: str, times: int, chance: random.Random) -> Tally:
+    tally, site = Tally(), Site(folder)
     await site.start()
     home = NodeHome(folder / "home")
     home.root.mkdir()
     shutil.copytree(site.ada.folder, home.identity)
     version = 0
     try:
-        for row in range(times):
-            for point in points or NODE_POINTS:
-                version += 1
-                beside: Beside = ("", "registry", "redis")[row % 3]  # type: ignore[assignment]
-                await _one(site, home, f"{point}:1", beside, version, chance, tally)
-                tally.trials += 1
+        while tally.trials < times and version < TRIES * times:
+            beside: Beside = ("", "registry", "redis")[version % 3]  # type: ignore[assignment]
+            version += 1
+            tally.trials += await _one(site, home, f"{point}:1", beside, version, chance, tally)
+        if tally.trials < times:
+            tally.missed.append(f"{point}: killed {tally.trials} times, not {times}")
         await _count(site, version, tally)
     finally:
         await site.stop()
@@ -42,34 +53,36 @@ async def outbox_exactly_once(folder: Path, times: int, seed: int, points: tuple
 
 async def _one(
     site: Site, home: NodeHome, fault: str, beside: Beside, version: int, chance: random.Random, tally: Tally
-) -> None:
+) -> bool:
+    """Say whether the node was killed."""
     status = await _delivered(site, home, version, fault)
-    tally.note(f"{'killed at' if status == -9 else 'not reached:'} {fault[:-2]}")
+    is_killed = status == -signal.SIGKILL
+    tally.note(f"{'killed at' if is_killed else 'not reached:'} {fault[:-2]}")
+    before = (site.port, site.fence)
     delivery = asyncio.create_task(_delivered(site, home, version, ""))
-    await asyncio.sleep(chance.random())
+    await asyncio.sleep(chance.random() * LONGEST_DELIVERY_S)
     if beside == "redis":
         await site.kill_redis()
-        await site.redis.start()
+        await redis_started_again(site, tally)
     if beside == "registry":
-        port = site.port
         await site.end_registry()
         tally.recoveries.append(await site.start_registry())
-        if port != site.port:  # a node knows one address; here it is told the new one
-            delivery.cancel()
-            await asyncio.gather(delivery, return_exceptions=True)
-            delivery = asyncio.create_task(_delivered(site, home, version, ""))
+    if before != (site.port, site.fence):  # a node knows one address and lease; here it is told the new ones
+        delivery.cancel()
+        await asyncio.gather(delivery, return_exceptions=True)
+        delivery = asyncio.create_task(_delivered(site, home, version, ""))
     if await delivery:
         tally.acked_lost += 1
+        tally.note("a delivery that was refused")
+    return is_killed
 
 
 async def _delivered(site: Site, home: NodeHome, version: int, fault: str) -> int:
-    words = (str(home.root), str(site.port), str(site.fence), str(version))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.chaos_registry.node_side", *words,
-        env={**os.environ, VARIABLE: fault}, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    words = (str(home.root), str(site.port), str(site.fence), str(version), fault)
+    process = await site.forked(NODE_SIDE, words, needs=NODE_NEEDS)
     try:
-        return await process.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            return await process.wait()
     finally:
         if process.returncode is None:
             process.kill()

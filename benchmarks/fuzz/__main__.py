@@ -7,8 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.fuzz.attacking import CLIENTS_FAULT, Attack, Failures, Found, noted_failures, resident_mb
+from benchmarks.fuzz.attacking import CLIENTS_FAULT, Attack, Failures, Found, noted_failures
 from benchmarks.fuzz.headers import Headers
+from benchmarks.fuzz.memory import most_resident
 from benchmarks.fuzz.valid import Requests
 from benchmarks.fuzz.world import world
 from benchmarks.results_file import write_result
@@ -16,6 +17,7 @@ from benchmarks.results_file import write_result
 ROUND = 20_000
 WARM_UP = 0.05
 """Of all messages; memory is compared with what is there after these, caches and all."""
+MOST_GROWTH_MB = 50.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,19 +32,28 @@ def parser() -> argparse.ArgumentParser:
 
 async def fuzzed(arguments: argparse.Namespace, folder: Path) -> tuple[Found, float, float]:
     """Return what became of the messages, by how many MB memory grew at most, and the seconds it took."""
-    found, most = Found(), 0.0
+    found = Found()
     async with world(folder) as attacked:
         requests = await Requests.of(attacked)
         attack = Attack(attacked, requests, arguments.seed, arguments.over_tls)
         began = time.monotonic()
         found.add(await attack.send(int(arguments.messages * WARM_UP)))
-        warm = resident_mb()
-        while (left := arguments.messages - found.messages) > 0:
-            found.add(await attack.send(min(left, ROUND)))
-            most = max(most, resident_mb() - warm)
-            rate = found.messages / (time.monotonic() - began)
-            print(f"{found.messages} messages, {rate:.0f}/s, {most:.1f} MB more", file=sys.stderr, flush=True)
-        return found, most, time.monotonic() - began
+        with most_resident() as most:
+            while (left := arguments.messages - found.messages) > 0:
+                found.add(await attack.send(min(left, ROUND)))
+                rate = found.messages / (time.monotonic() - began)
+                say = f"{found.messages} messages, {rate:.0f}/s, {most.growth_mb:.1f} MB more"
+                print(say, file=sys.stderr, flush=True)
+        return found, most.growth_mb, time.monotonic() - began
+
+
+def read_headers(headers: Headers, count: int) -> tuple[Found, float]:
+    """Return what became of mutated headers, and by how many MB memory grew at most after the first ones."""
+    found = headers.read(int(count * WARM_UP))
+    with most_resident() as most:
+        while (left := count - found.messages) > 0:
+            found.add(headers.read(min(left, ROUND)))
+    return found, most.growth_mb
 
 
 def show(found: Found, failures: Failures) -> None:
@@ -57,7 +68,7 @@ def main() -> None:
     arguments = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder, noted_failures() as failures:
         messages, growth, seconds = asyncio.run(fuzzed(arguments, Path(folder)))
-        headers = Headers(Path(folder), arguments.seed).read(arguments.headers)
+        headers, headers_growth = read_headers(Headers(Path(folder), arguments.seed), arguments.headers)
     show(messages, failures)
     show(headers, Failures())
     figures = {
@@ -70,6 +81,7 @@ def main() -> None:
         "server_errors": messages.server_errors + headers.server_errors,
         "crashes": messages.crashes + headers.crashes,
         "rss_growth_mb": round(growth, 1),
+        "headers_rss_growth_mb": round(headers_growth, 1),
         "seed": arguments.seed,
         "seconds": round(seconds, 1),
         "rate": round(messages.messages / seconds, 1),
@@ -78,7 +90,8 @@ def main() -> None:
         print(f"{name}: {value:g}")
     if not arguments.dry_run:
         write_result("fuzz", figures)
-    if figures["server_errors"] or figures["crashes"]:
+    is_large = max(growth, headers_growth) > MOST_GROWTH_MB
+    if figures["server_errors"] or figures["crashes"] or is_large:
         sys.exit(1)
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import psutil
 import structlog
 from google.protobuf.message import EncodeError, Message
 
@@ -22,7 +21,8 @@ from swarm.rpc import methods as m
 from swarm.rpc.methods import AnyMethod
 from swarm.rpc.status import TABLE
 
-SERVERS_FAULT: Final = frozenset({"INTERNAL", "UNKNOWN"})
+SERVERS_FAULT: Final = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
+"""Everything that a call needs runs, so one that finds something away, or is late, is no client's fault."""
 CLIENTS_FAULT: Final = (
     frozenset(row.grpc for row in TABLE.values()) | {"UNIMPLEMENTED", "CANCELLED"}
 ) - SERVERS_FAULT
@@ -201,7 +201,3 @@ def noted_failures() -> Iterator[Failures]:
         yield failures
     finally:
         structlog.configure(**before)
-
-
-def resident_mb() -> float:
-    return float(psutil.Process().memory_info().rss) / 1e6

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 
+from swarm.rpc import methods as m
 from swarm.rpc.callers import Gatekeeper
 from swarm.rpc.interceptors import CallGuard
 from swarm.rpc.methods import AnyMethod
@@ -17,6 +18,8 @@ PATIENCE_S: Final = 60.0
 _LISTENING_S: Final = 0.02
 """How long a stream that could go on for ever is listened to."""
 _MOST_REPLIES: Final = 3
+ENDLESS: Final = frozenset({m.EVENTS})
+"""What goes on until its caller goes; every other call has to end within PATIENCE_S."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +62,8 @@ class InProcess:
         kind = f"stream_{'stream' if method.streams_out else 'unary'}"
         context = _Context(pem, sent.metadata, guarded.response_serializer)
         request = _messages(sent.parts, endless=method.streams_in and method.streams_out)
-        return await _outcome(
-            self._run(getattr(guarded, kind), request, context), context, method.streams_out
-        )
+        work = self._run(getattr(guarded, kind), request, context)
+        return await _outcome(work, context, is_endless=method in ENDLESS)
 
     async def _run(self, behaviour: Any, request: Any, context: "_Context") -> None:
         reply = await behaviour(request, context)
@@ -80,11 +82,11 @@ async def over_socket(channel: grpc.aio.Channel, method: AnyMethod, sent: Sent) 
             await call
         else:
             for _ in range(_MOST_REPLIES):
-                async with asyncio.timeout(_LISTENING_S * 10):
+                async with asyncio.timeout(_LISTENING_S * 10 if method in ENDLESS else PATIENCE_S):
                     if await call.read() is grpc.aio.EOF:
                         break
     except TimeoutError:
-        return Outcome("OK")
+        return Outcome("OK" if method in ENDLESS else "HANG")
     except grpc.aio.AioRpcError as error:
         hung = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and error.details() == "Deadline Exceeded"
         return Outcome("HANG" if hung else error.code().name, error.details() or "")
@@ -93,14 +95,14 @@ async def over_socket(channel: grpc.aio.Channel, method: AnyMethod, sent: Sent) 
     return Outcome("OK")
 
 
-async def _outcome(work: Any, context: "_Context", streams_out: bool) -> Outcome:
+async def _outcome(work: Any, context: "_Context", *, is_endless: bool) -> Outcome:
     task = asyncio.ensure_future(work)
     try:
-        done, _ = await asyncio.wait({task}, timeout=_LISTENING_S if streams_out else PATIENCE_S)
-        if not done and streams_out and not context.written:
+        done, _ = await asyncio.wait({task}, timeout=_LISTENING_S if is_endless else PATIENCE_S)
+        if not done and is_endless and not context.written:
             done, _ = await asyncio.wait({task}, timeout=_LISTENING_S * 10)
         if not done:
-            return Outcome("OK") if streams_out else Outcome("HANG")
+            return Outcome("OK") if is_endless else Outcome("HANG")
         try:
             task.result()
         except (grpc.aio.AbortError, _Enough):

@@ -59,6 +59,7 @@ def main() -> None:
     print(real, file=sys.stderr)
     figures = {
         "histories": real.histories,
+        "histories_wanted": arguments.histories,
         "operations": real.operations,
         "operations_of_unknown_outcome": real.unknown,
         "faults": real.faults,
@@ -72,6 +73,9 @@ def main() -> None:
         print(f"{name}: {value:g}")
     if not arguments.dry_run:
         write_result("heads", figures)
+    if real.histories < arguments.histories:
+        print(f"{real.histories} of {arguments.histories} histories: no time for more", file=sys.stderr)
+        sys.exit(1)
     if figures["violations"] or figures["bugs_found"] < figures["bugs_planted"]:
         sys.exit(1)
 

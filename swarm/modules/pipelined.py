@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from swarm.fault_points import reached
 from swarm.freed_memory import FreedMemory
 
 BATCH_BYTES: Final = 4 << 20
@@ -75,4 +76,5 @@ async def _ended(writing: asyncio.Future[None] | None) -> None:
 def _write_all(write: Callable[[bytes], None], batch: Sequence[bytes], freed: FreedMemory) -> None:
     for chunk in batch:
         write(chunk)
+    reached("registry.blob.written")
     freed.passed(sum(map(len, batch)))

@@ -196,7 +196,9 @@ class Commits:
                 async with self.within_limits(caller, statement):
                     moved = await self._store.restore_head(manifest, statement.digest, envelope, fence)
                 if moved:
+                    reached("registry.announce.restored")
                     await self._journal.note_commit(statement.digest, envelope)
+                    reached("registry.announce.journaled")
         return f"{manifest.expert}@{manifest.version}" if moved else ""
 
     async def _check_known(self, owner: NodeId, target: str) -> None:

@@ -27,6 +27,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Caller, Head
 from swarm.domain.rebuild import BroughtBack, OwnerCame, RebuildReport
 from swarm.domain.specification import Specification
+from swarm.fault_points import reached
 from swarm.registry import admission
 from swarm.registry.blob_rights import BlobRights
 from swarm.registry.blob_store import BlobStore
@@ -176,7 +177,9 @@ class Rebuilding:
             is_new = await self._store.put_back(
                 each.value, each.digest, each.envelope, as_head=as_head, fence=taking.fence
             )
+            reached("registry.bring_back.stored")
             await self._journal.note_commit(each.digest, each.envelope)
+            reached("registry.bring_back.journaled")
         return is_new
 
     async def _absent(self, made: Manifest) -> list[Digest]:

@@ -1,5 +1,6 @@
 """Each named fault point is passed somewhere, and kills only the process that is told to die there."""
 
+import os
 import re
 import signal
 import subprocess
@@ -35,6 +36,17 @@ def test_a_process_dies_at_the_very_time_that_was_asked_for() -> None:
     assert run(words, "node.outbox.done:3") == 0
     assert run(words, "node.outbox.done:2") == -signal.SIGKILL
     assert run(words, "node.outbox.linked") == 0
+
+
+def test_a_process_freezes_where_it_was_told_to_and_goes_on_when_it_is_told() -> None:
+    program = 'from swarm.fault_points import reached\nreached("node.outbox.done")\nraise SystemExit(7)'
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env={VARIABLE: "node.outbox.done:1:stop", "PYTHONPATH": str(ROOT)}
+    )
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 7
 
 
 def test_without_the_variable_nothing_happens_and_an_unknown_name_is_refused_with_it() -> None:
