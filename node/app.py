@@ -43,6 +43,7 @@ from swarm.exits import leave_process
 from swarm.experts.factories import buildable, can_build
 from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
+from swarm.heap import suit_transfers
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -67,6 +68,7 @@ async def serve(config: NodeConfig) -> None:
     Raises NotFoundError where the home is no member's, UsageError where it is not a node's, ConflictError
     where an agent runs there already.
     """
+    suit_transfers()
     home = config.home
     identity = Identity.load(home.identity)
     if identity.role != "node":

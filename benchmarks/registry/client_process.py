@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.domain.ids import Digest, NodeId
+from swarm.heap import suit_transfers
 from swarm.modules import BlobFiles
 from swarm.rpc import methods as m
 from swarm.rpc.channel import Connection, open_channel
@@ -71,6 +72,7 @@ async def _obey(identity: str, address: str, cache: str) -> None:
 
 
 def main(*arguments: str) -> None:
+    suit_transfers()
     configure_logging("node", level="warning")
     asyncio.run(_obey(*arguments))
 

@@ -11,6 +11,7 @@ from swarm.cli.passing_cache import passing_cache
 from swarm.cli.places import Place
 from swarm.config import NodeHome, SwarmHome
 from swarm.domain.errors import UsageError
+from swarm.heap import suit_transfers
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.peers import LivingPeers
 from swarm.rpc.verified import VerifiedRegistry
@@ -29,6 +30,7 @@ async def verified_registry(
     `with_peers`, for weights: nodes that live and have a listener may give blobs as well. `deltas`: blobs
     come as deltas to those of the versions that they came from, where that pays.
     """
+    suit_transfers()
     async with AsyncExitStack() as stack:
         if place.is_node:
             cache = BlobFiles(NodeHome(place.root).cache)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from swarm.fault_points import reached
-from swarm.freed_memory import FreedMemory
 
 BATCH_BYTES: Final = 4 << 20
 BATCH_CHUNKS: Final = 4096
@@ -24,12 +23,12 @@ async def write_pipelined(
     loop = asyncio.get_running_loop()
     writing: asyncio.Future[None] | None = None
     batch: list[bytes] = []
-    gathered, freed = 0, FreedMemory()
+    gathered = 0
     pause: asyncio.TimerHandle | None = None
 
     def hand_over() -> None:
         nonlocal writing, batch, gathered
-        writing = loop.run_in_executor(None, _write_all, write, batch, freed)
+        writing = loop.run_in_executor(None, _write_all, write, batch)
         batch, gathered = [], 0
 
     def paused() -> None:
@@ -73,8 +72,7 @@ async def _ended(writing: asyncio.Future[None] | None) -> None:
         writing.result()
 
 
-def _write_all(write: Callable[[bytes], None], batch: Sequence[bytes], freed: FreedMemory) -> None:
+def _write_all(write: Callable[[bytes], None], batch: Sequence[bytes]) -> None:
     for chunk in batch:
         write(chunk)
     reached("registry.blob.written")
-    freed.passed(sum(map(len, batch)))

@@ -16,6 +16,7 @@ from swarm.config import REGISTRY_PORT
 from swarm.domain.collection import RetentionPolicy
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
+from swarm.heap import suit_transfers
 from swarm.modules import BlobFiles
 from swarm.open_files import raise_limit
 from swarm.registry.blob_copies import BlobCopies
@@ -72,6 +73,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
     Raises UnreachableError if Redis does not answer, UsageError for a port in use or another member's
     identity, ConflictError where a registry of this home runs already, and what `Identity.load` raises.
     """
+    suit_transfers()
     identity = Identity.load(config.identity)
     if identity.role != "registry":
         raise UsageError(

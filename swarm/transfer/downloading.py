@@ -23,7 +23,6 @@ from swarm.domain.errors import (
     VerificationError,
 )
 from swarm.domain.ids import Digest
-from swarm.freed_memory import FreedMemory
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.outlines import BLOCK_BYTES, Outline, block_bytes, blocks_in
 from swarm.modules.partial_blobs import PartialBlob
@@ -78,7 +77,6 @@ class _Download:
     ) -> None:
         self._blob, self._partial, self._holders = blob, partial, holders
         self._patience, self._on_bytes, self._clock = patience, on_bytes, clock
-        self._freed = FreedMemory()
         self._failed: dict[str, SwarmError] = {}
         self._working: set[str] = set()
         self._block_s: dict[str, float] = {}
@@ -207,7 +205,6 @@ class _Download:
                 self._partial.write_at(offset + came, piece)
                 came += len(piece)
                 self._tell(len(piece))
-            self._freed.passed(came)
             if outline is not None and hashed.hexdigest() != outline.blocks[block]:
                 found = f"block {block} with digest {hashed.hexdigest()[:12]}"
                 raise self._wrong(holder, found, f"digest {outline.blocks[block][:12]}, by its own outline")
