@@ -13,6 +13,7 @@ from benchmarks.fuzz.memory import most_resident
 from benchmarks.fuzz.valid import Requests
 from benchmarks.fuzz.world import world
 from benchmarks.results_file import write_result
+from swarm.heap import suit_transfers
 
 ROUND = 20_000
 WARM_UP = 0.05
@@ -66,6 +67,7 @@ def show(found: Found, failures: Failures) -> None:
 
 def main() -> None:
     arguments = parser().parse_args()
+    suit_transfers()  # as the registry does
     with tempfile.TemporaryDirectory() as folder, noted_failures() as failures:
         messages, growth, seconds = asyncio.run(fuzzed(arguments, Path(folder)))
         headers, headers_growth = read_headers(Headers(Path(folder), arguments.seed), arguments.headers)

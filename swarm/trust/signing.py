@@ -8,9 +8,13 @@ from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
 from swarm.domain.errors import InvalidInputError, VerificationError
+from swarm.skipped_imports import without
+
+# It offers signers of clouds too, where their clients are installed: boto3 takes a third of a second.
+with without("boto3", "azure", "google.cloud", "pkcs11"):
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
 __all__ = [
     "CryptoSigner",

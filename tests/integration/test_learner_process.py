@@ -108,6 +108,7 @@ def test_a_dry_run_lists_what_would_leave_and_trains_nothing(tmp_path: Path) -> 
     assert sizes["rose.l1 prototypes"] > 0
 
 
+@pytest.mark.chaos
 def test_killed_in_the_middle_it_resumes_to_the_same_result(tmp_path: Path) -> None:
     order = TrainOrder(data="digits", steps=900, net="cnn:8x8", seed=2)
     specification = make_specification(BlobFiles(tmp_path / "cache"))

@@ -41,6 +41,7 @@ def told(home: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.chaos
 async def test_a_delivery_that_the_quota_refuses_is_told_everywhere_and_arrives_once_there_is_room(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
