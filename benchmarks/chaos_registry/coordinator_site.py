@@ -165,10 +165,6 @@ class CoordinatorSite(Site):
         await self._clients.aclose()
 
     @property
-    def is_dead(self) -> bool:
-        return self.coordinator is not None and self.coordinator.returncode is not None
-
-    @property
     def client_of_operator(self) -> CoordinatorClient:
         return CoordinatorClient(self.steering)
 

@@ -17,7 +17,7 @@ from swarm.domain.ids import Digest, NodeId
 from swarm.modules import BlobFiles
 from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import RedisStore, connect_redis
-from swarm.trust.identity import Identity, create_service_identity
+from swarm.trust.identity import Identity
 from swarm.trust.statements import sign_statement
 from tests.support.trust import SWARM, found, specification
 
@@ -51,14 +51,7 @@ async def running(folder: Path) -> AsyncIterator[World]:
     """Start everything below a folder and end it again."""
     now = datetime.now(UTC)
     founded = found(folder / "swarm", now=now)
-    identity = create_service_identity(
-        founded.ca,
-        folder / "registry" / "identity",
-        role="registry",
-        coordinator="127.0.0.1:9",
-        coordinator_record=founded.coordinator.record,
-        now=now,
-    )
+    identity = founded.registry(folder / "registry" / "identity", now=now)
     ada = founded.member("ada", now=now)
     async with AsyncExitStack() as stack:
         redis = RedisServer(folder / "redis")

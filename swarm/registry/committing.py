@@ -145,11 +145,9 @@ class Commits:
 
     async def admit(self, manifest: Manifest) -> None:
         """Raise by name unless manifest fits the swarm, all its blobs are here and its owner may name them,
-        and its weights are sound. To who may not name a blob it is missing.
-
-        Before that what the store lost comes back: who published a blob first was acknowledged first.
+        and its weights are sound. To who may not name a blob it is missing. For a store that was brought
+        forward: who published a blob first was acknowledged first.
         """
-        await self._reconciler.bring_forward()
         admission.check_fits(manifest, await self._statements.specification())
         foreign = await self._rights.unnameable(manifest.owner, manifest.blobs())
 

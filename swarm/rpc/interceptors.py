@@ -178,8 +178,8 @@ class _Guarded:
             await context.write(message)
         finally:
             timer.cancel()
-            await asyncio.gather(*closing)
         if closing:
+            await closing[0]
             raise DeadlineError(
                 f"stream {self.path.lstrip('/')}",
                 found=f"a caller that read nothing for {unread_s:g} s",

@@ -16,7 +16,6 @@ from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
-from swarm.trust.identity import create_service_identity
 from swarm.trust.statements import sign_statement
 from tests.support.registry import expert
 from tests.support.s3 import SECRET_KEY, environment, s3_server
@@ -66,14 +65,7 @@ async def test_a_registry_over_s3_goes_on_where_its_predecessor_was_and_says_whe
     now = datetime.now(UTC)
     founded = found(tmp_path / "swarm", now=now)
     home = tmp_path / "home"
-    create_service_identity(
-        founded.ca,
-        home / "registry" / "identity",
-        role="registry",
-        coordinator="127.0.0.1:9",
-        coordinator_record=founded.coordinator.record,
-        now=now,
-    )
+    founded.registry(home / "registry" / "identity", now=now)
     ada = founded.member("ada", now=now)
     redis = RedisServer(tmp_path / "redis")
     await redis.start()

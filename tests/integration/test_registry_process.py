@@ -90,14 +90,7 @@ async def stopped(process: asyncio.subprocess.Process) -> int:
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     now = datetime.now(UTC)
     founded = found(tmp_path / "swarm", now=now)
-    identity = create_service_identity(
-        founded.ca,
-        tmp_path / "registry" / "identity",
-        role="registry",
-        coordinator="127.0.0.1:9",
-        coordinator_record=founded.coordinator.record,
-        now=now,
-    )
+    identity = founded.registry(tmp_path / "registry" / "identity", now=now)
     ada = founded.member("ada", now=now)
     redis = RedisServer(tmp_path / "redis")
     await redis.start()

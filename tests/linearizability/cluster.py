@@ -18,7 +18,7 @@ from swarm.registry.redis_server import RedisServer
 from swarm.registry.redis_store import RedisStore, connect_redis
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
-from swarm.trust.identity import Identity, create_service_identity
+from swarm.trust.identity import Identity
 from swarm.trust.statements import sign_statement
 from tests.linearizability.relay import Relay
 from tests.support.trust import SWARM, found, specification
@@ -46,14 +46,7 @@ class Cluster:
     async def start(self) -> None:
         now = datetime.now(UTC)
         founded = found(self.folder / "swarm", now=now)
-        self._identity = create_service_identity(
-            founded.ca,
-            self.folder / "registry" / "identity",
-            role="registry",
-            coordinator="127.0.0.1:9",
-            coordinator_record=founded.coordinator.record,
-            now=now,
-        )
+        self._identity = founded.registry(self.folder / "registry" / "identity", now=now)
         await self.redis.start()
         self.store = connect_redis(self.redis.url, SWARM)
         await self.store.put_specification(1, sign_statement(specification(), founded.coordinator_signer))

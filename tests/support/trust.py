@@ -35,6 +35,17 @@ class Founded:
     def coordinator_signer(self) -> Signer:
         return self.coordinator.required_signer()
 
+    def registry(self, folder: Path, now: datetime = NOW) -> Identity:
+        """Let a registry begin: its identity, saved in that folder; it knows no coordinator's address."""
+        return create_service_identity(
+            self.ca,
+            folder,
+            role="registry",
+            coordinator="127.0.0.1:9",
+            coordinator_record=self.coordinator.record,
+            now=now,
+        )
+
     def member(self, name: str, role: Role = "node", now: datetime = NOW) -> Identity:
         """Let a member join: its identity, saved in a folder of its own."""
         signer = Signer.generate() if role == "node" else None

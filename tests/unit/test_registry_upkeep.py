@@ -15,7 +15,7 @@ from swarm.registry.upkeep import (
     keep_swept,
     take_revocations,
 )
-from swarm.trust.identity import LIFETIMES, create_service_identity
+from swarm.trust.identity import LIFETIMES
 from swarm.trust.statements import sign_statement
 from tests.support.trust import NOW, Founded, found, revocations
 
@@ -23,13 +23,7 @@ ADA = NodeId("ada")
 
 
 def registry_identity(founded: Founded) -> Path:
-    return create_service_identity(
-        founded.ca,
-        founded.folder / "registry",
-        role="registry",
-        coordinator_record=founded.coordinator.record,
-        now=NOW,
-    ).folder
+    return founded.registry(founded.folder / "registry").folder
 
 
 async def test_the_certificate_is_renewed_at_two_thirds_of_its_life_and_not_before(tmp_path: Path) -> None:
