@@ -129,7 +129,7 @@ class Publisher:
         if missing and self._deltas is not None:
             bases = await self._deltas.bases(manifest, in_registry=True)
         for digest in missing:
-            data = await asyncio.to_thread(self._cache.open_verified, digest)
+            data = self._cache.open_unverified(digest)
             base = bases.get(digest)
             line = Listing(
                 what="blob",
@@ -141,10 +141,14 @@ class Publisher:
                 attributes={"delta_to": base.blob} if base is not None else {},
             )
             self._outbound.record([line])
-            if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
-                await self._registry.publish_blob(digest, data, on_bytes)
-            else:
-                on_bytes(len(data))
+            try:
+                if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
+                    await self._registry.publish_blob(digest, data, on_bytes)
+                else:
+                    on_bytes(len(data))
+            except VerificationError:
+                await asyncio.to_thread(self._cache.open_verified, digest)  # is it this cache that is damaged?
+                raise
             reached("node.publish.blob_sent")
 
     async def _ancestor(self, digest: Digest) -> Manifest:

@@ -197,12 +197,7 @@ class BlobFiles:
         Raises NotFoundError if it is not here, VerificationError if its bytes are not what its name says.
         The view stays valid after `remove`.
         """
-        try:
-            with self.path(blob).open("rb") as file:
-                state = state_of(os.fstat(file.fileno()))
-                view = self._mapped(file, state)
-        except FileNotFoundError:
-            raise _not_here(blob) from None
+        view, state = self._open(blob)
         if self._verified.get(blob) != state:
             try:
                 verify_digest(view, blob, "blob")
@@ -211,6 +206,19 @@ class BlobFiles:
                 raise
             self._verified[blob] = state
         return view
+
+    def open_unverified(self, blob: Digest) -> memoryview:
+        """Return the bytes under blob's name as they are, mapped: for whoever hands them to one that verifies
+        them. NotFoundError if it is not here."""
+        return self._open(blob)[0]
+
+    def _open(self, blob: Digest) -> tuple[memoryview, FileState]:
+        try:
+            with self.path(blob).open("rb") as file:
+                state = state_of(os.fstat(file.fileno()))
+                return self._mapped(file, state), state
+        except FileNotFoundError:
+            raise _not_here(blob) from None
 
     def _mapped(self, file: BinaryIO, state: FileState) -> memoryview:
         """Return a file's bytes. A mapping holds the file open, so there is one however many ask."""

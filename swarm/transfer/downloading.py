@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TypeVar
 
 from swarm.digests import blake3
 from swarm.domain.errors import (
@@ -28,6 +29,8 @@ from swarm.modules.outlines import BLOCK_BYTES, Outline, block_bytes, blocks_in
 from swarm.modules.partial_blobs import PartialBlob
 from swarm.transfer.blocks import Assignment
 from swarm.transfer.holders import Holder, Holders
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ class _Download:
         self._failed: dict[str, SwarmError] = {}
         self._working: set[str] = set()
         self._block_s: dict[str, float] = {}
-        self._changed = asyncio.Condition()
+        self._changed, self._writing = asyncio.Condition(), asyncio.Lock()
         self._told = 0
 
     async def run(self) -> None:
@@ -172,45 +175,77 @@ class _Download:
     async def _stream(
         self, holder: Holder, run: list[int], left: Assignment, outline: Outline | None
     ) -> None:
-        """Read a run of consecutive blocks, as long as they are this holder's to fetch."""
+        """Read a run of consecutive blocks, as long as they are this holder's to fetch. With an outline a
+        block counts once it was found to match; without, it is written while the next one comes."""
         size_bytes = self._partial.size_bytes
         start, end = run[0] * BLOCK_BYTES, min(size_bytes, (run[-1] + 1) * BLOCK_BYTES)
         is_all = start == 0 and end == size_bytes
         stream = holder.read(self._blob, 0 if is_all else start, 0 if is_all else end - start)
-        async with aclosing(_Pieces(stream)) as pieces:
-            for block in run:
-                if not left.is_next(holder.name, block):
-                    return
-                began = self._clock()
-                await self._take_block(holder, block, pieces, outline)
-                self._block_s[holder.name] = self._clock() - began
-                left.done(holder.name)
-            if await self._next(holder, pieces, 1, self._clock()):
-                raise self._wrong(holder, "more bytes than were asked for", f"{end - start} bytes")
-
-    async def _take_block(
-        self, holder: Holder, block: int, pieces: "_Pieces", outline: Outline | None
-    ) -> None:
-        """Write a block as it comes; VerificationError unless it is what the outline says."""
-        began, hashed = self._clock(), blake3()
-        offset, missing = block * BLOCK_BYTES, block_bytes(block, self._partial.size_bytes)
-        came = 0
+        writing: asyncio.Task[None] | None = None
         try:
-            while came < missing:
-                piece = await self._next(holder, pieces, missing - came, began)
+            async with aclosing(_Pieces(stream)) as pieces:
+                for block in run:
+                    if not left.is_next(holder.name, block):
+                        return
+                    began = self._clock()
+                    came = await self._gathered(holder, block, pieces)
+                    self._block_s[holder.name] = self._clock() - began
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(self._keep(holder, block, came, outline))
+                    if outline is not None:
+                        await writing
+                    left.done(holder.name)
+                if await self._next(holder, pieces, 1, self._clock()):
+                    raise self._wrong(holder, "more bytes than were asked for", f"{end - start} bytes")
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
+
+    async def _gathered(self, holder: Holder, block: int, pieces: "_Pieces") -> list[memoryview]:
+        """Return a block's bytes as they came."""
+        began, missing = self._clock(), block_bytes(block, self._partial.size_bytes)
+        came: list[memoryview] = []
+        gathered = 0
+        try:
+            while gathered < missing:
+                piece = await self._next(holder, pieces, missing - gathered, began)
                 if not piece:
                     raise self._ended(holder)
-                if outline is not None:
-                    hashed.update(piece)
-                self._partial.write_at(offset + came, piece)
-                came += len(piece)
+                came.append(piece)
+                gathered += len(piece)
                 self._tell(len(piece))
-            if outline is not None and hashed.hexdigest() != outline.blocks[block]:
-                found = f"block {block} with digest {hashed.hexdigest()[:12]}"
-                raise self._wrong(holder, found, f"digest {outline.blocks[block][:12]}, by its own outline")
         except BaseException:
-            self._tell(-came)
+            self._tell(-gathered)
             raise
+        return came
+
+    async def _keep(
+        self, holder: Holder, block: int, came: Sequence[memoryview], outline: Outline | None
+    ) -> None:
+        """Write a block; VerificationError unless it is what the outline says."""
+        expected = None if outline is None else outline.blocks[block]
+        try:
+            async with self._writing:  # by one thread at a time
+                found = await _to_the_end(lambda: self._write(block, came, is_hashed=expected is not None))
+            if found != expected:
+                said = f"block {block} with digest {(found or '')[:12]}"
+                raise self._wrong(holder, said, f"digest {(expected or '')[:12]}, by its own outline")
+        except BaseException:
+            self._tell(-sum(map(len, came)))
+            raise
+
+    def _write(self, block: int, came: Sequence[memoryview], *, is_hashed: bool) -> str | None:
+        """Write a block's bytes and return their digest, if it is asked for. For another thread."""
+        hashed, offset = blake3(), block * BLOCK_BYTES
+        for piece in came:
+            if is_hashed:
+                hashed.update(piece)
+            self._partial.write_at(offset, piece)
+            offset += len(piece)
+        return hashed.hexdigest() if is_hashed else None
 
     async def _next(self, holder: Holder, pieces: "_Pieces", most: int, began: float) -> memoryview:
         """Return the next bytes of a block that began then, none at the end; DeadlineError if it is late."""
@@ -307,6 +342,17 @@ class _Pieces:
     async def aclose(self) -> None:
         if (close := getattr(self._stream, "aclose", None)) is not None:
             await close()
+
+
+async def _to_the_end(work: Callable[[], Result]) -> Result:
+    """Do work in another thread; when this ends, however it ends, the thread is at its end."""
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.wait({running})
+    finally:
+        if not running.done():
+            await asyncio.wait({running})
+    return running.result()
 
 
 def _is_broken_off(error: SwarmError) -> bool:

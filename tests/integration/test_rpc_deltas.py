@@ -75,8 +75,7 @@ class World:
         )
 
     async def publish(self, value: Manifest, cache: BlobFiles) -> None:
-        intent = Intent(number=1, kind="publish", key="", subject="", envelope=self.signed(value))
-        await self.publisher(cache).publish(intent, self.lease.fence)
+        await self.publisher(cache).publish(intent_of(self, value), self.lease.fence)
 
     @asynccontextmanager
     async def bob(self, cache: BlobFiles) -> AsyncIterator[VerifiedRegistry]:
@@ -110,6 +109,10 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         open_channel(ada, address, "registry", NodeId("registry")) as connection,
     ):
         yield World(swarm, ada, port, files, claims, address, lease, tmp_path, connection, calls)
+
+
+def intent_of(world: World, value: Manifest) -> Intent:
+    return Intent(number=1, kind="publish", key="", subject="", envelope=world.signed(value))
 
 
 def _record(monkeypatch: pytest.MonkeyPatch, port: RegistryService, name: str, calls: list[str]) -> None:
@@ -227,6 +230,26 @@ async def test_a_publisher_says_how_far_it_is_in_the_blobs_own_bytes(world: Worl
     assert between is not None and between.key == "k"
     assert between.sent_bytes in sizes.values() and between.total_bytes == sum(sizes.values())
     assert world.calls.count("publish_delta") == deltas
+
+
+@pytest.mark.parametrize("deltas", [False, True])
+async def test_a_damaged_blob_of_the_publishers_own_is_named_and_nothing_of_it_is_stored(
+    world: World, deltas: bool
+) -> None:
+    made, packed = versions()
+    cache = cached(world, "ada-cache", packed[0])
+    blob = large(packed[0])
+    with cache.path(blob).open("r+b") as file:
+        file.seek(99)
+        file.write(bytes([packed[0][blob][99] ^ 1]))
+    publisher = world.publisher(cache, deltas=deltas)
+    with pytest.raises(VerificationError) as refused:
+        await publisher.publish(intent_of(world, made[0]), world.lease.fence)
+    assert str(refused.value).startswith(f"blob {blob[:12]}")
+    assert not world.files.has(blob) and not cache.has(blob)
+    cache.put(packed[0][blob])
+    await world.publish(made[0], cache)
+    assert bytes(world.files.open_verified(blob)) == packed[0][blob]
 
 
 async def test_no_claim_outlives_the_commit_of_what_came_as_a_delta(world: World) -> None:

@@ -115,11 +115,13 @@ async def test_an_upload_to_a_registry_that_is_killed_goes_on_where_it_stopped(c
     await cluster.hurt("kill registry")
     assert await client.missing([blob]) == [blob]
     kept = await client.upload_state(blob)
-    assert 30 * MIB < kept < BLOB_BYTES
+    # Of what passed, two batches were not written yet and the sockets on the way hold up to 6 MiB each.
+    assert 8 * MIB < kept < BLOB_BYTES
     assert await cluster.client("bob").upload_state(blob) == 0
+    carried = relay.carried
     await client.publish_blob(blob, data)
     assert await client.missing([blob]) == []
-    assert relay.carried < 1.2 * BLOB_BYTES
+    assert relay.carried - carried < 1.05 * (BLOB_BYTES - kept) + MIB
     assert await client.upload_state(blob) == 0
     assert await client.fetch_blob(blob) == data
     await client.close()
@@ -144,6 +146,9 @@ async def test_a_download_from_a_registry_that_is_killed_goes_on_where_it_stoppe
         await download(blob, len(data), Holders([client.holder()]), files, on_bytes=on_bytes)
     await killing[0]
     assert not files.has(blob)
+    kept = next((files.folder / "incoming").iterdir()).stat().st_size // BLOCK_BYTES * BLOCK_BYTES
+    assert 8 * MIB < kept < BLOB_BYTES
+    carried = relay.carried
     # A process of its own goes on: nothing but the file is left of the first try.
     command = [sys.executable, "-c", _FETCH, str(cluster.owners["ada"].folder), f"127.0.0.1:{relay.port}"]
     process = await asyncio.create_subprocess_exec(
@@ -152,7 +157,7 @@ async def test_a_download_from_a_registry_that_is_killed_goes_on_where_it_stoppe
     await process.communicate()
     assert process.returncode == 0
     assert bytes(files.open_verified(blob)) == data
-    assert relay.carried < 1.2 * BLOB_BYTES
+    assert relay.carried - carried < 1.05 * (BLOB_BYTES - kept) + MIB
     await client.close()
 
 
