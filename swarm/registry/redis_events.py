@@ -50,9 +50,10 @@ class RedisEvents(RedisConnection):
 
 def _event(row: tuple[Any, Mapping[Any, Any]]) -> Event:
     fields = {text(name): text(value) for name, value in row[1].items()}
+    made_at = fields.pop("at", None)  # none where a script made it: then its id says when
     return Event(
         id=text(row[0]),
         kind=fields.pop("kind"),
-        at=float(fields.pop("at")),
+        at=float(made_at) if made_at is not None else int(text(row[0]).partition("-")[0]) / 1000,
         fields=tuple((name.removeprefix("f:"), value) for name, value in fields.items()),
     )

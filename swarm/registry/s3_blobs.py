@@ -152,7 +152,7 @@ class S3Blobs:
         wanted = set(blobs)
         if len(wanted) < _LISTED_FROM:
             return {blob: state.size_bytes for blob, state in self._states(list(wanted)).items()}
-        return {b: size for b, size in self._listed() if b in wanted and b not in self._going}
+        return {blob: size for blob, size in self._here() if blob in wanted}
 
     @contextmanager
     def writer(
@@ -195,15 +195,13 @@ class S3Blobs:
 
     def digests(self) -> Iterator[Digest]:
         """Yield the digests of all blobs here, in no order."""
-        for blob, _ in self._listed():
-            if blob not in self._going:
-                yield blob
+        return (blob for blob, _ in self._here())
 
     def stats(self) -> tuple[int, int]:
         """Return the number of blobs here and their bytes in all; they are counted at most twice a minute."""
         now = self._clock()
         if self._stats is None or now >= self._stats[0] + self._stats_for_s:
-            sizes = [size for blob, size in self._listed() if blob not in self._going]
+            sizes = [size for _, size in self._here()]
             self._stats = now, (len(sizes), sum(sizes))
         return self._stats[1]
 
@@ -314,6 +312,14 @@ class S3Blobs:
                         continue
                     if folder == blob[:2]:
                         yield blob, each["size"]
+
+    def _here(self) -> Iterator[tuple[Digest, int]]:
+        """Yield the blobs that nobody removed, with their sizes. A list may be older than the end of a removal,
+        so what was going when it was asked for counts as gone."""
+        going = self._going.copy()
+        for blob, size_bytes in self._listed():
+            if blob not in going and blob not in self._going:
+                yield blob, size_bytes
 
     def _delete(self, blob: Digest) -> None:
         with self._alone(blob):

@@ -5,29 +5,26 @@ local version, parent, digest, envelope = tonumber(ARGV[4]), tonumber(ARGV[5]), 
 local fence, idempotency, memory_s = ARGV[8], ARGV[9], ARGV[10]
 local done = key('key', 'commit', owner, idempotency)
 
-if idempotency ~= '' then
-  local first = redis.call('GET', done)
-  if first then
-    if first ~= digest then
-      return {0, 'key_reused'}
-    end
-    return {1, 0}
+local known = redis.call('MGET', done, key('fence', owner), key('manifest', digest))
+if idempotency ~= '' and known[1] then
+  if known[1] ~= digest then
+    return {0, 'key_reused'}
   end
+  return {1, 0}
 end
 
-for _, target in ipairs({expert, owner}) do
-  if redis.call('HEXISTS', key('tombstones'), target) == 1 then
-    return {0, 'withdrawn', target}
-  end
+local withdrawn = redis.call('HMGET', key('tombstones'), expert, owner)
+if withdrawn[1] or withdrawn[2] then
+  return {0, 'withdrawn', withdrawn[1] and expert or owner}
 end
 
 local head = redis.call('HMGET', key('expert', expert), 'version', 'manifest')
 local head_version = tonumber(head[1] or '0')
 local moved = 0
-if act == 'restore' or redis.call('EXISTS', key('manifest', digest)) == 0 then
+if act == 'restore' or not known[3] then
   if fence ~= '' then
-    local current, newest = is_newest(owner, fence)
-    if not current then
+    local newest = tonumber(known[2] or '0')
+    if newest == 0 or newest ~= tonumber(fence) then
       return {0, 'stale_fence', newest}
     end
   end
@@ -43,7 +40,8 @@ if act == 'restore' or redis.call('EXISTS', key('manifest', digest)) == 0 then
   elseif parent ~= head_version then
     return {0, 'stale_parent', head_version}
   end
-  if redis.call('SETNX', key('manifest', digest), envelope) == 1 then
+  if not known[3] then
+    redis.call('SET', key('manifest', digest), envelope)
     redis.call('RPUSH', key('manifests'), digest)
   end
   redis.call('HSET', key('versions', expert), version, digest)
