@@ -209,7 +209,16 @@ class _Taking:
 
     async def _reply(self, part: FederationPart, number: int) -> FederationPart:
         # Who asks may go away with its stream; the work goes on and is there when it comes back.
-        pieces = await asyncio.shield(self._replies[part.message])
+        answer = self._replies[part.message]
+        await asyncio.wait({answer})
+        if answer.cancelled():
+            raise ConflictError(
+                f"message {part.message}",
+                found=f"run {self.run} was ended before its answer",
+                expected="a run that goes on",
+                remedy="begin the run again; only one is under way at a time",
+            )
+        pieces = answer.result()
         if number >= len(pieces):
             raise InvalidInputError(
                 f"reply to {part.message}", found=f"part {number}", expected=f"0 to {len(pieces) - 1}"

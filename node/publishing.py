@@ -147,7 +147,9 @@ class Publisher:
                 else:
                     on_bytes(len(data))
             except VerificationError:
-                await asyncio.to_thread(self._cache.open_verified, digest)  # is it this cache that is damaged?
+                await asyncio.to_thread(
+                    self._cache.open_verified, digest
+                )  # is it this cache that is damaged?
                 raise
             reached("node.publish.blob_sent")
 

@@ -102,13 +102,13 @@ def summary(size_bytes: int, found: Sequence[Round]) -> dict[str, float]:
 
 def _published(world: World, blob: Digest) -> Taken:
     BlobFiles(world.blobs).remove(blob)
-    _settle()
+    _settle(world, BlobFiles(world.cache).size(blob))
     return taken(world.node, world.registry, do="publish", digests=[blob])
 
 
 def _fetched(world: World, blob: Digest, size_bytes: int) -> Taken:
     into = world.folder / "fetched"
-    _settle()
+    _settle(world, size_bytes)
     found = taken(
         world.registry, world.node, asked=world.node,
         do="fetch", digest=blob, size=size_bytes, into=str(into),
@@ -119,7 +119,7 @@ def _fetched(world: World, blob: Digest, size_bytes: int) -> Taken:
 
 def _copied(world: World, blob: Digest) -> Taken:
     target = world.folder / "copied"
-    _settle()
+    _settle(world, BlobFiles(world.cache).size(blob))
     cpu, started = time.process_time(), time.perf_counter()
     copy_durably(BlobFiles(world.cache).path(blob), target)
     found = Taken(wall_s=time.perf_counter() - started, cpu_s=time.process_time() - cpu)
@@ -140,6 +140,12 @@ def taken(sender: Talker, receiver: Talker, *, asked: Talker | None = None, **re
     )
 
 
-def _settle() -> None:
-    """Let what earlier turns wrote reach the disk, so that nobody pays for another's bytes."""
+def _settle(world: World, size_bytes: int) -> None:
+    """Let what earlier turns wrote reach the disk, so that nobody pays for another's bytes; and have as much
+    memory at hand as a file takes, so that nobody pays for pages that a hypervisor took back meanwhile."""
     os.sync()
+    scratch, piece = world.folder / "scratch", bytes(MIB)
+    with scratch.open("wb", buffering=0) as file:
+        for _ in range(0, size_bytes, MIB):
+            file.write(piece)
+    scratch.unlink()

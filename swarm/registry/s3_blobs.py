@@ -314,8 +314,8 @@ class S3Blobs:
                         yield blob, each["size"]
 
     def _here(self) -> Iterator[tuple[Digest, int]]:
-        """Yield the blobs that nobody removed, with their sizes. A list may be older than the end of a removal,
-        so what was going when it was asked for counts as gone."""
+        """Yield the blobs that nobody removed, and their sizes. A list may be older than the end of a
+        removal, so what was going when it was asked for counts as gone."""
         going = self._going.copy()
         for blob, size_bytes in self._listed():
             if blob not in going and blob not in self._going:

@@ -115,8 +115,14 @@ class _Guarded:
             if self.uploads:
                 await self._hear_out(messages, named)
             await _refuse(context, error)
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+        except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not this call was cancelled but something that it waited for: gRPC would never end the call.
+            await self._fail(context, who, error)
         except OSError as error:
             if (refusal := _exhausted(error)) is None:
                 await self._fail(context, who, error)
@@ -210,7 +216,7 @@ class _Guarded:
             # Also where the call was cancelled at the moment it ended: its error is nobody's any more.
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _fail(self, context: Context, who: str, error: Exception) -> None:
+    async def _fail(self, context: Context, who: str, error: BaseException) -> None:
         _log.error("rpc.failed", method=self.path, caller=who, exc_info=error)
         problem = SwarmError(
             self.path.lstrip("/"),

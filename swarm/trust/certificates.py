@@ -149,7 +149,7 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         if len(pem) > _MAX_PEM_BYTES:
             raise ValueError(f"{len(pem)} bytes")
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise VerificationError("certificate", found="no readable PEM", expected="one certificate") from error
 
 
@@ -161,7 +161,7 @@ def load_csr(csr_pem: bytes) -> x509.CertificateSigningRequest:
         csr = x509.load_pem_x509_csr(csr_pem)
         key = csr.public_key()
         proven = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, SwarmError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, SwarmError) as error:
         raise InvalidInputError(
             "signing request", found="no readable PEM", expected="a PKCS#10 request"
         ) from error

@@ -13,10 +13,16 @@ import pytest
 
 from swarm.digests import digest_of
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
-from swarm.domain.errors import ExhaustedError, InvalidInputError, NotReadyError, UnauthenticatedError
+from swarm.domain.errors import (
+    ExhaustedError,
+    InvalidInputError,
+    NotReadyError,
+    SwarmError,
+    UnauthenticatedError,
+)
 from swarm.domain.gates import GateHistory
 from swarm.domain.ids import Digest, ExpertId, NodeId
-from swarm.domain.inference import Examples, Query, SocketBytes
+from swarm.domain.inference import Answer, Examples, Query, SocketBytes
 from swarm.domain.membership import Caller, ContributionOutcome, Event
 from swarm.rpc import methods as m
 from swarm.rpc.callers import CertificateGatekeeper
@@ -231,6 +237,24 @@ def test_all_that_changes_the_swarm_takes_a_key() -> None:
         "Registry.Withdraw",
         "Agent.Train",
     }
+
+
+class GaveUp(Inference):
+    """An inference port that waits for work of its own that something else cancels."""
+
+    async def predict(self, query: Query, timeout_s: float) -> Answer:
+        work = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(work.cancel)
+        await work
+        raise AssertionError
+
+
+async def test_a_call_whose_own_work_was_cancelled_ends_with_an_error(tmp_path: Path) -> None:
+    swarm = found_now(tmp_path)
+    asker = asking(swarm.coordinator, node(swarm, "ada"), inference_service(GaveUp()))
+    async with asker as client:
+        with pytest.raises(SwarmError, match=r"an internal error \(CancelledError\)"):
+            await client.predict(Query(inputs=np.zeros((1, 4), np.float32)), timeout_s=20)
 
 
 async def test_an_askers_examples_become_a_profile_that_queries_can_name(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def csr_with(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed255
 def test_requests_for_other_keys_or_without_proof_are_refused(swarm: Founded) -> None:
     _, good = new_key_and_csr(SWARM, "node", NodeId("ada"))
     der = bytearray(x509.load_pem_x509_csr(good).public_bytes(serialization.Encoding.DER))
+    other_version = der.replace(b"\x02\x01\x00", b"\x02\x01\x07", 1)
     der[-1] ^= 1
     unproven = ssl.DER_cert_to_PEM_cert(bytes(der)).replace("CERTIFICATE", "CERTIFICATE REQUEST").encode()
     bad = {
@@ -146,6 +147,9 @@ def test_requests_for_other_keys_or_without_proof_are_refused(swarm: Founded) ->
         "another kind of key": csr_with(ec.generate_private_key(ec.SECP384R1())),
         "verify": unproven,
         "no readable PEM": b"hello",
+        "a PKCS#10 request": ssl.DER_cert_to_PEM_cert(bytes(other_version))
+        .replace("CERTIFICATE", "CERTIFICATE REQUEST")
+        .encode(),
         "signing request": good + b" " * (1 << 17),
     }
     for reason, csr in bad.items():
