@@ -95,7 +95,7 @@ bench-alma: $(STAMP) ## waiting, replay and growth over a stream, into benchmark
 bench-hard-moe: $(STAMP) ## hard mixtures beside one net, many and a wide one, likewise (ARGS="--data-dir DIR")
 	$(BIN)/swarm bench hard-moe $(ARGS)
 
-bench-registry: $(STAMP) ## publish and fetch beside a TLS socket, into benchmarks/results/registry.json (ARGS="--full --others DIR")
+bench-registry: $(STAMP) ## publish and fetch beside a TLS socket, torchft and NVFlare, into benchmarks/results/registry.json (ARGS="--full")
 	$(BIN)/python -m benchmarks.registry $(ARGS)
 
 bench-deltas: $(STAMP) ## what deltas save and cost for fine-tuned nets, into benchmarks/results/deltas.json (ARGS="--data-dir DIR")

@@ -24,6 +24,9 @@ from benchmarks.registry.transfers import rounds, summary
 from benchmarks.registry.world import running
 from benchmarks.results_file import machine, write_result
 
+OTHERS = Path("build/others")
+OTHERS_BYTES = 512 * MIB
+OTHERS_REPEATS = 3
 _COPIES = 3  # of each blob at a time: the node's, the registry's, and what is fetched or copied
 FASTER = ("publish_wall_over_tls", "fetch_wall_over_tls")
 DEARER = ("transfer_cpu_over_tls", "publish_cpu_over_tls", "fetch_cpu_over_tls")
@@ -36,7 +39,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=7)
     found.add_argument("--commits", type=int, default=1000)
     found.add_argument("--folder", type=Path, help="where to work (a temporary folder)")
-    found.add_argument("--others", type=Path, help="measure torchft and NVFlare too; pip puts them there")
+    found.add_argument(
+        "--others",
+        type=Path,
+        default=OTHERS,
+        help="where pip puts torchft and NVFlare, measured too (%(default)s)",
+    )
+    found.add_argument("--without-others", action="store_true", help="measure and install nothing of others")
     found.add_argument("--dry-run", action="store_true", help="write no figures")
     return found
 
@@ -45,18 +54,25 @@ async def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, flo
     sizes = [int(size) * MIB for size in arguments.sizes.split(",")] + [4096 * MIB] * arguments.full
     figures: dict[str, float] = {}
     done = []
-    packages = installed(arguments.others.resolve(), say) if arguments.others else {}
+    packages = {} if arguments.without_others else installed(arguments.others.resolve(), say)
     async with running(folder) as world:
         for size in sizes:
             if shutil.disk_usage(folder).free < _COPIES * size + (1 << 30):
                 say(f"{size // MIB} MiB: left out, the disk of {folder} has no room for it")
                 continue
-            with arms(packages, size, say) as others:
-                turns = await asyncio.to_thread(rounds, world, size, arguments.repeats, say, others)
+            turns = await asyncio.to_thread(rounds, world, size, arguments.repeats, say)
             figures |= summary(size, turns)
             done.append(size // MIB)
         figures |= await asyncio.to_thread(child_figures, world)
         figures |= await commit_figures(world, arguments.commits)
+        # Last, and in turns of their own: what they leave in memory disturbs whoever comes next.
+        size = max((size for size in sizes if size <= OTHERS_BYTES), default=sizes[0])
+        with arms(packages, size, say) as others:
+            turns = (
+                await asyncio.to_thread(rounds, world, size, OTHERS_REPEATS, say, others) if others else []
+            )
+        found = summary(size, turns) if turns else {}
+        figures |= {name: value for name, value in found.items() if any(other in name for other in others)}
     figures |= load_figures(folder, max(3, arguments.repeats))
     headlines = {name: min(figures[f"{name}_{size}"] for size in done) for name in FASTER}
     headlines |= {name: max(figures[f"{name}_{size}"] for size in done) for name in DEARER}

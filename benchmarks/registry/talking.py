@@ -12,6 +12,7 @@ from typing import Any, Self
 
 MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
+_LEAVES_WITHIN_S = 3
 
 
 class Talker:
@@ -54,8 +55,8 @@ class Talker:
             if self._process.stdin is not None:
                 self._process.stdin.close()
         try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
+            self._process.wait(_LEAVES_WITHIN_S)
+        except subprocess.TimeoutExpired:  # others' threads may hold a process for good
             self._process.kill()
             self._process.wait()
         if self._process.stdout is not None:
