@@ -17,7 +17,13 @@ from typing import BinaryIO, Final
 from swarm.digests import blake3
 from swarm.domain.errors import ConflictError, VerificationError
 from swarm.domain.ids import Digest
-from swarm.modules.durable_files import FileState, disk_full_named, put_in_place, settled_state
+from swarm.modules.durable_files import (
+    FileState,
+    begin_writing_back,
+    disk_full_named,
+    put_in_place,
+    settled_state,
+)
 from swarm.modules.outlines import BLOCK_BYTES, Outline, block_bytes
 
 KEPT_FROM_BYTES: Final = BLOCK_BYTES
@@ -79,11 +85,12 @@ class PartialBlob:
             self._hashed += len(chunk)
         elif offset < self._hashed:
             self._hash, self._hashed = blake3(), 0
-        view = memoryview(chunk)
+        start, view = offset, memoryview(chunk)
         with disk_full_named(self._target):
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset)
                 offset, view = offset + written, view[written:]
+        begin_writing_back(self._file, start, len(chunk))
         self._is_refused = False
 
     def whole_blocks(self, outline: Outline) -> set[int]:
