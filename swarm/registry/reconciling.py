@@ -205,30 +205,32 @@ class Reconciler:
         name = f"{manifest.expert}@{manifest.version}"
         is_newest = manifest.version == self._journal.version_of(manifest.expert)
         at_version = await self._store.manifest_at(manifest.expert, manifest.version)
-        if at_version not in (None, digest) and await self._is_whole(at_version, manifest.expert):
+        if at_version not in (None, digest) and await self._is_whole(
+            at_version, manifest.expert, manifest.version
+        ):
             _log.error("store.displaced", version=name, by=at_version)
             self._left_out.add(digest)
             self._displaced[manifest.expert] = max(manifest.version, self._displaced.get(manifest.expert, 0))
             return f"{name}: acknowledged as {digest[:12]}, but the store has {at_version[:12]}"
         is_right = at_version == digest and digest in held
-        is_right = is_right and await self._is_whole(digest, manifest.expert)
+        is_right = is_right and await self._is_whole(digest, manifest.expert, manifest.version)
         if is_newest and is_right:
             is_right = head is not None and (head.manifest == digest or head.version > manifest.version)
-            if is_right and head is not None and head.manifest != digest:
-                is_right = await self._is_whole(head.manifest, manifest.expert)
+            if is_right and head is not None:
+                is_right = await self._is_whole(head.manifest, manifest.expert, head.version)
         if not is_right:
             await self._store.put_back(manifest, digest, made.envelope, as_head=is_newest, mend=True)
             done.append(name)
         return ""
 
-    async def _is_whole(self, digest: Digest, expert: ExpertId) -> bool:
-        """Say whether the store has a readable manifest of this digest, of this expert."""
+    async def _is_whole(self, digest: Digest, expert: ExpertId, version: int) -> bool:
+        """Say whether the store has a readable manifest of this digest, of this expert's version."""
         envelope = await self._store.manifest(digest)
         try:
             found = read_statement(envelope or b"", Manifest)
         except SwarmError:
             return False
-        return found.digest == digest and found.value.expert == expert
+        return found.digest == digest and (found.value.expert, found.value.version) == (expert, version)
 
     async def _record_what_is_new(self) -> None:
         for digest in await self._store.manifests():

@@ -16,7 +16,7 @@ from redis.exceptions import ClusterDownError, MovedError, OutOfMemoryError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from swarm.domain.errors import ExhaustedError, UnreachableError, UsageError
+from swarm.domain.errors import ExhaustedError, UnreachableError, UsageError, VerificationError
 from swarm.domain.ids import SwarmId
 
 _SCRIPTS: Final = Path(__file__).parent / "scripts"
@@ -63,7 +63,7 @@ class RedisConnection:
     async def durability(self) -> str:
         try:
             config = await self._ask(self._redis.config_get("append*"))
-        except ResponseError:
+        except VerificationError:
             return "unknown: this Redis does not show its configuration"
         settings = {text(name): text(value) for name, value in config.items()}
         if settings.get("appendonly") != "yes":
@@ -101,7 +101,7 @@ class RedisConnection:
         except (ResponseError, OutOfMemoryError) as error:
             if isinstance(error, OutOfMemoryError) or str(error).startswith("MISCONF"):
                 raise self._cannot_write(error) from error
-            raise
+            raise self._refused(error) from error
 
     async def _run(self, script: str, *args: str | bytes | float) -> list[Any]:
         reply = await self._ask(self._scripts[script](keys=[self._prefix], args=list(args)))
@@ -132,6 +132,15 @@ class RedisConnection:
             remedy=f"see redis-cli cluster keyslot '{self._prefix}' and cluster slots; docs/registry.md",
         )
 
+    def _refused(self, error: Exception) -> VerificationError:
+        return VerificationError(
+            f"Redis at {self._address}",
+            found=str(error),
+            expected="rows as the swarm's services write them",
+            remedy="somebody else wrote there, or its file was damaged: see that nobody else uses it,"
+            " then restart the coordinator and the registry, which put back what was acknowledged",
+        )
+
     def _cannot_write(self, error: Exception) -> ExhaustedError:
         return ExhaustedError(
             f"Redis at {self._address}",
@@ -142,7 +151,16 @@ class RedisConnection:
 
 
 def text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    """Return what Redis gave; bytes that no text has become ones that no name has."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def number(value: bytes | str | None) -> int:
+    """Return a count that Redis gave, 0 for none and for what is damaged."""
+    try:
+        return int(value or 0)
+    except ValueError:
+        return 0
 
 
 def triples(reply: Sequence[Any]) -> Iterator[tuple[Any, Any, Any]]:

@@ -1,11 +1,12 @@
 """The stream of events in Redis. Ids follow Redis's own clock, the only one that all processes share."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from swarm.domain.membership import Event
 from swarm.registry import refusals
-from swarm.registry.redis_connection import RedisConnection, text
+from swarm.registry.redis_connection import RedisConnection, number, text
 from swarm.registry.store import MAX_EVENTS
 
 _LONGEST_BLOCK_S: Final = 2.0
@@ -50,10 +51,16 @@ class RedisEvents(RedisConnection):
 
 def _event(row: tuple[Any, Mapping[Any, Any]]) -> Event:
     fields = {text(name): text(value) for name, value in row[1].items()}
-    made_at = fields.pop("at", None)  # none where a script made it: then its id says when
     return Event(
         id=text(row[0]),
-        kind=fields.pop("kind"),
-        at=float(made_at) if made_at is not None else int(text(row[0]).partition("-")[0]) / 1000,
+        kind=fields.pop("kind", ""),
+        at=_when(text(row[0]), fields.pop("at", "")),
         fields=tuple((name.removeprefix("f:"), value) for name, value in fields.items()),
     )
+
+
+def _when(event_id: str, at: str) -> float:
+    """Return when an event was made: `at`, or by its id where a script made it, or the row is damaged."""
+    with suppress(ValueError):
+        return float(at)
+    return number(event_id.partition("-")[0]) / 1000

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.membership import Lease
 from swarm.registry import refusals
-from swarm.registry.redis_connection import redis_client, text, triples, without_password
+from swarm.registry.redis_connection import number, redis_client, text, triples, without_password
 from swarm.registry.redis_events import RedisEvents
 from swarm.registry.redis_tokens import RedisTokens
 from swarm.registry.redis_versions import RedisVersions
@@ -110,5 +110,15 @@ class RedisStore(RedisVersions, RedisTokens, RedisEvents):
             raise refusals.not_next(series, version, reply[2])
 
     async def _numbered(self, series: str, version: int) -> bytes | None:
-        newest = version or int(await self._get(series, "newest") or 0)
-        return await self._get(series, str(newest))
+        if version:
+            return await self._get(series, str(version))
+        newest = number(await self._get(series, "newest"))
+        found = await self._get(series, str(newest)) if newest else None
+        # None where there is none at all, or where the count is damaged.
+        return found if found is not None else await self._last(series)
+
+    async def _last(self, series: str) -> bytes | None:
+        found, version = None, 1
+        while (row := await self._get(series, str(version))) is not None:
+            found, version = row, version + 1
+        return found

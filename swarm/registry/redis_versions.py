@@ -7,7 +7,7 @@ from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.registry import refusals
-from swarm.registry.redis_connection import RedisConnection, text
+from swarm.registry.redis_connection import RedisConnection, number, text
 from swarm.registry.store import MEMORY_OF_KEYS_S
 
 
@@ -52,7 +52,7 @@ class RedisVersions(RedisConnection):
     async def heads(self, owner: str = "") -> list[Head]:
         names = await self._ask(self._redis.smembers(self._key("experts")))
         experts = sorted(text(name) for name in names)
-        experts = [e for e in experts if not owner or refusals.owner_of_target(e) == owner]
+        experts = [expert for expert in experts if not owner or expert.partition(".")[0] == owner]
         async with self._redis.pipeline(transaction=False) as pipeline:
             for expert in experts:
                 pipeline.hmget(self._key("expert", expert), ["version", "manifest"])
@@ -116,6 +116,6 @@ class RedisVersions(RedisConnection):
 
 def _head(expert: ExpertId, row: Sequence[Any]) -> Head | None:
     version, manifest = row
-    if version is None:
-        return None
-    return Head(expert=expert, version=int(version), manifest=Digest(text(manifest)))
+    if not number(version) or manifest is None:
+        return None  # none, or a damaged one: the registry puts back what it acknowledged
+    return Head(expert=expert, version=number(version), manifest=Digest(text(manifest)))

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from swarm.domain.errors import SwarmError, UnreachableError
+from swarm.domain.errors import SwarmError
 from swarm.registry.store import MetadataStore
 from swarm.trust.identity import Identity, certificate_not_after, needs_renewal, replace_certificate
 from swarm.trust.keyring import Keyring
@@ -57,7 +57,7 @@ async def follow_revocations(store: MetadataStore, keyring: Keyring) -> None:
             if is_down:
                 _log.info("redis.back")
             is_down = False
-        except UnreachableError as error:
+        except SwarmError as error:
             if not is_down:
                 _log.warning("redis.unreachable", reason=str(error))
             is_down = True

@@ -19,11 +19,11 @@ if withdrawn[1] or withdrawn[2] then
 end
 
 local head = redis.call('HMGET', key('expert', expert), 'version', 'manifest')
-local head_version = tonumber(head[1] or '0')
+local head_version = number(head[1])
 local moved = 0
 if act == 'restore' or not known[3] then
   if fence ~= '' then
-    local newest = tonumber(known[2] or '0')
+    local newest = number(known[2])
     if newest == 0 or newest ~= tonumber(fence) then
       return {0, 'stale_fence', newest}
     end

@@ -4,7 +4,7 @@ for _, node in ipairs(redis.call('SMEMBERS', key('leased'))) do
   local fence = redis.call('GET', key('lease', node))
   if fence then
     table.insert(found, node)
-    table.insert(found, tonumber(fence))
+    table.insert(found, number(fence))
     table.insert(found, now + redis.call('PTTL', key('lease', node)))
   else
     redis.call('SREM', key('leased'), node)

@@ -17,8 +17,13 @@ local function event(kind, ...)
   redis.call('XADD', key('events'), 'MAXLEN', '~', max_events, '*', 'kind', kind, ...)
 end
 
+-- What is damaged counts as nothing.
+local function number(value)
+  return tonumber(value or '0') or 0
+end
+
 local function newest_fence(node)
-  return tonumber(redis.call('GET', key('fence', node)) or '0')
+  return number(redis.call('GET', key('fence', node)))
 end
 
 local function is_newest(node, fence)

@@ -15,7 +15,7 @@ if held and held ~= digest and not mend then
 end
 local head = redis.call('HMGET', key('expert', expert), 'version', 'manifest')
 local gone = redis.call('HEXISTS', key('tombstones'), expert) + redis.call('HEXISTS', key('tombstones'), owner)
-local is_newer = as_head and gone == 0 and (mend or version > tonumber(head[1] or '0'))
+local is_newer = as_head and gone == 0 and (mend or version > number(head[1]))
 local was_lost = redis.call('SETNX', key('manifest', digest), envelope)
 if was_lost == 1 then
   redis.call('RPUSH', key('manifests'), digest)

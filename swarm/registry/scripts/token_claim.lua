@@ -19,10 +19,10 @@ local claim = key('key', 'claim', ARGV[1], ARGV[5])
 if ARGV[5] ~= '' and redis.call('EXISTS', claim) == 1 then
   return {1, known[2]}
 end
-if tonumber(known[4]) <= tonumber(ARGV[3]) then
+if number(known[4]) <= tonumber(ARGV[3]) then
   return {0, 'expired'}
 end
-if tonumber(known[3]) < 1 then
+if number(known[3]) < 1 then
   return {0, 'used'}
 end
 redis.call('HINCRBY', token, 'uses', -1)
