@@ -208,8 +208,16 @@ class _Taking:
             raise InvalidInputError(f"message {part.message}", found=f"more than {MAX_MESSAGE_BYTES} bytes")
 
     async def _reply(self, part: FederationPart, number: int) -> FederationPart:
-        # Who asks may go away with its stream; the work goes on and is there when it comes back.
-        pieces = await asyncio.shield(self._replies[part.message])
+        working = self._replies[part.message]
+        try:
+            # Who asks may go away with its stream; the work goes on and is there when it comes back.
+            pieces = await asyncio.shield(working)
+        except asyncio.CancelledError:
+            if not working.cancelled():
+                raise
+            raise ConflictError(
+                f"run {self.run}", found="its end while it was answering", expected="the run under way"
+            ) from None
         if number >= len(pieces):
             raise InvalidInputError(
                 f"reply to {part.message}", found=f"part {number}", expected=f"0 to {len(pieces) - 1}"

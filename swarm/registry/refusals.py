@@ -104,10 +104,10 @@ def owner_of_target(target: str) -> str:
 
 def event_id(text: str) -> tuple[int, int]:
     """Return an event's id as numbers that sort, (0, 0) for empty; InvalidInputError for anything else."""
-    milliseconds, _, number = text.partition("-")
+    milliseconds, dash, number = text.partition("-")
     if not text:
         return 0, 0
     plain = text.isascii() and len(milliseconds) <= 18 and len(number) <= 18
-    if not (plain and milliseconds.isdecimal() and (number.isdecimal() or not number)):
+    if not (plain and milliseconds.isdecimal() and (number.isdecimal() or not dash)):
         raise InvalidInputError("event id", found=text[:40], expected="<milliseconds>-<number>")
     return int(milliseconds), int(number or 0)

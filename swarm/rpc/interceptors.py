@@ -115,8 +115,12 @@ class _Guarded:
             if self.uploads:
                 await self._hear_out(messages, named)
             await _refuse(context, error)
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+        except grpc.aio.AbortError:
             raise
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            await self._fail(context, who, error)
         except OSError as error:
             if (refusal := _exhausted(error)) is None:
                 await self._fail(context, who, error)
@@ -210,7 +214,7 @@ class _Guarded:
             # Also where the call was cancelled at the moment it ended: its error is nobody's any more.
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _fail(self, context: Context, who: str, error: Exception) -> None:
+    async def _fail(self, context: Context, who: str, error: BaseException) -> None:
         _log.error("rpc.failed", method=self.path, caller=who, exc_info=error)
         problem = SwarmError(
             self.path.lstrip("/"),
@@ -256,6 +260,13 @@ async def _refuse(context: Context, error: SwarmError) -> None:
             )
     except TimeoutError:
         raise asyncio.CancelledError from None  # which ends the stream without a status
+
+
+def _is_cancelled() -> bool:
+    """Say whether the call itself was given up. What else is cancelled within it would end it without a
+    status, and its caller would wait until its deadline."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _exhausted(error: OSError) -> ExhaustedError | None:

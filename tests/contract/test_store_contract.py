@@ -425,7 +425,9 @@ class TestEvents:
         assert await store.events(limit=2) == made[:2]
         assert await store.events(after=made[4].id) == []
         assert await store.last_event_id() == made[4].id
-        await refused(store.events(after="nonsense"), InvalidInputError, "event id", "nonsense")
+        for wrong in ("nonsense", "1-", "-1", "1-2-3"):
+            await refused(store.events(after=wrong), InvalidInputError, "event id", wrong)
+            await refused(store.wait_events(wrong, 5), InvalidInputError, "event id", wrong)
 
     async def test_waiting_returns_what_is_there_at_once_and_what_comes_later(
         self, store: MetadataStore
