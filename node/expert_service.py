@@ -21,6 +21,7 @@ from node.outbound import OutboundLog
 from swarm.config import NodeHome
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import (
+    ExhaustedError,
     InvalidInputError,
     NotReadyError,
     ShapeMismatchError,
@@ -37,6 +38,8 @@ from swarm.domain.inference import (
     GateTrial,
 )
 from swarm.domain.specification import Specification
+from swarm.experts.expert import LoadedExpert
+from swarm.rpc.options import MAX_MESSAGE_BYTES
 from swarm.trust.keyring import Keyring
 
 
@@ -121,11 +124,17 @@ class ExpertService:
                 remedy="route with a gate of this swarm's trunk",
             )
         check_query(request.inputs, specification)
-        return [self._perform(task, request.inputs, specification) for task in request.tasks]
+        answers, size = list[ExpertAnswer](), 0
+        for task in request.tasks:
+            expert = self._asked(task, request.inputs, specification)
+            size += _answer_bytes(len(task.rows), expert.manifest.class_names)
+            _check_answer_size(size)
+            answers.append(_answer_of(expert, task, request.inputs))
+        return answers
 
-    def _perform(
+    def _asked(
         self, task: ExpertTask, inputs: NDArray[np.generic], specification: Specification
-    ) -> ExpertAnswer:
+    ) -> LoadedExpert:
         rows = np.asarray(task.rows, dtype=np.int64)
         if rows.ndim != 1 or (len(rows) and (rows.min() < 0 or rows.max() >= len(inputs))):
             raise InvalidInputError(
@@ -148,15 +157,35 @@ class ExpertService:
                 expected=f"trunk {specification.trunk.digest[:12]}",
                 remedy="train it again under the present trunk",
             )
-        return ExpertAnswer(
-            expert=manifest.expert,
-            version=manifest.version,
-            manifest=task.manifest,
-            class_names=manifest.class_names,
-            values=expert.values(inputs[rows], task.form),
-            module_digests=tuple(module.digest for module in expert.modules(task.form)),
-            flops_per_query=float(expert.flops_per_query(task.form)),
-            form=task.form,
+        return expert
+
+
+def _answer_of(expert: LoadedExpert, task: ExpertTask, inputs: NDArray[np.generic]) -> ExpertAnswer:
+    manifest = expert.manifest
+    return ExpertAnswer(
+        expert=manifest.expert,
+        version=manifest.version,
+        manifest=task.manifest,
+        class_names=manifest.class_names,
+        values=expert.values(inputs[np.asarray(task.rows, dtype=np.int64)], task.form),
+        module_digests=tuple(module.digest for module in expert.modules(task.form)),
+        flops_per_query=float(expert.flops_per_query(task.form)),
+        form=task.form,
+    )
+
+
+def _answer_bytes(rows: int, class_names: Sequence[str]) -> int:
+    return rows * len(class_names) * np.dtype(np.float32).itemsize + sum(map(len, class_names))
+
+
+def _check_answer_size(size: int) -> None:
+    """Raise ExhaustedError, before more is computed, where answers of so many bytes fit into no message."""
+    if size > MAX_MESSAGE_BYTES:
+        raise ExhaustedError(
+            "answer",
+            found=f"more than {MAX_MESSAGE_BYTES >> 20} MiB",
+            expected="values and class names that fit into one message",
+            remedy="ask in smaller batches",
         )
 
 

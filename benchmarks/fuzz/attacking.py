@@ -141,13 +141,14 @@ class Attack:
         if by_field and made.parts[at].DESCRIPTOR.fields:
             self._mutator.message_changed(made.parts[at])
         parts = list(map(_serialized, made.parts))
-        others = self._recent.setdefault(method, [])
+        made.parts.clear()  # what is large lies in memory once
+        others, whole = self._recent.setdefault(method, []), parts[at]
         if not by_field or self._chance.random() < 0.2:
             parts[at] = self._mutator.bytes_changed(parts[at], others)
         if len(parts) > 1 and self._chance.random() < 0.1:
             self._chance.shuffle(parts)
             parts = parts[: self._chance.randint(0, len(parts))] if method.streams_in else parts
-        others.append(_serialized(made.parts[at])[:4096])
+        others.append(whole[:4096])
         del others[:-8]
         return Sent(parts=tuple(parts), metadata=metadata)
 

@@ -18,6 +18,9 @@ PATIENCE_S: Final = 60.0
 _LISTENING_S: Final = 0.02
 """How long a stream that could go on for ever is listened to."""
 _MOST_REPLIES: Final = 3
+_ENDED_WHILE_WRITING: Final = "Internal error from Core"
+"""What gRPC's client makes of a call that the server ended while it was writing: the server's reason is lost.
+A server's own INTERNAL names its method."""
 ENDLESS: Final = frozenset({m.EVENTS})
 """What goes on until its caller goes; every other call has to end within PATIENCE_S."""
 
@@ -88,6 +91,8 @@ async def over_socket(channel: grpc.aio.Channel, method: AnyMethod, sent: Sent) 
     except TimeoutError:
         return Outcome("OK" if method in ENDLESS else "HANG")
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INTERNAL and error.details() == _ENDED_WHILE_WRITING:
+            return Outcome("CANCELLED", _ENDED_WHILE_WRITING)
         hung = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and error.details() == "Deadline Exceeded"
         return Outcome("HANG" if hung else error.code().name, error.details() or "")
     finally:

@@ -4,6 +4,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -33,6 +34,9 @@ _BOUNDS: Final = {
     FieldDescriptor.CPPTYPE_UINT32: (0, (1 << 32) - 1),
     FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
 }
+MOST_BYTES: Final = 2 << 20
+"""So large becomes a message whose lists are repeated: its sender's own copies lie in the memory that is
+measured. It holds more envelopes than a registry takes at once."""
 DEEP: Final = "so deep that no encoder would write it"
 """Stands for 3000 lists inside each other until the tree is text (`json_text`)."""
 _VARINT, _FIXED64, _BYTES, _GROUP, _FIXED32 = 0, 1, 2, 3, 5
@@ -119,7 +123,7 @@ class Mutator:
 
     def _repeated(self, data: bytes, others: Sequence[bytes]) -> bytes:
         other = self.chance.choice((data, self.chance.choice(others) if others else data))
-        return data + other * self.chance.choice((1, 2, 20))
+        return data + other * min(self.chance.choice((1, 2, 20)), MOST_BYTES // max(len(other), 1))
 
     def _noise(self, data: bytes, _: Sequence[bytes]) -> bytes:
         return self.chance.randbytes(self.chance.choice((1, 10, 100, len(data) + 1)))
@@ -148,7 +152,8 @@ class Mutator:
             case 0:
                 owner.ClearField(field.name)
             case 1 if held:
-                held.extend((list(held) * self.chance.choice((1, 3, 1100)))[:2200])
+                times = min(self.chance.choice((1, 3, 1100)), MOST_BYTES // max(owner.ByteSize(), 1))
+                held.extend(list(islice(cycle(list(held)), min(len(held) * times, 2200))))
             case 2 if held and entry is None:
                 place = self.chance.randrange(len(held))
                 held[place] = self._scalar(field, held[place])

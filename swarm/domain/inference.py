@@ -10,6 +10,8 @@ from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 
 MAX_QUERY_ROWS = 4096
 MAX_EXAMPLES = 2048
+MAX_TASKS = 4096
+"""So many experts may one node be asked at once."""
 MAX_TRIAL_SAMPLES = 4096
 """A node judges candidate gates on at most so many of its validation samples."""
 ExpertForm = Literal["probabilities", "corrections"]

@@ -20,16 +20,20 @@ from swarm.modules import check_module
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 """So large a signed manifest may be."""
+MAX_TOMBSTONE_BYTES: Final = 16 << 10
+"""So large a signed withdrawal may be, which is kept for ever: an id and a reason."""
 MAX_PARENTS: Final = MAX_EXPERTS
 """So many versions may one come from: as many as one merge joins."""
 
 
 def check_size(envelope: bytes) -> None:
     """Raise InvalidInputError for a signed manifest that is larger than any has to be."""
-    if len(envelope) > MAX_MANIFEST_BYTES:
-        raise InvalidInputError(
-            "signed manifest", found=f"{len(envelope)} bytes", expected=f"at most {MAX_MANIFEST_BYTES}"
-        )
+    _check_size("signed manifest", envelope, MAX_MANIFEST_BYTES)
+
+
+def check_tombstone_size(envelope: bytes) -> None:
+    """Raise InvalidInputError for a signed withdrawal that is larger than any has to be."""
+    _check_size("signed withdrawal", envelope, MAX_TOMBSTONE_BYTES)
 
 
 def check_committer(caller: Caller, manifest: Manifest) -> None:
@@ -128,3 +132,8 @@ def check_modules(manifest: Manifest, read: Callable[[Digest], memoryview]) -> N
             raise VerificationError(
                 f"{subject}: {error.subject}", found=error.found, expected=error.expected, remedy=error.remedy
             ) from error
+
+
+def _check_size(what: str, envelope: bytes, most: int) -> None:
+    if len(envelope) > most:
+        raise InvalidInputError(what, found=f"{len(envelope)} bytes", expected=f"at most {most}")

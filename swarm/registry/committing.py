@@ -112,6 +112,7 @@ class Commits:
         await self._reconciler.bring_forward()
         restored, refused = list[str](), list[str]()
         for envelope in envelopes:
+            await asyncio.sleep(0)  # others' calls go on between two of them
             try:
                 if name := await self._restore(caller, envelope, fence):
                     restored.append(name)
@@ -126,6 +127,7 @@ class Commits:
 
     async def withdraw(self, caller: Caller, tombstone: bytes, fence: int, key: str) -> list[Digest]:
         """Withdraw an expert, or all of a node's, for good; return the versions that descend from it."""
+        admission.check_tombstone_size(tombstone)
         statement = await self._statements.opened(tombstone, Tombstone)
         target = statement.value.id
         owner = NodeId(refusals.owner_of_target(target))

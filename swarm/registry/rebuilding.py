@@ -238,6 +238,7 @@ class Rebuilding:
         statements: list[Statement[Manifest]] = []
         refused: list[str] = []
         for envelope in envelopes:
+            await asyncio.sleep(0)  # others' calls go on between two of them
             try:
                 admission.check_size(envelope)
                 statement: Statement[Manifest] = await self._statements.opened(envelope, Manifest)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.members import Role
+from swarm.rpc.message_fields import check_fields
 from swarm.rpc.pb import (
     agent_pb2,
     expert_pb2,
@@ -51,11 +52,11 @@ class Method(Generic[Request, Reply]):
     streams_out: bool = False
 
     def read_request(self, data: bytes) -> Request:
-        """Return the request in data; InvalidInputError where it is none."""
+        """Return the request in data; InvalidInputError where it is none or holds too many fields."""
         return _parsed(self.request, data, self.path)
 
     def read_reply(self, data: bytes) -> Reply:
-        """Return the reply in data; InvalidInputError where it is none."""
+        """Return the reply in data; InvalidInputError where it is none or holds too many fields."""
         return _parsed(self.reply, data, self.path)
 
     @property
@@ -68,11 +69,16 @@ class Method(Generic[Request, Reply]):
 
 
 def _parsed(kind: type[Parsed], data: bytes, path: str) -> Parsed:
-    parse: Any = kind
+    if kind is bytes:
+        return data  # type: ignore[return-value]
+    message: Any = kind
+    check_fields(message, data, path.lstrip("/"))
     try:
-        return data if kind is bytes else parse.FromString(data)  # type: ignore[return-value]
+        return message.FromString(data)  # type: ignore[no-any-return]
     except DecodeError as error:
-        raise InvalidInputError(path, found="bytes that are no message", expected=kind.__name__) from error
+        raise InvalidInputError(
+            path.lstrip("/"), found="bytes that are no message", expected=kind.__name__
+        ) from error
 
 
 AnyMethod = Method[Any, Any]

@@ -143,6 +143,6 @@ def create_local_server(caller: Caller, services: Iterable[Service]) -> RpcServe
 def _handler(method: Method[Any, Any], behaviour: Behaviour) -> grpc.RpcMethodHandler[Any, Any]:
     kinds = ("stream" if method.streams_in else "unary", "stream" if method.streams_out else "unary")
     make = getattr(grpc, f"{'_'.join(kinds)}_rpc_method_handler")
-    read = None if method.request is bytes else method.request.FromString
+    read = None if method.request is bytes else method.read_request
     write = None if method.reply is bytes else method.reply.SerializeToString
     return make(behaviour, read, write)  # type: ignore[no-any-return]

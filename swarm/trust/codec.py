@@ -7,7 +7,7 @@ default, so that statements signed before it are still the text of their value.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,6 +41,9 @@ LATER: Mapping[type, frozenset[str]] = {
 """Fields that statements in somebody's store do not have. A class with some lies inside such a class only."""
 MAX_JSON_BYTES = 16 << 20
 """More than this is refused unread."""
+MAX_JSON_MARKS = 1 << 20
+"""So many brackets, braces and commas may be in a text: it has no more values, and a value that takes two
+bytes there takes a hundred when it is read."""
 
 
 def _check_expert(expert: str) -> None:
@@ -102,20 +105,24 @@ def canonical_json(plain: object) -> bytes:
         raise InvalidInputError("JSON", found=str(error), expected="finite numbers and UTF-8 text") from error
 
 
-def parse_json(data: bytes, subject: str) -> object:
+def parse_json(data: bytes, subject: str, max_marks: int = MAX_JSON_MARKS) -> object:
     """Return the plain data of a JSON text.
 
-    Raises InvalidInputError, naming subject, for more than 16 MiB, a field twice, NaN or infinity, too
-    deep nesting, and whatever else is not JSON.
+    Raises InvalidInputError, naming subject, for more than 16 MiB or max_marks brackets, braces and commas,
+    a field twice, NaN or infinity, too deep nesting, and whatever else is not JSON.
     """
     if len(data) > MAX_JSON_BYTES:
         raise InvalidInputError(subject, found=f"{len(data)} bytes", expected=f"at most {MAX_JSON_BYTES}")
+    marks = sum(map(data.count, (b"[", b"{", b",")))
+    if marks > max_marks:
+        raise InvalidInputError(
+            subject, found=f"{marks} brackets, braces and commas", expected=f"at most {max_marks}"
+        )
 
     def refuse_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = _first_twice(name for name, _ in pairs)
             raise InvalidInputError(subject, found=f"the field {twice[:80]!r} twice", expected="once")
         return fields
 
@@ -126,6 +133,11 @@ def parse_json(data: bytes, subject: str) -> object:
         return json.loads(data.decode(), object_pairs_hook=refuse_twice, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(subject, found=f"malformed JSON ({str(error)[:120]})") from error
+
+
+def _first_twice(names: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def _adapter(cls: type[T]) -> TypeAdapter[T]:

@@ -41,6 +41,8 @@ __all__ = [
 T = TypeVar("T")
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_ENVELOPE_MARKS = 64
+"""More brackets, braces and commas than an envelope has: two texts and a signature."""
 PREDICATE_TYPES: dict[type, str] = {
     Manifest: "swarm:manifest/v1",
     Contribution: "swarm:contribution/v1",
@@ -164,7 +166,7 @@ def _subjects(value: object, name: str, predicate: bytes) -> list[tuple[str, Dig
 def _parse_envelope(envelope: bytes, name: str) -> Envelope:
     subject = f"{name} statement"
     try:
-        plain = parse_json(envelope, subject)
+        plain = parse_json(envelope, subject, _ENVELOPE_MARKS)
     except InvalidInputError as error:
         raise VerificationError(
             subject, found=error.found, expected=error.expected or "an envelope"

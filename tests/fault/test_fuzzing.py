@@ -1,5 +1,7 @@
 """A short `make fuzz`: whatever a member sends, the answer is success or a client's error."""
 
+import random
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,11 +11,15 @@ import pytest_asyncio
 from benchmarks.fuzz.attacking import Attack, Failures, Found, noted_failures
 from benchmarks.fuzz.delivering import Outcome, Sent, over_socket
 from benchmarks.fuzz.headers import Headers
+from benchmarks.fuzz.mutations import MOST_BYTES, Mutator
 from benchmarks.fuzz.valid import COMPUTING, Requests
 from benchmarks.fuzz.world import World, world
+from swarm.registry.committing import MAX_ANNOUNCED
 from swarm.rpc import methods as m
+from swarm.rpc.message_fields import MOST_FIELDS
 from swarm.rpc.methods import METHODS, AnyMethod
 from swarm.rpc.options import DIGEST_KEY, SIZE_KEY
+from swarm.rpc.pb import registry_pb2
 
 OF_EACH = 12
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -53,6 +59,39 @@ async def test_a_size_with_thousands_of_digits_is_no_size(attacked: World) -> No
     """More digits than Python reads were the registry's own failure once."""
     sent = Sent(parts=(b"x",), metadata=((DIGEST_KEY, "0" * 64), (SIZE_KEY, "9" * 5000)))
     assert await _both_ways(attacked, m.PUBLISH, sent) == {"INVALID_ARGUMENT"}
+
+
+@pytest.mark.parametrize(
+    ("method", "entry"), [(m.MISSING, b"\x0a\0"), (m.PREDICT, b"\x22\0"), (m.EXPERT_PREDICT, b"\x12\0")]
+)
+async def test_a_message_of_empty_entries_is_refused_before_it_is_parsed(
+    attacked: World, method: AnyMethod, entry: bytes
+) -> None:
+    """Parsed it would take up to 40 times its bytes."""
+    sent = Sent(parts=(entry * (MOST_FIELDS + 1),))
+    caller = attacked.caller_of(method)
+    offered, in_process = attacked.place_of(method)
+    assert offered is not None
+    here = await in_process.call(method, sent, caller.certificate_pem)
+    there = await over_socket(attacked.channel(offered, caller), method, sent)
+    assert here == there and here.code == "INVALID_ARGUMENT" and "fields" in here.details
+
+
+async def test_the_attackers_own_messages_take_little_of_the_memory_that_is_measured() -> None:
+    mutator, most_entries = Mutator(random.Random(0)), 0
+    for size in (0, 1500, 30_000, 1 << 20):
+        for _ in range(300):
+            message = registry_pb2.AnnounceRequest(envelopes=[bytes(size)])
+            mutator.message_changed(message)
+            most_entries = max(most_entries, len(message.envelopes))
+            assert message.ByteSize() <= 2 * MOST_BYTES
+            whole = message.SerializeToString()
+            tracemalloc.start()
+            mutator.bytes_changed(whole, [whole[:4096]])
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak <= 8 * MOST_BYTES
+    assert most_entries > MAX_ANNOUNCED
 
 
 async def _both_ways(attacked: World, method: AnyMethod, sent: Sent) -> set[str]:

@@ -368,7 +368,7 @@ async def test_lying_tensors_malformed_and_enormous_messages_are_refused_and_the
         ):  # fmt: skip
             code = await _code(publish(iter(parts), metadata=metadata, timeout=10))
             assert code in {"INVALID_ARGUMENT", "DATA_LOSS", "RESOURCE_EXHAUSTED"}, (code, metadata)
-    for after in ("99999999999999999999-0", "x", "1-2-3", "\u0663-0", "-1"):
+    for after in ("99999999999999999999-0", "x", "1-2-3", "\u0663-0", "-1", "1-"):
         with pytest.raises(InvalidInputError):
             _ = [event async for event in node.coordinator.events(after)]
     assert (await node.coordinator.status()).swarm == "plants"

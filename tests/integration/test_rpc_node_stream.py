@@ -21,9 +21,10 @@ from swarm.domain.errors import (
 )
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import ExpertForm, SocketBytes
-from swarm.domain.membership import Event, Heartbeat, Hello, Welcome
+from swarm.domain.membership import Caller, Event, Heartbeat, Hello, Welcome
 from swarm.gating.combinations import ridge_options
 from swarm.rpc import methods as m
+from swarm.rpc.callers import set_current_caller
 from swarm.rpc.channel import open_channel
 from swarm.rpc.convert import hello_to_pb
 from swarm.rpc.node_stream import NodeStreamClient, NodeStreamServicer
@@ -359,6 +360,25 @@ async def test_an_answer_that_does_not_fit_its_task_is_refused(swarm: Founded, a
         agent.experts.predict = nothing  # type: ignore[assignment,method-assign]
         with pytest.raises(VerificationError, match="answer of node ada: answers"):
             await link.predict(expert_request(), 5.0)
+
+
+async def test_a_node_that_errs_while_it_is_written_to_hears_of_its_error() -> None:
+    port, erring = Membership(), asyncio.Event()
+
+    async def sent() -> AsyncIterator[node_stream_pb2.FromNode]:
+        yield node_stream_pb2.FromNode(hello=hello_to_pb(hello()))
+        await erring.wait()
+        yield node_stream_pb2.FromNode(hello=hello_to_pb(hello()))
+
+    set_current_caller(Caller(role="node", id=NodeId("ada")))
+    stream = NodeStreamServicer(port).connect(sent(), None)  # type: ignore[arg-type]
+    assert (await anext(stream)).WhichOneof("kind") == "welcome"
+    port.links["ada"].announce(gate=GATE)
+    assert (await anext(stream)).gate.envelope == GATE
+    erring.set()
+    await eventually(lambda: port.parted == ["ada"])
+    with pytest.raises(InvalidInputError, match="expected heartbeats and replies"):
+        await anext(stream)
 
 
 async def test_whoever_does_not_greet_first_is_refused(swarm: Founded, ada: Identity) -> None:

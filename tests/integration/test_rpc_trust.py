@@ -268,13 +268,14 @@ async def test_an_errors_text_of_any_length_still_arrives(swarm: Founded, ada: I
     assert raised.value.subject.startswith("xxx")
 
 
+@pytest.mark.parametrize("defect", [KeyError, asyncio.CancelledError])
 async def test_a_defect_leaves_as_internal_without_its_details(
-    swarm: Founded, ada: Identity, monkeypatch: pytest.MonkeyPatch
+    swarm: Founded, ada: Identity, monkeypatch: pytest.MonkeyPatch, defect: type[BaseException]
 ) -> None:
     port = Membership()
 
     async def broken() -> None:
-        raise KeyError("secret-detail")
+        raise defect("secret-detail")
 
     monkeypatch.setattr(port, "status", broken)
     async with asking(swarm.coordinator, ada, membership_service(port)) as client:

@@ -250,6 +250,17 @@ async def test_work_goes_on_when_whoever_asked_went_away(clients: FederatedClien
     assert (await clients.deliver(part())).data == b"abab" and FakeChild.answered == 1
 
 
+async def test_whoever_waits_for_a_reply_hears_that_the_run_ended(clients: FederatedClients) -> None:
+    """Silence here was a call without a status: its caller waited until its deadline."""
+    FakeChild.hold = asyncio.Event()
+    for another in (FederationPart(run="r1"), part(1, 3, run="r2")):
+        asking = asyncio.create_task(clients.deliver(part()))
+        await asyncio.sleep(0)
+        await clients.deliver(another)
+        with pytest.raises(ConflictError, match="run r1 was ended before its answer"):
+            await asking
+
+
 async def test_a_message_answered_long_ago_is_not_done_again(clients: FederatedClients) -> None:
     for number in range(6):
         await clients.deliver(part(message=f"m{number}"))

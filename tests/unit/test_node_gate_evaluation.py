@@ -20,7 +20,7 @@ from node.own_validation import OwnValidation
 from swarm.config import NodeHome
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination, TrialOption
-from swarm.domain.errors import InvalidInputError, NotFoundError, TrunkMismatchError
+from swarm.domain.errors import ExhaustedError, InvalidInputError, NotFoundError, TrunkMismatchError
 from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, owner_of
 from swarm.domain.inference import MAX_TRIAL_SAMPLES, ExpertForm, ExpertRequest, ExpertTask
@@ -488,6 +488,30 @@ async def test_a_task_is_answered_in_its_form(garden: Garden, form: ExpertForm) 
             await service.predict(request(plain))
     else:
         assert len(await service.predict(request(plain))) == 1
+
+
+async def test_what_fits_into_no_message_is_not_computed(
+    garden: Garden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = ExpertService(
+        store=garden.store, specification=SpecificationFile(garden.home, garden.founded.keyring()),
+        keyring=garden.founded.keyring(), evaluator=garden.evaluator,
+        outbound=OutboundLog(garden.home.outbound),
+    )  # fmt: skip
+    images, _ = digits_like(5, 4)
+    manifest = garden.publish(ROSE)
+    task = ExpertTask(expert=ExpertId("rose.e0"), manifest=digest_at(garden, manifest), rows=np.arange(5))
+    size = 5 * len(manifest.class_names) * 4 + sum(map(len, manifest.class_names))
+    monkeypatch.setattr("node.expert_service.MAX_MESSAGE_BYTES", 3 * size)
+
+    def asking(times: int) -> ExpertRequest:
+        return ExpertRequest(
+            inputs=images, tasks=(task,) * times, trunk=garden.specification.trunk.digest, gate_version=1
+        )
+
+    assert len(await service.predict(asking(3))) == 3
+    with pytest.raises(ExhaustedError, match=r"answer: .*ask in smaller batches"):
+        await service.predict(asking(4))
 
 
 def digest_at(garden: Garden, manifest: Manifest) -> Digest:

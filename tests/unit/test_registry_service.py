@@ -29,6 +29,7 @@ from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
 from swarm.domain.manifests import Correction, Manifest, Parent
 from swarm.domain.membership import Caller
 from swarm.modules import pack_module
+from swarm.registry.admission import MAX_TOMBSTONE_BYTES
 from swarm.registry.commit_journal import CommitJournal
 from swarm.registry.memory_store import MemoryStore
 from swarm.trust.statements import sign_statement
@@ -528,6 +529,16 @@ class TestWithdrawal:
         made, _ = expert("ada", version=3)
         await registry.publish(expert("ada", version=3)[1])
         await refused(registry, made, ConflictError, "ada.e1@3", "tombstone")
+
+    async def test_a_withdrawal_that_is_kept_for_ever_is_small(self, registry: Registry) -> None:
+        await registry.add("ada")
+        ada, fence, before = registry.caller("ada"), registry.fences["ada"], await state(registry)
+        stone = registry.signed(replace(tombstone("ada.e1"), reason="x" * MAX_TOMBSTONE_BYTES))
+        with pytest.raises(InvalidInputError, match=f"signed withdrawal: .*at most {MAX_TOMBSTONE_BYTES}"):
+            await registry.service.withdraw(ada, stone, fence, "")
+        assert await state(registry) == before
+        stone = registry.signed(replace(tombstone("ada.e1"), reason="\U0001f331" * 500))
+        await registry.service.withdraw(ada, stone, fence, "")
 
     async def test_of_what_nobody_ever_heard_an_owner_withdraws_no_more_than_it_may_have(
         self, tmp_path: Path

@@ -18,6 +18,7 @@ from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.ids import ExpertId, LeafId, NodeId
 from swarm.domain.inference import (
     MAX_EXAMPLES,
+    MAX_TASKS,
     Answer,
     Examples,
     ExpertForm,
@@ -42,7 +43,7 @@ from swarm.domain.membership import (
 from swarm.rpc import convert
 from swarm.rpc.convert.inference import MAX_OPTIONS
 from swarm.rpc.convert.tensors import WIRE_DTYPES
-from swarm.rpc.pb import types_pb2
+from swarm.rpc.pb import expert_pb2, types_pb2
 from tests.support.rpc import Experts, expert_request, hello, trial
 
 A, B = digest_of(b"a"), digest_of(b"b")
@@ -229,6 +230,22 @@ def test_options_cross_unchanged_and_combinations_that_cannot_be_are_refused() -
     for count in (0, MAX_OPTIONS + 1):
         with pytest.raises(InvalidInputError, match=f"options: found {count}; expected 1 to {MAX_OPTIONS}"):
             convert.trial_options_from_pb(convert.trial_options_to_pb(options[:1]) * count)
+
+
+def test_a_row_twice_and_more_tasks_than_any_node_has_are_refused() -> None:
+    """One input, asked for a million times, was a batch of a million."""
+    for rows in ([0, 1, 1], [2, 2], [0] * 1_000_000):
+        message = convert.expert_request_to_pb(expert_request(3))
+        message.tasks[0].ClearField("rows")
+        message.tasks[0].rows.extend(rows)
+        with pytest.raises(InvalidInputError, match=r"rows of ada\.e0: found one of them twice"):
+            convert.expert_request_from_pb(message)
+    message = convert.expert_request_to_pb(expert_request(1))
+    for count in (0, MAX_TASKS + 1):
+        tasks = [expert_pb2.ExpertTask.FromString(message.tasks[0].SerializeToString())] * count
+        other = expert_pb2.ExpertRequest(inputs=message.inputs, tasks=tasks, trunk=message.trunk)
+        with pytest.raises(InvalidInputError, match=f"tasks: .*1 to {MAX_TASKS} experts"):
+            convert.expert_request_from_pb(other)
 
 
 def test_rows_beyond_the_inputs_are_refused() -> None:

@@ -17,7 +17,7 @@ from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import MemberRecord, RevocationList, Tombstone
 from swarm.domain.membership import Head, Lease
-from swarm.trust.codec import MAX_JSON_BYTES
+from swarm.trust.codec import MAX_JSON_BYTES, MAX_JSON_MARKS
 from swarm.trust.signing import Signer, verify_signature
 from swarm.trust.statements import (
     PAYLOAD_TYPE,
@@ -233,8 +233,19 @@ def test_more_than_16_mib_is_refused_unread() -> None:
 
 
 def test_deep_nesting_is_refused_by_name() -> None:
-    assert "malformed" in refused(b"[" * 200_000)
+    assert "malformed" in refused(b"[" * 60)
     assert "malformed" in refused(envelope_of(b"[" * 200_000))
+
+
+def test_more_values_than_any_statement_has_are_refused_unread() -> None:
+    assert "at most 64" in refused(b"[" + b"[]," * 100 + b"[]]")
+    many = MAX_JSON_MARKS // 2 + 1
+    assert f"at most {MAX_JSON_MARKS}" in refused(envelope_of(b"[" + b"[]," * many + b"[]]"))
+
+
+def test_a_field_twice_is_found_among_very_many() -> None:
+    fields = b",".join(b'"%x":0' % number for number in range(300_000))
+    assert "the field '0' twice" in refused(envelope_of(b"{" + fields + b',"0":0}'))
 
 
 def test_what_cannot_be_read_back_is_not_signed() -> None:

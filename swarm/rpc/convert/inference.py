@@ -12,6 +12,7 @@ from swarm.domain.ids import digest, node_id
 from swarm.domain.inference import (
     MAX_EXAMPLES,
     MAX_QUERY_ROWS,
+    MAX_TASKS,
     Answer,
     Examples,
     ExpertAnswer,
@@ -151,10 +152,11 @@ def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
 
 
 def expert_request_from_pb(message: expert_pb2.ExpertRequest) -> ExpertRequest:
-    """Return the request; every task's rows exist among its inputs."""
+    """Return the request of 1 to MAX_TASKS tasks; every task's rows exist among its inputs, each once."""
     inputs = _inputs(message.inputs)
-    if not message.tasks:
-        raise InvalidInputError("tasks", found="none", expected="at least one expert to ask")
+    if not 1 <= len(message.tasks) <= MAX_TASKS:
+        found = str(len(message.tasks) or "none")
+        raise InvalidInputError("tasks", found=found, expected=f"1 to {MAX_TASKS} experts to ask")
     return ExpertRequest(
         inputs=inputs,
         tasks=tuple(_task(task, len(inputs)) for task in message.tasks),
@@ -308,6 +310,10 @@ def _task(message: expert_pb2.ExpertTask, batch: int) -> ExpertTask:
             f"rows of {message.expert[:80]}",
             found=f"row {rows.max()}" if len(rows) else "no rows",
             expected=f"rows 0 to {batch - 1}",
+        )
+    if len(rows) > batch or len(np.unique(rows)) < len(rows):
+        raise InvalidInputError(
+            f"rows of {message.expert[:80]}", found="one of them twice", expected="each at most once"
         )
     return ExpertTask(
         expert=expert_id(message.expert),

@@ -254,7 +254,8 @@ class NodeStreamServicer:
                 upcoming = asyncio.create_task(link.next_message())
                 tasks.add(upcoming)
                 await asyncio.wait({listening, ended, upcoming}, return_when=asyncio.FIRST_COMPLETED)
-                if ended.done():
+                # Its node's end of the stream parts the link too, and why it ended is the better reason.
+                if ended.done() and not (listening.done() and isinstance(ended.result(), UnreachableError)):
                     raise ended.result()
                 if listening.done():
                     listening.result()
