@@ -14,7 +14,8 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= 3
 # A file's tests stay on one worker (they share a swarm), and files go in their order: the long ones come first.
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Without the second, every run would rewrite and compile all tests anew, in every worker.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry bench-deltas
 

@@ -6,9 +6,10 @@ other, but not as much as another name for its own class would; those that are n
 All incumbents together may lose less than one of them may.
 """
 
+import math
 from dataclasses import dataclass
 
-from scipy.special import bdtrc
+import numpy as np
 
 from coordinator.weighing import Trials, summed, weighed
 from swarm.domain.inference import GateTrial
@@ -73,7 +74,7 @@ def is_beyond_chance(gained: int, lost: int) -> bool:
 
     Exact one-sided sign test on the samples that exactly one of both gates gets right (McNemar 1947).
     """
-    return _at_least(lost, gained + lost, 0.5) < CHANCE
+    return at_least(lost, gained + lost, 0.5) < CHANCE
 
 
 def harm(trial: GateTrial, row: int) -> str:
@@ -117,9 +118,20 @@ def _takes(samples: int, taken: int) -> bool:
 
     Of four samples, two say little.
     """
-    return taken > MOST_TAKEN * samples and _at_least(taken, samples, SIMILAR) < CHANCE
+    return taken > MOST_TAKEN * samples and at_least(taken, samples, SIMILAR) < CHANCE
 
 
-def _at_least(count: int, of: int, share: float) -> float:
-    """Return how likely so many or more are, where each has this share of a chance (binomial, exact)."""
-    return float(bdtrc(count - 1, of, share))
+def at_least(count: int, of: int, share: float) -> float:
+    """Return how likely so many or more are, where each has this share of a chance (binomial, exact).
+
+    Not by scipy.special: its import takes the coordinator longer than its own modules.
+    """
+    if count <= 0:
+        return 1.0
+    if count > of:
+        return 0.0
+    more = np.arange(count, of)
+    ratios = np.log((of - more) / (more + 1) * share / (1 - share))
+    ways = math.lgamma(of + 1) - math.lgamma(count + 1) - math.lgamma(of - count + 1)
+    first = ways + count * math.log(share) + (of - count) * math.log1p(-share)
+    return min(1.0, float(np.exp(first + np.append(0.0, np.cumsum(ratios))).sum()))

@@ -45,6 +45,8 @@ MOST_THREADS = 4
 _THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _LOG_FILE = "log"
 SOLVER = "coordinator.solver"
+SOLVER_NEEDS = (SOLVER, "scipy.linalg", "scipy.special")
+"""What takes its child long to import."""
 ROOT_NEEDS = ("swarm.experts.ridge_root", "swarm.experts.flops")
 """What makes a root's child of the solver slow to start: torch, which no other job needs."""
 
@@ -143,7 +145,7 @@ class _Run:
         """Run the job to its end; the child is killed with whoever waits for it, and at the timeout."""
         await asyncio.to_thread(write_job, self.folder, job)
         with (self.folder / _LOG_FILE).open("wb") as words:
-            needs = (SOLVER, *ROOT_NEEDS) if isinstance(job, RootJob) else (SOLVER,)
+            needs = SOLVER_NEEDS + (ROOT_NEEDS if isinstance(job, RootJob) else ())
             process = await self._started(needs, words.fileno())
         try:
             async with asyncio.timeout(timeout_s):

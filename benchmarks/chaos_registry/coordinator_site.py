@@ -14,7 +14,7 @@ from benchmarks.chaos_registry.site import PATIENCE_S, Site, until_answered
 from coordinator.addresses import Endpoints
 from coordinator.config import CoordinatorFolder
 from coordinator.founding import found_swarm
-from coordinator.solver_process import ROOT_NEEDS, SOLVER, threads
+from coordinator.solver_process import ROOT_NEEDS, SOLVER_NEEDS, threads
 from swarm.config import SwarmHome
 from swarm.domain.errors import NotAuthorisedError, SwarmError, UnauthenticatedError
 from swarm.domain.gates import GateStatement
@@ -36,7 +36,7 @@ SIDE = "benchmarks.chaos_registry.coordinator_side"
 OPERATOR = NodeId("operator")
 ROOT = Path(__file__).parents[2]
 IN_STEP = b"store.in_step"
-NEEDS = ("coordinator.app", "swarm.experts.trunk", SOLVER, *ROOT_NEEDS)
+NEEDS = ("coordinator.app", "swarm.experts.trunk", *SOLVER_NEEDS, *ROOT_NEEDS)
 _T = TypeVar("_T")
 
 

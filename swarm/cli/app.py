@@ -1,5 +1,7 @@
 """The command line put together: each family of commands adds its own."""
 
+import functools
+
 import typer
 import typer.core
 
@@ -23,8 +25,10 @@ from swarm.cli import (
 )
 
 
+@functools.cache
 def build() -> typer.Typer:
-    """Return the `swarm` command. Nothing here or in what it imports loads torch, grpc or scikit-learn."""
+    """Return the `swarm` command, always the same: families add to groups of their modules, which would have
+    everything twice. Nothing here or in what it imports loads torch, grpc or scikit-learn."""
     # Where rich is installed, typer 0.20 prints `\[required]`, escaped for rich, which is not used here.
     typer.core.HAS_RICH = False
     app = typer.Typer(

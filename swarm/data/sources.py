@@ -3,6 +3,7 @@
 Training and test samples are asked for separately; test samples are read by `load_test` and nowhere else.
 """
 
+import importlib.util
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -146,13 +147,24 @@ def _load(source: str, split: Split, import_paths: Sequence[str], min_classes: i
 
 def _digits(split: Split) -> Dataset:
     """scikit-learn's 1,797 digits, 8x8 pixels 0..16; a fixed stratified fifth of them is the test set."""
+    images, labels = _scikit_learns_digits()
+    rows = split_validation(labels, 0.2, _DIGITS_SEED)[0 if split == "train" else 1]
+    return make_dataset(images[rows], labels[rows], name="digits", scale=1 / 16, min_classes=2)
+
+
+def _scikit_learns_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return images uint8 [1797, 8, 8] and labels int64 [1797] from scikit-learn's own file of them, without
+    its import, which takes longer than most of what commands do with them."""
+    package = importlib.util.find_spec("sklearn")
+    folders = (package.submodule_search_locations or []) if package else []
+    for file in (Path(folder) / "datasets" / "data" / "digits.csv.gz" for folder in folders):
+        if file.is_file():
+            rows = np.loadtxt(file, delimiter=",", dtype=np.int64)
+            return rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8), rows[:, -1]
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    rows = split_validation(bunch.target, 0.2, _DIGITS_SEED)[0 if split == "train" else 1]
-    return make_dataset(
-        bunch.images[rows].astype(np.uint8), bunch.target[rows], name="digits", scale=1 / 16, min_classes=2
-    )
+    return bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
 
 
 def _scalar(found: dict[str, NDArray[np.generic]], key: str, source: str) -> float | None:

@@ -19,7 +19,7 @@ FLOWER_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 )
 """What a process that imports Flower is to have in its environment, so that it calls nobody."""
-NEEDS = ("torch", "flwr.app", "flwr.serverapp", "swarm.federation.apps")
+NEEDS = ("torch", "scipy.linalg", "flwr.app", "flwr.serverapp", "swarm.federation.apps")
 """What takes these children long to import."""
 _log = structlog.get_logger(__name__)
 

@@ -95,7 +95,9 @@ class Forked:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Server:
+class Server:
+    """A fork server's process, and the socket on which it is given orders."""
+
     process: "subprocess.Popen[bytes]"
     orders: socket.socket
 
@@ -103,7 +105,7 @@ class _Server:
 class _NoServerError(Exception):
     """A server has gone, or takes no more orders."""
 
-    def __init__(self, server: _Server) -> None:
+    def __init__(self, server: Server) -> None:
         super().__init__()
         self.server = server
 
@@ -119,7 +121,7 @@ class Forks:
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
         self._log, self._environment = log, dict(environment)
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._retired: list[subprocess.Popen[bytes]] = []
         """Servers that take no more orders and may have children still."""
         self._is_closed = False
@@ -169,7 +171,7 @@ class Forks:
             process.wait()
         self._retired.clear()
 
-    async def _forked(self, server: _Server, order: bytes, errors: int, output: int | None) -> Forked | None:
+    async def _forked(self, server: Server, order: bytes, errors: int, output: int | None) -> Forked | None:
         """Return the child; None where the server cannot fork. Raises _NoServerError."""
         with ExitStack() as ours, ExitStack() as theirs:
             told, told_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -200,7 +202,7 @@ class Forks:
             ours.pop_all()
         return Forked(int(said.split()[1]), descriptors[0], told, stdin, stdout)
 
-    def _running(self) -> _Server | None:
+    def _running(self) -> Server | None:
         """Return the server, started now if none runs; None after the end."""
         if self._is_closed:
             return None
@@ -211,27 +213,11 @@ class Forks:
                 return self._server
             _log.warning("fork_server.ended", status=status, log=str(self._log))
             self._retire(self._server)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with theirs, self._log.open("ab") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", SERVER_MODULE, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=log,
-                    pass_fds=[theirs.fileno()],
-                    env={**os.environ, **self._environment},
-                )
-        except OSError:
-            ours.close()
-            raise
-        _log.info("fork_server.started", pid=process.pid)
-        self._server = _Server(process, ours)
+        self._server = start_server(self._log, self._environment)
+        _log.info("fork_server.started", pid=self._server.process.pid)
         return self._server
 
-    def _retire(self, server: _Server) -> None:
+    def _retire(self, server: Server) -> None:
         """Give a server no more orders; it ends with its last child."""
         if self._server is server:
             self._server = None
@@ -242,6 +228,28 @@ class Forks:
 
     def _forget_ended(self) -> None:
         self._retired = [process for process in self._retired if process.poll() is None]
+
+
+def start_server(log: Path, environment: Mapping[str, str]) -> Server:
+    """Return a new fork server with this process's environment, and `environment` for what is other; its
+    standard error is appended to log."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with theirs, log.open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", SERVER_MODULE, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **environment},
+            )
+    except OSError:
+        ours.close()
+        raise
+    return Server(process, ours)
 
 
 async def _readable(source: int | socket.socket) -> None:

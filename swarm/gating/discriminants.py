@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.cholesky import Factor, factor_of, solve_by
 from swarm.gating.ridge import RIDGES, UNBALANCED, OwnerSums, weight_by_owner
 from swarm.gating.sums import constant_of
 
@@ -81,7 +81,7 @@ class Scatter:
             factor = _factor(_ridged(self.scatter, ridge * fixed_point**2))
             if factor is None:
                 return None
-            slopes = self.samples * cho_solve(factor, self.means, check_finite=False)
+            slopes = self.samples * solve_by(factor, self.means)
             found[row, :-1] = slopes
             found[row, -1] = -0.5 * (self.means * slopes).sum(axis=0) / constant_of(fixed_point)
             found[row] -= found[row].mean(axis=1, keepdims=True)
@@ -158,7 +158,7 @@ def pulled_means(
     if factor is None:
         return None
     apart = means - centres
-    distance = samples.sum() * (apart * cho_solve(factor, apart, check_finite=False)).sum(axis=0)
+    distance = samples.sum() * (apart * solve_by(factor, apart)).sum(axis=0)
     chance = len(means) * (1 / samples - 1 / total[classes])
     kept = np.clip(1 - np.divide(chance, distance, out=np.ones_like(chance), where=distance > 0), 0, 1)
     kept[chance <= 0] = 1  # the only target of its class is its class
@@ -207,9 +207,8 @@ def _ridged(scatter: Doubles, added: float) -> Doubles:
     return found
 
 
-def _factor(scatter: Doubles) -> tuple[Doubles, bool] | None:
+def _factor(scatter: Doubles) -> Factor | None:
     try:
-        found: tuple[Doubles, bool] = cho_factor(scatter, lower=True, check_finite=False)
+        return factor_of(scatter)
     except np.linalg.LinAlgError:
         return None
-    return found

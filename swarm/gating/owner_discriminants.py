@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from swarm.domain.errors import ShapeMismatchError
 from swarm.gating.class_columns import best_of_class, target_scores
@@ -131,6 +130,8 @@ def _flattered(samples: Doubles, classes: Integers, owners: Integers, scatter: S
     is too large by z_T sqrt(D / n), z_T being the expected maximum of T normal variables. A pulled mean is as
     good as one of so many samples as give the variance kept / n + (1 - kept) / N. Source: for z_T, Blom 1958.
     """
+    from scipy.special import ndtri  # where it is needed: services start without it
+
     of_class = np.bincount(classes, weights=samples)[classes]
     noise = scatter.kept / samples + (1 - scatter.kept) / of_class
     rivals = np.bincount(owners)[owners]

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.cholesky import Factor, factor_of, solve_by
 from swarm.gating.sums import (
     MAX_INT8,
     MAX_INT16,
@@ -148,7 +148,7 @@ def _dense(
         work[np.diag_indices(size)] += strength
         factor = _factor(work)
         for block, solved in zip(blocks, found, strict=True):
-            solved[row] = cho_solve(factor, block, check_finite=False)
+            solved[row] = solve_by(factor, block)
     return found
 
 
@@ -172,16 +172,15 @@ def _added(owners: Sequence[OwnerSums], weights: Doubles) -> Doubles:
     return total
 
 
-def _factor(work: Doubles, subject: str = "sums") -> tuple[Doubles, bool]:
+def _factor(work: Doubles, subject: str = "sums") -> Factor:
     """Return the Cholesky factor of the symmetric matrix whose upper triangle is in work, made in place."""
     try:
         # The upper triangle by rows is LAPACK's lower one by columns: the transposed view needs no copy.
-        factor: tuple[Doubles, bool] = cho_factor(work.T, lower=True, overwrite_a=True, check_finite=False)
+        return factor_of(work.T, in_place=True)
     except np.linalg.LinAlgError as error:
         raise InvalidInputError(
             subject, found="F'F that is not positive definite", expected="sums of features"
         ) from error
-    return factor
 
 
 def _fill_upper(work: Doubles, packed: NDArray[np.integer] | Doubles) -> None:
@@ -229,7 +228,7 @@ def _by_factors(
         factor = _factor(inner)
         for block, solved in zip(blocks, found, strict=True):
             plain = inverse[:, None] * block
-            through = cho_solve(factor, factors.T @ plain, check_finite=False)
+            through = solve_by(factor, factors.T @ plain)
             solved[row] = plain - inverse[:, None] * (factors @ through)
     return found
 

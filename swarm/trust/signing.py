@@ -14,10 +14,12 @@ from swarm.skipped_imports import without
 
 # It offers signers of clouds too, where their clients are installed: boto3 takes a third of a second.
 with without("boto3", "azure", "google.cloud", "pkcs11"):
+    from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]
 
 __all__ = [
     "CryptoSigner",
+    "Envelope",
     "SSlibKey",
     "Signer",
     "StatementSigner",

@@ -10,7 +10,6 @@ import binascii
 from dataclasses import dataclass
 from typing import Any, Generic, TypeGuard, TypeVar
 
-from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError as SslibVerificationError
 
 from swarm.digests import digest_of
@@ -22,7 +21,7 @@ from swarm.domain.manifests import Manifest
 from swarm.domain.members import MemberRecord, RevocationList, Tombstone
 from swarm.domain.specification import Specification
 from swarm.trust.codec import MAX_JSON_BYTES, canonical_json, from_json, parse_json, to_json
-from swarm.trust.signing import SSlibKey, StatementSigner, statement_key
+from swarm.trust.signing import Envelope, SSlibKey, StatementSigner, statement_key
 
 __all__ = [
     "PAYLOAD_TYPE",

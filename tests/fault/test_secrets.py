@@ -5,7 +5,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
 from swarm.trust.key_files import read_key
 from swarm.trust.tokens import parse_join_line
-from tests.support.node_homes import ENVIRONMENT, write_digits
+from tests.support.forked_processes import run_process
+from tests.support.node_homes import write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, whole_swarm
 
 _PRIVATE = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
@@ -107,10 +107,7 @@ async def test_a_backup_is_private_and_complete_and_so_is_what_is_made_of_it(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
     def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "swarm.cli", *arguments], env=ENVIRONMENT, capture_output=True, text=True,
-            check=False, timeout=60,
-        )  # fmt: skip
+        return run_process("swarm.cli", *arguments, timeout_s=60)
 
     file = tmp_path / "swarm.backup"
     done = command("backup", str(file), "--home", str(swarm.home.root), "--redis-url", swarm.redis.url)

@@ -21,8 +21,9 @@ from swarm.domain.manifests import Manifest
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.statements import read_statement
 from tests.support.exchange import Made, made_expert
+from tests.support.forked_processes import ENVIRONMENT, ROOT, run_process
 from tests.support.learning import digits_like
-from tests.support.node_homes import ENVIRONMENT, ROOT, write_digits
+from tests.support.node_homes import write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until, whole_swarm
 
 IMAGES, LABELS = digits_like(40, 4, seed=77)
@@ -30,14 +31,7 @@ IMAGES, LABELS = digits_like(40, 4, seed=77)
 
 def command(home: Path, *words: str, code: int = 0) -> dict:
     """Return what a command says with --json; it has to end with the code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "swarm.cli", *words, "--home", str(home), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join((str(ROOT), *filter(None, sys.path)))},
-    )
+    done = run_process("swarm.cli", *words, "--home", str(home), "--json")
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     told: dict = json.loads(done.stdout)

@@ -32,7 +32,8 @@ from swarm.gating.sums import exact_gram, pack_triangle, quantised, target_colum
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.federation_client import FederationClient
 from swarm.trust.identity import Identity
-from tests.support.node_homes import ENVIRONMENT, write_digits
+from tests.support.forked_processes import ENVIRONMENT, run_process
+from tests.support.node_homes import write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, until, whole_swarm
 
 COMM_BYTES = 15
@@ -287,10 +288,7 @@ async def test_an_owner_may_keep_its_node_out(meadow: Meadow, tmp_path: Path) ->
 
 
 def _swarm(*arguments: str) -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, "-m", "swarm.cli", *arguments],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    run = run_process("swarm.cli", *arguments)
     assert run.returncode == 0, run.stderr
     assert "nodes" in run.stderr, "progress is told"
     found: dict[str, Any] = json.loads(run.stdout)

@@ -17,7 +17,7 @@ from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder, TrainStep
 from swarm.domain.errors import ConflictError, InvalidInputError, SwarmError
 from swarm.rpc.clients import AgentClient
-from tests.support.node_homes import member_home, start_agent, write_digits
+from tests.support.node_homes import member_home, start_agent_anew, write_digits
 from tests.support.whole_swarm import agent_of
 
 Agents = Callable[[NodeHome], "subprocess.Popen[bytes]"]
@@ -30,7 +30,7 @@ def agents() -> Iterator[Agents]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(home: NodeHome) -> "subprocess.Popen[bytes]":
-        started.append(start_agent(home))
+        started.append(start_agent_anew(home))
         return started[-1]
 
     yield start
@@ -42,7 +42,7 @@ def agents() -> Iterator[Agents]:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """An agent for tests that leave it as it was."""
     home, _ = member_home(tmp_path_factory.mktemp("running"))
-    agent = start_agent(home)
+    agent = start_agent_anew(home)
     yield home, agent
     end(agent)
 

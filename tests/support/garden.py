@@ -17,9 +17,10 @@ from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.errors import SwarmError
 from swarm.domain.inference import Answer, Query
 from swarm.domain.membership import SwarmStatus
+from tests.support.forked_processes import ForkedProcess
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import Process, WholeSwarm, agent_of, carried_out, until, whole_swarm
+from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until, whole_swarm
 
 IMAGES, LABELS = digits_like(40, 4, seed=77)
 OWNED = {"rose": (0, 1), "tulip": (2, 3)}
@@ -31,7 +32,7 @@ class Garden:
     def __init__(self, swarm: WholeSwarm) -> None:
         self.swarm = swarm
         self.homes: dict[str, NodeHome] = {}
-        self.agents: dict[str, Process] = {}
+        self.agents: dict[str, ForkedProcess] = {}
 
     async def plant(self, name: str, only: tuple[int, ...]) -> None:
         """Let a node join, train, and be routed to; nobody else holds its expert, so its loss is seen."""

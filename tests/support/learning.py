@@ -21,6 +21,7 @@ from swarm.gating.ridge import OwnerSums, solve
 from swarm.gating.sums import CompactSums
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import pack_arrays, unpack
+from tests.support.forked_processes import run_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,11 +147,11 @@ def continued(folder: Path, cache: BlobFiles) -> tuple[ExistingLeaf, ...]:
     )
 
 
-def start_learner(folder: Path, stdin: int = subprocess.PIPE) -> "subprocess.Popen[str]":
+def start_learner(folder: Path) -> "subprocess.Popen[str]":
     """Start the training process on a job's folder; closing its standard input asks it to stop."""
     return subprocess.Popen(
         [sys.executable, "-m", "node.learner", str(folder)],
-        stdin=stdin,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -160,13 +161,8 @@ def start_learner(folder: Path, stdin: int = subprocess.PIPE) -> "subprocess.Pop
 
 def run_learner(folder: Path) -> tuple[int, list[dict[str, Any]], str]:
     """Run the training process to its end; return exit code, the JSON lines it said, and standard error."""
-    process = start_learner(folder, subprocess.DEVNULL)
-    try:
-        lines, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-    return process.returncode, [json.loads(line) for line in lines.splitlines()], errors
+    done = run_process("node.learner", str(folder), timeout_s=120)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 def digits_like(count: int, classes: int, seed: int = 0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

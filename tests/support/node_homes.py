@@ -1,6 +1,5 @@
 """Homes of real nodes, with real keys, for tests that need no running swarm."""
 
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,11 +11,9 @@ from swarm.config import NodeHome
 from swarm.domain.ids import SwarmId
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.statements import sign_statement
+from tests.support.forked_processes import ENVIRONMENT, ForkedProcess, start_service
 from tests.support.learning import digits_like, make_specification
 from tests.support.trust import Founded, found
-
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SWARM_THREADS": "1"}
 
 
 def member_home(folder: Path, name: str = "rose") -> tuple[NodeHome, Founded]:
@@ -51,8 +48,15 @@ def write_digits(
     return path
 
 
-def start_agent(home: NodeHome) -> "subprocess.Popen[bytes]":
+def start_agent(home: NodeHome) -> ForkedProcess:
     """Start a node's agent as its own process, its log in run/agent.log."""
+    home.run.mkdir(parents=True, exist_ok=True)
+    with (home.run / "agent.log").open("ab") as log:
+        return start_service("node.app", [str(home.root)], log)
+
+
+def start_agent_anew(home: NodeHome) -> "subprocess.Popen[bytes]":
+    """Start a node's agent in a new interpreter, as a user does."""
     home.run.mkdir(parents=True, exist_ok=True)
     with (home.run / "agent.log").open("ab") as log:
         return subprocess.Popen(

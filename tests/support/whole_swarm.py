@@ -4,7 +4,6 @@ import asyncio
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -22,9 +21,8 @@ from swarm.registry.redis_server import RedisServer
 from swarm.rpc.channel import open_channel, open_local
 from swarm.rpc.clients import AgentClient, CoordinatorClient, RegistryClient
 from swarm.trust.identity import Identity
-from tests.support.node_homes import ENVIRONMENT, start_agent
-
-Process = subprocess.Popen[bytes]
+from tests.support.forked_processes import ForkedProcess, start_service
+from tests.support.node_homes import start_agent
 
 
 class WholeSwarm:
@@ -56,8 +54,8 @@ class WholeSwarm:
             now=datetime.now(UTC),
         )
         self.redis = RedisServer(self.home.redis)
-        self.processes: dict[str, Process] = {}
-        self.agents: list[Process] = []
+        self.processes: dict[str, ForkedProcess] = {}
+        self.agents: list[ForkedProcess] = []
 
     def start(self) -> None:
         """Start Redis, registry and coordinator, and wait until they answer."""
@@ -81,7 +79,7 @@ class WholeSwarm:
         join(self.line, home, name=name, **changes)
         return home
 
-    def agent(self, home: NodeHome) -> Process:
+    def agent(self, home: NodeHome) -> ForkedProcess:
         """Start a node's agent."""
         self.agents.append(start_agent(home))
         return self.agents[-1]
@@ -142,13 +140,10 @@ class WholeSwarm:
     def _launch(self, name: str) -> int:
         """Start a service's process; return how often its log said before that it was ready."""
         flags = [str(word) for flag in self._ports[name].items() for word in flag]
-        command = [sys.executable, "-m", "swarm.cli", name, "--home", str(self.home.root)]
-        command += ["--redis-url", self.redis.url, *flags]
+        command = [name, "--home", str(self.home.root), "--redis-url", self.redis.url, *flags]
         with (self.folder / f"{name}.log").open("ab") as log:
             before = self._said_ready(name)
-            self.processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT
-            )
+            self.processes[name] = start_service("swarm.cli", command, log)
         return before
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import bdtrc
 
 from coordinator.addresses import Endpoints, told_address, told_elsewhere
 from coordinator.answer_board import AnswerBoard, merge_rows
-from coordinator.harm import harm, is_beyond_chance
+from coordinator.harm import at_least, harm, is_beyond_chance
 from coordinator.throttle import MOST_ADDRESSES, Throttle
 from coordinator.trials import Verdict, defaults_for, is_sound, judge_ridge, judge_trials, still_sensible
 from swarm.domain.combination import Combination, TrialOption
@@ -414,6 +415,16 @@ def test_a_local_registry_is_told_without_its_host_and_the_join_line_always_has_
 )
 def test_a_loss_that_chance_explains_refuses_nobody(gained: int, lost: int, beyond: bool) -> None:
     assert is_beyond_chance(gained, lost) is beyond
+
+
+@given(
+    st.integers(0, 3000), st.integers(0, 3000), st.one_of(st.just(0.5), st.floats(1e-3, 0.999)), st.booleans()
+)
+def test_how_likely_so_many_are_is_what_scipy_says(count: int, of: int, share: float, near: bool) -> None:
+    if near:
+        count = round(of * share) + count % 7 - 3
+    expected = bdtrc(count - 1, of, share) if count > 0 else 1.0
+    assert at_least(count, of, share) == pytest.approx(0.0 if count > of else expected, rel=1e-9, abs=1e-12)
 
 
 def test_what_the_worst_off_incumbent_loses_is_in_the_evidence() -> None:

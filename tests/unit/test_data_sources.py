@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from swarm.data.dataset import check_fits, make_dataset
 from swarm.data.sources import Dataset, load_inputs, load_test, load_training, save_npz
@@ -67,6 +68,22 @@ def idx_folder(folder: Path, ending: str = ".gz") -> Path:
 
 
 # digits
+
+
+def test_digits_are_all_that_scikit_learn_has() -> None:
+    bunch = load_digits()
+    of_label = [
+        sorted(
+            image.tobytes()
+            for part in (load_training("digits"), load_test("digits"))
+            for image in part.inputs[part.labels == label]
+        )
+        for label in range(10)
+    ]
+    assert of_label == [
+        sorted(image.tobytes() for image in bunch.images[bunch.target == label].astype(np.uint8))
+        for label in range(10)
+    ]
 
 
 def test_digits_are_split_once_and_for_all_and_every_class_is_in_both_parts() -> None:
