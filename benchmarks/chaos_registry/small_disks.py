@@ -1,8 +1,10 @@
 """A full disk and a read-only one under journal and blobs."""
 
 import ctypes
+import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.chaos_registry.site import OWNER, Site, Tally
+from benchmarks.chaos_registry.site import OWNER, PATIENCE_S, Site, Tally
 from swarm.domain.errors import ExhaustedError, NotReadyError, SwarmError
 from swarm.domain.ids import Digest
 from swarm.modules import pack_module
@@ -117,8 +119,18 @@ def small_disk(folder: Path, size_mb: int) -> Iterator[None]:
 
 
 def set_writable(folder: Path, *, writable: bool) -> None:
-    """Make the tmpfs read-only or writable again; OSError where files are open for writing."""
-    _mount(folder, 32 | (0 if writable else 1), SIZE_MB)
+    """Make the tmpfs read-only or writable again, once the registry has no file there open for writing: it
+    may close one right after it answered. OSError where one stays open."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            _mount(folder, 32 | (0 if writable else 1), SIZE_MB)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _mount(folder: Path, flags: int, size_mb: int) -> None:
