@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(600)
 def finished() -> Iterator[tuple[Shell, dict[str, Any], str]]:
     """One run of `swarm up --json`: its shell, its report, and its progress."""
     with shell() as sh:
-        done = sh.swarm("up", "--json", "--fedavg-rounds=2", "--steps=300", timeout_s=550)
+        done = sh.swarm("up", "--json", "--fedavg-rounds=2", "--steps=150", timeout_s=550)
         assert done.returncode == 0, done.stderr
         yield sh, json.loads(done.stdout), done.stderr
 
