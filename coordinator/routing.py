@@ -31,7 +31,7 @@ from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
 from coordinator.heads import Heads, KnownHead
 from coordinator.profiles import Profiles
-from coordinator.query_checks import check_answer_size, check_examples, check_profiled, check_query
+from swarm.answering.query_checks import check_answer_size, check_examples, check_profiled, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
