@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -83,11 +84,15 @@ def predict(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses."""
-    from swarm.cli.places import coordinator, find_place
+    """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses.
+
+    On a node that listens (--advertise) the node itself routes while the coordinator does not answer.
+    """
+    from swarm.cli.places import coordinator, find_place, own_routing
     from swarm.cli.settings import load_settings
     from swarm.client.inputs import as_batch
     from swarm.data.sources import load_inputs
+    from swarm.domain.errors import UnreachableError
     from swarm.domain.ids import node_id
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
@@ -97,25 +102,44 @@ def predict(
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
 
-    async def work() -> None:
+    def query_of(envelope: bytes) -> Query:
+        return Query(
+            inputs=as_batch(inputs, place.identity().keyring().open(envelope, Specification).value),
+            top_k=top_k,
+            explain=explain,
+            owners=tuple(node_id(name) for name in owner or []),
+            uniform=uniform,
+            combination=combination,
+            gate_version=gate_version,
+        )
+
+    async def by_coordinator() -> "tuple[Answer, Profile | None, GateStatement | None]":
         async with coordinator(place) as client:
             envelope = await client.specification()
+            query = query_of(envelope)
+            if not examples:
+                with advised("owner", WHO_ANSWERS):
+                    return await client.predict(query, timeout_s), None, None
             specification = place.identity().keyring().open(envelope, Specification).value
-            batch = as_batch(inputs, specification)
-            profile = await make_profile(client, examples, specification) if examples else None
-            query = Query(
-                inputs=batch,
-                top_k=top_k,
-                explain=explain,
-                owners=tuple(node_id(name) for name in owner or []),
-                uniform=uniform,
-                combination=combination,
-                profile=profile.id if profile else "",
-                gate_version=gate_version,
-            )
+            profile = await make_profile(client, examples, specification)
+            answer = await client.predict(replace(query, profile=profile.id), timeout_s)
+            return answer, profile, await open_gate(client, place)
+
+    async def by_own_node(unreachable: UnreachableError) -> "Answer":
+        async with own_routing(place, unreachable) as (client, envelope):
+            progress(f"{unreachable.subject} does not answer: this node routes")
             with advised("owner", WHO_ANSWERS):
-                answer = await client.predict(query, timeout_s)
-            gate = await open_gate(client, place) if profile else None
+                return await client.predict(query_of(envelope), timeout_s)
+
+    async def work() -> None:
+        profile: Profile | None = None
+        gate: GateStatement | None = None
+        try:
+            answer, profile, gate = await by_coordinator()
+        except UnreachableError as unreachable:
+            if examples:
+                raise
+            answer = await by_own_node(unreachable)
         facts: dict[str, object] = {"answer": answer}
         text = describe_answer(answer, top_k)
         if profile and gate:

@@ -2,50 +2,104 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import ArrayLike
 
+from swarm.answering.direct import LOOK_S, DirectAnswers, is_news, tell_failure
+from swarm.answering.known_swarm import KnownSwarm
+from swarm.answering.owner_links import OwnerLinks
+from swarm.client.cache import CacheFolder
 from swarm.client.credentials import Credentials, load_credentials
 from swarm.client.inputs import as_batch
 from swarm.client.parts import joined, rows_at_once
 from swarm.client.retrying import until_answered
-from swarm.domain.errors import ConflictError, NotFoundError
+from swarm.client.ways import Ways
+from swarm.domain.errors import ConflictError, NotFoundError, NotReadyError, SwarmError
 from swarm.domain.ids import NodeId, node_id
 from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.specification import Specification
 from swarm.rpc.channel import open_channel
-from swarm.rpc.clients import CoordinatorClient
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
 from swarm.rpc.credentials import IdentitySource
+from swarm.rpc.gate_follower import GateFollower
+from swarm.rpc.renewing import renew_if_due
+from swarm.telemetry import log_as_library
 
 COORDINATOR: Final = NodeId("coordinator")
+REGISTRY: Final = NodeId("registry")
 TIMEOUT_S: Final = 30.0
 PARTS_AT_ONCE: Final = 4
 """So many calls of one large batch are under way at a time."""
+SETTLING_SHARE: Final = 0.5
+"""Of the first call's time, at most, direct mode takes to learn the gate."""
+RENEWAL_LOOK_S: Final = 3600.0
+_log = structlog.get_logger(__name__)
 
 
 class AsyncClient:
     """Asks one swarm. Connections open at the first call; `close`, or `async with`, closes them."""
 
     def __init__(
-        self, address: str = "", credentials: Credentials = None, *, timeout_s: float = TIMEOUT_S
+        self,
+        address: str = "",
+        credentials: Credentials = None,
+        *,
+        direct: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        registry: str = "",
+        cache: str | Path | None = None,
+        import_paths: Sequence[str] = (),
     ) -> None:
-        """`address`: the coordinator's host:port (empty: as the credentials tell). `credentials`: the home of
-        a node, a client or an operator, or its identity folder. `timeout_s`: a call's deadline unless it
-        brings its own.
+        """`address`, `registry`: host:port of the coordinator and the registry (empty: as the credentials
+        tell). `credentials`: the home of a node, a client or an operator, or its identity folder.
+        `timeout_s`: a call's deadline unless it brings its own. `cache`: a folder for what is known of the
+        swarm, which may be lost (None: beside the identity).
+
+        `direct`: features, gate and plan are computed here, and the experts' owners asked in one hop; the
+        coordinator where that cannot be. It needs the trunk here: `import_paths` are for a user's own.
 
         Raises NotFoundError where there are no credentials, VerificationError where they do not fit together.
         """
+        log_as_library()
         identity = load_credentials(credentials)
-        self._keyring = identity.keyring()
-        self._timeout_s = timeout_s
         source = IdentitySource(identity.folder)
-        self._connection = open_channel(source, address or identity.coordinator, "coordinator", COORDINATOR)
-        self._coordinator = CoordinatorClient(self._connection)
-        self._known: Specification | None = None
+        self._timeout_s, self._source = timeout_s, source
+        self._cache = CacheFolder(identity, cache)
+        to_coordinator = open_channel(source, address or identity.coordinator, "coordinator", COORDINATOR)
+        to_registry = open_channel(source, registry or identity.registry, "registry", REGISTRY)
+        self._coordinator, self._registry = CoordinatorClient(to_coordinator), RegistryClient(to_registry)
+        self._direct: DirectAnswers | None = None
+        if direct:
+            self._direct = DirectAnswers(
+                identity,
+                source,
+                coordinator=self._coordinator,
+                registry=self._registry,
+                folder=self._cache.folder,
+                import_paths=import_paths,
+            )
+            self._known, self._links = self._direct.known, self._direct.links
+        else:
+            self._known = KnownSwarm(self._cache.folder, identity)
+            self._links = OwnerLinks(
+                source,
+                nodes=lambda: self._known.nodes,
+                owners=tuple,
+                is_revoked=self._known.keyring.is_revoked,
+            )
+        self._ways = Ways(
+            self._coordinator,
+            direct=self._direct,
+            links=self._links,
+            nodes=lambda: tuple(node for node in self._known.nodes if node != identity.id),
+        )
+        self._upkeep: list[asyncio.Task[None]] = []
 
     async def predict(
         self,
@@ -72,7 +126,10 @@ class AsyncClient:
         nobody does, DeadlineError where that takes longer than timeout_s.
         """
         deadline = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        self._keep_up()
         specification = await until_answered(self._specification, deadline)
+        if self._direct is not None:
+            await self._direct.settled((deadline - time.monotonic()) * SETTLING_SHARE)
         query = Query(
             inputs=as_batch(np.asarray(array), specification),
             top_k=top_k,
@@ -111,7 +168,16 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections; calls in flight end with UnreachableError."""
+        for task in self._upkeep:
+            task.cancel()
+        await asyncio.gather(*self._upkeep, return_exceptions=True)
+        if self._direct is not None:
+            await self._direct.close()
+        else:
+            await self._links.close()
         await self._coordinator.close()
+        await self._registry.close()
+        self._cache.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -120,7 +186,7 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, query: Query, deadline: float) -> Answer:
-        return await until_answered(lambda left: self._coordinator.predict(query, left), deadline)
+        return await until_answered(lambda left: self._ways.predict(query, left), deadline)
 
     async def _rest(self, query: Query, at_once: int, deadline: float) -> list[Answer]:
         """Return the answers to all rows but the first so many, in their order."""
@@ -139,7 +205,42 @@ class AsyncClient:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _specification(self, timeout_s: float) -> Specification:
-        if self._known is None:
-            envelope = await self._coordinator.specification(timeout_s=timeout_s)
-            self._known = self._keyring.open(envelope, Specification).value
-        return self._known
+        try:
+            return self._known.specification()
+        except NotReadyError:
+            await self._known.take_specification(await self._coordinator.specification(timeout_s=timeout_s))
+            return self._known.specification()
+
+    def _keep_up(self) -> None:
+        """Begin to keep what is known current, at the first call."""
+        if self._upkeep:
+            return
+        work: list[Coroutine[None, None, None]] = [self._renewing()]
+        if self._direct is None:
+            work.append(self._looking_for_nodes())
+        else:
+            kick = self._direct.kick
+            follower = GateFollower(
+                self._coordinator,
+                self._known.keyring,
+                on_gate=lambda _: kick(),
+                on_event=lambda event: kick() if is_news(event) else None,
+            )
+            work += [self._direct.run(), self._direct.warm(), follower.run()]
+        self._upkeep = [asyncio.create_task(each) for each in work]
+        for task in self._upkeep:
+            task.add_done_callback(tell_failure)
+
+    async def _renewing(self) -> None:
+        while True:
+            await renew_if_due(self._source.current(), self._coordinator)
+            await asyncio.sleep(RENEWAL_LOOK_S)
+
+    async def _looking_for_nodes(self) -> None:
+        """Know who listens before the coordinator is away."""
+        while True:
+            try:
+                await self._known.refresh_members(self._coordinator)
+            except (SwarmError, OSError) as error:
+                _log.info("nodes.not_known", because=str(error))
+            await asyncio.sleep(LOOK_S)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
@@ -19,10 +20,26 @@ class Client:
     """Asks one swarm, from any number of threads. `close`, or `with`, ends its thread and connections."""
 
     def __init__(
-        self, address: str = "", credentials: Credentials = None, *, timeout_s: float = TIMEOUT_S
+        self,
+        address: str = "",
+        credentials: Credentials = None,
+        *,
+        direct: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        registry: str = "",
+        cache: str | Path | None = None,
+        import_paths: Sequence[str] = (),
     ) -> None:
         """As `AsyncClient`."""
-        self._client = AsyncClient(address, credentials, timeout_s=timeout_s)
+        self._client = AsyncClient(
+            address,
+            credentials,
+            direct=direct,
+            timeout_s=timeout_s,
+            registry=registry,
+            cache=cache,
+            import_paths=import_paths,
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="swarm-client", daemon=True)
         self._thread.start()

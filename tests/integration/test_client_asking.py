@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from swarm.client import AsyncClient, Client, parts
 from swarm.domain.errors import (
@@ -32,6 +33,13 @@ from tests.support.trust import Founded, specification
 
 ADDRESS = "127.0.0.1:1"
 """Where nobody listens."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logs_as_before() -> Iterator[None]:
+    """A client hands this process's log over to `logging`: not for other tests."""
+    yield
+    structlog.reset_defaults()
 
 
 class Echo(Inference):
