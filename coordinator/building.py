@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from coordinator.active_gate import GateFiles
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
 from coordinator.aside import AsideContributions
@@ -14,11 +13,10 @@ from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
-from coordinator.expert_calls import ExpertCalls
-from coordinator.feature_service import FeatureService
 from coordinator.federation import Federation
 from coordinator.fence_marks import FenceMarks
 from coordinator.gate_candidates import Candidates
+from coordinator.gate_files import GateFiles
 from coordinator.gate_keeper import GateKeeper, GateParts
 from coordinator.gate_making import GateMaker, MakerParts
 from coordinator.gate_publication import GatePublication
@@ -30,6 +28,7 @@ from coordinator.growth_building import GrowthBuilder
 from coordinator.growth_lineage import LineageRegistry
 from coordinator.growth_policy import GrowthPolicies
 from coordinator.heads import Heads
+from coordinator.inference import Inference
 from coordinator.intended import Intended
 from coordinator.join_tokens import JoinTokens
 from coordinator.journal import Journal
@@ -43,13 +42,15 @@ from coordinator.profile_files import ProfileFiles
 from coordinator.profiles import Profiles
 from coordinator.revocations import Revocations
 from coordinator.root_expert import RootExpert
-from coordinator.routing import Router
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.status import StatusView
 from coordinator.token_book import TokenBook
 from coordinator.token_claims import TokenClaims
 from coordinator.trunk_loading import trunk_loader
+from swarm.answering.expert_calls import ExpertCalls
+from swarm.answering.feature_service import FeatureService
+from swarm.answering.routing import Router
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import SocketBytes
@@ -71,7 +72,7 @@ class Coordinator:
 
     membership: Membership
     keeper: GateKeeper
-    router: Router
+    router: Inference
     growth: Growth
     policies: GrowthPolicies
     federation: Federation
@@ -357,6 +358,15 @@ async def build(
         heads=heads,
         features=features,
         calls=ExpertCalls(live),
+        older=OlderGates(
+            gates, lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner)
+        ).get,
+    )
+    inference = Inference(
+        active=lambda: keeper.active,
+        specification=lambda: specifications.current.value,
+        features=features,
+        router=router,
         profiles=Profiles(
             files=await asyncio.to_thread(ProfileFiles, folder.profiles),
             contributions=contributions,
@@ -364,14 +374,11 @@ async def build(
             solver=solver,
             trunk=lambda: specifications.current.value.trunk,
         ),
-        older=OlderGates(
-            gates, lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner)
-        ).get,
     )
     return Coordinator(
         membership=membership,
         keeper=keeper,
-        router=router,
+        router=inference,
         growth=growth,
         policies=policies,
         federation=federation,

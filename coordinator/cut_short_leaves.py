@@ -1,9 +1,9 @@
 """Which members are half out: a crash came between the steps of their leave or revocation."""
 
-from coordinator.active_gate import ActiveGate
 from coordinator.heads import Heads
 from coordinator.members import Members
 from coordinator.revocations import Revocations
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.ids import NodeId
 from swarm.domain.members import Tombstone
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from coordinator.active_gate import ActiveGate
 from coordinator.candidate import Candidate, Signable, can_correct, plan_group
 from coordinator.gate_publication import GatePublication
 from coordinator.heads import Heads
@@ -13,6 +12,7 @@ from coordinator.solver_jobs import Group, Solution
 from coordinator.solver_process import Solver
 from coordinator.specifications import Specifications
 from coordinator.trials import Defaults, defaults_for, still_sensible
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.contributions import Contribution
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from coordinator.active_gate import ActiveGate
 from coordinator.aside import AsideContributions
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
@@ -23,6 +22,7 @@ from coordinator.growth_return import ReturningOwners
 from coordinator.heads import Heads
 from coordinator.judgements import Judgements
 from coordinator.specifications import Specifications
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import ConflictError, HarmfulContributionError, NotReadyError, UnreachableError
 from swarm.domain.gates import GateChange, GateHistory

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import structlog
 
-from coordinator.active_gate import ActiveGate, GateFiles
 from coordinator.candidate import Candidate, Signable, gate_statement
+from coordinator.gate_files import GateFiles
 from coordinator.intended import Intended
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.combination import Combination
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.gates import GateChange, GateStatement

@@ -5,10 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from coordinator.active_gate import ActiveGate, oldest_with, versions_there
 from coordinator.contributions import ContributionFiles
+from coordinator.gate_files import oldest_with, versions_there
 from coordinator.gate_publication import GatePublication
 from coordinator.journal import Journal
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.contributions import Contribution
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateStatement

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from coordinator.active_gate import GateFiles
 from coordinator.contributions import ContributionFiles
+from coordinator.gate_files import GateFiles
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import Digest
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from coordinator.active_gate import ActiveGate
 from coordinator.gate_keeper import GateKeeper
 from coordinator.gate_publication import GatePublication
 from coordinator.gate_records import GateRecords
@@ -16,9 +15,11 @@ from coordinator.growth_book import GrowthBook
 from coordinator.growth_common import CommonRegions, FindRegions
 from coordinator.growth_return import ReturningOwners
 from coordinator.growth_settings import GrowthSettings
-from coordinator.heads import Heads, KnownHead
+from coordinator.heads import Heads
 from coordinator.live_nodes import LiveNode, LiveNodes
 from coordinator.specifications import Specifications
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import SwarmError
 from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.growth import Criterion, Proposal, Survey

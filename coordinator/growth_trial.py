@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.active_gate import ActiveGate, gates_of
 from coordinator.candidate import Candidate
 from coordinator.gate_candidates import DEFAULT_RIDGE, says
 from coordinator.gate_making import GateMaker, MakerParts, Trial, chosen
 from coordinator.growth_benefit import Benefit, Wanted, Weighing, cost_of, pays, speaking, tried
+from swarm.answering.active_gate import ActiveGate, gates_of
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.contributions import Contribution
 from swarm.domain.gates import ChangeKind, GateChange, GateLeaf, GateStatement

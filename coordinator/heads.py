@@ -4,13 +4,12 @@ Besides them the versions that gates pin, each under its digest, for as long as 
 """
 
 import asyncio
-from dataclasses import dataclass, field
 
 import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.members import Members
-from swarm.digests import digest_of
+from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import Digest, ExpertId, NodeId, owner_of
@@ -21,23 +20,6 @@ from swarm.registry.store import MetadataStore
 from swarm.trust.statements import Statement, read_statement
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownHead:
-    """One version of an expert, its newest or a pinned one; the manifest's signature was verified."""
-
-    manifest: Manifest
-    digest: Digest
-    identity: str = field(init=False)
-    """The same for versions that compute the same; reckoned once, for every query looks at it."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "identity", digest_of(repr(self.manifest.computes).encode()))
-
-    @property
-    def module_digests(self) -> tuple[Digest, ...]:
-        return tuple(module.digest for module in self.manifest.modules)
 
 
 class Heads:

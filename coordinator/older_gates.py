@@ -4,7 +4,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
-from coordinator.active_gate import ActiveGate, GateFiles, versions_there
+from coordinator.gate_files import GateFiles, versions_there
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateLeaf
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.active_gate import ActiveGate
 from coordinator.agreement import agreeing_owners, is_clearly_better
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.gating.class_columns import ClassColumns

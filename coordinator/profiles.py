@@ -14,14 +14,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from coordinator.active_gate import ActiveGate
 from coordinator.aside import AsideContributions
-from coordinator.combining import root_combination
 from coordinator.contributions import ContributionFiles
 from coordinator.profile_choice import choose
 from coordinator.profile_files import KnownProfile, ProfileFiles
 from coordinator.profile_turns import Turns
 from coordinator.solver_jobs import Group, Solution
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.combining import root_combination
 from swarm.digests import blake3
 from swarm.domain.combination import Combination
 from swarm.domain.errors import DeadlineError, NotFoundError, NotReadyError, TrunkMismatchError

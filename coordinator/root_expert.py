@@ -6,13 +6,14 @@ from typing import Protocol
 
 import structlog
 
-from coordinator.active_gate import ActiveGate
-from coordinator.combining import root_combination
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.gate_publication import BlobRegistry
-from coordinator.heads import Heads, KnownHead
+from coordinator.heads import Heads
 from coordinator.solver_jobs import RootNet
 from coordinator.solver_process import Solver
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.combining import root_combination
+from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
 from swarm.domain.manifests import Cost, Manifest, NetReference, Parent

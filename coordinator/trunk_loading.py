@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from coordinator.feature_service import FeatureMap
 from coordinator.specifications import Specifications
+from swarm.answering.feature_service import FeatureMap
 from swarm.modules.blobs import BlobFiles
 
 

@@ -1,8 +1,8 @@
 """The expert server: `python -m node.expert_server CONFIG.json`, a child of the agent.
 
 It answers on a unix socket for the agent and, where the node advertises an address, on a mutual TLS
-listener for coordinator and peers. Standard output carries one JSON object a line: `{"ready": true}` when
-it answers, then what it sent and received every second.
+listener for coordinator and peers, where it routes for others, too. Standard output carries one JSON object
+a line: `{"ready": true}` when it answers, then what it sent and received every second.
 """
 
 import asyncio
@@ -27,7 +27,9 @@ from node.leaves import import_paths_of
 from node.outbound import OutboundLog
 from node.own_validation import OwnValidation
 from node.revocation_file import RevocationFile
+from node.routing_for_others import ROUTING_LOOK_S, OwnExperts, RoutingForOthers, keep_current
 from node.stream.novelty import fresh_counts
+from swarm.answering.direct import DirectAnswers, tell_failure
 from swarm.config import NodeHome
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
@@ -37,8 +39,9 @@ from swarm.modules.blobs import BlobFiles
 from swarm.open_files import raise_limit
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.credentials import IdentitySource
 from swarm.rpc.server import RpcServer, create_local_server, create_server
-from swarm.rpc.servicers import expert_service, holder_service
+from swarm.rpc.servicers import expert_service, holder_service, inference_service
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.telemetry import SocketMeter, configure_logging
 from swarm.trust.identity import Identity
@@ -86,14 +89,33 @@ async def serve(config: ExpertServerConfig) -> None:
             outbound=OutboundLog(home.outbound),
             fresh=partial(fresh_counts, home.state),
         )
-        local = create_local_server(Caller(role="node", id=identity.id), [expert_service(service)])
-        local.add_socket(Path(config.socket))
-        servers: list[RpcServer] = [local]
+        local_services = [expert_service(service)]
+        servers: list[RpcServer] = []
+        work: list[asyncio.Task[None]] = []
         if config.listen:
             holdings = holder_service(Holdings(home, keyring, OutboundLog(home.outbound)))
-            direct = create_server(home.identity, revocations.is_revoked, [expert_service(service), holdings])
+            answers = DirectAnswers(
+                identity,
+                IdentitySource(home.identity),
+                coordinator=coordinator,
+                registry=registry,
+                folder=home.state / "routing",
+                import_paths=config.import_paths,
+                own=OwnExperts(identity.id, service),
+                look_s=ROUTING_LOOK_S,
+            )
+            stack.push_async_callback(answers.close)
+            routing = inference_service(RoutingForOthers(coordinator, answers))
+            services = [expert_service(service), holdings, routing]
+            direct = create_server(home.identity, revocations.is_revoked, services)
             direct.add_port(listen_address(config.listen))
             servers.append(direct)
+            local_services.append(routing)
+            work.append(asyncio.create_task(keep_current(answers, home)))
+            work[-1].add_done_callback(tell_failure)
+        local = create_local_server(Caller(role="node", id=identity.id), local_services)
+        local.add_socket(Path(config.socket))
+        servers.append(local)
         for server in servers:
             await server.start()
         _say({"ready": True})
@@ -105,6 +127,9 @@ async def serve(config: ExpertServerConfig) -> None:
                 await asyncio.wait_for(stopping.wait(), REPORT_S)
             except TimeoutError:
                 continue
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
         await asyncio.gather(*(server.stop() for server in servers))
 
 

@@ -21,7 +21,7 @@ from structlog.typing import Processor
 
 from swarm.domain.inference import SocketBytes
 
-__all__ = ["SocketMeter", "configure_logging"]
+__all__ = ["SocketMeter", "configure_logging", "log_as_library"]
 
 SAMPLE_SECONDS = 0.1
 _ACKED_AND_RECEIVED = struct.Struct("=QQ")
@@ -57,6 +57,23 @@ def configure_logging(
     )
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def log_as_library() -> None:
+    """Hand structlog's events to Python's `logging` (loggers `swarm...`), where the program that uses this
+    package has not configured structlog: a library writes nothing to its user's output unasked."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
 
 
 class SocketMeter:

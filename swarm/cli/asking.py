@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +11,6 @@ from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_sou
 from swarm.cli.output import advised, emit, printable, progress, run_async, table
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from swarm.cli.places import Place
     from swarm.data.dataset import Dataset
     from swarm.domain.gates import GateStatement
@@ -86,10 +84,15 @@ def predict(
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses."""
-    from swarm.cli.places import coordinator, find_place
+    """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses.
+
+    On a node that listens (--advertise) the node itself routes while the coordinator does not answer.
+    """
+    from swarm.cli.places import coordinator, find_place, own_routing
     from swarm.cli.settings import load_settings
+    from swarm.client.inputs import as_batch
     from swarm.data.sources import load_inputs
+    from swarm.domain.errors import UnreachableError
     from swarm.domain.ids import node_id
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
@@ -99,25 +102,44 @@ def predict(
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
 
-    async def work() -> None:
+    def query_of(envelope: bytes) -> Query:
+        return Query(
+            inputs=as_batch(inputs, place.identity().keyring().open(envelope, Specification).value),
+            top_k=top_k,
+            explain=explain,
+            owners=tuple(node_id(name) for name in owner or []),
+            uniform=uniform,
+            combination=combination,
+            gate_version=gate_version,
+        )
+
+    async def by_coordinator() -> "tuple[Answer, Profile | None, GateStatement | None]":
         async with coordinator(place) as client:
             envelope = await client.specification()
+            query = query_of(envelope)
+            if not examples:
+                with advised("owner", WHO_ANSWERS):
+                    return await client.predict(query, timeout_s), None, None
             specification = place.identity().keyring().open(envelope, Specification).value
-            batch = as_batch(inputs, specification)
-            profile = await make_profile(client, examples, specification) if examples else None
-            query = Query(
-                inputs=batch,
-                top_k=top_k,
-                explain=explain,
-                owners=tuple(node_id(name) for name in owner or []),
-                uniform=uniform,
-                combination=combination,
-                profile=profile.id if profile else "",
-                gate_version=gate_version,
-            )
+            profile = await make_profile(client, examples, specification)
+            answer = await client.predict(replace(query, profile=profile.id), timeout_s)
+            return answer, profile, await open_gate(client, place)
+
+    async def by_own_node(unreachable: UnreachableError) -> "Answer":
+        async with own_routing(place, unreachable) as (client, envelope):
+            progress(f"{unreachable.subject} does not answer: this node routes")
             with advised("owner", WHO_ANSWERS):
-                answer = await client.predict(query, timeout_s)
-            gate = await open_gate(client, place) if profile else None
+                return await client.predict(query_of(envelope), timeout_s)
+
+    async def work() -> None:
+        profile: Profile | None = None
+        gate: GateStatement | None = None
+        try:
+            answer, profile, gate = await by_coordinator()
+        except UnreachableError as unreachable:
+            if examples:
+                raise
+            answer = await by_own_node(unreachable)
         facts: dict[str, object] = {"answer": answer}
         text = describe_answer(answer, top_k)
         if profile and gate:
@@ -152,6 +174,7 @@ def _check_examples_alone(
 
 async def make_profile(client: "CoordinatorClient", source: str, specification: "Specification") -> "Profile":
     """Return the profile of a source's labelled samples. Raises by name what makes them no examples."""
+    from swarm.client.inputs import as_batch
     from swarm.domain.errors import InvalidInputError
     from swarm.domain.inference import MAX_EXAMPLES, Examples
 
@@ -230,64 +253,6 @@ def describe_profile(profile: "Profile", everyone: Collection["NodeId"] = ()) ->
     )
 
 
-def as_batch(inputs: "NDArray[np.generic]", specification: "Specification") -> "NDArray[np.generic]":
-    """Return inputs as [B, *input_shape] of the specification's dtype; one input alone as [1, ...].
-
-    Numbers are converted only where nothing is lost. Raises ShapeMismatchError otherwise.
-    """
-    import numpy as np
-
-    from swarm.domain.errors import InvalidInputError, ShapeMismatchError
-
-    shape, dtype = specification.input_shape, np.dtype(specification.input_dtype)
-    batch = inputs[None] if inputs.shape == shape else inputs
-    if batch.shape[1:] != shape or batch.ndim < 2:
-        sizes = ", ".join(map(str, shape))
-        fits = inputs.size and inputs.size % math.prod(shape) == 0
-        raise ShapeMismatchError(
-            "inputs",
-            found=f"shape {list(inputs.shape)}",
-            expected=f"[B, {sizes}]",
-            remedy=f"if the order of values is the same: inputs.reshape(-1, {sizes})"
-            if fits
-            else "crop or scale each input to that shape, as the swarm's data have it",
-        )
-    if not len(batch):
-        raise InvalidInputError(
-            "inputs",
-            found="0 rows",
-            expected="at least one row",
-            remedy="give a file with inputs in it; one input alone may have no leading axis",
-        )
-    if batch.dtype == dtype:
-        return batch
-    if not np.isfinite(batch).all():
-        raise InvalidInputError(
-            "inputs",
-            found="a value that is NaN or infinite",
-            expected="finite numbers",
-            remedy="remove or repair those inputs",
-        )
-    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is refused below
-        converted = batch.astype(dtype)
-    if not np.isfinite(converted).all():
-        raise InvalidInputError(
-            "inputs",
-            found=f"a value of {batch.dtype} that {dtype} cannot hold",
-            expected=f"numbers up to {np.finfo(dtype).max:.3g}",
-            remedy="remove or repair those inputs",
-        )
-    if dtype == np.uint8 and not np.array_equal(converted, batch):
-        raise ShapeMismatchError(
-            "inputs",
-            found=f"{batch.dtype} values that are no {dtype}",
-            expected=f"raw inputs of {dtype}, before the swarm scales them by {specification.scale:g}",
-            remedy=f"give the raw values; of inputs that were scaled so: numpy.rint((inputs -"
-            f" {specification.offset:g}) / {specification.scale:g}).astype({str(dtype)!r})",
-        )
-    return converted
-
-
 def describe_row(answer: "Answer", index: int) -> list[str]:
     """Return one row of an answer for people: its best classes and, where explained, who gave them."""
     row = answer.probabilities[index]
@@ -339,6 +304,7 @@ def evaluate(
     from swarm.cli.places import coordinator, find_place
     from swarm.cli.scoring import Scorer
     from swarm.cli.settings import load_settings
+    from swarm.client.inputs import as_batch
     from swarm.data.sources import load_test
     from swarm.domain.ids import node_id
     from swarm.domain.inference import Query

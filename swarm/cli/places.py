@@ -1,7 +1,6 @@
 """Whose folder the command works in, and the way from there to coordinator, registry and agent."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.config import NodeHome, SwarmHome, default_home, home_flag
-from swarm.domain.errors import NotFoundError, NotReadyError, SwarmError, UsageError
+from swarm.domain.errors import NotFoundError, NotReadyError, UnreachableError, UsageError
 from swarm.domain.ids import NodeId
 
 if TYPE_CHECKING:
@@ -113,30 +112,38 @@ async def coordinator(place: Place) -> "AsyncIterator[CoordinatorClient]":
     """Open the coordinator's client with the place's identity."""
     from swarm.rpc.channel import open_channel
     from swarm.rpc.clients import CoordinatorClient
+    from swarm.rpc.renewing import renew_if_due
 
     identity = place.identity()
     connection = open_channel(identity, identity.coordinator, "coordinator", NodeId("coordinator"))
     async with connection:
         client = CoordinatorClient(connection)
-        await _renew_if_due(identity, client)
+        await renew_if_due(identity, client)
         yield client
 
 
-async def _renew_if_due(identity: "Identity", client: "CoordinatorClient") -> None:
-    """Renew an operator's or a client's certificate at two thirds of its life; a node's agent renews its own.
+@asynccontextmanager
+async def own_routing(
+    place: Place, unreachable: UnreachableError
+) -> "AsyncIterator[tuple[CoordinatorClient, bytes]]":
+    """Open the node's own process that answers like the coordinator, and give the specification's envelope.
 
-    What fails now is tried again by the next command; `swarm doctor` shows the days that are left.
+    Raises `unreachable` where the place is no node's, or its agent does not run or does not listen.
     """
-    import uuid
-    from datetime import UTC, datetime
+    from node.control import agent_socket
+    from node.expert_server_config import ExpertServerConfig
+    from swarm.rpc.channel import open_local
+    from swarm.rpc.clients import CoordinatorClient
 
-    from swarm.trust.identity import needs_renewal, replace_certificate
-
-    if identity.role == "node" or not needs_renewal(identity.certificate_pem, datetime.now(UTC)):
-        return
-    with contextlib.suppress(SwarmError):
-        pem = await client.renew_certificate(identity.renewal_csr(), uuid.uuid4().hex)
-        replace_certificate(identity.folder, pem)
+    home = NodeHome(place.root)
+    configuration, specification = home.run / "experts.json", home.state / "specification.json"
+    if not (place.is_node and configuration.is_file() and specification.is_file()):
+        raise unreachable
+    running = ExpertServerConfig.read(configuration)
+    if not (running.listen and agent_socket(home)):
+        raise unreachable
+    async with open_local(Path(running.socket), "this node") as connection:
+        yield CoordinatorClient(connection), specification.read_bytes()
 
 
 @asynccontextmanager

@@ -37,13 +37,15 @@ class GateFollower:
         *,
         on_gate: Callable[[Statement[GateStatement]], None] = lambda _: None,
         on_stale: Callable[[SwarmError], None] = lambda _: None,
+        on_event: Callable[[Event], None] = lambda _: None,
         now: Callable[[], float] = time.time,
         jitter: random.Random | None = None,
     ) -> None:
         """`on_gate` is called with every version that is taken, in order; `on_stale` with what made the
-        present one stale, once for each time. Neither may block."""
+        present one stale, once for each time; `on_event` with every event. None of them may block."""
         self._coordinator, self._keyring = coordinator, keyring
         self._on_gate, self._on_stale, self._now = on_gate, on_stale, now
+        self._on_event = on_event
         self._jitter = jitter or random.Random()  # noqa: S311 (no secret)
         self._after = ""
         self._taken = asyncio.Event()
@@ -102,6 +104,7 @@ class GateFollower:
             except (NotFoundError, VerificationError) as error:
                 self._lag(error)  # it is not used; the next one may be good
         self._after = event.id
+        self._on_event(event)
 
     def _take(self, envelope: bytes) -> None:
         statement = self._keyring.open(envelope, GateStatement)

@@ -245,7 +245,7 @@ EXPERT_PREDICT = Method(
     "Predict",
     expert_pb2.ExpertRequest,
     expert_pb2.ExpertReply,
-    frozenset({"coordinator", "node"}),
+    ASKERS | {"coordinator"},
 )
 TRY_GATE = Method(
     "Expert", "TryGate", expert_pb2.TryGateRequest, expert_pb2.TryGateReply, frozenset({"coordinator"})

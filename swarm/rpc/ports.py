@@ -126,7 +126,7 @@ class GatePort(Protocol):
 
 
 class InferencePort(Protocol):
-    """Routed answers (implemented by `coordinator.routing`)."""
+    """Routed answers (implemented by `coordinator.inference`)."""
 
     async def predict(self, query: Query, timeout_s: float) -> Answer: ...
     async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile: ...

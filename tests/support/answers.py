@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.active_gate import ActiveGate
-from coordinator.expert_calls import ExpertCalls
-from coordinator.feature_service import FeatureService
-from coordinator.heads import KnownHead
+from coordinator.inference import Inference
 from coordinator.live_nodes import LiveNodes
-from coordinator.routing import Router
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.expert_calls import ExpertCalls
+from swarm.answering.feature_service import FeatureService
+from swarm.answering.known_head import KnownHead
+from swarm.answering.routing import Router
 from swarm.digests import digest_of
 from swarm.domain.combination import Combination
 from swarm.domain.errors import NotFoundError, UnreachableError
@@ -219,14 +220,19 @@ class SmallSwarm:
             flops_per_query=TRUNK_FLOPS, features=lambda rows: rows.astype(np.float32, copy=False)
         )
         self.features = FeatureService(lambda: features)
-        self.router = Router(
+        self.router = Inference(
             active=lambda: self.active,
             specification=spec,
-            heads=self.heads,  # type: ignore[arg-type]  # what routing asks of heads
             features=self.features,
-            calls=ExpertCalls(self.live),
+            router=Router(
+                active=lambda: self.active,
+                specification=spec,
+                heads=self.heads,  # type: ignore[arg-type]  # what routing asks of heads
+                features=self.features,
+                calls=ExpertCalls(self.live),
+                older=self._older,
+            ),
             profiles=profiles,
-            older=self._older,
         )
 
     async def _older(self, version: int) -> ActiveGate:

@@ -220,6 +220,7 @@ class SmallNode:
     fails_to_grow: SwarmError | None = None
     orders: list[GrowthOrder] = field(default_factory=list)
     finds: Survey = field(default_factory=lambda: Survey(gate_version=0, leaves=()))
+    advertise: str = ""
 
     @property
     def id(self) -> NodeId:
@@ -497,7 +498,7 @@ class SmallNode:
 
     async def _hello(self) -> Hello:
         return Hello(
-            advertise="",
+            advertise=self.advertise,
             can_build=("linear",),
             manifests=(),
             served=tuple(self.served),

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from node.outbox import Outbox
+from swarm.cli.up.supervisor import free_ports
 from swarm.config import NodeHome
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.errors import SwarmError
@@ -29,15 +30,17 @@ OWNED = {"rose": (0, 1), "tulip": (2, 3)}
 class Garden:
     """The swarm, and its nodes by name."""
 
-    def __init__(self, swarm: WholeSwarm) -> None:
-        self.swarm = swarm
+    def __init__(self, swarm: WholeSwarm, *, listens: bool = False) -> None:
+        """`listens`: its nodes advertise an address of their own."""
+        self.swarm, self.listens = swarm, listens
         self.homes: dict[str, NodeHome] = {}
         self.agents: dict[str, ForkedProcess] = {}
 
     async def plant(self, name: str, only: tuple[int, ...]) -> None:
         """Let a node join, train, and be routed to; nobody else holds its expert, so its loss is seen."""
         self.homes[name] = self.swarm.joined(name)
-        self.homes[name].settings.write_text("stand_ins = 0\n")
+        listens = f'advertise = "127.0.0.1:{free_ports(1)[0]}"\n' if self.listens else ""
+        self.homes[name].settings.write_text(f"stand_ins = 0\n{listens}")
         self.start(name)
         assert (await self.train(name, only)).figures["activated"] == 1.0
 
@@ -159,10 +162,10 @@ def same_answers(one: Answer, other: Answer) -> bool:
 
 
 @contextmanager
-def garden(folder: Path) -> Iterator[Garden]:
+def garden(folder: Path, *, listens: bool = False) -> Iterator[Garden]:
     """Run the swarm with both nodes trained."""
     with whole_swarm(folder) as swarm:
-        running = Garden(swarm)
+        running = Garden(swarm, listens=listens)
 
         async def plant_all() -> None:
             for name, only in OWNED.items():

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from swarm.cli import asking
 from swarm.cli.app import build
-from swarm.cli.asking import as_batch, describe_answer, describe_profile
+from swarm.cli.asking import describe_answer, describe_profile
 from swarm.cli.gate import describe_gate
 from swarm.cli.gate_difference import describe_difference, gate_difference
 from swarm.cli.output import advised, plain
 from swarm.cli.scoring import Scorer
+from swarm.client.inputs import as_batch
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, ShapeMismatchError, SwarmError, UsageError
 from swarm.domain.gates import GateStatement

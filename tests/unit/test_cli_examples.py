@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.query_checks import check_examples
+from swarm.answering.query_checks import check_examples
 from swarm.cli.asking import describe_profile, describe_profiled, load_examples, make_profile, profile_facts
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.active_gate import ActiveGate
-from coordinator.heads import KnownHead
-from coordinator.query_checks import rows_that_fit
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.known_head import KnownHead
+from swarm.answering.query_checks import rows_that_fit
 from swarm.digests import digest_of
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
 from swarm.domain.gates import GateBranch

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.feature_service import MOST_WAITING_ROWS, FeatureService
+from swarm.answering.feature_service import MOST_WAITING_ROWS, FeatureService
 from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
 from swarm.domain.inference import MAX_QUERY_ROWS
 

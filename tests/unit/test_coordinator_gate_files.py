@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from coordinator.active_gate import GateFiles
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.gate_files import GateFiles
 from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest
 from swarm.modules.blobs import BlobFiles

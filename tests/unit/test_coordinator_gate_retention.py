@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from coordinator.active_gate import PAGE, GateFiles, oldest_with, versions_there
 from coordinator.contributions import ContributionFiles
 from coordinator.envelope_files import EnvelopeFiles
+from coordinator.gate_files import PAGE, GateFiles, oldest_with, versions_there
 from coordinator.gate_retention import YOUNG_S, GateRetention, Named
 from swarm.domain.errors import NotFoundError, VerificationError
 from swarm.domain.ids import Digest

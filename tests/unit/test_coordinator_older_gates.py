@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.active_gate import ActiveGate
 from coordinator.older_gates import OlderGates
+from swarm.answering.active_gate import ActiveGate
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.trust.statements import Statement

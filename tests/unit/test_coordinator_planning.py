@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.special import bdtrc
 
 from coordinator.addresses import Endpoints, told_address, told_elsewhere
-from coordinator.answer_board import AnswerBoard, merge_rows
 from coordinator.harm import at_least, harm, is_beyond_chance
 from coordinator.throttle import MOST_ADDRESSES, Throttle
 from coordinator.trials import Verdict, defaults_for, is_sound, judge_ridge, judge_trials, still_sensible
+from swarm.answering.answer_board import AnswerBoard, merge_rows
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.active_gate import ActiveGate
 from coordinator.agreement import agreeing_owners, is_clearly_better
 from coordinator.profile_files import ProfileFiles
 from coordinator.profile_turns import MOST_WAITING
 from coordinator.profiles import Profiles
-from coordinator.query_checks import check_examples, check_profiled
 from coordinator.solver_jobs import Group, Solution
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.query_checks import check_examples, check_profiled
 from swarm.digests import digest_of
 from swarm.domain.errors import (
     ExhaustedError,

@@ -13,9 +13,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from coordinator.active_gate import ActiveGate
-from coordinator.answer_board import AnswerBoard, Rows, merge_rows
-from coordinator.combining import (
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.answer_board import AnswerBoard, Rows, merge_rows
+from swarm.answering.combining import (
     Reading,
     Reply,
     Way,
@@ -27,15 +27,13 @@ from coordinator.combining import (
     silent_leaves,
     sources,
 )
-from coordinator.expert_calls import ExpertCalls
-from coordinator.feature_service import FeatureService
-from coordinator.heads import Heads, KnownHead
-from coordinator.profiles import Profiles
-from coordinator.query_checks import check_answer_size, check_examples, check_profiled, check_query
+from swarm.answering.expert_calls import ExpertCalls
+from swarm.answering.feature_service import FeatureService
+from swarm.answering.known_head import KnownHead, KnownHeads
+from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
-from swarm.domain.inference import Answer, Examples, Profile, Query, Source
-from swarm.domain.membership import Caller
+from swarm.domain.inference import Answer, Query, Source
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
 from swarm.gating.routing import plan_route
@@ -44,35 +42,32 @@ log = structlog.get_logger()
 
 
 class Router:
-    """Implements `InferencePort`."""
+    """Answers by a gate and the experts that it chooses, wherever that runs."""
 
     def __init__(
         self,
         *,
         active: Callable[[], ActiveGate | None],
         specification: Callable[[], Specification],
-        heads: Heads,
+        heads: KnownHeads,
         features: FeatureService,
         calls: ExpertCalls,
-        profiles: Profiles,
         older: Callable[[int], Awaitable[ActiveGate]],
     ) -> None:
         self._active, self._specification = active, specification
         self._heads, self._features, self._calls = heads, features, calls
-        self._profiles, self._older = profiles, older
+        self._older = older
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
         """Return the swarm's answer to a query of 1 to MAX_QUERY_ROWS rows, fewer where classes are many.
 
         Raises InvalidInputError or ShapeMismatchError for what can never be answered, NotFoundError for a
-        combination, gate version, owner or profile that is not there, NotReadyError while there is no gate or
+        combination, gate version or owner that is not there, NotReadyError while there is no gate or
         nobody to answer, DeadlineError beyond timeout_s.
         """
         deadline = time.monotonic() + timeout_s
         await asyncio.to_thread(check_query, query, self._specification())
         active = await self._asked(query.gate_version)
-        if query.profile:
-            return await self._by_profile(query, active)
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
         leaves = [self._heads.answering(leaf) for leaf in active.value.leaves]
@@ -109,36 +104,11 @@ class Router:
 
         return await asyncio.to_thread(answered)
 
-    async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile:
-        """Return the profile of an asker's examples: the root over the owners whose sums agree with them.
-
-        The same examples under the same gate give the same profile. Raises as `predict` does, NotReadyError
-        where the gate has no sums, ExhaustedError where too many of the caller's wait, DeadlineError beyond
-        timeout_s.
-        """
-        active = self._gate()
-        specification = self._specification()
-        labels = await asyncio.to_thread(check_examples, examples, specification, active.value)
-        features = await self._features.features(examples.inputs)
-        return await self._profiles.make(caller.id, active, examples, features, labels, timeout_s)
-
-    async def _by_profile(self, query: Query, active: ActiveGate) -> Answer:
-        check_profiled(query)
-        known = await asyncio.to_thread(self._profiles.get, query.profile, active)
-        check_answer_size(len(query.inputs), known.facts.class_names)
-        features = await self._features.features(query.inputs)
-        return await asyncio.to_thread(
-            self._profiles.answer, known, query, features, self._features.flops_per_query
-        )
-
     async def _asked(self, version: int) -> ActiveGate:
         active = self._active()
         if version == 0 or (active is not None and version == active.version):
-            return self._gate()
-        return _with_leaves(await self._older(version))
-
-    def _gate(self) -> ActiveGate:
-        return _with_leaves(self._active())
+            return with_leaves(active)
+        return with_leaves(await self._older(version))
 
     async def _read(self, query: Query, way: Way, active: ActiveGate) -> Reading:
         if way.evenly:
@@ -198,7 +168,8 @@ class Router:
         return replies, missing
 
 
-def _with_leaves(gate: ActiveGate | None) -> ActiveGate:
+def with_leaves(gate: ActiveGate | None) -> ActiveGate:
+    """Return a gate that can answer; NotReadyError where there is none, or it has no leaves."""
     if gate is None or gate.prototypes is None:
         raise NotReadyError(
             "gate",

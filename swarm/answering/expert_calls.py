@@ -1,19 +1,20 @@
 """Asking one node's experts: what is sent, what is believed of the answer, and whom to ask first."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from coordinator.heads import KnownHead
-from coordinator.live_nodes import LiveNodes
+from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import DeadlineError, SwarmError, VerificationError
 from swarm.domain.gates import GateStatement
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, ExpertTask
+from swarm.domain.manifests import Manifest
 
 PATIENCE_S = 5.0
 """How long one node may take before another is asked."""
@@ -36,10 +37,39 @@ class Asked:
     flops_per_query: float
 
 
+class ExpertLink(Protocol):
+    """The way to one node's experts."""
+
+    @property
+    def node(self) -> NodeId: ...
+
+    async def predict(self, request: ExpertRequest, timeout_s: float) -> list[ExpertAnswer]:
+        """Ask the node's experts; DeadlineError or UnreachableError when it does not answer."""
+
+
+class LiveExperts(Protocol):
+    """A node that can be asked. `suspected`: it let a call time out and has not been heard of since."""
+
+    suspected: bool
+
+    @property
+    def link(self) -> ExpertLink: ...
+
+
+class Holders(Protocol):
+    """Which nodes can be asked now, and which of them answer for a version of an expert."""
+
+    def get(self, node: NodeId) -> LiveExperts | None:
+        """Return a node while it can be asked."""
+
+    def holders(self, manifest: Manifest, digest: Digest) -> Sequence[LiveExperts]:
+        """Return who can answer for this version now, the owner first, those under suspicion left out."""
+
+
 class ExpertCalls:
     """Calls to the live nodes' experts."""
 
-    def __init__(self, live: LiveNodes) -> None:
+    def __init__(self, live: Holders) -> None:
         self._live = live
 
     def holder(self, head: KnownHead, tried: set[NodeId]) -> NodeId | None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.active_gate import ActiveGate
-from coordinator.answer_board import Rows
-from coordinator.expert_calls import Asked
-from coordinator.heads import KnownHead
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.answer_board import Rows
+from swarm.answering.expert_calls import Asked
+from swarm.answering.known_head import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.gates import GateStatement

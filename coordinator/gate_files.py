@@ -1,23 +1,16 @@
-"""A gate version ready for use, and the folder that keeps every version with its arrays."""
+"""The folder that keeps every gate version with its arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from coordinator.envelope_files import EnvelopeFiles
+from swarm.answering.active_gate import ActiveGate, active_gate
 from swarm.domain.errors import NotFoundError, SwarmError
-from swarm.domain.gates import GateBranch, GateHistory, GateLeaf, GateStatement
+from swarm.domain.gates import GateHistory, GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.specification import TrunkReference
-from swarm.gating.analytic_gate import AnalyticGate
-from swarm.gating.branches import splits_of
-from swarm.gating.gate_arrays import Placed
-from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.blobs import BlobFiles
-from swarm.modules.packing import unpack
 from swarm.trust.keyring import Keyring
 from swarm.trust.statements import Statement
 
@@ -25,31 +18,6 @@ PAGE, PAGE_BYTES = 100, 2 << 20
 """The most versions that one page of the history has; it ends with the first one beyond so many bytes."""
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ActiveGate:
-    """One gate version: its signed statement, and its arrays as gates.
-
-    `prototypes` is None where it has no leaves, `analytic` where no owner of a leaf gave sums. Never
-    changes, so a request in flight finishes on the version that it started with.
-    """
-
-    statement: Statement[GateStatement]
-    prototypes: PrototypeGate | None
-    analytic: AnalyticGate | None
-
-    @property
-    def value(self) -> GateStatement:
-        return self.statement.value
-
-    @property
-    def version(self) -> int:
-        return self.statement.value.version
-
-    @property
-    def envelope(self) -> bytes:
-        return self.statement.envelope
 
 
 class GateFiles:
@@ -134,48 +102,7 @@ class GateFiles:
 
     def load(self, statement: Statement[GateStatement]) -> ActiveGate:
         """Return a gate with its arrays, each blob verified. Reads files: call it outside the event loop."""
-        value = statement.value
-        if not value.leaves:
-            return ActiveGate(statement=statement, prototypes=None, analytic=None)
-        arrays = unpack(value.arrays, self.blobs.open_verified)
-        prototypes, analytic = gates_of(
-            arrays,
-            value.leaves,
-            value.branches,
-            class_names=value.class_names,
-            trunk=self._trunk() if value.kind == "analytic" else None,
-            temperature=prototype_temperature(value),
-        )
-        return ActiveGate(statement=statement, prototypes=prototypes, analytic=analytic)
-
-
-def gates_of(
-    arrays: Mapping[str, NDArray[np.generic]],
-    leaves: Sequence[GateLeaf],
-    branches: Sequence[GateBranch],
-    *,
-    class_names: Sequence[str],
-    trunk: TrunkReference | None,
-    temperature: float,
-) -> tuple[PrototypeGate, AnalyticGate | None]:
-    """Return a statement's arrays as gates; without a trunk it is of kind `prototypes`.
-
-    Raises ShapeMismatchError where an array is missing or misshapen.
-    """
-    placed = Placed.of(leaves, branches)
-    prototypes = PrototypeGate.from_arrays(
-        arrays,
-        leaves=len(leaves),
-        temperature=temperature,
-        tree=placed.tree,
-        splits=splits_of(arrays, placed.is_learned),
-    )
-    if trunk is None:
-        return prototypes, None
-    analytic = AnalyticGate.from_statement_arrays(
-        arrays, leaves, class_names, trunk.fixed_point, trunk.has_constant, placed
-    )
-    return prototypes, analytic
+        return active_gate(statement, self.blobs.open_verified, self._trunk)
 
 
 def oldest_with(newest: int, is_whole: Callable[[int], bool]) -> int:
@@ -194,9 +121,3 @@ def oldest_with(newest: int, is_whole: Callable[[int], bool]) -> int:
 def versions_there(oldest: int, newest: int) -> str:
     """Say in words which versions have their arrays: `gate 12 to 61`."""
     return f"gate {oldest} to {newest}" if 0 < oldest < newest else f"gate {newest}"
-
-
-def prototype_temperature(value: GateStatement) -> float:
-    """Return the temperature of the gate's combination `prototypes`, 1 where it has none."""
-    of_kind = (each.temperature for each in value.combinations if each.name == "prototypes")
-    return next(of_kind, 1.0)

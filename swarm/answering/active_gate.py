@@ -1,0 +1,96 @@
+"""A gate version ready for use: its signed statement, and its arrays as gates."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
+from swarm.domain.specification import TrunkReference
+from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.branches import splits_of
+from swarm.gating.gate_arrays import Placed
+from swarm.gating.prototype_gate import PrototypeGate
+from swarm.modules.packing import ReadBlob, unpack
+from swarm.trust.statements import Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ActiveGate:
+    """One gate version: its signed statement, and its arrays as gates.
+
+    `prototypes` is None where it has no leaves, `analytic` where no owner of a leaf gave sums. Never
+    changes, so a request in flight finishes on the version that it started with.
+    """
+
+    statement: Statement[GateStatement]
+    prototypes: PrototypeGate | None
+    analytic: AnalyticGate | None
+
+    @property
+    def value(self) -> GateStatement:
+        return self.statement.value
+
+    @property
+    def version(self) -> int:
+        return self.statement.value.version
+
+    @property
+    def envelope(self) -> bytes:
+        return self.statement.envelope
+
+
+def active_gate(
+    statement: Statement[GateStatement], read: ReadBlob, trunk: Callable[[], TrunkReference]
+) -> ActiveGate:
+    """Return a gate with its arrays, each blob verified by `read`. Reads files: call it outside the event
+    loop. `trunk`: the specification's."""
+    value = statement.value
+    if not value.leaves:
+        return ActiveGate(statement=statement, prototypes=None, analytic=None)
+    arrays = unpack(value.arrays, read)
+    prototypes, analytic = gates_of(
+        arrays,
+        value.leaves,
+        value.branches,
+        class_names=value.class_names,
+        trunk=trunk() if value.kind == "analytic" else None,
+        temperature=prototype_temperature(value),
+    )
+    return ActiveGate(statement=statement, prototypes=prototypes, analytic=analytic)
+
+
+def gates_of(
+    arrays: Mapping[str, NDArray[np.generic]],
+    leaves: Sequence[GateLeaf],
+    branches: Sequence[GateBranch],
+    *,
+    class_names: Sequence[str],
+    trunk: TrunkReference | None,
+    temperature: float,
+) -> tuple[PrototypeGate, AnalyticGate | None]:
+    """Return a statement's arrays as gates; without a trunk it is of kind `prototypes`.
+
+    Raises ShapeMismatchError where an array is missing or misshapen.
+    """
+    placed = Placed.of(leaves, branches)
+    prototypes = PrototypeGate.from_arrays(
+        arrays,
+        leaves=len(leaves),
+        temperature=temperature,
+        tree=placed.tree,
+        splits=splits_of(arrays, placed.is_learned),
+    )
+    if trunk is None:
+        return prototypes, None
+    analytic = AnalyticGate.from_statement_arrays(
+        arrays, leaves, class_names, trunk.fixed_point, trunk.has_constant, placed
+    )
+    return prototypes, analytic
+
+
+def prototype_temperature(value: GateStatement) -> float:
+    """Return the temperature of the gate's combination `prototypes`, 1 where it has none."""
+    of_kind = (each.temperature for each in value.combinations if each.name == "prototypes")
+    return next(of_kind, 1.0)

@@ -1,0 +1,268 @@
+"""A swarm as a client or a node knows it, verified and on disk: enough to route without the coordinator.
+
+The gate with its arrays, the manifests of the versions that answer, who is revoked, and where nodes listen.
+Gates, manifests, records, the specification and the revocation list are signed, and verified here; which
+version is an expert's newest, and where a node listens, is what registry and coordinator say over mutual TLS.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from swarm.answering.active_gate import ActiveGate, active_gate
+from swarm.answering.kept_statements import KeptStatements
+from swarm.answering.known_head import KnownHead
+from swarm.domain.errors import NotReadyError, SwarmError, TrunkMismatchError, VerificationError
+from swarm.domain.gates import GateLeaf, GateStatement
+from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId
+from swarm.domain.manifests import Manifest
+from swarm.domain.specification import Specification
+from swarm.domain.tensors import TensorEntry
+from swarm.modules.blobs import BlobFiles
+from swarm.rpc.clients import CoordinatorClient, RegistryClient
+from swarm.rpc.verified import VerifiedRegistry
+from swarm.trust.identity import Identity
+from swarm.trust.keyring import UnknownMemberError
+from swarm.trust.statements import Statement
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class KnownSwarm:
+    """Implements `KnownHeads`. `refresh` brings it up to date; what is known stays while nobody answers."""
+
+    def __init__(self, folder: Path, identity: Identity) -> None:
+        """Take up what is kept in folder; what does not verify is left out."""
+        self._kept = KeptStatements(folder)
+        self.blobs = BlobFiles(folder / "blobs")
+        self.keyring = identity.keyring()
+        self._specification: Specification | None = None
+        self._gate: Statement[GateStatement] | None = None
+        self._loading = asyncio.Lock()
+        self._manifests: dict[Digest, KnownHead] = {}
+        self._loaded: ActiveGate | None = None
+        self._heads = {ExpertId(name): Digest(head) for name, head in self._kept.table("heads").items()}
+        self.nodes: dict[NodeId, str] = {
+            NodeId(name): address for name, address in self._kept.table("nodes").items()
+        }
+        """Where nodes listen, `host:port`; those that do not are absent."""
+        self._take_kept()
+
+    def specification(self) -> Specification:
+        """Return the newest specification; NotReadyError before the first."""
+        if self._specification is None:
+            raise NotReadyError("specification", found="none yet", expected="one from the coordinator")
+        return self._specification
+
+    @property
+    def gate(self) -> GateStatement | None:
+        """The newest verified gate whose arrays are here."""
+        return None if self._gate is None else self._gate.value
+
+    @property
+    def active(self) -> ActiveGate | None:
+        """That gate once `load` has loaded it. None where the versions known here are of a newer one."""
+        loaded = self._loaded
+        is_present = loaded is not None and loaded.version == self.gate_version
+        return loaded if is_present else None
+
+    @property
+    def gate_version(self) -> int:
+        """The version of `gate`, 0 before the first."""
+        return 0 if self._gate is None else self._gate.value.version
+
+    def answering(self, leaf: GateLeaf) -> KnownHead | None:
+        """Return the version that answers for a leaf; None where there is none, where it was withdrawn, or
+        its owner revoked."""
+        head = self._manifests.get(_version(leaf, self._heads))
+        if head is None or head.manifest.expert != leaf.expert:
+            return None
+        return None if self.keyring.is_revoked(leaf.owner) else head
+
+    def get(self, expert: ExpertId) -> KnownHead | None:
+        """Return an expert's newest version, None where it is not known."""
+        return self._manifests.get(self._heads.get(expert, Digest("")))
+
+    def lacking(self) -> tuple[ExpertId, ...]:
+        """Return the experts of the loaded gate that have a version, of which the manifest is not here."""
+        leaves = () if self.active is None else self.active.value.leaves
+        versions = {
+            leaf.expert: _version(leaf, self._heads)
+            for leaf in leaves
+            if not self.keyring.is_revoked(leaf.owner)
+        }
+        return tuple(
+            expert for expert, digest in versions.items() if digest and digest not in self._manifests
+        )
+
+    async def refresh(self, coordinator: CoordinatorClient, registry: RegistryClient) -> None:
+        """Ask for all that is new. What can be had is taken up; then the first error is raised.
+
+        A gate and the versions that answer are taken up together: no answer is by half of them.
+        """
+        refusals: list[SwarmError] = []
+        gate = self._gate
+        try:
+            await self.refresh_members(coordinator)
+            gate = await self._newest_gate(coordinator, registry)
+        except SwarmError as error:
+            refusals.append(error)
+        try:
+            await self._take_with_heads(gate, coordinator, registry)
+        except SwarmError as error:
+            refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    async def refresh_members(self, coordinator: CoordinatorClient) -> None:
+        """Ask who is revoked, and where nodes listen."""
+        revocations = await coordinator.revocations()
+        if revocations:
+            self.keyring.set_revocations(revocations)
+            await asyncio.to_thread(self._kept.keep, "revocations", revocations)
+        nodes = dict(self.nodes)
+        for view in (await coordinator.status()).nodes:
+            if view.advertise and not view.revoked:
+                nodes[view.id] = view.advertise
+            elif view.alive or view.revoked:  # of others the coordinator may not know yet where they listen
+                nodes.pop(view.id, None)
+        self.nodes = nodes
+        await asyncio.to_thread(self._kept.keep_table, "nodes", nodes.items())
+
+    async def take_specification(self, envelope: bytes) -> None:
+        """Take up a specification; VerificationError if the coordinator did not sign it, or its trunk is
+        another than the one that was loaded here."""
+        found, known = self._open_specification(envelope).value, self._specification
+        if known is not None and found.version < known.version:
+            return
+        if known is not None and found.trunk.digest != known.trunk.digest:
+            raise VerificationError(
+                f"specification {found.version}",
+                found=f"trunk {found.trunk.digest[:12]}",
+                expected=f"trunk {known.trunk.digest[:12]}, as before",
+                remedy="forget what is kept of this swarm and begin anew",
+            )
+        self._specification = found
+        await asyncio.to_thread(self._kept.keep, "specification", envelope)
+
+    async def load(self) -> ActiveGate | None:
+        """Return the newest gate that is here with its arrays, loaded; None before the first."""
+        async with self._loading:
+            gate = self._gate
+            if gate is not None and self.active is None:
+                trunk = self.specification().trunk
+                self._loaded = await asyncio.to_thread(
+                    active_gate, gate, self.blobs.open_verified, lambda: trunk
+                )
+        return self.active
+
+    async def _newest_gate(
+        self, coordinator: CoordinatorClient, registry: RegistryClient
+    ) -> Statement[GateStatement]:
+        """Return the newest gate, its arrays and the trunk's in the cache."""
+        await self.take_specification(await coordinator.specification())
+        found = self._open_gate(await coordinator.gate())
+        trunk = self.specification().trunk
+        if found.value.trunk != trunk.digest:
+            raise TrunkMismatchError(
+                f"gate {found.value.version}",
+                found=f"trunk {found.value.trunk[:12]}",
+                expected=f"the specification's, {trunk.digest[:12]}",
+            )
+        if self._gate is not None and found.value.version <= self._gate.value.version:
+            found = self._gate
+        entries = self._entries(found.value)
+        if self.blobs.missing(entry.blob for entry in entries):
+            await VerifiedRegistry(registry, coordinator, self.keyring, self.blobs).fetch(entries)
+        return found
+
+    async def _take_with_heads(
+        self,
+        gate: Statement[GateStatement] | None,
+        coordinator: CoordinatorClient,
+        registry: RegistryClient,
+    ) -> None:
+        heads = {head.expert: head.manifest for head in await registry.heads()}
+        leaves = () if gate is None else gate.value.leaves
+        wanted = {_version(leaf, heads) for leaf in leaves} | {heads.get(ROOT_EXPERT, Digest(""))}
+        manifests = {digest: head for digest, head in self._manifests.items() if digest in wanted}
+        for digest in sorted(wanted - {Digest("")} - manifests.keys()):
+            try:
+                envelope = await registry.manifest(digest=digest)
+                statement = await self._opened(envelope, coordinator)
+            except SwarmError as error:
+                _log.warning("manifest.not_known", manifest=digest[:12], because=str(error))
+                continue
+            if statement.digest == digest:
+                manifests[digest] = KnownHead(manifest=statement.value, digest=digest)
+                await asyncio.to_thread(self._kept.keep, f"manifest/{digest}", envelope)
+        is_newer = gate is not None and gate is not self._gate
+        self._heads, self._manifests, self._gate = heads, manifests, gate
+        await asyncio.to_thread(self._keep, is_newer)
+
+    def _keep(self, is_newer: bool) -> None:
+        """Bring gate and heads to disk, and drop what they need no more."""
+        self._kept.keep_table("heads", self._heads.items())
+        self._kept.drop_others("manifest", self._manifests.keys())
+        if self._gate is None or not is_newer:
+            return
+        self._kept.keep("gate", self._gate.envelope)
+        kept = {entry.blob for entry in self._entries(self._gate.value)}
+        for blob in [blob for blob in self.blobs.digests() if blob not in kept]:
+            self.blobs.remove(blob)
+        _log.info("gate.followed", gate_version=self._gate.value.version)
+
+    def _entries(self, gate: GateStatement) -> tuple[TensorEntry, ...]:
+        trunk = self.specification().trunk
+        return (*gate.arrays, *trunk.weights.tensors, *trunk.probe.tensors)
+
+    async def _opened(self, envelope: bytes, coordinator: CoordinatorClient) -> Statement[Manifest]:
+        try:
+            return self._open_manifest(envelope)
+        except UnknownMemberError as unknown:
+            record = await coordinator.record(NodeId(unknown.member))
+            self.keyring.add_record(record)
+            self._kept.keep(f"record/{unknown.member}", record)
+            return self._open_manifest(envelope)
+
+    def _take_kept(self) -> None:
+        for record in self._kept.all_of("record"):
+            _take(self.keyring.add_record, record)
+        _take(self.keyring.set_revocations, self._kept.envelope("revocations"))
+        specification = _take(self._open_specification, self._kept.envelope("specification"))
+        if specification is not None:
+            self._specification = specification.value
+            self._gate = _take(self._open_gate, self._kept.envelope("gate"))
+        for envelope in self._kept.all_of("manifest"):
+            statement = _take(self._open_manifest, envelope)
+            if statement is not None:
+                head = KnownHead(manifest=statement.value, digest=statement.digest)
+                self._manifests[statement.digest] = head
+
+    def _open_specification(self, envelope: bytes) -> Statement[Specification]:
+        return self.keyring.open(envelope, Specification)
+
+    def _open_gate(self, envelope: bytes) -> Statement[GateStatement]:
+        return self.keyring.open(envelope, GateStatement)
+
+    def _open_manifest(self, envelope: bytes) -> Statement[Manifest]:
+        return self.keyring.open(envelope, Manifest)
+
+
+def _version(leaf: GateLeaf, heads: Mapping[ExpertId, Digest]) -> Digest:
+    """Return the digest of the version that answers for a leaf, empty where its expert was withdrawn."""
+    head = heads.get(leaf.expert, Digest(""))
+    return Digest(leaf.manifest) if head and leaf.manifest else head
+
+
+def _take(take: Callable[[bytes], T], envelope: bytes) -> T | None:
+    """Return what a kept envelope says; None where there is none, or it does not verify."""
+    try:
+        return take(envelope) if envelope else None
+    except SwarmError as error:
+        _log.warning("state.not_used", because=str(error))
+        return None

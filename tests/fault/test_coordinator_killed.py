@@ -1,0 +1,138 @@
+"""The coordinator is killed while it is asked: clients and nodes route on, and follow it when it is back."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import structlog
+
+from node.enrol import join
+from swarm.client import AsyncClient, Client
+from swarm.config import NodeHome
+from swarm.domain.errors import UnreachableError
+from swarm.domain.inference import Answer
+from tests.support.garden import IMAGES, LABELS, Garden, garden, owners, same_answers
+from tests.support.node_homes import ENVIRONMENT, ROOT
+from tests.support.whole_swarm import until
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logs_as_before() -> Iterator[None]:
+    """A client hands this process's log over to `logging`: not for other tests."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
+    with garden(tmp_path_factory.mktemp("killed"), listens=True) as running:
+        asyncio.run(until(lambda: all(routes(running, name) for name in running.homes), 60))
+        yield running
+
+
+def routes(swarm: Garden, name: str) -> bool:
+    """Say whether a node knows all it takes to route: both experts, and where the other one listens."""
+    folder = swarm.homes[name].state / "routing"
+    found = len([*(folder / "manifest").glob("[!.]*.json")]), (folder / "nodes.json").exists()
+    return found == (2, True) and set(json.loads((folder / "nodes.json").read_text())) == {"rose", "tulip"}
+
+
+def client(swarm: Garden, cache: str, **options: object) -> AsyncClient:
+    home = swarm.swarm.home.root
+    return AsyncClient(credentials=home, cache=swarm.swarm.folder / cache, **options)  # type: ignore[arg-type]
+
+
+async def asked_across(asking: AsyncClient, killed: asyncio.Event, count: int) -> list[Answer]:
+    """Ask again and again until so many answers came that were asked for after the kill."""
+    found: list[Answer] = []
+    while count:
+        count -= killed.is_set()
+        found.append(await asking.predict(IMAGES, explain=True, top_k=1))
+    return found
+
+
+async def test_predictions_go_on_over_a_kill_of_the_coordinator(swarm: Garden) -> None:
+    before = await swarm.ask()
+    killed, nodes = asyncio.Event(), swarm.swarm.folder / "plain" / "nodes.json"
+    async with client(swarm, "direct", direct=True) as direct, client(swarm, "plain") as plain:
+        assert same_answers(await direct.predict(IMAGES, explain=True, top_k=1), before)
+        await plain.predict(IMAGES[:1])
+        await until(lambda: nodes.exists() and "tulip" in nodes.read_text())
+        asking = [asyncio.create_task(asked_across(each, killed, 5)) for each in (direct, plain)]
+        await asyncio.sleep(0)
+        swarm.swarm.kill("coordinator")
+        killed.set()
+        for answers in await asyncio.gather(*asking):
+            assert len(answers) >= 5 and all(same_answers(answer, before) for answer in answers)
+            assert all(owners(answer) == {"rose", "tulip"} and not any(answer.degraded) for answer in answers)
+
+
+async def test_a_client_that_begins_without_a_coordinator_goes_by_what_it_kept(swarm: Garden) -> None:
+    assert "coordinator" not in swarm.swarm.processes
+    async with client(swarm, "direct", direct=True) as direct, client(swarm, "plain") as plain:
+        answer = await direct.predict(IMAGES, top_k=1)
+        assert accuracy(answer) > 0.9
+        assert np.array_equal((await plain.predict(IMAGES, top_k=1)).probabilities, answer.probabilities)
+    async with client(swarm, "new", timeout_s=0.3) as unknowing:
+        with pytest.raises(UnreachableError, match="coordinator at"):
+            await unknowing.predict(IMAGES)
+
+
+async def test_the_command_at_a_node_that_listens_answers_without_the_coordinator(swarm: Garden) -> None:
+    np.save(swarm.swarm.folder / "x.npy", IMAGES[:4])
+    words = ("predict", str(swarm.swarm.folder / "x.npy"), "--json", "--home", str(swarm.homes["rose"].root))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "swarm.cli", *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    out, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    assert "this node routes" in told.decode()
+    assert len(json.loads(out)["answer"]["probabilities"]) == 4
+
+
+async def test_a_coordinator_that_is_back_is_followed(swarm: Garden) -> None:
+    async with client(swarm, "direct", direct=True) as direct:
+        before = await direct.predict(IMAGES, top_k=1)
+        await asyncio.to_thread(swarm.swarm.start_coordinator)
+        await swarm.settled()
+        async with swarm.swarm.coordinator() as operator:
+            await operator.rollback(before.gate_version)
+
+        async def followed() -> bool:
+            return (await direct.predict(IMAGES, top_k=1)).gate_version == before.gate_version + 1
+
+        await until(followed)
+    with Client(credentials=swarm.homes["tulip"].root) as at_a_node:
+        answer = await asyncio.to_thread(at_a_node.predict, IMAGES, top_k=1)
+        assert np.array_equal(answer.probabilities, before.probabilities)
+
+
+async def test_the_guides_examples_run_word_by_word(swarm: Garden) -> None:
+    guide = (ROOT / "docs" / "guides" / "python-client.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 3
+    async with swarm.swarm.coordinator() as operator:
+        line, _ = await operator.create_token("client")
+    home = NodeHome(swarm.swarm.folder / "app")
+    await asyncio.to_thread(join, line, home, name="app", role="client")
+    np.save(swarm.swarm.folder / "x.npy", IMAGES[:4])
+    arguments = (str(home.root), str(swarm.swarm.folder / "x.npy"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "\n".join(examples), *arguments,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    out, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    lines = out.decode().splitlines()
+    assert len(lines) == 6 and all("e1" in line for line in lines[:4])
+    assert lines[4].endswith(" 3") and lines[5].endswith(" False")
+
+
+def accuracy(answer: Answer) -> float:
+    names = np.array(answer.class_names)[answer.probabilities.argmax(axis=1)]
+    return float((names == LABELS.astype(str)).mean())
