@@ -25,6 +25,7 @@ from swarm.registry.redis_store import connect_redis
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.node_stream import NodeStreamServicer
+from swarm.rpc.open_inference.servicer import open_inference_service
 from swarm.rpc.server import create_server
 from swarm.rpc.servicers import (
     federation_service,
@@ -116,6 +117,7 @@ async def _serve(
             gate_service(parts.keeper),
             growth_service(parts.growth),
             inference_service(parts.router),
+            open_inference_service(parts.open_inference),
             federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),
         ],

@@ -39,6 +39,9 @@ from coordinator.may_return import MayReturn
 from coordinator.members import Members
 from coordinator.membership import Membership, MembershipParts
 from coordinator.older_gates import OlderGates
+from coordinator.open_inference.serving import OpenInference
+from coordinator.open_inference.single_expert import SingleExpert
+from coordinator.open_inference.statistics import Statistics
 from coordinator.profile_files import ProfileFiles
 from coordinator.profiles import Profiles
 from coordinator.revocations import Revocations
@@ -72,6 +75,7 @@ class Coordinator:
     membership: Membership
     keeper: GateKeeper
     router: Router
+    open_inference: OpenInference
     growth: Growth
     policies: GrowthPolicies
     federation: Federation
@@ -350,13 +354,14 @@ async def build(
             clock=clock,
         )
     )
+    calls = ExpertCalls(live)
     features = FeatureService(trunk_loader(specifications, blobs, config.import_paths))
     router = Router(
         active=lambda: keeper.active,
         specification=lambda: specifications.current.value,
         heads=heads,
         features=features,
-        calls=ExpertCalls(live),
+        calls=calls,
         profiles=Profiles(
             files=await asyncio.to_thread(ProfileFiles, folder.profiles),
             contributions=contributions,
@@ -372,6 +377,14 @@ async def build(
         membership=membership,
         keeper=keeper,
         router=router,
+        open_inference=OpenInference(
+            router=router,
+            experts=SingleExpert(calls, lambda: specifications.current.value),
+            heads=heads,
+            active=lambda: keeper.active,
+            specification=lambda: specifications.current.value,
+            statistics=Statistics(clock),
+        ),
         growth=growth,
         policies=policies,
         federation=federation,

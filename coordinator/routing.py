@@ -29,6 +29,7 @@ from coordinator.combining import (
 )
 from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
+from coordinator.gate_entropy import gate_entropy
 from coordinator.heads import Heads, KnownHead
 from coordinator.profiles import Profiles
 from coordinator.query_checks import check_answer_size, check_examples, check_profiled, check_query
@@ -93,9 +94,11 @@ class Router:
             trunk = 0 if reading.features is None else self._features.flops_per_query
             probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
+            entropy: tuple[float, ...] = ()
             if query.explain:
                 owners = root_owners(active, reading, probabilities)
                 explained = sources(way, active, leaves, root, shares, replies, root_shares, owners)
+                entropy = gate_entropy(way, active, reading)
             return Answer(
                 class_names=active.value.class_names,
                 probabilities=probabilities,
@@ -105,6 +108,7 @@ class Router:
                 missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
                 flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
+                gate_entropy=entropy,
             )
 
         return await asyncio.to_thread(answered)

@@ -9,9 +9,12 @@ from typing import Final, Protocol
 from swarm.domain.errors import NotAuthorisedError, SwarmError, UnauthenticatedError
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.membership import Caller
-from swarm.rpc.methods import ROLES
+from swarm.rpc.methods import ROLES, Roles
+from swarm.rpc.open_inference.methods import OPEN_INFERENCE_ROLES
 from swarm.trust.certificates import certificate_not_after, peer_caller
 
+SERVED: Final[Mapping[str, Roles]] = {**ROLES, **OPEN_INFERENCE_ROLES}
+"""Who may call what over TCP. A path that is not here is refused to everyone."""
 _CALLER: Final[ContextVar[Caller]] = ContextVar("swarm_rpc_caller")
 
 
@@ -58,7 +61,7 @@ class CertificateGatekeeper:
             )
         standing = _standing(pem, self._swarm)
         self.check(standing)
-        roles = ROLES.get(path, frozenset())
+        roles = SERVED.get(path, frozenset())
         if standing.caller.role not in roles:
             raise NotAuthorisedError(
                 f"{standing.caller.role} {standing.caller.id}",

@@ -45,6 +45,13 @@ from swarm.domain.membership import (
     TokenView,
     Welcome,
 )
+from swarm.domain.open_inference import (
+    InferRequest,
+    InferResult,
+    ModelDescription,
+    ModelStanding,
+    ModelStatistics,
+)
 from swarm.domain.rebuild import BroughtBack, RebuildReport
 from swarm.modules.outlines import Outline
 
@@ -130,6 +137,17 @@ class InferencePort(Protocol):
 
     async def predict(self, query: Query, timeout_s: float) -> Answer: ...
     async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile: ...
+
+
+class OpenInferencePort(Protocol):
+    """The Open Inference Protocol's models (implemented by `coordinator.open_inference.serving`)."""
+
+    def is_ready(self) -> bool: ...
+    def standing(self, name: str, version: str) -> ModelStanding: ...
+    def model(self, name: str, version: str) -> ModelDescription: ...
+    def index(self, *, only_ready: bool) -> list[ModelStanding]: ...
+    def statistics(self, name: str, version: str) -> list[ModelStatistics]: ...
+    async def infer(self, request: InferRequest, timeout_s: float) -> InferResult: ...
 
 
 class RegistryPort(Protocol):

@@ -142,14 +142,14 @@ class _Inference:
         self, request: inference_pb2.PredictRequest, context: Context
     ) -> inference_pb2.PredictReply:
         query = convert.query_from_pb(request)
-        return convert.answer_to_pb(await self._port.predict(query, _time_left(context)))
+        return convert.answer_to_pb(await self._port.predict(query, time_left(context)))
 
     async def make_profile(
         self, request: inference_pb2.ProfileRequest, context: Context
     ) -> inference_pb2.ProfileReply:
         convert.idempotency_key(request.idempotency_key)
         examples = convert.examples_from_pb(request)
-        profile = await self._port.make_profile(current_caller(), examples, _time_left(context))
+        profile = await self._port.make_profile(current_caller(), examples, time_left(context))
         return convert.profile_to_pb(profile)
 
 
@@ -206,7 +206,7 @@ def inference_service(port: InferencePort) -> Service:
     return Service("swarm.v1.Inference", behaviours)
 
 
-def _time_left(context: Context) -> float:
+def time_left(context: Context) -> float:
+    """Return the seconds that a call may take: less than its caller waits, so that it hears our reason."""
     left: float | None = context.time_remaining()
-    # Less than the caller waits, so that our reason arrives before its own deadline.
     return UNARY_TIMEOUT_S if left is None else max(left, 0.0) * _SHARE_OF_TIME
