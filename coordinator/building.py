@@ -10,6 +10,7 @@ from coordinator.active_gate import GateFiles
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
 from coordinator.aside import AsideContributions
+from coordinator.bearer_tokens import BearerTokens
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
@@ -86,6 +87,7 @@ class Coordinator:
     heads: Heads
     live: LiveNodes
     tokens: JoinTokens
+    bearer_tokens: BearerTokens
     journal: Journal
     publication: GatePublication
     retention: GateRetention
@@ -323,6 +325,7 @@ async def build(
         clock=clock,
     )
     tokens = JoinTokens(store, signer, ca.pin, endpoints, folder.tokens, clock, token_book)
+    bearer_tokens = await asyncio.to_thread(BearerTokens, folder.bearer_tokens, signer, clock)
     status = StatusView(
         store=store,
         members=members,
@@ -347,6 +350,7 @@ async def build(
             keeper=keeper,
             admission=admission,
             tokens=tokens,
+            bearer_tokens=bearer_tokens,
             journal=journal,
             fences=await asyncio.to_thread(FenceMarks, folder.fences),
             status=status,
@@ -395,6 +399,7 @@ async def build(
         heads=heads,
         live=live,
         tokens=tokens,
+        bearer_tokens=bearer_tokens,
         journal=journal,
         publication=publication,
         retention=retention,

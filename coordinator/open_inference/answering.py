@@ -19,6 +19,7 @@ from swarm.domain.open_inference import (
     Parameters,
     RequestedOutput,
 )
+from swarm.rpc.options import MAX_MESSAGE_BYTES
 
 MICROSECOND = 1e-6
 _OURS = ("top_k", "combination", "owners", "uniform", "profile", "route", "class_names", "timeout")
@@ -100,12 +101,26 @@ def check_outputs(outputs: Sequence[RequestedOutput]) -> None:
 
 
 def result_of(request: InferRequest, answer: Answer, version: str) -> InferResult:
-    """Return an answer as the request's outputs, with the facts of its route as parameters."""
+    """Return an answer as the request's outputs, with the facts of its route as parameters.
+
+    Raises InvalidInputError where both do not fit into one message.
+    """
+    facts = _facts(request.parameters, answer)
+    size_bytes = answer.probabilities.nbytes + sum(
+        len(text) for text in facts.values() if isinstance(text, str)
+    )
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise InvalidInputError(
+            "inputs",
+            found=f"{len(answer.probabilities)} rows, answered in {size_bytes >> 20} MiB with their route",
+            expected=f"at most {MAX_MESSAGE_BYTES >> 20} MiB",
+            remedy="send fewer rows, or leave the route out: parameter route false",
+        )
     return InferResult(
         model=request.model,
         version=version,
         id=request.id,
-        parameters=_facts(request.parameters, answer),
+        parameters=facts,
         outputs=tuple(_output(wanted, answer) for wanted in request.outputs or _ALL),
     )
 

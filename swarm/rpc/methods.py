@@ -100,6 +100,13 @@ REVOKE_NODE = Method(
 CREATE_TOKEN = Method(
     "Membership", "CreateToken", membership_pb2.CreateTokenRequest, membership_pb2.CreateTokenReply, OPERATOR
 )
+CREATE_BEARER = Method(
+    "Membership",
+    "CreateBearer",
+    membership_pb2.CreateBearerRequest,
+    membership_pb2.CreateBearerReply,
+    OPERATOR,
+)
 LIST_TOKENS = Method(
     "Membership", "ListTokens", membership_pb2.ListTokensRequest, membership_pb2.ListTokensReply, OPERATOR
 )

@@ -1,6 +1,6 @@
 """A small swarm for the Open Inference Protocol: ada knows a and b, bob c and d; both gave sums."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
 from numpy.typing import NDArray
 
 from tests.support.coordinator import BackEnd, SmallNode, back_end, samples
@@ -33,8 +34,20 @@ class Served:
     def address(self) -> str:
         return f"127.0.0.1:{self.swarm.endpoints.port}"
 
+    @property
+    def http_address(self) -> str:
+        return f"127.0.0.1:{self.swarm.endpoints.http_port}"
+
+    @property
+    def loopback_address(self) -> str:
+        return f"127.0.0.1:{self.swarm.endpoints.loopback_port}"
+
+    def at_its_ports(self, code: str) -> str:
+        """Return code of the documents with this swarm's ports in it."""
+        return code.replace("127.0.0.1:7071", self.address).replace("127.0.0.1:7080", self.http_address)
+
     def grpc_options(self, folder: Path | None = None) -> dict[str, Any]:
-        """The stock client's options for mutual TLS by the certificate in a folder, else by the operator's."""
+        """The stock client's options for mutual TLS by the certificate in a folder, else the operator's."""
         folder = folder or self.swarm.home.operator / "identity"
         return {
             "url": self.address,
@@ -53,9 +66,12 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path, **options: Any) -> AsyncIterator[Served]:
-    """Run the swarm; options are of `CoordinatorConfig`."""
+async def served(
+    folder: Path, before: Callable[[BackEnd], Awaitable[None]], **options: Any
+) -> AsyncIterator[Served]:
+    """Run the swarm, at first without a gate for `before`; options are of `CoordinatorConfig`."""
     async with back_end(folder, **options) as running:
+        await before(running)
         ada = await running.node("ada", "ab", sums="exact")
         await ada.train()
         bob = await running.node("bob", "cd", sums="exact")
@@ -63,8 +79,15 @@ async def served(folder: Path, **options: Any) -> AsyncIterator[Served]:
         yield Served(running, ada, bob)
 
 
-def grpc_input(values: NDArray[Any], name: str = "inputs", datatype: str = "FP32") -> Any:
+def grpc_input(values: NDArray[Any], datatype: str = "FP32", dtype: Any = np.float32) -> Any:
     """An input of the stock gRPC client."""
-    tensor = triton_grpc.InferInput(name, list(values.shape), datatype)
-    tensor.set_data_from_numpy(values)
+    tensor = triton_grpc.InferInput("inputs", list(values.shape), datatype)
+    tensor.set_data_from_numpy(values.astype(dtype))
+    return tensor
+
+
+def http_input(values: Floats, *, binary: bool = True) -> Any:
+    """An input of the stock HTTP client."""
+    tensor = triton_http.InferInput("inputs", list(values.shape), "FP32")
+    tensor.set_data_from_numpy(values, binary_data=binary)
     return tensor

@@ -100,9 +100,7 @@ def config_to_pb(model: ModelDescription) -> pb.ModelConfigResponse:
             )
         ],
         output=[
-            pb.ModelOutput(
-                name=each.name, data_type=_CONFIG_TYPES[each.datatype], dims=each.shape[1:] or (1,)
-            )
+            pb.ModelOutput(name=each.name, data_type=_CONFIG_TYPES[each.datatype], dims=each.shape[1:])
             for each in model.outputs
         ],
     )

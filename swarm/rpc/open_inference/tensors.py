@@ -13,6 +13,8 @@ from swarm.domain.open_inference import Numbers, OfferedTensor, OutputTensor, Te
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 """The datatypes that a swarm's inputs may have."""
+MOST_NUMBERS: Final = 1 << 20
+"""An input that comes as single numbers has at most so many: reading them keeps the process from all else."""
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -74,6 +76,13 @@ def _from_raw(content: bytes | memoryview, tensor: OfferedTensor, subject: str) 
 
 
 def _from_numbers(content: Numbers, tensor: OfferedTensor, subject: str) -> NDArray[np.generic]:
+    if len(content) > MOST_NUMBERS:
+        raise InvalidInputError(
+            subject,
+            found=f"{len(content)} single numbers",
+            expected=f"at most {MOST_NUMBERS}",
+            remedy="send them as bytes: raw_input_contents, over HTTP binary_data_size",
+        )
     try:
         found = np.array(content)
     except (ValueError, OverflowError):  # rows of several lengths

@@ -70,6 +70,14 @@ class _Membership:
         line, token = await self._port.create_token(role(request.role), request.uses, lifetime_s, key)
         return membership_pb2.CreateTokenReply(join_line=line, token=convert.token_to_pb(token))
 
+    async def create_bearer(
+        self, request: membership_pb2.CreateBearerRequest, context: Context
+    ) -> membership_pb2.CreateBearerReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        lifetime_s = finite(request.lifetime_s, "lifetime_s")
+        token, view = await self._port.create_bearer(node_id(request.holder), lifetime_s, key)
+        return membership_pb2.CreateBearerReply(token=token, view=convert.token_to_pb(view))
+
     async def tokens(
         self, _: membership_pb2.ListTokensRequest, context: Context
     ) -> membership_pb2.ListTokensReply:
@@ -178,6 +186,7 @@ def membership_service(port: MembershipPort) -> Service:
         m.LEAVE: on.leave,
         m.REVOKE_NODE: on.revoke_node,
         m.CREATE_TOKEN: on.create_token,
+        m.CREATE_BEARER: on.create_bearer,
         m.LIST_TOKENS: on.tokens,
         m.REVOKE_TOKEN: on.revoke_token,
         m.EVENTS: on.events,
