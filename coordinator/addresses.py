@@ -14,6 +14,8 @@ class Endpoints:
     join_port: int
     port: int
     registry: str
+    http_port: int = 0
+    loopback_port: int = 0
 
     @property
     def coordinator_told(self) -> str:

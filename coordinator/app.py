@@ -14,7 +14,10 @@ from coordinator.addresses import Endpoints, joined_address
 from coordinator.building import Coordinator, build
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.follower import Follower
-from coordinator.join_app import JoinServer, join_app
+from coordinator.http_server import HttpServer
+from coordinator.join_app import join_app
+from coordinator.open_inference.callers import HttpCallers, is_loopback
+from coordinator.open_inference.rest import rest_app
 from coordinator.upkeep import Upkeep
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
@@ -22,10 +25,12 @@ from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
 from swarm.open_files import raise_limit
 from swarm.registry.redis_store import connect_redis
+from swarm.rpc.allowances import Allowances
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.node_stream import NodeStreamServicer
-from swarm.rpc.server import create_server
+from swarm.rpc.open_inference.servicer import open_inference_service
+from swarm.rpc.server import RpcServer, create_loopback_server, create_server
 from swarm.rpc.servicers import (
     federation_service,
     gate_service,
@@ -116,15 +121,32 @@ async def _serve(
             gate_service(parts.keeper),
             growth_service(parts.growth),
             inference_service(parts.router),
+            open_inference_service(parts.open_inference),
             federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),
         ],
     )
     endpoints.port = server.add_port(joined_address(config.listen, config.port))
-    join = JoinServer(join_app(parts.admission, parts.blobs, time.monotonic), folder.identity)
+    loopback = _loopback_server(config, parts, endpoints)
+    join = HttpServer(
+        join_app(parts.admission, parts.blobs, time.monotonic),
+        folder.identity,
+        name="join port",
+        flag="--join-port",
+    )
     stack.push_async_callback(join.stop)
     endpoints.join_port = await join.start(config.listen, config.join_port)
-    upkeep.on_renewed = join.reload
+    http = _http_server(config, parts, folder)
+    if http is not None:
+        stack.push_async_callback(http.stop)
+        endpoints.http_port = await http.start(config.http_listen, config.http_port)
+
+    def renewed() -> None:
+        for each in (join, http):
+            if each is not None:
+                each.reload()
+
+    upkeep.on_renewed = renewed
 
     follower = Follower(store, parts.synchronise, parts.on_event)
     tasks = [
@@ -139,12 +161,39 @@ async def _serve(
         await asyncio.wait_for(follower.in_step.wait(), FIRST_SYNCHRONISATION_S)
     await server.start()
     stack.push_async_callback(server.stop)
+    if loopback is not None:
+        await loopback.start()
+        stack.push_async_callback(loopback.stop)
     stack.push_async_callback(parts.close)
     stack.push_async_callback(parts.federation.close)
     _say_ready(parts, endpoints)
     on_ready(endpoints)
     await _until(told, tasks[:-1])
     log.info("coordinator.stopping")
+
+
+def _loopback_server(config: CoordinatorConfig, parts: Coordinator, endpoints: Endpoints) -> RpcServer | None:
+    if config.loopback_port is None:
+        return None
+    server = create_loopback_server([open_inference_service(parts.open_inference)])
+    endpoints.loopback_port = server.add_loopback_port(config.loopback_port)
+    return server
+
+
+def _http_server(
+    config: CoordinatorConfig, parts: Coordinator, folder: CoordinatorFolder
+) -> HttpServer | None:
+    """Return the server of inference over HTTP, None where none is wanted."""
+    if not config.http_listen:
+        return None
+    is_plain = is_loopback(config.http_listen)
+    callers = HttpCallers(parts.bearer_tokens, is_loopback=is_plain)
+    return HttpServer(
+        rest_app(parts.open_inference, callers, Allowances(), time.monotonic),
+        None if is_plain else folder.identity,
+        name="HTTP port",
+        flag="--http-port",
+    )
 
 
 def _say_ready(parts: Coordinator, endpoints: Endpoints) -> None:
@@ -154,6 +203,7 @@ def _say_ready(parts: Coordinator, endpoints: Endpoints) -> None:
         swarm=parts.specifications.current.value.swarm,
         port=endpoints.port,
         join_port=endpoints.join_port,
+        http_port=endpoints.http_port,
         gate_version=0 if active is None else active.version,
     )
 

@@ -9,6 +9,7 @@ import structlog
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
 from coordinator.aside import AsideContributions
+from coordinator.bearer_tokens import BearerTokens
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.contribution_intake import ContributionIntake
 from coordinator.contributions import ContributionFiles
@@ -38,6 +39,9 @@ from coordinator.may_return import MayReturn
 from coordinator.members import Members
 from coordinator.membership import Membership, MembershipParts
 from coordinator.older_gates import OlderGates
+from coordinator.open_inference.serving import OpenInference
+from coordinator.open_inference.single_expert import SingleExpert
+from coordinator.open_inference.statistics import Statistics
 from coordinator.profile_files import ProfileFiles
 from coordinator.profiles import Profiles
 from coordinator.revocations import Revocations
@@ -73,6 +77,7 @@ class Coordinator:
     membership: Membership
     keeper: GateKeeper
     router: Inference
+    open_inference: OpenInference
     growth: Growth
     policies: GrowthPolicies
     federation: Federation
@@ -83,6 +88,7 @@ class Coordinator:
     heads: Heads
     live: LiveNodes
     tokens: JoinTokens
+    bearer_tokens: BearerTokens
     journal: Journal
     publication: GatePublication
     retention: GateRetention
@@ -320,6 +326,7 @@ async def build(
         clock=clock,
     )
     tokens = JoinTokens(store, signer, ca.pin, endpoints, folder.tokens, clock, token_book)
+    bearer_tokens = await asyncio.to_thread(BearerTokens, folder.bearer_tokens, signer, clock)
     status = StatusView(
         store=store,
         members=members,
@@ -344,6 +351,7 @@ async def build(
             keeper=keeper,
             admission=admission,
             tokens=tokens,
+            bearer_tokens=bearer_tokens,
             journal=journal,
             fences=await asyncio.to_thread(FenceMarks, folder.fences),
             status=status,
@@ -351,13 +359,14 @@ async def build(
             clock=clock,
         )
     )
+    calls = ExpertCalls(live)
     features = FeatureService(trunk_loader(specifications, blobs, config.import_paths))
     router = Router(
         active=lambda: keeper.active,
         specification=lambda: specifications.current.value,
         heads=heads,
         features=features,
-        calls=ExpertCalls(live),
+        calls=calls,
         older=OlderGates(
             gates, lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner)
         ).get,
@@ -379,6 +388,14 @@ async def build(
         membership=membership,
         keeper=keeper,
         router=inference,
+        open_inference=OpenInference(
+            router=inference,
+            experts=SingleExpert(calls, lambda: specifications.current.value),
+            heads=heads,
+            active=lambda: keeper.active,
+            specification=lambda: specifications.current.value,
+            statistics=Statistics(clock),
+        ),
         growth=growth,
         policies=policies,
         federation=federation,
@@ -389,6 +406,7 @@ async def build(
         heads=heads,
         live=live,
         tokens=tokens,
+        bearer_tokens=bearer_tokens,
         journal=journal,
         publication=publication,
         retention=retention,

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, GATE_VERSIONS_KEPT, SwarmHome
+from swarm.config import (
+    COORDINATOR_HTTP_PORT,
+    COORDINATOR_JOIN_PORT,
+    COORDINATOR_PORT,
+    GATE_VERSIONS_KEPT,
+    LOOPBACK,
+    SwarmHome,
+)
 from swarm.domain.growth import Criterion, GrowthPolicy
 
 
@@ -17,6 +24,10 @@ class CoordinatorConfig:
     gate without sums asks per query. `import_paths` lead a user's trunk to its file. Of `gate_versions_kept`
     of the newest gate versions all arrays are kept, of older ones what was signed.
 
+    Inference over HTTP listens at `http_listen` (empty: not at all): on loopback plain and for everybody, on
+    another address over TLS and with bearer tokens. `loopback_port`: inference over gRPC without TLS, on
+    loopback only (None: not at all).
+
     `growth` is the policy of growth unless another was set at run time; it looks every `growth_every_s` for
     the leaf to split by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
     owner that is away for `growth_patience_s` ends the proposal that it carries out, and so does one that did
@@ -28,6 +39,9 @@ class CoordinatorConfig:
     listen: str = "127.0.0.1"
     join_port: int = COORDINATOR_JOIN_PORT
     port: int = COORDINATOR_PORT
+    http_listen: str = LOOPBACK
+    http_port: int = COORDINATOR_HTTP_PORT
+    loopback_port: int | None = None
     advertise: str = ""
     registry: str = ""
     advertise_registry: str = ""
@@ -139,6 +153,11 @@ class CoordinatorFolder:
     def revocations(self) -> Path:
         """`<number>.json`, signed."""
         return self.root / "revocations"
+
+    @property
+    def bearer_tokens(self) -> Path:
+        """Bearer tokens (hashes) of HTTP callers, `<id>.json`."""
+        return self.root / "bearer-tokens"
 
     @property
     def tokens(self) -> Path:

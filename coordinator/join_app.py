@@ -5,15 +5,11 @@ counted. Problems are JSON: code, subject, found, expected, remedy.
 """
 
 import asyncio
-import contextlib
 import json
-import ssl
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,7 +26,6 @@ from swarm.domain.errors import (
     InvalidInputError,
     NotFoundError,
     SwarmError,
-    UsageError,
 )
 from swarm.domain.ids import Digest
 from swarm.modules.blobs import BlobFiles
@@ -38,7 +33,6 @@ from swarm.rpc.status import http_status, problem_json
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 10.0
-MOST_CONNECTIONS = 128
 
 log = structlog.get_logger()
 Handler = Callable[[Request], Awaitable[Response]]
@@ -145,69 +139,3 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInputError("request body", found="no JSON object", expected="a JSON object")
     return body
-
-
-class JoinServer:
-    """Serves the join port over TLS under the coordinator's certificate; `reload` takes up a renewed one."""
-
-    def __init__(self, app: Starlette, identity_folder: Path) -> None:
-        self._folder = identity_folder
-        self._config = uvicorn.Config(
-            app,
-            ssl_certfile=str(identity_folder / "certificate.pem"),
-            ssl_keyfile=str(identity_folder / "key.pem"),
-            http="h11",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=2,
-        )
-        self._server = _Server(self._config)
-        self._serving: asyncio.Task[None] | None = None
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen; return the port (port 0 takes a free one). UsageError where the port is taken."""
-        listener = _listener(host, port)
-        self._config.load()
-        if self._config.ssl is not None:
-            self._config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        found: int = listener.getsockname()[1]
-        return found
-
-    def reload(self) -> None:
-        """Use the certificate that is in the identity's folder now, for connections from here on."""
-        if self._config.ssl is not None:
-            self._config.ssl.load_cert_chain(self._folder / "certificate.pem", self._folder / "key.pem")
-
-    async def stop(self) -> None:
-        """Take no new calls and end the running ones within two seconds."""
-        self._server.should_exit = True
-        if self._serving is not None:
-            await asyncio.gather(self._serving, return_exceptions=True)
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        # The process has several servers; its signals belong to `coordinator.app`.
-        yield
-
-
-def _listener(host: str, port: int) -> Any:
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise UsageError(
-            f"join port {host}:{port}",
-            found=error.strerror or str(error),
-            expected="a free port on an address of this machine",
-            remedy="stop what listens there, or choose another: --join-port",
-        ) from error

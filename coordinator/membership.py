@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from coordinator.admission import Admission
+from coordinator.bearer_tokens import BearerTokens
 from coordinator.cut_short_leaves import cut_short_leaves
 from coordinator.fence_marks import FenceMarks
 from coordinator.gate_keeper import GateKeeper
@@ -67,6 +68,7 @@ class MembershipParts:
     keeper: GateKeeper
     admission: Admission
     tokens: JoinTokens
+    bearer_tokens: BearerTokens
     journal: Journal
     fences: FenceMarks
     status: StatusView
@@ -196,11 +198,17 @@ class Membership:
     async def create_token(self, role: Role, uses: int, lifetime_s: float, key: str) -> tuple[str, TokenView]:
         return await self._parts.tokens.create(role, uses, lifetime_s, key)
 
+    async def create_bearer(self, holder: NodeId, lifetime_s: float, key: str) -> tuple[str, TokenView]:
+        return await self._parts.bearer_tokens.create(holder, lifetime_s, key)
+
     async def tokens(self) -> list[TokenView]:
-        return self._parts.tokens.all()
+        return [*self._parts.tokens.all(), *self._parts.bearer_tokens.views()]
 
     async def revoke_token(self, token_id: str, key: str) -> None:
-        await self._parts.tokens.revoke(token_id)
+        if self._parts.bearer_tokens.has(token_id):
+            await self._parts.bearer_tokens.revoke(token_id)
+        else:
+            await self._parts.tokens.revoke(token_id)
 
     async def events(self, after: str, follow: bool, limit: int) -> AsyncIterator[Event]:
         """Yield events after an id, oldest first: up to limit (0: all that are kept), or without end."""

@@ -9,6 +9,8 @@ import platformdirs
 
 COORDINATOR_JOIN_PORT = 7070
 COORDINATOR_PORT = 7071
+COORDINATOR_HTTP_PORT = 7080
+LOOPBACK = "127.0.0.1"
 REGISTRY_PORT = 7072
 GATE_VERSIONS_KEPT = 50
 """Of so many of the newest gate versions the coordinator keeps all arrays."""

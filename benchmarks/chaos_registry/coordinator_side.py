@@ -66,6 +66,7 @@ def main(home: str, redis_url: str, registry: str, join_port: str, port: str, fa
         registry=registry,
         join_port=int(join_port),
         port=int(port),
+        http_listen="",
     )
     asyncio.run(serve(config, lambda at: print("ready", at.join_port, at.port, flush=True)))
 

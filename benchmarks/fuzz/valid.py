@@ -22,6 +22,8 @@ from swarm.rpc import methods as m
 from swarm.rpc.convert.agent import train_order_to_pb
 from swarm.rpc.convert.tensors import tensor_to_pb
 from swarm.rpc.methods import METHODS, AnyMethod
+from swarm.rpc.open_inference import methods as public
+from swarm.rpc.open_inference.methods import OPEN_INFERENCE_METHODS
 from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, OFFSET_KEY, SIZE_KEY
 from swarm.rpc.pb import (
     agent_pb2,
@@ -35,6 +37,7 @@ from swarm.rpc.pb import (
     registry_pb2,
     types_pb2,
 )
+from swarm.rpc.pb import open_inference_pb2 as pb
 from swarm.trust.signing import Signer
 from swarm.trust.statements import read_statement, sign_statement
 from tests.support.coordinator import samples
@@ -83,7 +86,8 @@ class Requests:
 
     @property
     def methods(self) -> tuple[AnyMethod, ...]:
-        return tuple(method for method in METHODS if method in self._makers)
+        everything = (*METHODS, *OPEN_INFERENCE_METHODS)
+        return tuple(method for method in everything if method in self._makers)
 
     def make(self, method: AnyMethod) -> Made:
         made = self._makers[method]()
@@ -255,6 +259,7 @@ def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
         m.LEAVE: plain(lambda: membership_pb2.LeaveRequest(reason="moves")),
         m.REVOKE_NODE: plain(lambda: membership_pb2.RevokeNodeRequest(node="nobody", reason="lost")),
         m.CREATE_TOKEN: plain(lambda: membership_pb2.CreateTokenRequest(role="node", uses=1, lifetime_s=60)),
+        m.CREATE_BEARER: plain(lambda: membership_pb2.CreateBearerRequest(holder="app", lifetime_s=60)),
         m.LIST_TOKENS: plain(membership_pb2.ListTokensRequest),
         m.REVOKE_TOKEN: plain(lambda: membership_pb2.RevokeTokenRequest(id="t1")),
         m.EVENTS: plain(lambda: membership_pb2.EventsRequest(after="1-0", follow=True, limit=2)),
@@ -316,4 +321,39 @@ def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
         m.STATE: plain(agent_pb2.AgentStateRequest),
         m.AGENT_LEAVE: plain(lambda: agent_pb2.AgentLeaveRequest(reason="moves")),
         m.STOP: plain(agent_pb2.AgentStopRequest),
+        **_open_inference(),
     }  # fmt: skip
+
+
+def _open_inference() -> dict[AnyMethod, Callable[[], Made]]:
+    """Return a maker for each method of the public protocol."""
+    by_name = {"name": "ada.e0", "version": "1"}
+    plain: dict[AnyMethod, Callable[[], Message]] = {
+        public.SERVER_LIVE: pb.ServerLiveRequest,
+        public.SERVER_READY: pb.ServerReadyRequest,
+        public.MODEL_READY: lambda: pb.ModelReadyRequest(**by_name),
+        public.SERVER_METADATA: pb.ServerMetadataRequest,
+        public.MODEL_METADATA: lambda: pb.ModelMetadataRequest(**by_name),
+        public.MODEL_CONFIG: lambda: pb.ModelConfigRequest(**by_name),
+        public.MODEL_STATISTICS: lambda: pb.ModelStatisticsRequest(**by_name),
+        public.REPOSITORY_INDEX: lambda: pb.RepositoryIndexRequest(ready=True),
+        public.MODEL_INFER: lambda: _infer(is_raw=True),
+        public.MODEL_STREAM_INFER: lambda: _infer(is_raw=False),
+    }
+
+    def made(make: Callable[[], Message]) -> Callable[[], Made]:
+        return lambda: Made([make()])
+
+    return {method: made(make) for method, make in plain.items()}
+
+
+def _infer(*, is_raw: bool) -> pb.ModelInferRequest:
+    values = samples("a", 1, 3)
+    message = pb.ModelInferRequest(model_name="swarm", id="1", outputs=[{"name": "probabilities"}])
+    message.parameters["top_k"].int64_param = 1
+    tensor = message.inputs.add(name="inputs", datatype="FP32", shape=values.shape)
+    if is_raw:
+        message.raw_input_contents.append(values.tobytes())
+    else:
+        tensor.contents.fp32_contents.extend(values.ravel().tolist())
+    return message

@@ -88,11 +88,12 @@ async def _played(arguments: argparse.Namespace, story: Story, day: Day, folder:
     def tell(line: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
 
-    join_port, port, registry_port = free_ports(3)
+    join_port, port, registry_port, http_port = free_ports(4)
     environment = {
         "SWARM_JOIN_PORT": str(join_port),
         "SWARM_COORDINATOR_PORT": str(port),
         "SWARM_REGISTRY_PORT": str(registry_port),
+        "SWARM_HTTP_PORT": str(http_port),
         "SWARM_THREADS": "1",
         "SWARM_GROWTH_EVERY_S": f"{arguments.growth_every_s:g}",
     }

@@ -29,6 +29,7 @@ from swarm.answering.combining import (
 )
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
+from swarm.answering.gate_entropy import gate_entropy
 from swarm.answering.known_head import KnownHead, KnownHeads
 from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.domain.errors import NotFoundError, NotReadyError
@@ -88,9 +89,11 @@ class Router:
             trunk = 0 if reading.features is None else self._features.flops_per_query
             probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
+            entropy: tuple[float, ...] = ()
             if query.explain:
                 owners = root_owners(active, reading, probabilities)
                 explained = sources(way, active, leaves, root, shares, replies, root_shares, owners)
+                entropy = gate_entropy(way, active, reading)
             return Answer(
                 class_names=active.value.class_names,
                 probabilities=probabilities,
@@ -100,6 +103,7 @@ class Router:
                 missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
                 flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
+                gate_entropy=entropy,
             )
 
         return await asyncio.to_thread(answered)

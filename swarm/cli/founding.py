@@ -1,5 +1,6 @@
 """`swarm init` and `swarm token ...`: found a swarm and let others in."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +10,9 @@ from swarm.cli.output import emit, progress, run_async, table
 from swarm.config import home_flag
 from swarm.domain.specification import MAX_NEW_CLASSES_PER_OWNER
 
-token = typer.Typer(help="Join tokens: make, list, revoke.", no_args_is_help=True)
+token = typer.Typer(
+    help="Join tokens, and bearer tokens of HTTP callers: make, list, revoke.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -106,12 +109,18 @@ def create(
     role: Annotated[str, typer.Option(help="node, client or operator.")] = "node",
     uses: Annotated[int, typer.Option(min=1, help="How often it may be used.")] = 1,
     lifetime: Annotated[str, typer.Option(help="How long it is valid: 45m, 24h, 7d.")] = "24h",
+    bearer: Annotated[
+        str, typer.Option(metavar="NAME", help="A bearer token for this caller over HTTP instead.")
+    ] = "",
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Make a join token and print the line to run on the new machine."""
+    """Make a join token and print the line to run on the new machine; or a bearer token, and print it."""
     from swarm.cli.places import coordinator, find_place
 
+    if bearer:
+        _create_bearer(bearer, seconds(lifetime, "--lifetime"), home, as_json=json)
+        return
     if role not in ("node", "client", "operator"):
         raise typer.BadParameter(f"--role {role!r}: choose node, client or operator")
     lifetime_s = seconds(lifetime, "--lifetime")
@@ -125,6 +134,20 @@ def create(
     run_async(work())
 
 
+def _create_bearer(name: str, lifetime_s: float, home: Path | None, *, as_json: bool) -> None:
+    from swarm.cli.places import coordinator, find_place
+    from swarm.domain.ids import node_id
+
+    holder = node_id(name)
+
+    async def work() -> None:
+        async with coordinator(find_place(home)) as client:
+            token, view = await client.create_bearer(holder, lifetime_s)
+        emit("bearer", {"bearer": token, "token": view}, as_json=as_json, text=token)
+
+    run_async(work())
+
+
 def list_(home: Home = None, json: Json = False) -> None:
     """List the tokens and how often each may still be used. Their secrets are not kept anywhere."""
     from swarm.cli.clock import ahead
@@ -133,7 +156,15 @@ def list_(home: Home = None, json: Json = False) -> None:
     async def work() -> None:
         async with coordinator(find_place(home)) as client:
             found = await client.tokens()
-        rows = [(view.id, view.role, view.uses_left, ahead(view.expires_at)) for view in found]
+        rows = [
+            (
+                view.id,
+                f"bearer {view.bearer}" if view.bearer else view.role,
+                "" if view.bearer else view.uses_left,
+                ahead(view.expires_at),
+            )
+            for view in found
+        ]
         emit(
             "tokens", {"tokens": found}, as_json=json, text=table(("token", "role", "uses", "expires"), rows)
         )
@@ -144,7 +175,7 @@ def list_(home: Home = None, json: Json = False) -> None:
 def revoke(
     token_id: Annotated[str, typer.Argument(metavar="ID")], home: Home = None, json: Json = False
 ) -> None:
-    """Make a token worthless. Who joined with it stays."""
+    """Make a token worthless. Who joined with it stays; who called by it is refused from now on."""
     from swarm.cli.places import coordinator, find_place
 
     async def work() -> None:

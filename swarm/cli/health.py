@@ -1,12 +1,15 @@
 """`swarm health`: does the service of this home answer? For probes of containers and supervisors."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm.cli.options import Home, Json
 from swarm.cli.output import emit, printable, run_async
+
+if TYPE_CHECKING:
+    from swarm.rpc.channel import Connection
 
 PROBE_SECONDS = 5.0
 
@@ -16,17 +19,25 @@ def register(app: typer.Typer) -> None:
 
 
 def health(
-    service: Annotated[str, typer.Argument(help="registry, coordinator or node.")],
+    service: Annotated[str, typer.Argument(help="registry, coordinator, inference or node.")],
     home: Home = None,
     json: Json = False,
 ) -> None:
-    """Exit 0 when the service that runs from this home answers on this machine; a node must be connected."""
+    """Exit 0 when the service that runs from this home answers on this machine.
+
+    A node must be connected; for inference the coordinator must have a gate to answer by.
+    """
     from swarm.cli.places import home_folder
     from swarm.domain.errors import UsageError
 
-    probes = {"registry": _registry, "coordinator": _coordinator, "node": _node}
+    probes = {
+        "registry": _registry,
+        "coordinator": _coordinator,
+        "inference": _inference,
+        "node": _node,
+    }
     if service not in probes:
-        raise UsageError("service", found=service[:40], expected="registry, coordinator or node")
+        raise UsageError("service", found=service[:40], expected="registry, coordinator, inference or node")
     said = run_async(probes[service](home_folder(home)))
     emit("health", {"service": service, "says": said}, as_json=json, text=printable(f"{service}: {said}"))
 
@@ -56,20 +67,41 @@ async def _registry(root: Path) -> str:
 
 
 async def _coordinator(root: Path) -> str:
+    from swarm.rpc.clients import CoordinatorClient
+
+    async with _to_coordinator(root) as connection:
+        status = await CoordinatorClient(connection).status(PROBE_SECONDS)
+    alive = sum(node.alive for node in status.nodes)
+    return f"gate {status.gate_version}, {alive} of {len(status.nodes)} nodes connected"
+
+
+async def _inference(root: Path) -> str:
+    from swarm.domain.errors import NotReadyError
+    from swarm.rpc.open_inference.client import server_ready
+
+    async with _to_coordinator(root) as connection:
+        if not await server_ready(connection, PROBE_SECONDS):
+            raise NotReadyError(
+                "swarm",
+                found="no gate with leaves yet",
+                expected="a contribution of at least one node",
+                remedy="on a node: swarm train DATA",
+            )
+    return "ready"
+
+
+def _to_coordinator(root: Path) -> "Connection":
+    """Return a connection to the coordinator of this home, by its own identity."""
     from coordinator.config import CoordinatorFolder
     from swarm.cli.settings import load_settings
     from swarm.config import SwarmHome
     from swarm.domain.ids import NodeId
     from swarm.rpc.channel import open_channel
-    from swarm.rpc.clients import CoordinatorClient
     from swarm.trust.identity import Identity
 
     identity = Identity.load(CoordinatorFolder(SwarmHome(root).coordinator).identity)
     address = f"127.0.0.1:{load_settings(root).coordinator_port}"
-    async with open_channel(identity, address, "coordinator", NodeId("coordinator")) as connection:
-        status = await CoordinatorClient(connection).status(PROBE_SECONDS)
-    alive = sum(node.alive for node in status.nodes)
-    return f"gate {status.gate_version}, {alive} of {len(status.nodes)} nodes connected"
+    return open_channel(identity, address, "coordinator", NodeId("coordinator"))
 
 
 async def _node(root: Path) -> str:

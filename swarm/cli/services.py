@@ -149,6 +149,13 @@ def coordinator(
     listen: Listen = None,
     join_port: Annotated[int | None, typer.Option(help="Where members join, HTTPS (7070).")] = None,
     port: Annotated[int | None, typer.Option(help="The coordinator's port, gRPC (7071).")] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Inference over HTTP (7080), on loopback unless SWARM_HTTP_LISTEN says."),
+    ] = None,
+    loopback_port: Annotated[
+        int | None, typer.Option(help="Inference over gRPC without TLS, on loopback only (off).")
+    ] = None,
     redis_url: RedisUrl = None,
     advertise: Annotated[str | None, typer.Option(help="The host that others reach this one by.")] = None,
     growth: Annotated[
@@ -170,6 +177,8 @@ def coordinator(
         listen=listen,
         join_port=join_port,
         coordinator_port=port,
+        http_port=http_port,
+        loopback_port=loopback_port,
         redis_url=redis_url,
         advertise=advertise,
         growth=growth,
@@ -187,6 +196,9 @@ def coordinator(
                 listen=settings.listen,
                 join_port=settings.join_port,
                 port=settings.coordinator_port,
+                http_listen=settings.http_listen,
+                http_port=settings.http_port,
+                loopback_port=settings.loopback_port,
                 advertise=settings.advertise,
                 import_paths=settings.import_paths,
                 gate_top_k=settings.gate_top_k,

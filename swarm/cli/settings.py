@@ -18,9 +18,11 @@ from pydantic_settings import (
 )
 
 from swarm.config import (
+    COORDINATOR_HTTP_PORT,
     COORDINATOR_JOIN_PORT,
     COORDINATOR_PORT,
     GATE_VERSIONS_KEPT,
+    LOOPBACK,
     REGISTRY_PORT,
     SwarmHome,
 )
@@ -58,6 +60,12 @@ class Settings(BaseSettings):
     join_port: int = Field(default=COORDINATOR_JOIN_PORT, ge=0, le=65535)
     coordinator_port: int = Field(default=COORDINATOR_PORT, ge=0, le=65535)
     registry_port: int = Field(default=REGISTRY_PORT, ge=0, le=65535)
+    http_listen: str = LOOPBACK
+    """Where inference over HTTP listens: on another address than loopback over TLS and with bearer tokens.
+    Empty: nowhere."""
+    http_port: int = Field(default=COORDINATOR_HTTP_PORT, ge=0, le=65535)
+    loopback_port: int | None = Field(default=None, ge=0, le=65535)
+    """Inference over gRPC without TLS, for this machine only; not unless a port is named."""
     redis_url: str = ""
     """`unix:///path/redis.sock` or `redis://host:6379/0`; empty: that of `swarm redis` in this home."""
     registry_blobs: str = ""

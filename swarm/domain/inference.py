@@ -99,6 +99,8 @@ class Answer:
     `sources[b]` (empty unless explained) lists the experts in falling weight; of `prototypes`, `gate` and
     uniform answers the weights sum to 1. The root answers whole rows: alone in `root`, in rows that fell back
     to it and for a profile; in `poe` and `corrected` it comes first with weight 1, then the experts asked.
+    `gate_entropy[b]` (as the sources) is that of the gate's leaf weights in nats; it travels by the Open
+    Inference Protocol only.
     """
 
     class_names: tuple[str, ...]
@@ -109,6 +111,7 @@ class Answer:
     missing_experts: tuple[ExpertId, ...] = ()
     flops_per_query: float = 0.0
     combination: str = ""
+    gate_entropy: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -101,13 +101,14 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenView:
-    """A join token without its secret."""
+    """A token without its secret: a join token, or that of the HTTP caller `bearer`, who uses it at will."""
 
     id: str
     role: Role
     uses_left: int
     expires_at: float
     created_at: float
+    bearer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,12 @@ from typing import Final, Protocol
 from swarm.domain.errors import NotAuthorisedError, SwarmError, UnauthenticatedError
 from swarm.domain.ids import NodeId, SwarmId
 from swarm.domain.membership import Caller
-from swarm.rpc.methods import ROLES
+from swarm.rpc.methods import ROLES, Roles
+from swarm.rpc.open_inference.methods import OPEN_INFERENCE_ROLES
 from swarm.trust.certificates import certificate_not_after, peer_caller
 
+SERVED: Final[Mapping[str, Roles]] = {**ROLES, **OPEN_INFERENCE_ROLES}
+"""Who may call what over TCP. A path that is not here is refused to everyone."""
 _CALLER: Final[ContextVar[Caller]] = ContextVar("swarm_rpc_caller")
 
 
@@ -58,14 +61,7 @@ class CertificateGatekeeper:
             )
         standing = _standing(pem, self._swarm)
         self.check(standing)
-        roles = ROLES.get(path, frozenset())
-        if standing.caller.role not in roles:
-            raise NotAuthorisedError(
-                f"{standing.caller.role} {standing.caller.id}",
-                found=f"a call of {path.lstrip('/')}",
-                expected=f"one of the roles {', '.join(sorted(roles))}" if roles else "nobody over TCP",
-                remedy="name the founder's folder: --home DIR" if "operator" in roles else "",
-            )
+        check_role(standing.caller, path)
         return standing
 
     def check(self, standing: Standing) -> None:
@@ -86,6 +82,20 @@ class CertificateGatekeeper:
             )
 
 
+class LoopbackGatekeeper:
+    """For a listener on the loopback without TLS: everybody on this machine counts as one client."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._standing = Standing(caller, float("inf"))
+
+    def admit(self, path: str, context: CallContext) -> Standing:
+        check_role(self._standing.caller, path)
+        return self._standing
+
+    def check(self, standing: Standing) -> None:
+        """The loopback's standing does not end."""
+
+
 class SameMachineGatekeeper:
     """For unix sockets in a folder of mode 0700: whoever can open the socket is the owner of the process."""
 
@@ -97,6 +107,18 @@ class SameMachineGatekeeper:
 
     def check(self, standing: Standing) -> None:
         """A socket's owner does not lose its standing."""
+
+
+def check_role(caller: Caller, path: str) -> None:
+    """Raise NotAuthorisedError unless callers of this role may call path."""
+    roles = SERVED.get(path, frozenset())
+    if caller.role not in roles:
+        raise NotAuthorisedError(
+            f"{caller.role} {caller.id}",
+            found=f"a call of {path.lstrip('/')}",
+            expected=f"one of the roles {', '.join(sorted(roles))}" if roles else "nobody over TCP",
+            remedy="name the founder's folder: --home DIR" if "operator" in roles else "",
+        )
 
 
 def claimed_caller(context: CallContext) -> str:

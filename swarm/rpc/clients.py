@@ -136,6 +136,17 @@ class CoordinatorClient(GrowthCalls):
         with reply_checked(self.connection.peer):
             return reply.join_line, convert.token_from_pb(reply.token)
 
+    async def create_bearer(
+        self, holder: NodeId, lifetime_s: float, key: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> tuple[str, TokenView]:
+        """Return a bearer token for a caller over HTTP, and what is known of it (operator)."""
+        request = membership_pb2.CreateBearerRequest(
+            holder=holder, lifetime_s=lifetime_s, idempotency_key=key or _new_key()
+        )
+        reply = await self.connection.unary(m.CREATE_BEARER, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return reply.token, convert.token_from_pb(reply.view)
+
     async def tokens(self, timeout_s: float = UNARY_TIMEOUT_S) -> list[TokenView]:
         """Return all tokens that are not used up (operator)."""
         reply = await self.connection.unary(m.LIST_TOKENS, membership_pb2.ListTokensRequest(), timeout_s)

@@ -23,11 +23,14 @@ def generate(protos: Path) -> dict[str, str]:
     sources = sorted(protos.glob("swarm/v1/*.proto"))
     if not sources:
         raise SystemExit(f"{protos}: found no swarm/v1/*.proto; run from a source checkout")
+    public = sorted(protos.glob("inference/*.proto"))
     with tempfile.TemporaryDirectory() as folder:
         arguments = [f"-I{protos}", f"--python_out={folder}", f"--pyi_out={folder}"]
-        if protoc.main(["protoc", *arguments, *map(str, sources)]) != 0:
+        if protoc.main(["protoc", *arguments, *map(str, sources + public)]) != 0:
             raise SystemExit("protoc failed; its message is above")
         made = {path.name: rewrite(path.read_text()) for path in Path(folder).rglob("*_pb2.py*")}
+    for name in (f"{source.stem}_pb2.py" for source in public):
+        made[name] = in_own_pool(made[name])
     return {"__init__.py": INIT, **made}
 
 
@@ -35,6 +38,11 @@ def rewrite(text: str) -> str:
     """Return text with its imports of swarm.v1 led to swarm.rpc.pb, and without bare generics."""
     text = text.replace("_Mapping]", "_Mapping[str, object]]")
     return re.sub(r"^from swarm\.v1 import ", "from swarm.rpc.pb import ", text, flags=re.MULTILINE)
+
+
+def in_own_pool(text: str) -> str:
+    """Return text with its descriptors in a pool of their own."""
+    return text.replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")
 
 
 def stale(made: dict[str, str], package: Path) -> list[str]:

@@ -41,7 +41,7 @@ SAME_MACHINE: Final[Roles] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Method(Generic[Request, Reply]):
-    """One remote procedure, `/swarm.v1.<service>/<name>`."""
+    """One remote procedure, `/<package>.<service>/<name>`."""
 
     service: str
     name: str
@@ -50,6 +50,7 @@ class Method(Generic[Request, Reply]):
     roles: Roles
     streams_in: bool = False
     streams_out: bool = False
+    package: str = "swarm.v1"
 
     def read_request(self, data: bytes) -> Request:
         """Return the request in data; InvalidInputError where it is none or holds too many fields."""
@@ -65,7 +66,7 @@ class Method(Generic[Request, Reply]):
 
     @property
     def full_service(self) -> str:
-        return f"swarm.v1.{self.service}"
+        return f"{self.package}.{self.service}"
 
 
 def _parsed(kind: type[Parsed], data: bytes, path: str) -> Parsed:
@@ -104,6 +105,13 @@ REVOKE_NODE = Method(
 )
 CREATE_TOKEN = Method(
     "Membership", "CreateToken", membership_pb2.CreateTokenRequest, membership_pb2.CreateTokenReply, OPERATOR
+)
+CREATE_BEARER = Method(
+    "Membership",
+    "CreateBearer",
+    membership_pb2.CreateBearerRequest,
+    membership_pb2.CreateBearerReply,
+    OPERATOR,
 )
 LIST_TOKENS = Method(
     "Membership", "ListTokens", membership_pb2.ListTokensRequest, membership_pb2.ListTokensReply, OPERATOR
@@ -270,4 +278,4 @@ _INFRASTRUCTURE = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": EVERYONE,
 }
 ROLES: Final[Mapping[str, Roles]] = {method.path: method.roles for method in METHODS} | _INFRASTRUCTURE
-"""Who may call what. A path that is not here is refused to everyone."""
+"""Who may call what of `swarm.v1`, health and reflection."""

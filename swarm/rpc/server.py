@@ -14,14 +14,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from swarm.audit import RefusalLog
+from swarm.config import LOOPBACK
 from swarm.domain.errors import UsageError
 from swarm.domain.ids import NodeId
 from swarm.domain.membership import Caller
 from swarm.rpc.allowances import MOST_CALLS_OF_ALL, Allowances, Limits
-from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, SameMachineGatekeeper
+from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, LoopbackGatekeeper, SameMachineGatekeeper
 from swarm.rpc.credentials import IdentitySource, server_credentials
 from swarm.rpc.interceptors import RECHECK_S, Behaviour, CallGuard
 from swarm.rpc.methods import Method
+from swarm.rpc.open_inference.descriptors import ServedDescriptors
 from swarm.rpc.options import SERVER_OPTIONS
 
 
@@ -63,7 +65,8 @@ class RpcServer:
         self._server.add_generic_rpc_handlers([service.handler() for service in offered])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._server)
+        served: Any = ServedDescriptors()
+        reflection.enable_server_reflection(names, self._server, pool=served)
 
     def add_port(self, address: str) -> int:
         """Listen on `host:port` (port 0: any free one) with mutual TLS; return the port.
@@ -80,6 +83,21 @@ class RpcServer:
                 found="a port in use, or an address that is not this machine's",
                 expected="a free port",
                 remedy="stop what listens there, or choose another port",
+            ) from error
+
+    def add_loopback_port(self, port: int) -> int:
+        """Listen on this machine's loopback without TLS (port 0: any free one); return the port.
+
+        For a server whose gatekeeper asks for no certificate. Raises UsageError where the port is taken.
+        """
+        try:
+            return self._server.add_insecure_port(f"{LOOPBACK}:{port}")
+        except RuntimeError as error:
+            raise UsageError(
+                f"loopback listener {LOOPBACK}:{port}",
+                found="a port in use",
+                expected="a free port",
+                remedy="stop what listens there, or choose another port: --loopback-port",
             ) from error
 
     def add_socket(self, path: Path) -> None:
@@ -133,6 +151,12 @@ def create_server(
     source = IdentitySource(identity_folder)
     gatekeeper = CertificateGatekeeper(source.current().swarm, is_revoked, now)
     return RpcServer(services, gatekeeper, source, recheck_s, Allowances(limits))
+
+
+def create_loopback_server(services: Iterable[Service], limits: Limits | None = None) -> RpcServer:
+    """Return a server for this machine's loopback: whoever is on this machine may call what clients may."""
+    caller = Caller(role="client", id=NodeId("loopback"))
+    return RpcServer(services, LoopbackGatekeeper(caller), None, allowances=Allowances(limits))
 
 
 def create_local_server(caller: Caller, services: Iterable[Service]) -> RpcServer:

@@ -35,8 +35,8 @@ class Lab:
         self.services: list[tuple[subprocess.Popen[str], Path]] = []
         self.ports = dict(
             zip(
-                ("SWARM_JOIN_PORT", "SWARM_COORDINATOR_PORT", "SWARM_REGISTRY_PORT"),
-                map(str, free_ports(3)),
+                ("SWARM_JOIN_PORT", "SWARM_COORDINATOR_PORT", "SWARM_REGISTRY_PORT", "SWARM_HTTP_PORT"),
+                map(str, free_ports(4)),
                 strict=True,
             )
         )

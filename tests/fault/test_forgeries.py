@@ -23,6 +23,7 @@ from swarm.domain.members import Tombstone
 from swarm.modules.deltas import delta_pieces
 from swarm.modules.packing import pack_module
 from swarm.rpc.methods import METHODS
+from swarm.rpc.open_inference.methods import OPEN_INFERENCE_METHODS, SERVICE
 from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, SIZE_KEY
 from swarm.rpc.pb import gate_pb2, registry_pb2
 from swarm.trust.ca import CertificateAuthority
@@ -32,7 +33,8 @@ from tests.support.coordinator import BackEnd, SmallNode, back_end, refusal
 from tests.support.rpc import Membership, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-AT_COORDINATOR = ("Membership", "NodeStream", "Gate", "Growth", "Inference", "Federation")
+AT_COORDINATOR = ("Membership", "NodeStream", "Gate", "Growth", "Inference", "Federation", SERVICE)
+SERVED = (*METHODS, *OPEN_INFERENCE_METHODS)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Garden:
 
     async def call(self, who: Identity, service: str, method: str, *parts: bytes, metadata: Any = ()) -> str:
         """Return the name of the status with which a server answers."""
-        called = next(each for each in METHODS if (each.service, each.name) == (service, method))
+        called = next(each for each in SERVED if (each.service, each.name) == (service, method))
         role = "registry" if service == "Registry" else "coordinator"
         port = self.swarm.registry_port if role == "registry" else self.swarm.endpoints.port
         async with _channel(who, port, f"{role}.plants") as channel:
@@ -338,7 +340,7 @@ async def test_every_forgery_of_a_member_is_refused_and_logged_by_name(
 async def test_a_role_that_may_not_call_is_refused_at_every_method_and_logged(garden: Garden) -> None:
     callers = (garden.eve.identity, garden.operator, garden.asker)
     tried = 0
-    for method in METHODS:
+    for method in SERVED:
         if method.service not in (*AT_COORDINATOR, "Registry"):
             continue
         for who in callers:
@@ -356,7 +358,7 @@ async def test_a_role_that_may_not_call_is_refused_at_every_method_and_logged(ga
 
 async def test_a_revoked_member_is_refused_at_every_method_and_logged(garden: Garden) -> None:
     tried = 0
-    for method in METHODS:
+    for method in SERVED:
         if method.service not in (*AT_COORDINATOR, "Registry"):
             continue
         with capture_logs() as events:

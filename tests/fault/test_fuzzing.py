@@ -18,6 +18,7 @@ from swarm.registry.committing import MAX_ANNOUNCED
 from swarm.rpc import methods as m
 from swarm.rpc.message_fields import MOST_FIELDS
 from swarm.rpc.methods import METHODS, AnyMethod
+from swarm.rpc.open_inference.methods import OPEN_INFERENCE_METHODS
 from swarm.rpc.options import DIGEST_KEY, SIZE_KEY
 from swarm.rpc.pb import registry_pb2
 
@@ -33,7 +34,7 @@ async def attacked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wo
 
 async def test_mutated_messages_of_every_method_get_only_client_errors(attacked: World) -> None:
     found, requests = Found(), await Requests.of(attacked)
-    assert set(requests.methods) == set(METHODS)
+    assert set(requests.methods) == {*METHODS, *OPEN_INFERENCE_METHODS}
     with noted_failures() as failures:
         attack = Attack(attacked, requests, seed=7, share_over_tls=0.2)
         for method in requests.methods:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Act = Callable[[], Awaitable[Any]]
 
 TRIED = {
-    m.RENEW_CERTIFICATE, m.LEAVE, m.REVOKE_NODE, m.CREATE_TOKEN, m.REVOKE_TOKEN, m.CONTRIBUTE, m.ROLLBACK,
-    m.FIT, m.PUBLISH, m.COMMIT, m.ANNOUNCE, m.WITHDRAW,
+    m.RENEW_CERTIFICATE, m.LEAVE, m.REVOKE_NODE, m.CREATE_TOKEN, m.CREATE_BEARER, m.REVOKE_TOKEN,
+    m.CONTRIBUTE, m.ROLLBACK, m.FIT, m.PUBLISH, m.COMMIT, m.ANNOUNCE, m.WITHDRAW,
 }  # fmt: skip
 """The acts that are tried below."""
 
@@ -182,6 +182,8 @@ async def test_tokens_and_certificates_asked_for_again_are_the_same(swarm: BackE
     operator = await swarm.operator()
     _, view = await once(swarm, lambda: operator.create_token("node", 2, 3600.0, key="token"))
     await once(swarm, lambda: operator.revoke_token(view.id, key="revoke"))
+    _, held = await once(swarm, lambda: operator.create_bearer(NodeId("app"), 3600.0, key="bearer"))
+    await once(swarm, lambda: operator.revoke_token(held.id, key="revoke the bearer's"))
     identity = await swarm.join("renewer")
     node = await swarm.connect(SmallNode(swarm, identity, ("a",)))
     csr = identity.renewal_csr()

@@ -112,12 +112,13 @@ class Founded:
 
     def __init__(self, sh: Shell) -> None:
         self.sh, self.home = sh, sh.scratch.with_name("founder")
-        join, port, registry = free_ports(3)
+        join, port, registry, http = free_ports(4)
         self.environment = {
             "SWARM_HOME": str(self.home),
             "SWARM_JOIN_PORT": str(join),
             "SWARM_COORDINATOR_PORT": str(port),
             "SWARM_REGISTRY_PORT": str(registry),
+            "SWARM_HTTP_PORT": str(http),
         }
         self.line = sh.json("init", "garden", "--data", "digits", **self.environment)["join_line"]
 

@@ -18,7 +18,7 @@ from coordinator.app import CoordinatorConfig, serve
 from swarm.config import SwarmHome
 home, redis_url, registry, join_port, port = sys.argv[1:]
 config = CoordinatorConfig(home=SwarmHome(Path(home)), redis_url=redis_url, registry=registry,
-                           join_port=int(join_port), port=int(port))
+                           join_port=int(join_port), port=int(port), http_port=0)
 def ready(endpoints):
     print("ready", endpoints.port, endpoints.join_port, flush=True)
 asyncio.run(serve(config, ready))

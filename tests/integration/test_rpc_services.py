@@ -223,6 +223,7 @@ def test_all_that_changes_the_swarm_takes_a_key() -> None:
         "Membership.Leave",
         "Membership.RevokeNode",
         "Membership.CreateToken",
+        "Membership.CreateBearer",
         "Membership.RevokeToken",
         "Gate.Rollback",
         "Gate.Fit",
@@ -284,6 +285,8 @@ async def test_events_are_followed_as_they_happen(tmp_path: Path) -> None:
             assert (await anext(events)).fields == (("version", "3"),)
         line, token = await client.create_token(uses=2)
         assert line.endswith("@host:7070") and token.uses_left == 2
+        bearer, held = await client.create_bearer(NodeId("app"), 60.0)
+        assert bearer.startswith("swb1.") and (held.bearer, held.expires_at) == ("app", 60.0)
 
 
 async def test_the_command_trains_through_its_agent_and_giving_up_cancels(folder: Path) -> None:

@@ -572,7 +572,7 @@ async def start_coordinator(
         join_port=at.join_port if at else 0,
         port=at.port if at else 0,
         registry=f"127.0.0.1:{registry_port}",
-        **options,
+        **{"http_port": 0, **options},
     )
     serving = asyncio.create_task(serve(config, ready.set_result))
     await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -193,6 +193,13 @@ class Membership:
         view = TokenView(id="t1", role=role, uses_left=uses, expires_at=9.0, created_at=1.0)
         return "swm1.t1.pin.secret@host:7070", view
 
+    async def create_bearer(self, holder: NodeId, lifetime_s: float, key: str) -> tuple[str, TokenView]:
+        self.acts.append(("create_bearer", holder, lifetime_s, key))
+        view = TokenView(
+            id="b1", role="client", uses_left=0, expires_at=lifetime_s, created_at=0.0, bearer=holder
+        )
+        return "swb1.b1.secret", view
+
     async def tokens(self) -> list[TokenView]:
         return []
 

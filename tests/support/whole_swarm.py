@@ -32,10 +32,10 @@ class WholeSwarm:
         self, folder: Path, class_names: Sequence[str] = tuple("0123"), *, max_leaves: int = 8
     ) -> None:
         self.folder, self.home = folder, SwarmHome(folder / "founder")
-        join, port, registry = free_ports(3)
+        join, port, registry, http = free_ports(4)
         self._ports = {
             "registry": {"--port": registry},
-            "coordinator": {"--join-port": join, "--port": port},
+            "coordinator": {"--join-port": join, "--port": port, "--http-port": http},
         }
         self.line = found_swarm(
             self.home,

@@ -154,7 +154,7 @@ async def play(
     if not dealt.nodes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in dealt.left_out.items())
         raise UsageError("partition", found=f"no node with enough samples ({reasons})")
-    join_port, port, registry_port = free_ports(3)
+    join_port, port, registry_port, http_port = free_ports(4)
     plan = Plan(
         deal=dealt,
         net=settings.net,
@@ -173,6 +173,7 @@ async def play(
         "SWARM_JOIN_PORT": str(join_port),
         "SWARM_COORDINATOR_PORT": str(port),
         "SWARM_REGISTRY_PORT": str(registry_port),
+        "SWARM_HTTP_PORT": str(http_port),
         "SWARM_THREADS": "1",
     }
     async with Supervisor(root, keep=keep, environment=environment, tell=tell) as supervisor:

@@ -130,6 +130,7 @@ def token_to_pb(token: TokenView) -> membership_pb2.TokenView:
         uses_left=token.uses_left,
         expires_at=token.expires_at,
         created_at=token.created_at,
+        bearer=token.bearer,
     )
 
 
@@ -140,6 +141,7 @@ def token_from_pb(message: membership_pb2.TokenView) -> TokenView:
         uses_left=message.uses_left,
         expires_at=message.expires_at,
         created_at=message.created_at,
+        bearer=message.bearer,
     )
 
 

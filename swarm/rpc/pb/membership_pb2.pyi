@@ -148,19 +148,39 @@ class CreateTokenReply(_message.Message):
     token: TokenView
     def __init__(self, join_line: _Optional[str] = ..., token: _Optional[_Union[TokenView, _Mapping[str, object]]] = ...) -> None: ...
 
+class CreateBearerRequest(_message.Message):
+    __slots__ = ("holder", "lifetime_s", "idempotency_key")
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_S_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    holder: str
+    lifetime_s: float
+    idempotency_key: str
+    def __init__(self, holder: _Optional[str] = ..., lifetime_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class CreateBearerReply(_message.Message):
+    __slots__ = ("token", "view")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    VIEW_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    view: TokenView
+    def __init__(self, token: _Optional[str] = ..., view: _Optional[_Union[TokenView, _Mapping[str, object]]] = ...) -> None: ...
+
 class TokenView(_message.Message):
-    __slots__ = ("id", "role", "uses_left", "expires_at", "created_at")
+    __slots__ = ("id", "role", "uses_left", "expires_at", "created_at", "bearer")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     USES_LEFT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    BEARER_FIELD_NUMBER: _ClassVar[int]
     id: str
     role: str
     uses_left: int
     expires_at: float
     created_at: float
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., uses_left: _Optional[int] = ..., expires_at: _Optional[float] = ..., created_at: _Optional[float] = ...) -> None: ...
+    bearer: str
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., uses_left: _Optional[int] = ..., expires_at: _Optional[float] = ..., created_at: _Optional[float] = ..., bearer: _Optional[str] = ...) -> None: ...
 
 class ListTokensRequest(_message.Message):
     __slots__ = ()

@@ -70,6 +70,14 @@ class _Membership:
         line, token = await self._port.create_token(role(request.role), request.uses, lifetime_s, key)
         return membership_pb2.CreateTokenReply(join_line=line, token=convert.token_to_pb(token))
 
+    async def create_bearer(
+        self, request: membership_pb2.CreateBearerRequest, context: Context
+    ) -> membership_pb2.CreateBearerReply:
+        key = convert.idempotency_key(request.idempotency_key)
+        lifetime_s = finite(request.lifetime_s, "lifetime_s")
+        token, view = await self._port.create_bearer(node_id(request.holder), lifetime_s, key)
+        return membership_pb2.CreateBearerReply(token=token, view=convert.token_to_pb(view))
+
     async def tokens(
         self, _: membership_pb2.ListTokensRequest, context: Context
     ) -> membership_pb2.ListTokensReply:
@@ -142,14 +150,14 @@ class _Inference:
         self, request: inference_pb2.PredictRequest, context: Context
     ) -> inference_pb2.PredictReply:
         query = convert.query_from_pb(request)
-        return convert.answer_to_pb(await self._port.predict(query, _time_left(context)))
+        return convert.answer_to_pb(await self._port.predict(query, time_left(context)))
 
     async def make_profile(
         self, request: inference_pb2.ProfileRequest, context: Context
     ) -> inference_pb2.ProfileReply:
         convert.idempotency_key(request.idempotency_key)
         examples = convert.examples_from_pb(request)
-        profile = await self._port.make_profile(current_caller(), examples, _time_left(context))
+        profile = await self._port.make_profile(current_caller(), examples, time_left(context))
         return convert.profile_to_pb(profile)
 
 
@@ -178,6 +186,7 @@ def membership_service(port: MembershipPort) -> Service:
         m.LEAVE: on.leave,
         m.REVOKE_NODE: on.revoke_node,
         m.CREATE_TOKEN: on.create_token,
+        m.CREATE_BEARER: on.create_bearer,
         m.LIST_TOKENS: on.tokens,
         m.REVOKE_TOKEN: on.revoke_token,
         m.EVENTS: on.events,
@@ -206,7 +215,7 @@ def inference_service(port: InferencePort) -> Service:
     return Service("swarm.v1.Inference", behaviours)
 
 
-def _time_left(context: Context) -> float:
+def time_left(context: Context) -> float:
+    """Return the seconds that a call may take: less than its caller waits, so that it hears our reason."""
     left: float | None = context.time_remaining()
-    # Less than the caller waits, so that our reason arrives before its own deadline.
     return UNARY_TIMEOUT_S if left is None else max(left, 0.0) * _SHARE_OF_TIME

@@ -1,0 +1,212 @@
+"""A protocol's request to a query, and its answer to the protocol's outputs. Pure."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.open_inference.models import LABEL, PROBABILITIES
+from swarm.domain.combination import NAMES
+from swarm.domain.errors import InvalidInputError
+from swarm.domain.ids import digest, node_id
+from swarm.domain.inference import Answer, Query
+from swarm.domain.open_inference import (
+    InferRequest,
+    InferResult,
+    OutputTensor,
+    Parameter,
+    Parameters,
+    RequestedOutput,
+)
+from swarm.rpc.options import MAX_MESSAGE_BYTES
+
+MICROSECOND = 1e-6
+_OURS = ("top_k", "combination", "owners", "uniform", "profile", "route", "class_names", "timeout")
+_OF_THE_PROTOCOL = ("priority", "binary_data_output", "sequence_id", "sequence_start", "sequence_end")
+"""Clients send these where they mean nothing here; each request is answered by itself."""
+_ALL = (RequestedOutput(name=PROBABILITIES), RequestedOutput(name=LABEL))
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Raise InvalidInputError for a parameter that nobody knows: a misspelt one would be ignored."""
+    known = {*_OURS, *_OF_THE_PROTOCOL}
+    unknown = sorted(name for name in parameters if name not in known and not name.startswith("triton_"))
+    if unknown:
+        raise InvalidInputError(
+            f"parameter {unknown[0][:40]!r}", found="no such parameter", expected=f"one of {', '.join(_OURS)}"
+        )
+
+
+def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: int) -> Query:
+    """Return the query of a request to the routed model; InvalidInputError names a wrong parameter."""
+    given = request.parameters
+    combination = _text(given, "combination")
+    if combination and combination not in NAMES:
+        raise InvalidInputError(
+            "parameter combination", found=repr(combination[:40]), expected=", ".join(NAMES)
+        )
+    owners = [name.strip() for name in _text(given, "owners").split(",") if name.strip()]
+    profile = _text(given, "profile")
+    return Query(
+        inputs=inputs,
+        top_k=_count(given, "top_k"),
+        explain=wants_route(given),
+        owners=tuple(node_id(owner) for owner in owners),
+        uniform=_flag(given, "uniform", False),
+        combination=combination,
+        profile=digest(profile) if profile else "",
+        gate_version=gate_version,
+    )
+
+
+def check_expert_parameters(parameters: Parameters) -> None:
+    """Raise InvalidInputError for what routes, in a request that names its expert."""
+    routing = sorted({"top_k", "combination", "owners", "uniform", "profile"} & parameters.keys())
+    if routing:
+        raise InvalidInputError(
+            f"parameter {routing[0]}",
+            found="a request of one expert",
+            expected="one of model swarm: only that is routed",
+        )
+
+
+def wants_route(parameters: Parameters) -> bool:
+    """Say whether the response shall name who answered: unless `route` is false."""
+    return _flag(parameters, "route", True)
+
+
+def time_limit_s(parameters: Parameters, left_s: float) -> float:
+    """Return what a request may take: its caller's time, or less by `timeout`, which is in microseconds."""
+    asked = _count(parameters, "timeout") * MICROSECOND
+    return min(asked, left_s) if asked else left_s
+
+
+def check_outputs(outputs: Sequence[RequestedOutput]) -> None:
+    """Raise InvalidInputError for an output that no model here has, or one asked for twice."""
+    names = [output.name for output in outputs]
+    wrong = next((name for name in names if name not in (PROBABILITIES, LABEL)), None)
+    if wrong is None and len(set(names)) < len(names):
+        wrong = next(name for name in names if names.count(name) > 1)
+    if wrong is not None:
+        twice = "twice" if wrong in (PROBABILITIES, LABEL) else "no such output"
+        raise InvalidInputError(
+            f"output {wrong[:40]!r}", found=twice, expected=f"{PROBABILITIES} or {LABEL}, each once"
+        )
+    labelled = next((each for each in outputs if each.name == LABEL and each.classification), None)
+    if labelled is not None:
+        raise InvalidInputError(
+            f"output {LABEL}", found="with classification", expected=f"classification of {PROBABILITIES}"
+        )
+
+
+def result_of(request: InferRequest, answer: Answer, version: str) -> InferResult:
+    """Return an answer as the request's outputs, with the facts of its route as parameters.
+
+    Raises InvalidInputError where both do not fit into one message.
+    """
+    facts = _facts(request.parameters, answer)
+    size_bytes = answer.probabilities.nbytes + sum(
+        len(text) for text in facts.values() if isinstance(text, str)
+    )
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise InvalidInputError(
+            "inputs",
+            found=f"{len(answer.probabilities)} rows, answered in {size_bytes >> 20} MiB with their route",
+            expected=f"at most {MAX_MESSAGE_BYTES >> 20} MiB",
+            remedy="send fewer rows, or leave the route out: parameter route false",
+        )
+    return InferResult(
+        model=request.model,
+        version=version,
+        id=request.id,
+        parameters=facts,
+        outputs=tuple(_output(wanted, answer) for wanted in request.outputs or _ALL),
+    )
+
+
+def _output(wanted: RequestedOutput, answer: Answer) -> OutputTensor:
+    rows = len(answer.probabilities)
+    if wanted.name == LABEL:
+        best = answer.probabilities.argmax(axis=1)
+        labels = tuple(answer.class_names[column].encode() for column in best)
+        return OutputTensor(name=LABEL, shape=(rows,), values=labels)
+    if wanted.classification:
+        return _classification(answer, wanted.classification)
+    return OutputTensor(
+        name=PROBABILITIES, shape=answer.probabilities.shape, values=answer.probabilities.astype(np.float32)
+    )
+
+
+def _classification(answer: Answer, count: int) -> OutputTensor:
+    """`value:index:name` of each row's best classes, the best first; ties: the lower index."""
+    most = min(count, len(answer.class_names))
+    order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :most]
+    texts = tuple(
+        f"{row[column]:f}:{column}:{answer.class_names[column]}".encode()
+        for row, columns in zip(answer.probabilities, order, strict=True)
+        for column in columns
+    )
+    return OutputTensor(name=PROBABILITIES, shape=order.shape, values=texts)
+
+
+def _facts(given: Parameters, answer: Answer) -> Parameters:
+    facts: dict[str, Parameter] = {
+        "swarm_gate_version": answer.gate_version,
+        "swarm_degraded": any(answer.degraded),
+        "swarm_combination": answer.combination,
+    }
+    if wants_route(given):
+        facts["swarm_route"] = json.dumps(_route(answer), separators=(",", ":"))
+        if answer.gate_entropy:
+            facts["swarm_gate_entropy"] = sum(answer.gate_entropy) / len(answer.gate_entropy)
+    if answer.missing_experts:
+        facts["swarm_missing_experts"] = ",".join(answer.missing_experts)
+    if _flag(given, "class_names", False) or "profile" in given:
+        facts["swarm_class_names"] = json.dumps(answer.class_names, ensure_ascii=False)
+    return facts
+
+
+def _route(answer: Answer) -> list[dict[str, object]]:
+    """For each row who answered, in falling weight, how undecided the gate was, and whether one lacked."""
+    entropies = answer.gate_entropy or (None,) * len(answer.degraded)
+    route: list[dict[str, object]] = []
+    for sources, degraded, entropy in zip(answer.sources, answer.degraded, entropies, strict=True):
+        row: dict[str, object] = {
+            "experts": [
+                {
+                    "expert": source.expert,
+                    "version": source.version,
+                    "owner": source.owner,
+                    "served_by": source.served_by,
+                    "weight": round(source.weight, 6),
+                    "manifest": source.manifest,
+                }
+                for source in sources
+            ]
+        }
+        if entropy is not None:
+            row["gate_entropy"] = round(entropy, 6)
+        route.append(row | ({"degraded": True} if degraded else {}))
+    return route
+
+
+def _text(given: Parameters, name: str) -> str:
+    value = given.get(name, "")
+    if not isinstance(value, str):
+        raise InvalidInputError(f"parameter {name}", found=repr(value)[:40], expected="a text")
+    return value
+
+
+def _flag(given: Parameters, name: str, default: bool) -> bool:
+    value = given.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"parameter {name}", found=repr(value)[:40], expected="true or false")
+    return value
+
+
+def _count(given: Parameters, name: str) -> int:
+    value = given.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInputError(f"parameter {name}", found=repr(value)[:40], expected="a number from 0")
+    return value

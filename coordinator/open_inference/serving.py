@@ -1,0 +1,214 @@
+"""The models behind the protocol: finds them by name and version, and asks the router or one expert."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ParamSpec, TypeVar
+
+from coordinator.heads import Heads
+from coordinator.inference import Inference
+from coordinator.open_inference.answering import (
+    check_expert_parameters,
+    check_outputs,
+    check_parameters,
+    query_of,
+    result_of,
+    time_limit_s,
+)
+from coordinator.open_inference.models import SWARM_MODEL, expert_model, swarm_model, version_number
+from coordinator.open_inference.single_expert import SingleExpert
+from coordinator.open_inference.statistics import Statistics, Stopwatch
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.known_head import KnownHead
+from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
+from swarm.domain.ids import ROOT_EXPERT, ExpertId, owner_of
+from swarm.domain.inference import Answer
+from swarm.domain.open_inference import (
+    InferRequest,
+    InferResult,
+    ModelDescription,
+    ModelStanding,
+    ModelStatistics,
+    OfferedTensor,
+)
+from swarm.domain.specification import Specification
+from swarm.rpc.open_inference.tensors import read_input
+
+_NAMED = 10
+_SMALL = 1 << 16
+"""More numbers than this are converted off the event loop."""
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+class OpenInference:
+    """Implements `OpenInferencePort`."""
+
+    def __init__(
+        self,
+        *,
+        router: Inference,
+        experts: SingleExpert,
+        heads: Heads,
+        active: Callable[[], ActiveGate | None],
+        specification: Callable[[], Specification],
+        statistics: Statistics,
+    ) -> None:
+        self._router, self._experts, self._heads = router, experts, heads
+        self._active, self._specification = active, specification
+        self._statistics = statistics
+
+    def is_ready(self) -> bool:
+        """Say whether there is a gate with leaves to answer by."""
+        active = self._active()
+        return active is not None and active.prototypes is not None
+
+    def standing(self, name: str, version: str) -> ModelStanding:
+        """Return whether a model can be asked; raises as `model` does."""
+        found = self.model(name, version)
+        if name == SWARM_MODEL:
+            reason = "" if self.is_ready() else "no gate with leaves yet"
+        else:
+            head = self._version_of(name, version)
+            is_held = head.manifest.expert == ROOT_EXPERT or self._experts.can_answer(head)
+            reason = "" if is_held else f"{head.manifest.owner} is away and nobody else holds it"
+        return ModelStanding(name=name, version=found.version, is_ready=not reason, reason=reason)
+
+    def model(self, name: str, version: str) -> ModelDescription:
+        """Return a model by name and version (empty: the newest).
+
+        Raises NotFoundError where there is none, also for what was withdrawn, InvalidInputError for a version
+        that is no number.
+        """
+        if name != SWARM_MODEL:
+            head = self._version_of(name, version)
+            return expert_model(self._specification(), head, self._versions(ExpertId(name)))
+        active, number = self._active(), version_number(version, name)
+        newest = 0 if active is None else active.version
+        if number > newest:
+            raise NotFoundError(
+                f"version {number} of model {name}",
+                found=f"gate {newest}" if newest else "no gate yet",
+                expected="a gate's version, or none for the newest",
+            )
+        return swarm_model(self._specification(), active.value if active else None, number or newest)
+
+    def index(self, *, only_ready: bool) -> list[ModelStanding]:
+        """Return every model's versions, the swarm first."""
+        found = [self.standing(SWARM_MODEL, "")]
+        for expert in sorted(self._heads.manifests()):
+            found += [self.standing(expert, str(head.manifest.version)) for head in self._versions(expert)]
+        return [model for model in found if model.is_ready or not only_ready]
+
+    def statistics(self, name: str, version: str) -> list[ModelStatistics]:
+        """Return a model's statistics, of one version or of all; without a name, of all models."""
+        if name and version:
+            return [self._statistics.of(name, self.model(name, version).version)]
+        names = [name] if name else [SWARM_MODEL, *sorted(self._heads.manifests())]
+        found = []
+        for each in names:
+            versions = dict.fromkeys([*self._statistics.versions(each), *self.model(each, "").versions])
+            found += [self._statistics.of(each, asked) for asked in versions]
+        return found
+
+    async def infer(self, request: InferRequest, timeout_s: float) -> InferResult:
+        """Answer a request.
+
+        Raises as `model` and `Inference.predict` do; they name the tensor,
+        the output or the parameter that is wrong.
+        """
+        model = self.model(request.model, request.version)
+        with self._statistics.request(model.name, model.version) as watch:
+            with watch.phase("compute_input"):
+                check_parameters(request.parameters)
+                check_outputs(request.outputs)
+                limit_s = time_limit_s(request.parameters, timeout_s)
+            answer = await self._answer(request, model, limit_s, watch)
+            watch.rows = len(answer.probabilities)
+            version = str(answer.gate_version) if model.name == SWARM_MODEL else model.version
+            with watch.phase("compute_output"):
+                return await _off_loop(
+                    answer.probabilities.size > _SMALL, result_of, request, answer, version
+                )
+
+    async def _answer(
+        self, request: InferRequest, model: ModelDescription, limit_s: float, watch: Stopwatch
+    ) -> Answer:
+        with watch.phase("compute_input"):
+            is_long = any(_is_long(tensor) for tensor in request.inputs)
+            inputs = await _off_loop(is_long, read_input, request.inputs, model.input)
+        with watch.phase("compute_infer"):
+            if model.name == SWARM_MODEL:
+                asked = version_number(request.version, request.model)
+                return await self._router.predict(query_of(request, inputs, asked), limit_s)
+            check_expert_parameters(request.parameters)
+            active = self._active()
+            if active is None:
+                raise NotReadyError(
+                    "gate",
+                    found="none yet",
+                    expected="a contribution of at least one node",
+                    remedy="on a node: swarm train DATA",
+                )
+            head = self._version_of(request.model, request.version)
+            if head.manifest.expert == ROOT_EXPERT:
+                gate = head.manifest.gate_version_seen
+                query = query_of(request, inputs, 0 if gate == active.version else gate)
+                return await self._router.predict(replace(query, combination="root"), limit_s)
+            return await self._experts.predict(head, active.value, inputs, limit_s)
+
+    def _version_of(self, name: str, version: str) -> KnownHead:
+        versions, number = self._versions(ExpertId(name)), version_number(version, name)
+        if not versions:
+            raise self._unknown(name)
+        found = next((head for head in versions if number in (0, head.manifest.version)), None)
+        if found is None:
+            there = ", ".join(str(head.manifest.version) for head in versions)
+            raise NotFoundError(
+                f"version {number} of model {name}",
+                found=f"version {there}",
+                expected="one that is served: an expert's newest, and one that the gate pins",
+                remedy="leave the version out for the newest",
+            )
+        return found
+
+    def _versions(self, expert: ExpertId) -> list[KnownHead]:
+        """Return what of an expert can be asked: what answers in the gate first, then its newest."""
+        active, newest = self._active(), self._heads.get(expert)
+        leaves = active.value.leaves if active is not None else ()
+        answering = [self._heads.answering(leaf) for leaf in leaves if leaf.expert == expert]
+        found = {head.digest: head for head in (*answering, newest) if head is not None}
+        return list(found.values())
+
+    def _unknown(self, name: str) -> NotFoundError:
+        gone = self._withdrawn(name)
+        known = [SWARM_MODEL, *sorted(self._heads.manifests())]
+        more = len(known) - _NAMED
+        return NotFoundError(
+            f"model {name[:80]!r}",
+            found=gone or "no such model",
+            expected=f"one of {', '.join(known[:_NAMED])}{f' and {more} more' if more > 0 else ''}",
+            remedy="ask model swarm: it is answered by those that are left" if gone else "",
+        )
+
+    def _withdrawn(self, name: str) -> str:
+        try:
+            owner = owner_of(ExpertId(name))
+        except InvalidInputError:
+            return ""
+        if self._heads.has_left(owner):
+            return f"an expert of {owner}, who left or was revoked"
+        return "an expert that was withdrawn" if self._heads.is_withdrawn(ExpertId(name)) else ""
+
+
+def _is_long(tensor: OfferedTensor) -> bool:
+    """Say whether a tensor's numbers take a while to read; raw bytes take none."""
+    return not isinstance(tensor.content, bytes | memoryview) and math.prod(tensor.shape) > _SMALL
+
+
+async def _off_loop(
+    is_long: bool, make: Callable[Given, Made], *given: Given.args, **named: Given.kwargs
+) -> Made:
+    return await asyncio.to_thread(make, *given, **named) if is_long else make(*given, **named)

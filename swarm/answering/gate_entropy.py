@@ -1,0 +1,33 @@
+"""How undecided the gate is about a row: the entropy of the weights that it gives to the leaves. Pure."""
+
+import numpy as np
+
+from swarm.answering.active_gate import ActiveGate
+from swarm.answering.combining import Reading, Way
+from swarm.domain.combination import Combination
+from swarm.domain.gates import GateStatement
+from swarm.gating.combinations import expert_weights
+
+_WEIGHS = ("gate", "poe", "corrected")
+
+
+def gate_entropy(way: Way, active: ActiveGate, reading: Reading) -> tuple[float, ...]:
+    """Return the entropy of each row's leaf weights in nats: 0 for one leaf alone, log L for L alike.
+
+    Where the way asks no expert, the weights are those that its scores give by the gate's own temperature.
+    """
+    weights = reading.weights
+    if not way.asks_experts:
+        weights = expert_weights(_weighing(active.value), active.analytic, None, reading.scores, None)
+    shares = np.asarray(weights, dtype=np.float64)
+    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return tuple(float(value) + 0.0 for value in np.maximum(-(shares * logs).sum(axis=1), 0.0))
+
+
+def _weighing(gate: GateStatement) -> Combination:
+    """Return a combination of the gate that weighs leaves, made of its root where it has none."""
+    found = next((each for each in gate.combinations if each.name in _WEIGHS), None)
+    if found is not None:
+        return found
+    return Combination(name="gate", temperature=gate.combination("root").class_temperature)

@@ -1,0 +1,102 @@
+"""The Open Inference Protocol over gRPC: converts, asks the port, converts back."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from swarm import __version__
+from swarm.domain.errors import SwarmError
+from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
+from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.methods import Method
+from swarm.rpc.open_inference import messages
+from swarm.rpc.open_inference import methods as m
+from swarm.rpc.pb import open_inference_pb2 as pb
+from swarm.rpc.ports import OpenInferencePort
+from swarm.rpc.server import Service
+from swarm.rpc.servicers.coordinator import time_left
+
+SERVER_NAME = "swarm"
+_FINAL = "triton_enable_empty_final_response"
+"""Streaming clients ask with it to be told that a request has its last response: each has exactly one."""
+
+
+class _OpenInference:
+    def __init__(self, port: OpenInferencePort) -> None:
+        self._port = port
+
+    async def server_live(self, _: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, _: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._port.is_ready())
+
+    async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=self._port.standing(request.name, request.version).is_ready)
+
+    async def server_metadata(
+        self, _: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(
+            name=SERVER_NAME, version=__version__, extensions=PROTOCOL_EXTENSIONS
+        )
+
+    async def model_metadata(
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        return messages.metadata_to_pb(self._port.model(request.name, request.version))
+
+    async def model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        return messages.config_to_pb(self._port.model(request.name, request.version))
+
+    async def model_statistics(
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        return messages.statistics_to_pb(self._port.statistics(request.name, request.version))
+
+    async def repository_index(
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        return messages.index_to_pb(self._port.index(only_ready=request.ready))
+
+    async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        return await self._infer(request, context)
+
+    async def model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answer each request in its turn; a wrong one is answered by its error, and the stream goes on."""
+        async for request in requests:
+            try:
+                found = await self._infer(request, context)
+            except SwarmError as error:
+                yield pb.ModelStreamInferResponse(
+                    error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id)
+                )
+                continue
+            if request.parameters[_FINAL].bool_param:
+                found.parameters["triton_final_response"].bool_param = True
+            yield pb.ModelStreamInferResponse(infer_response=found)
+
+    async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        read = messages.request_from_pb(request)
+        result = await self._port.infer(read, time_left(context))
+        is_raw = not any(tensor.HasField("contents") for tensor in request.inputs)
+        return messages.result_to_pb(result, is_raw=is_raw)
+
+
+def open_inference_service(port: OpenInferencePort) -> Service:
+    """Return `inference.GRPCInferenceService` over port."""
+    on = _OpenInference(port)
+    behaviours: dict[Method[Any, Any], Behaviour] = {
+        m.SERVER_LIVE: on.server_live,
+        m.SERVER_READY: on.server_ready,
+        m.MODEL_READY: on.model_ready,
+        m.SERVER_METADATA: on.server_metadata,
+        m.MODEL_METADATA: on.model_metadata,
+        m.MODEL_INFER: on.model_infer,
+        m.MODEL_STREAM_INFER: on.model_stream_infer,
+        m.MODEL_CONFIG: on.model_config,
+        m.MODEL_STATISTICS: on.model_statistics,
+        m.REPOSITORY_INDEX: on.repository_index,
+    }
+    return Service(f"inference.{m.SERVICE}", behaviours)
