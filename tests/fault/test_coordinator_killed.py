@@ -15,8 +15,8 @@ from swarm.client import AsyncClient, Client
 from swarm.config import NodeHome
 from swarm.domain.errors import UnreachableError
 from swarm.domain.inference import Answer
+from tests.support.forked_processes import ENVIRONMENT, ROOT
 from tests.support.garden import IMAGES, LABELS, Garden, garden, owners, same_answers
-from tests.support.node_homes import ENVIRONMENT, ROOT
 from tests.support.whole_swarm import until
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from swarm.domain.agent import TrainOrder
+from tests.support.forked_processes import ENVIRONMENT
 from tests.support.growing import two_kinds
-from tests.support.node_homes import ENVIRONMENT
 from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until
 
 WHY = "bytes of rose in the registry"
