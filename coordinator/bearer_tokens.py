@@ -46,6 +46,7 @@ class BearerTokens:
     def __init__(self, folder: Path, signer: Signer, clock: Callable[[], float]) -> None:
         self._folder, self._signer, self._clock = folder, signer, clock
         self._known: dict[str, BearerToken] = {}
+        self._changing = asyncio.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         sweep_unfinished(folder)
         for path in folder.glob("*.json"):
@@ -66,6 +67,10 @@ class BearerTokens:
                 found=f"a lifetime of {lifetime_s:g} s",
                 expected=f"up to {LONGEST_LIFETIME_S / 86_400:.0f} days",
             )
+        async with self._changing:
+            return await self._create(holder, lifetime_s, key)
+
+    async def _create(self, holder: NodeId, lifetime_s: float, key: str) -> tuple[str, TokenView]:
         if len(self._known) >= MOST_TOKENS:
             await self._forget_expired()
         # As for join tokens: the signature is never shown, and a resent call makes the same token.
@@ -116,14 +121,17 @@ class BearerTokens:
 
     async def revoke(self, token_id: str) -> None:
         """Make a token useless from the next call on; NotFoundError if there is none."""
-        known = self._known.get(token_id)
-        if known is None:
-            raise NotFoundError(
-                f"bearer token {token_id[:40]}", found="none of that id", remedy="list them: swarm token list"
-            )
-        if not known.is_revoked:
-            await self._write(token_id, replace(known, is_revoked=True))
-            log.info("bearer_token.revoked", token=token_id, holder=known.holder)
+        async with self._changing:
+            known = self._known.get(token_id)
+            if known is None:
+                raise NotFoundError(
+                    f"bearer token {token_id[:40]}",
+                    found="none of that id",
+                    remedy="list them: swarm token list",
+                )
+            if not known.is_revoked:
+                await self._write(token_id, replace(known, is_revoked=True))
+                log.info("bearer_token.revoked", token=token_id, holder=known.holder)
 
     async def _forget_expired(self) -> None:
         for token_id in [name for name, known in self._known.items() if known.expires_at <= self._clock()]:

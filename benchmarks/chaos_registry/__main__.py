@@ -26,7 +26,8 @@ from benchmarks.results_file import write_result
 
 LONGEST_RECOVERY_S = 5.0
 Part = Callable[[Path, int, int], Awaitable[Tally]]
-PARTS: dict[str, tuple[int, Part]] = {
+PARTS: dict[str, tuple[int, Part]] = {  # the longest first
+    "coordinator_points": (20, coordinator_at_every_point),
     "registry_points": (50, at_every_point),
     "redis_kills": (200, redis_under_load),
     "aof_cuts": (500, lambda folder, times, seed: append_only_file(folder, times, 0, seed)),
@@ -34,7 +35,6 @@ PARTS: dict[str, tuple[int, Part]] = {
     "disks": (20, lambda folder, times, seed: disks(folder, times)),
     "slept": (20, lambda folder, times, seed: a_holder_that_slept(folder, times)),
     "node_points": (50, outbox_exactly_once),
-    "coordinator_points": (20, coordinator_at_every_point),
 }
 
 
@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", choices=PARTS, action="append", help="this part alone, may be repeated; nothing is kept"
     )
     found.add_argument("--coordinator-kills", type=int, default=20, metavar="N", help="at each of its points")
+    found.add_argument("--at-once", type=int, default=2, metavar="N", help="parts at the same time (2)")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--dry-run", action="store_true", help="write no figures")
     return found
@@ -54,20 +55,27 @@ async def tallied(arguments: argparse.Namespace) -> tuple[dict[str, Tally], list
     """Return what each part found, and the parts that this machine forbids."""
     found: dict[str, Tally] = {}
     left_out: list[str] = []
-    for name in arguments.only or PARTS:
+    turn = asyncio.Semaphore(max(1, arguments.at_once))
+
+    async def run(name: str) -> None:
         times, part = PARTS[name]
         if name == "coordinator_points":
             times = arguments.coordinator_kills
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found[name] = await part(Path(folder), arguments.quick or times, arguments.seed)
-            except PermissionError as error:
-                print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
-                left_out.append(name)
-                continue
-        took = f"{time.monotonic() - began:.0f} s"
-        print(f"{name}: {summary(found[name])}; {took}", file=sys.stderr, flush=True)
+        async with turn:
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    found[name] = await part(Path(folder), arguments.quick or times, arguments.seed)
+                except PermissionError as error:
+                    print(f"{name}: left out, {error}", file=sys.stderr, flush=True)
+                    left_out.append(name)
+                    return
+            took = f"{time.monotonic() - began:.0f} s"
+            print(f"{name}: {summary(found[name])}; {took}", file=sys.stderr, flush=True)
+
+    async with asyncio.TaskGroup() as group:
+        for name in arguments.only or PARTS:
+            group.create_task(run(name))
     return found, left_out
 
 

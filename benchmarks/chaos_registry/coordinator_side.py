@@ -18,7 +18,7 @@ from coordinator.app import CoordinatorConfig, serve
 from swarm.config import SwarmHome
 from swarm.fault_points import aim
 from swarm.forking import server
-from swarm.forking.forks import Forks, _Server
+from swarm.forking.forks import Forks, Server
 
 
 class ForkedServer:
@@ -58,7 +58,7 @@ def main(home: str, redis_url: str, registry: str, join_port: str, port: str, fa
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     forks = Forks.of_this_process = Forks(Path(home).with_name("fork_server.log"), {})
-    forks._server = _Server(ForkedServer(ours, theirs), ours)  # type: ignore[arg-type]
+    forks._server = Server(ForkedServer(ours, theirs), ours)  # type: ignore[arg-type]
     aim(fault)
     config = CoordinatorConfig(
         home=SwarmHome(Path(home)),

@@ -75,6 +75,7 @@ def test_every_command_speaks_json_under_its_schema(kept: Kept) -> None:
         ("gate-fit", "gate", "fit"),
         ("tokens", "token", "list"),
         ("token", "token", "create"),
+        ("bearer", "token", "create", "--bearer", "app"),
         ("prediction", "predict", str(kept.inputs)),
         ("evaluation", "eval", "digits"),
         ("backup", "backup", str(kept.root / "backup.tgz")),

@@ -575,9 +575,9 @@ async def test_http_beyond_the_loopback_needs_a_bearer_token_and_is_encrypted(sw
     token, view = await operator.create_bearer(NodeId("app"), 3600.0, "once")
     assert (await operator.create_bearer(NodeId("app"), 3600.0, "once"))[0] == token
     assert view.bearer == "app" and view.id in [each.id for each in await operator.tokens()]
-    kept = list((swarm.swarm.home.coordinator / "bearer-tokens").iterdir())
-    assert [path.stat().st_mode & 0o777 for path in kept] == [0o600]
-    assert token.rpartition(".")[2] not in kept[0].read_text()
+    kept = swarm.swarm.home.coordinator / "bearer-tokens" / f"{view.id}.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert token.rpartition(".")[2] not in kept.read_text()
     await swarm.swarm.stop_coordinator()
     await swarm.swarm.start_coordinator(http_listen="0.0.0.0", http_port=0)
     tls = ssl.create_default_context(cadata=swarm.swarm.ca_pem.decode())
