@@ -29,18 +29,20 @@ async def until_answered(ask: Callable[[float], Awaitable[T]], deadline: float) 
     NotReadyError and ExhaustedError; every other error is raised at once.
     """
     began, asked = time.monotonic(), 0
+    last: SwarmError = DeadlineError("query", found="no time left", expected="a deadline in the future")
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise DeadlineError("query", found="no time left", expected="a deadline in the future")
+            _note(last, asked, began)
+            raise last
         asked += 1
         try:
             return await ask(left)
         except SwarmError as error:
+            last = error
             pause = pause_s(asked)
             if not passes(error) or time.monotonic() + pause >= deadline:
-                if asked > 1:
-                    error.add_note(f"asked {asked} times in {time.monotonic() - began:.1f} s")
+                _note(error, asked, began)
                 raise
         await asyncio.sleep(pause)
 
@@ -50,6 +52,11 @@ def passes(error: SwarmError) -> bool:
     return isinstance(error, UnreachableError | NotReadyError | ExhaustedError) and not isinstance(
         error, TooManyExpertsError
     )
+
+
+def _note(error: SwarmError, asked: int, began: float) -> None:
+    if asked > 1:
+        error.add_note(f"asked {asked} times in {time.monotonic() - began:.1f} s")
 
 
 def pause_s(asked: int) -> float:

@@ -206,7 +206,7 @@ async def test_a_node_that_slept_past_its_certificate_renews_and_comes_back(swar
     assert accuracy > 0.9
 
 
-async def test_an_advertised_listener_answers_coordinator_and_nodes_and_refuses_others(
+async def test_an_advertised_listener_answers_who_may_ask_and_refuses_others(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
     address = f"127.0.0.1:{free_ports(1)[0]}"
@@ -228,8 +228,13 @@ async def test_an_advertised_listener_answers_coordinator_and_nodes_and_refuses_
     (answer,) = await asked_as(swarm.home.coordinator / "identity", request)
     assert answer.values.shape == (len(IMAGES), len(manifest.value.class_names))
     assert await asked_as(NodeHome(swarm.folder / "rose").identity, request)
+    assert await asked_as(swarm.home.operator / "identity", request)
     with pytest.raises(NotAuthorisedError):
-        await asked_as(swarm.home.operator / "identity", request)
+        await asked_as(swarm.home.registry / "identity", request)
+    for folder in (swarm.home.operator / "identity", NodeHome(swarm.folder / "rose").identity):
+        async with open_channel(Identity.load(folder), address, "node", NodeId("iris")) as channel:
+            with pytest.raises(NotAuthorisedError):
+                await ExpertClient(channel).survey(b"", b"")
     with pytest.raises(TrunkMismatchError):
         await asked_as(home.identity, replace(request, trunk=manifest.digest))
     with pytest.raises(NotFoundError, match="no expert at this version"):
