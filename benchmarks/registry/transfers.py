@@ -25,6 +25,9 @@ class Taken:
     sender_growth: int = 0
 
 
+_GIVEN_BACK_S = 3.0
+"""Longer than what was freed before stays with a virtual machine."""
+
 Round = Mapping[str, Taken]
 """One turn of every arm: `tls`, `copy`, `publish`, `fetch`, `stream`."""
 
@@ -141,11 +144,13 @@ def taken(sender: Talker, receiver: Talker, *, asked: Talker | None = None, **re
 
 
 def _settle(world: World, size_bytes: int) -> None:
-    """Let what earlier turns wrote reach the disk, so that nobody pays for another's bytes; and have as much
-    memory at hand as a file takes, so that nobody pays for pages that a hypervisor took back meanwhile."""
+    """Let what earlier turns wrote reach the disk, so that nobody pays for another's bytes; and free more
+    memory than a file takes right before a turn. A virtual machine gives back what is free for two seconds: who
+    writes next would pay for that, many times what the write takes."""
     os.sync()
     scratch, piece = world.folder / "scratch", bytes(MIB)
     with scratch.open("wb", buffering=0) as file:
-        for _ in range(0, size_bytes, MIB):
+        for _ in range(0, 3 * size_bytes, MIB):
             file.write(piece)
+    time.sleep(_GIVEN_BACK_S)
     scratch.unlink()

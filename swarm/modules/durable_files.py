@@ -17,6 +17,9 @@ _NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _CLOCK_STEP_NS: Final = 50_000_000
 """Longer than a file's times may stand still: a later change of the file shows in them."""
 
+_COARSEST_CLOCK_NS: Final = 2_000_000_000
+"""No file system's times are coarser."""
+
 FileState = tuple[int, int, int]
 """What changes with a file's bytes."""
 
@@ -27,9 +30,14 @@ def state_of(stat: os.stat_result) -> FileState:
 
 
 def settled_state(file: BinaryIO) -> FileState | None:
-    """Return the state of a file; None where a change that comes now might not show in it."""
+    """Return the state by which the bytes of a file that was just written are known; None where a change that
+    comes now might not show in it. The file's time is put back, so that whatever comes now shows."""
     stat = os.fstat(file.fileno())
-    return state_of(stat) if time.time_ns() - stat.st_mtime_ns > _CLOCK_STEP_NS else None
+    try:
+        os.utime(file.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns - _COARSEST_CLOCK_NS))
+    except OSError:  # a file system that keeps times to itself
+        return state_of(stat) if time.time_ns() - stat.st_mtime_ns > _CLOCK_STEP_NS else None
+    return state_of(os.fstat(file.fileno()))
 
 
 def put_in_place(file: BinaryIO, temporary: Path, target: Path) -> None:
