@@ -145,8 +145,8 @@ def taken(sender: Talker, receiver: Talker, *, asked: Talker | None = None, **re
 
 def _settle(world: World, size_bytes: int) -> None:
     """Let what earlier turns wrote reach the disk, so that nobody pays for another's bytes; and free more
-    memory than a file takes right before a turn. A virtual machine gives back what is free for two seconds: who
-    writes next would pay for that, many times what the write takes."""
+    memory than a file takes right before a turn. A virtual machine gives back what is free for two seconds:
+    who writes next would pay for that, several times what the write takes."""
     os.sync()
     scratch, piece = world.folder / "scratch", bytes(MIB)
     with scratch.open("wb", buffering=0) as file:
