@@ -104,8 +104,8 @@ def summary(size_bytes: int, found: Sequence[Round]) -> dict[str, float]:
 
 
 def _published(world: World, blob: Digest) -> Taken:
-    BlobFiles(world.blobs).remove(blob)
     _settle(world, BlobFiles(world.cache).size(blob))
+    BlobFiles(world.blobs).remove(blob)
     return taken(world.node, world.registry, do="publish", digests=[blob])
 
 
