@@ -1,7 +1,7 @@
 """A gate version ready for use, and the folder that keeps every version with its arrays."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
@@ -15,6 +15,7 @@ from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
 from swarm.gating.gate_arrays import Placed
+from swarm.gating.out_of_distribution import reaches
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.packing import unpack
@@ -38,6 +39,12 @@ class ActiveGate:
     statement: Statement[GateStatement]
     prototypes: PrototypeGate | None
     analytic: AnalyticGate | None
+    reach: NDArray[np.float64] = field(init=False)
+    """How far each region reaches (`swarm.gating.out_of_distribution`), float64 [regions]."""
+
+    def __post_init__(self) -> None:
+        found = np.empty(0) if self.prototypes is None else reaches(self.prototypes)
+        object.__setattr__(self, "reach", found)
 
     @property
     def value(self) -> GateStatement:

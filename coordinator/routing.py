@@ -20,6 +20,7 @@ from coordinator.combining import (
     Reply,
     Way,
     choose_way,
+    distances_out,
     gate_flops,
     mixed,
     read_gate,
@@ -105,7 +106,9 @@ class Router:
                 missing_experts=tuple(sorted(active.value.leaves[leaf].expert for leaf in missing)),
                 flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
-            )
+                calibration=way.combination.calibration,
+                out_of_distribution=distances_out(active, reading),
+            ).at_least(query.min_confidence)
 
         return await asyncio.to_thread(answered)
 

@@ -1,6 +1,6 @@
 """A query and its answer: what is asked, and everything that an answer says about who gave it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,8 @@ class Query:
     `combination` names the way to combine, empty: the one that the gate serves; `top_k` 0: its own.
     `owners` restricts routing to these owners' leaves (empty: all). `uniform` averages every candidate expert
     with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
-    `gate_version`: the gate to answer by, 0 for the present one.
+    `gate_version`: the gate to answer by, 0 for the present one. `min_confidence` 0..1: rows answered with
+    less confidence are answered as unknown.
     """
 
     inputs: NDArray[np.generic]
@@ -33,6 +34,7 @@ class Query:
     combination: str = ""
     profile: str = ""
     gate_version: int = 0
+    min_confidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,6 +99,13 @@ class Answer:
     `sources[b]` (empty unless explained) lists the experts in falling weight; of `prototypes`, `gate` and
     uniform answers the weights sum to 1. The root answers whole rows: alone in `root`, in rows that fell back
     to it and for a profile; in `poe` and `corrected` it comes first with weight 1, then the experts asked.
+
+    `confidence` float32 [B] is the probability of each row's likeliest class (left out: of `probabilities`).
+    `calibration` is the temperature by which probabilities were brought to how often such answers are right
+    on validation data; 0: nobody has, and `confidence` promises nothing. `out_of_distribution` float32 [B] is
+    how far out each row lies (`swarm.gating.out_of_distribution`), above 1 farther than 99 of 100 training
+    samples; None where nobody looked. `unknown[b]` (left out: never): the query asked for more confidence
+    than this row has; its probabilities are all 0.
     """
 
     class_names: tuple[str, ...]
@@ -107,6 +116,37 @@ class Answer:
     missing_experts: tuple[ExpertId, ...] = ()
     flops_per_query: float = 0.0
     combination: str = ""
+    confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    calibration: float = 0.0
+    out_of_distribution: NDArray[np.float32] | None = None
+    unknown: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = len(self.probabilities)
+        if not len(self.confidence) and rows:
+            object.__setattr__(self, "confidence", self.probabilities.max(axis=1))
+        if not self.unknown:
+            object.__setattr__(self, "unknown", (False,) * rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each row's likeliest class; empty where it is unknown."""
+        best = self.probabilities.argmax(axis=1)
+        return tuple(
+            "" if unknown else self.class_names[column]
+            for unknown, column in zip(self.unknown, best, strict=True)
+        )
+
+    def at_least(self, min_confidence: float) -> "Answer":
+        """Return the answer with the rows below min_confidence unknown: their probabilities are 0."""
+        below = self.confidence < min_confidence
+        if not below.any():
+            return self
+        return replace(
+            self,
+            probabilities=np.where(below[:, None], np.float32(0), self.probabilities),
+            unknown=tuple(bool(flag) for flag in below),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,7 +201,8 @@ class GateTrial:
     from it (`taken`); and gains and losses against the candidate's own root with the same weights
     (`gained_on_root`, `lost_on_root`; 0 where it has none). `incumbent_correct` is the present gate's count
     on the same samples. `experts_missing` counts chosen experts whose modules this node may not hold; they
-    count as uniform over their classes and add nothing.
+    count as uniform over their classes and add nothing. `nll_by_calibration`: option by option, the summed
+    negative log likelihood at each of CALIBRATIONS; empty from a node that does not say.
     """
 
     samples: int
@@ -177,6 +218,7 @@ class GateTrial:
     incumbent_correct: int = 0
     experts_missing: int = 0
     flops: int = 0
+    nll_by_calibration: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from swarm.domain.inference import (
     Query,
     Source,
 )
-from swarm.rpc.convert.scalars import digests, expert_id, finite, leaf_id
+from swarm.rpc.convert.scalars import digests, expert_id, finite, fraction, leaf_id
 from swarm.rpc.convert.tensors import rows_from_pb, tensor_from_pb, tensor_to_pb
 from swarm.rpc.pb import expert_pb2, inference_pb2, types_pb2
 
@@ -41,6 +41,7 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         combination=query.combination,
         profile=query.profile,
         gate_version=query.gate_version,
+        min_confidence=query.min_confidence,
     )
 
 
@@ -59,6 +60,7 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         combination=message.combination,
         profile=digest(message.profile) if message.profile else "",
         gate_version=message.gate_version,
+        min_confidence=fraction(message.min_confidence, "min_confidence"),
     )
 
 
@@ -116,14 +118,29 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         missing_experts=answer.missing_experts,
         flops_per_query=answer.flops_per_query,
         combination=answer.combination,
+        confidence=answer.confidence.tolist(),
+        calibration=answer.calibration,
+        out_of_distribution=None
+        if answer.out_of_distribution is None
+        else answer.out_of_distribution.tolist(),
+        unknown=answer.unknown if any(answer.unknown) else (),
     )
 
 
 def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
-    """Return the answer; its rows, classes and explanations fit one another."""
+    """Return the answer; its rows, classes and explanations fit one another.
+
+    One without confidences, of an earlier coordinator, has those of its probabilities.
+    """
     rows = len(message.degraded)
-    if message.explanations and len(message.explanations) != rows:
-        raise ShapeMismatchError("explanations", found=f"{len(message.explanations)}", expected=f"{rows}")
+    for name in ("explanations", "confidence", "out_of_distribution", "unknown"):
+        found = len(getattr(message, name))
+        if found not in (0, rows):
+            raise ShapeMismatchError(name, found=f"{found}", expected=f"{rows}")
+    distances = np.array(message.out_of_distribution, dtype=np.float32)
+    if not np.isfinite(distances).all() or (distances < 0).any():
+        raise InvalidInputError("out_of_distribution", found="a distance that is negative or not finite")
+    confidence = [fraction(each, "confidence") for each in message.confidence]
     return Answer(
         class_names=tuple(message.class_names),
         probabilities=rows_from_pb(message.probabilities, rows, len(message.class_names), "probabilities"),
@@ -133,6 +150,10 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         missing_experts=tuple(map(expert_id, message.missing_experts)),
         flops_per_query=finite(message.flops_per_query, "flops_per_query"),
         combination=message.combination[:80],
+        confidence=np.array(confidence, dtype=np.float32),
+        calibration=finite(message.calibration, "calibration"),
+        out_of_distribution=distances if len(distances) else None,
+        unknown=tuple(message.unknown),
     )
 
 
@@ -247,6 +268,7 @@ def gate_trial_to_pb(trial: GateTrial) -> expert_pb2.TryGateReply:
         incumbent_correct=trial.incumbent_correct,
         experts_missing=trial.experts_missing,
         flops=trial.flops,
+        nll_by_calibration=trial.nll_by_calibration,
     )
 
 
@@ -282,6 +304,7 @@ def gate_trial_from_pb(message: expert_pb2.TryGateReply) -> GateTrial:
         incumbent_correct=message.incumbent_correct,
         experts_missing=message.experts_missing,
         flops=message.flops,
+        nll_by_calibration=tuple(finite(v, "nll_by_calibration") for v in message.nll_by_calibration),
     )
 
 

@@ -94,7 +94,7 @@ class TryGateRequest(_message.Message):
     def __init__(self, candidate: _Optional[bytes] = ..., incumbent: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[TrialOption, _Mapping[str, object]]]] = ..., specification: _Optional[bytes] = ...) -> None: ...
 
 class TryGateReply(_message.Message):
-    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops", "taken", "gained_among_own", "lost_among_own")
+    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops", "nll_by_calibration", "taken", "gained_among_own", "lost_among_own")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NLL_SUM_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class TryGateReply(_message.Message):
     INCUMBENT_CORRECT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
+    NLL_BY_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     GAINED_AMONG_OWN_FIELD_NUMBER: _ClassVar[int]
     LOST_AMONG_OWN_FIELD_NUMBER: _ClassVar[int]
@@ -118,10 +119,11 @@ class TryGateReply(_message.Message):
     incumbent_correct: int
     experts_missing: int
     flops: int
+    nll_by_calibration: _containers.RepeatedScalarFieldContainer[float]
     taken: _containers.RepeatedScalarFieldContainer[int]
     gained_among_own: _containers.RepeatedScalarFieldContainer[int]
     lost_among_own: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., taken: _Optional[_Iterable[int]] = ..., gained_among_own: _Optional[_Iterable[int]] = ..., lost_among_own: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., nll_by_calibration: _Optional[_Iterable[float]] = ..., taken: _Optional[_Iterable[int]] = ..., gained_among_own: _Optional[_Iterable[int]] = ..., lost_among_own: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SurveyRequest(_message.Message):
     __slots__ = ("gate", "specification")
