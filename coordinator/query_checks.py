@@ -64,6 +64,16 @@ def check_profiled(query: Query) -> None:
         )
 
 
+def check_replayable(query: Query) -> None:
+    """Raise where a profile's answer shall be replayable: its root is nobody's to fetch."""
+    if query.replayable:
+        raise InvalidInputError(
+            f"profile {query.profile[:12]}",
+            found="an answer that shall be replayable",
+            expected="one of the swarm's gate: a profile's root is not published",
+        )
+
+
 def check_examples(
     examples: Examples, specification: Specification, gate: GateStatement
 ) -> NDArray[np.int64]:

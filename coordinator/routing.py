@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from coordinator.active_gate import ActiveGate
 from coordinator.answer_board import AnswerBoard, Rows, merge_rows
 from coordinator.combining import (
+    Floats,
     Reading,
     Reply,
     Way,
@@ -32,7 +33,14 @@ from coordinator.expert_calls import ExpertCalls
 from coordinator.feature_service import FeatureService
 from coordinator.heads import Heads, KnownHead
 from coordinator.profiles import Profiles
-from coordinator.query_checks import check_answer_size, check_examples, check_profiled, check_query
+from coordinator.query_checks import (
+    check_answer_size,
+    check_examples,
+    check_profiled,
+    check_query,
+    check_replayable,
+)
+from coordinator.replaying import distances_in_tiles, in_order, read_in_tiles, record_of
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
@@ -73,13 +81,14 @@ class Router:
         await asyncio.to_thread(check_query, query, self._specification())
         active = await self._asked(query.gate_version)
         if query.profile:
+            check_replayable(query)
             return await self._by_profile(query, active)
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
         leaves = [self._heads.answering(leaf) for leaf in active.value.leaves]
-        allowed = _allowed(query.owners, way, active, leaves)
-        reading = await self._read(query, way, active)
-        board = await asyncio.to_thread(_planned, way, reading, leaves, allowed)
+        allowed = allowed_leaves(query.owners, way, active, leaves)
+        reading, computed_on = await self._read(query, way, active)
+        board = await asyncio.to_thread(planned, way, reading, leaves, allowed)
         replies, missing = await self._collect(query, way, active, leaves, allowed, board, deadline)
         fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
         if len(fallen) and not way.falls_back:
@@ -91,6 +100,8 @@ class Router:
             root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
+            if query.replayable:
+                replies[:] = in_order(replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query
             probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
@@ -107,7 +118,8 @@ class Router:
                 flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
                 calibration=way.combination.calibration,
-                out_of_distribution=distances_out(active, reading),
+                out_of_distribution=self._distances(query, active, reading),
+                record=record_of(active, way, leaves, replies, computed_on) if query.replayable else None,
             ).at_least(query.min_confidence)
 
         return await asyncio.to_thread(answered)
@@ -143,11 +155,20 @@ class Router:
     def _gate(self) -> ActiveGate:
         return _with_leaves(self._active())
 
-    async def _read(self, query: Query, way: Way, active: ActiveGate) -> Reading:
+    async def _read(self, query: Query, way: Way, active: ActiveGate) -> tuple[Reading, str]:
+        """Return what the gate says and, of a replayable query, on what that was computed."""
+        if query.replayable:
+            features, computed_on = await self._features.replayable(query.inputs)
+            return await asyncio.to_thread(read_in_tiles, way, active, features), computed_on
         if way.evenly:
-            return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves))))
+            return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves)))), ""
         features = await self._features.features(query.inputs)
-        return await asyncio.to_thread(read_gate, way, active, features)
+        return await asyncio.to_thread(read_gate, way, active, features), ""
+
+    def _distances(self, query: Query, active: ActiveGate, reading: Reading) -> Floats | None:
+        if query.replayable and not query.uniform and reading.features is not None:
+            return distances_in_tiles(active, reading.features)
+        return None if query.uniform else distances_out(active, reading)
 
     async def _collect(
         self,
@@ -182,7 +203,9 @@ class Router:
                     losses[leaf] = rows
             answers = await asyncio.gather(
                 *(
-                    self._calls.ask(node, query.inputs, wanted, heads, active.value, way.form, deadline)
+                    self._calls.ask(
+                        node, query.inputs, wanted, heads, active.value, way.form, deadline, query.replayable
+                    )
                     for node, wanted in asked.items()
                 )
             )
@@ -227,9 +250,10 @@ def _stand_ins(
     return found
 
 
-def _planned(
+def planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
+    """Return who is asked what, before anybody has answered."""
     identities = [head.identity if head is not None else "" for head in leaves]
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
@@ -237,7 +261,7 @@ def _planned(
     return AnswerBoard(plan, len(leaves), uniform=way.evenly, root_stands_in=way.falls_back)
 
 
-def _allowed(
+def allowed_leaves(
     owners: tuple[NodeId, ...], way: Way, active: ActiveGate, leaves: Sequence[KnownHead | None]
 ) -> NDArray[np.bool_]:
     """Return the leaves that may be asked, bool [L]: none where the way asks no expert."""

@@ -37,6 +37,8 @@ from swarm.domain.inference import (
     GateTrial,
 )
 from swarm.domain.specification import Specification
+from swarm.experts.one_thread import computed_on, one_thread
+from swarm.gating.tiles import in_tiles
 from swarm.trust.keyring import Keyring
 
 
@@ -121,10 +123,17 @@ class ExpertService:
                 remedy="route with a gate of this swarm's trunk",
             )
         check_query(request.inputs, specification)
-        return [self._perform(task, request.inputs, specification) for task in request.tasks]
+        if not request.replayable:
+            return [self._perform(task, request.inputs, specification) for task in request.tasks]
+        with one_thread():
+            return [self._perform(task, request.inputs, specification, True) for task in request.tasks]
 
     def _perform(
-        self, task: ExpertTask, inputs: NDArray[np.generic], specification: Specification
+        self,
+        task: ExpertTask,
+        inputs: NDArray[np.generic],
+        specification: Specification,
+        replayable: bool = False,
     ) -> ExpertAnswer:
         rows = np.asarray(task.rows, dtype=np.int64)
         if rows.ndim != 1 or (len(rows) and (rows.min() < 0 or rows.max() >= len(inputs))):
@@ -148,15 +157,17 @@ class ExpertService:
                 expected=f"trunk {specification.trunk.digest[:12]}",
                 remedy="train it again under the present trunk",
             )
+        asked = partial(expert.values, form=task.form)
         return ExpertAnswer(
             expert=manifest.expert,
             version=manifest.version,
             manifest=task.manifest,
             class_names=manifest.class_names,
-            values=expert.values(inputs[rows], task.form),
+            values=in_tiles(asked, inputs[rows]) if replayable else asked(inputs[rows]),
             module_digests=tuple(module.digest for module in expert.modules(task.form)),
             flops_per_query=float(expert.flops_per_query(task.form)),
             form=task.form,
+            computed_on=computed_on(expert.device) if replayable else "",
         )
 
 

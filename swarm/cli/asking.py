@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,10 +87,18 @@ def predict(
         float,
         typer.Option(min=0.0, max=1.0, help="Rows answered with less confidence are answered as unknown."),
     ] = 0.0,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the answer with the digests that it came from, for swarm replay.", metavar="FILE"
+        ),
+    ] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses."""
+    from swarm.cli.answer_files import save_answer
+    from swarm.cli.destinations import check_destination
     from swarm.cli.places import coordinator, find_place
     from swarm.cli.settings import load_settings
     from swarm.data.sources import load_inputs
@@ -97,6 +107,8 @@ def predict(
     from swarm.domain.specification import Specification
 
     check_examples_alone(examples, top_k, owner, uniform, combination, gate_version)
+    if save is not None:
+        check_destination(save, "--save")
     place = find_place(home)
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
@@ -110,17 +122,22 @@ def predict(
             query = Query(
                 inputs=batch,
                 top_k=top_k,
-                explain=explain,
+                explain=explain or save is not None,
                 owners=tuple(node_id(name) for name in owner or []),
                 uniform=uniform,
                 combination=combination,
                 profile=profile.id if profile else "",
                 gate_version=gate_version,
                 min_confidence=min_confidence,
+                replayable=save is not None,
             )
             with advised("owner", WHO_ANSWERS):
                 answer = await client.predict(query, timeout_s)
             gate = await open_gate(client, place) if profile else None
+        if save is not None:
+            save_answer(save, answer, query, source)
+        if save is not None and not explain:
+            answer = replace(answer, sources=())
         facts: dict[str, object] = {"answer": answer, "labels": answer.labels}
         text = describe_answer(answer, top_k)
         if profile and gate:

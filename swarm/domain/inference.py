@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.replay import AnswerRecord
 
 MAX_QUERY_ROWS = 4096
 MAX_EXAMPLES = 2048
@@ -23,7 +24,8 @@ class Query:
     `owners` restricts routing to these owners' leaves (empty: all). `uniform` averages every candidate expert
     with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
     `gate_version`: the gate to answer by, 0 for the present one. `min_confidence` 0..1: rows answered with
-    less confidence are answered as unknown.
+    less confidence are answered as unknown. `replayable`: the answer says what it came from, and is computed
+    so that it can be computed again to the bit, which takes longer.
     """
 
     inputs: NDArray[np.generic]
@@ -35,6 +37,7 @@ class Query:
     profile: str = ""
     gate_version: int = 0
     min_confidence: float = 0.0
+    replayable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,7 +108,8 @@ class Answer:
     on validation data; 0: nobody has, and `confidence` promises nothing. `out_of_distribution` float32 [B] is
     how far out each row lies (`swarm.gating.out_of_distribution`), above 1 farther than 99 of 100 training
     samples; None where nobody looked. `unknown[b]` (left out: never): the query asked for more confidence
-    than this row has; its probabilities are all 0.
+    than this row has; its probabilities are all 0. `record` is there where the query asked for a replayable
+    answer.
     """
 
     class_names: tuple[str, ...]
@@ -120,6 +124,7 @@ class Answer:
     calibration: float = 0.0
     out_of_distribution: NDArray[np.float32] | None = None
     unknown: tuple[bool, ...] = ()
+    record: AnswerRecord | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.probabilities)
@@ -165,19 +170,22 @@ class ExpertTask:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertRequest:
     """Inputs [B, *input_shape] and the tasks for the experts of one owner. `trunk` and `gate_version` are
-    checked by the expert server: features of another trunk are refused, never guessed about."""
+    checked by the expert server: features of another trunk are refused, never guessed about. `replayable`:
+    rows are to be computed in tiles and in one thread."""
 
     inputs: NDArray[np.generic]
     tasks: tuple[ExpertTask, ...]
     trunk: Digest
     gate_version: int
+    replayable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertAnswer:
     """One task's values float32 [len(rows), C_own] over the expert's own class names, in the task's form.
 
-    Probabilities sum to 1 in each row; corrections are finite and sum to 0.
+    Probabilities sum to 1 in each row; corrections are finite and sum to 0. `computed_on` says on what, where
+    the request was for a replayable answer.
     """
 
     expert: ExpertId
@@ -188,6 +196,7 @@ class ExpertAnswer:
     module_digests: tuple[Digest, ...]
     flops_per_query: float
     form: ExpertForm = "probabilities"
+    computed_on: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

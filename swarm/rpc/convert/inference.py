@@ -24,9 +24,11 @@ from swarm.domain.inference import (
     Query,
     Source,
 )
+from swarm.domain.replay import AnswerRecord
 from swarm.rpc.convert.scalars import digests, expert_id, finite, fraction, leaf_id
 from swarm.rpc.convert.tensors import rows_from_pb, tensor_from_pb, tensor_to_pb
 from swarm.rpc.pb import expert_pb2, inference_pb2, types_pb2
+from swarm.trust.codec import from_json, to_json
 
 MAX_OPTIONS = 4096
 
@@ -42,6 +44,7 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         profile=query.profile,
         gate_version=query.gate_version,
         min_confidence=query.min_confidence,
+        replayable=query.replayable,
     )
 
 
@@ -61,6 +64,7 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         profile=digest(message.profile) if message.profile else "",
         gate_version=message.gate_version,
         min_confidence=fraction(message.min_confidence, "min_confidence"),
+        replayable=message.replayable,
     )
 
 
@@ -124,6 +128,7 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         if answer.out_of_distribution is None
         else answer.out_of_distribution.tolist(),
         unknown=answer.unknown if any(answer.unknown) else (),
+        record=to_json(answer.record) if answer.record is not None else b"",
     )
 
 
@@ -154,6 +159,7 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         calibration=finite(message.calibration, "calibration"),
         out_of_distribution=distances if len(distances) else None,
         unknown=tuple(message.unknown),
+        record=from_json(AnswerRecord, message.record) if message.record else None,
     )
 
 
@@ -168,6 +174,7 @@ def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
         ],
         trunk=request.trunk,
         gate_version=request.gate_version,
+        replayable=request.replayable,
     )
 
 
@@ -181,6 +188,7 @@ def expert_request_from_pb(message: expert_pb2.ExpertRequest) -> ExpertRequest:
         tasks=tuple(_task(task, len(inputs)) for task in message.tasks),
         trunk=digest(message.trunk),
         gate_version=message.gate_version,
+        replayable=message.replayable,
     )
 
 
@@ -196,6 +204,7 @@ def expert_answers_to_pb(answers: list[ExpertAnswer]) -> expert_pb2.ExpertReply:
                 form=answer.form,
                 module_digests=answer.module_digests,
                 flops_per_query=answer.flops_per_query,
+                computed_on=answer.computed_on,
             )
             for answer in answers
         ]
@@ -367,6 +376,7 @@ def _expert_answer(message: expert_pb2.ExpertAnswer, task: ExpertTask) -> Expert
         form=task.form,
         module_digests=digests(message.module_digests),
         flops_per_query=finite(message.flops_per_query, f"flops of {task.expert}"),
+        computed_on=message.computed_on[:200],
     )
 
 

@@ -20,19 +20,21 @@ class ExpertTask(_message.Message):
     def __init__(self, expert: _Optional[str] = ..., manifest: _Optional[str] = ..., rows: _Optional[_Iterable[int]] = ..., form: _Optional[str] = ...) -> None: ...
 
 class ExpertRequest(_message.Message):
-    __slots__ = ("inputs", "tasks", "trunk", "gate_version")
+    __slots__ = ("inputs", "tasks", "trunk", "gate_version", "replayable")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     TRUNK_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPLAYABLE_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     tasks: _containers.RepeatedCompositeFieldContainer[ExpertTask]
     trunk: str
     gate_version: int
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., tasks: _Optional[_Iterable[_Union[ExpertTask, _Mapping[str, object]]]] = ..., trunk: _Optional[str] = ..., gate_version: _Optional[int] = ...) -> None: ...
+    replayable: bool
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., tasks: _Optional[_Iterable[_Union[ExpertTask, _Mapping[str, object]]]] = ..., trunk: _Optional[str] = ..., gate_version: _Optional[int] = ..., replayable: _Optional[bool] = ...) -> None: ...
 
 class ExpertAnswer(_message.Message):
-    __slots__ = ("expert", "version", "manifest", "class_names", "values", "module_digests", "flops_per_query", "form")
+    __slots__ = ("expert", "version", "manifest", "class_names", "values", "module_digests", "flops_per_query", "form", "computed_on")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +43,7 @@ class ExpertAnswer(_message.Message):
     MODULE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
     FORM_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_ON_FIELD_NUMBER: _ClassVar[int]
     expert: str
     version: int
     manifest: str
@@ -49,7 +52,8 @@ class ExpertAnswer(_message.Message):
     module_digests: _containers.RepeatedScalarFieldContainer[str]
     flops_per_query: float
     form: str
-    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., form: _Optional[str] = ...) -> None: ...
+    computed_on: str
+    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., form: _Optional[str] = ..., computed_on: _Optional[str] = ...) -> None: ...
 
 class ExpertReply(_message.Message):
     __slots__ = ("answers",)
