@@ -6,7 +6,13 @@ from collections.abc import Callable
 from coordinator.profiles import Profiles
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.feature_service import FeatureService
-from swarm.answering.query_checks import check_answer_size, check_examples, check_profiled, check_query
+from swarm.answering.query_checks import (
+    check_answer_size,
+    check_examples,
+    check_profiled,
+    check_query,
+    check_replayable,
+)
 from swarm.answering.routing import Router, with_leaves
 from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.membership import Caller
@@ -37,6 +43,7 @@ class Inference:
             return await self._router.predict(query, timeout_s)
         await asyncio.to_thread(check_query, query, self._specification())
         check_profiled(query)
+        check_replayable(query)
         known = await asyncio.to_thread(self._profiles.get, query.profile, with_leaves(self._active()))
         check_answer_size(len(query.inputs), known.facts.class_names)
         features = await self._features.features(query.inputs)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.trials import is_sound
-from swarm.domain.combination import TrialOption
+from swarm.domain.combination import CALIBRATIONS, TrialOption
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
@@ -125,14 +125,18 @@ def read_for(options: Sequence[TrialOption], last: Judgement) -> GateTrial | Non
     """
     places = {option: place for place, option in enumerate(last.options)}
     columns: list[tuple[float, int, int, int]] = []
+    losses: list[float] = []
+    width = len(CALIBRATIONS) if last.trial.nll_by_calibration else 0
     for option, rank in zip(options, _ranks(options), strict=True):
         if option.against_root:
             columns.append((0.0, 0, 0, 0))
+            losses += [0.0] * width
             continue
         place = _place_of(option, rank, places, last.options)
         if place is None:
             return None
         trial = last.trial
+        losses += trial.nll_by_calibration[place * width : (place + 1) * width]
         columns.append(
             (
                 trial.nll_sum[place],
@@ -153,6 +157,7 @@ def read_for(options: Sequence[TrialOption], last: Judgement) -> GateTrial | Non
         taken=none,
         gained_on_root=tuple(column[2] for column in columns),
         lost_on_root=tuple(column[3] for column in columns),
+        nll_by_calibration=tuple(losses),
     )
 
 

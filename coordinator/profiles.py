@@ -179,7 +179,7 @@ class Profiles:
             sources=((source,),) * rows if query.explain else (),
             flops_per_query=float(trunk_flops + root.flops_per_query + 2 * len(root.weights)),
             combination=LABEL,
-        )
+        ).at_least(query.min_confidence)
 
     async def _solved(
         self,
@@ -221,7 +221,7 @@ class Profiles:
             asker=asker,
             contributions=tuple(given[owner] for owner in chosen.owners),
             class_names=tuple(gate.class_names[row] for row in chosen.root.rows),
-            class_temperature=root_combination(gate).class_temperature,
+            class_temperature=root_combination(gate).answer_temperature,
             trunk=gate.trunk,
         )
         return profile

@@ -129,7 +129,7 @@ class RootExpert:
             return
         specification = self._specification()
         columns = await asyncio.to_thread(lambda: analytic.class_columns)
-        temperature = root_combination(active.value).class_temperature
+        temperature = root_combination(active.value).answer_temperature
         made = await self._solver.make_root(
             columns, temperature, specification.trunk, specification.input_shape
         )

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 from coordinator.harm import Harm, Harms
 from coordinator.weighing import Trials, summed, weighed
-from swarm.domain.combination import USES_SUMS, Combination, TrialOption
+from swarm.domain.combination import CALIBRATIONS, USES_SUMS, Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import MAX_TRIAL_SAMPLES, GateTrial
+from swarm.gating.calibration import fitted_temperature
 
 WORST_NLL = 20.0
 """No sample's negative log likelihood can be larger: every answer has a floor of about exp(-14)."""
@@ -59,9 +60,12 @@ def is_sound(trial: GateTrial, options: Sequence[TrialOption]) -> bool:
         len(column) != len(options) for column in (trial.nll_sum, *counts)
     ):
         return False
+    losses = trial.nll_by_calibration
+    if len(losses) not in (0, len(options) * len(CALIBRATIONS)):
+        return False
     bounded = [trial.incumbent_correct, *(count for column in counts for count in column)]
     return (
-        all(0 <= nll <= WORST_NLL * trial.samples for nll in trial.nll_sum)
+        all(0 <= nll <= WORST_NLL * trial.samples for nll in (*trial.nll_sum, *losses))
         and all(0 <= count <= trial.samples for count in bounded)
         and min(trial.experts_missing, trial.flops) >= 0
         and all(
@@ -186,7 +190,7 @@ def judge_trials(
             continue
         kinds.setdefault((option.combination.name, option.combination.top_k), []).append(row)
     judged = [_best(trials, harms, rows) for rows in kinds.values()]
-    chosen = [_label(options, each) for each in judged]
+    chosen = [_label(trials, options, each) for each in judged]
     wanted = defaults.combinations[defaults.served]
     served = _served(trials, options, judged, wanted)
     place = next(number for number, each in enumerate(judged) if each.row == served.row)
@@ -266,9 +270,20 @@ def _beyond_root(trials: Trials, row: int) -> float:
     return math.copysign(max(0, abs(difference) - 1) / math.sqrt(max(1, differing)), difference)
 
 
-def _label(options: Sequence[TrialOption], judged: _Judged) -> Combination:
-    found = options[judged.row].combination
+def _label(trials: Trials, options: Sequence[TrialOption], judged: _Judged) -> Combination:
+    found = replace(options[judged.row].combination, calibration=calibration_of(trials, judged.row))
     return replace(found, top_k=1) if found.name == "root" else found
+
+
+def calibration_of(trials: Trials, row: int) -> float:
+    """Return the temperature that makes an option's answers as sure as they are right on all validation
+    data; 0 where no judge said what it takes. Accuracy decides between options before, and stays."""
+    width = len(CALIBRATIONS)
+    told = [trial.nll_by_calibration for trial in trials.values() if trial.nll_by_calibration]
+    if not told:
+        return 0.0
+    losses = [sum(each[row * width + place] for each in told) for place in range(width)]
+    return fitted_temperature(losses)
 
 
 def accuracy_of(combination: Combination) -> str:

@@ -35,6 +35,7 @@ def _scaled(trial: GateTrial, factor: float) -> GateTrial:
         taken=fewer(trial.taken),
         gained_on_root=fewer(trial.gained_on_root),
         lost_on_root=fewer(trial.lost_on_root),
+        nll_by_calibration=tuple(factor * nll for nll in trial.nll_by_calibration),
         incumbent_correct=round(factor * trial.incumbent_correct),
     )
 

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -39,6 +40,8 @@ from swarm.domain.inference import (
 )
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
+from swarm.experts.one_thread import computed_on, one_thread
+from swarm.gating.tiles import in_tiles
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 from swarm.trust.keyring import Keyring
 
@@ -125,11 +128,12 @@ class ExpertService:
             )
         check_query(request.inputs, specification)
         answers, size = list[ExpertAnswer](), 0
-        for task in request.tasks:
-            expert = self._asked(task, request.inputs, specification)
-            size += _answer_bytes(len(task.rows), expert.manifest.class_names)
-            _check_answer_size(size)
-            answers.append(_answer_of(expert, task, request.inputs))
+        with one_thread() if request.replayable else nullcontext():
+            for task in request.tasks:
+                expert = self._asked(task, request.inputs, specification)
+                size += _answer_bytes(len(task.rows), expert.manifest.class_names)
+                _check_answer_size(size)
+                answers.append(_answer_of(expert, task, request.inputs, request.replayable))
         return answers
 
     def _asked(
@@ -160,17 +164,22 @@ class ExpertService:
         return expert
 
 
-def _answer_of(expert: LoadedExpert, task: ExpertTask, inputs: NDArray[np.generic]) -> ExpertAnswer:
+def _answer_of(
+    expert: LoadedExpert, task: ExpertTask, inputs: NDArray[np.generic], replayable: bool
+) -> ExpertAnswer:
     manifest = expert.manifest
+    rows = inputs[np.asarray(task.rows, dtype=np.int64)]
+    asked = partial(expert.values, form=task.form)
     return ExpertAnswer(
         expert=manifest.expert,
         version=manifest.version,
         manifest=task.manifest,
         class_names=manifest.class_names,
-        values=expert.values(inputs[np.asarray(task.rows, dtype=np.int64)], task.form),
+        values=in_tiles(asked, rows) if replayable and len(rows) else asked(rows),
         module_digests=tuple(module.digest for module in expert.modules(task.form)),
         flops_per_query=float(expert.flops_per_query(task.form)),
         form=task.form,
+        computed_on=computed_on(expert.device) if replayable else "",
     )
 
 

@@ -262,6 +262,7 @@ def judge(
         incumbent_correct=0 if before is None else int(before.correct.sum()),
         experts_missing=len({candidate.experts[row] for row in found.missing}),
         flops=flops,
+        nll_by_calibration=tuple(found.nll_by_calibration.ravel().tolist()),
     )
 
 

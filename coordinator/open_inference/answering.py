@@ -128,8 +128,7 @@ def result_of(request: InferRequest, answer: Answer, version: str) -> InferResul
 def _output(wanted: RequestedOutput, answer: Answer) -> OutputTensor:
     rows = len(answer.probabilities)
     if wanted.name == LABEL:
-        best = answer.probabilities.argmax(axis=1)
-        labels = tuple(answer.class_names[column].encode() for column in best)
+        labels = tuple(label.encode() for label in answer.labels)
         return OutputTensor(name=LABEL, shape=(rows,), values=labels)
     if wanted.classification:
         return _classification(answer, wanted.classification)

@@ -1,7 +1,7 @@
 """A gate version ready for use: its signed statement, and its arrays as gates."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
 from swarm.gating.gate_arrays import Placed
+from swarm.gating.out_of_distribution import reaches
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.packing import ReadBlob, unpack
 from swarm.trust.statements import Statement
@@ -27,6 +28,12 @@ class ActiveGate:
     statement: Statement[GateStatement]
     prototypes: PrototypeGate | None
     analytic: AnalyticGate | None
+    reach: NDArray[np.float64] = field(init=False)
+    """How far each region reaches (`swarm.gating.out_of_distribution`), float64 [regions]."""
+
+    def __post_init__(self) -> None:
+        found = np.empty(0) if self.prototypes is None else reaches(self.prototypes)
+        object.__setattr__(self, "reach", found)
 
     @property
     def value(self) -> GateStatement:

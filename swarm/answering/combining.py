@@ -22,7 +22,10 @@ from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, NodeId
 from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
+from swarm.gating.calibration import calibrated
 from swarm.gating.combinations import expert_weights, mix
+from swarm.gating.out_of_distribution import flops_of_distances, out_of_distribution
+from swarm.gating.regions import region_columns
 
 OF_SOME_OWNERS = ("gate", "prototypes")
 """The combinations that can be restricted to some owners: class scores are of all owners' sums."""
@@ -120,7 +123,8 @@ def choose_way(query: Query, active: ActiveGate) -> Way:
             found=f"no sums of {', '.join(query.owners[:5])} in gate {active.version}",
             expected="owners that gave sums, or prototypes",
         )
-    return Way(combination=_among_owners(query, gate, with_sums))
+    # Validation data spoke of all owners together.
+    return Way(combination=replace(_among_owners(query, gate, with_sums), calibration=0.0))
 
 
 def _among_owners(query: Query, gate: GateStatement, with_sums: bool) -> Combination:
@@ -172,7 +176,8 @@ def mixed(
     replies: Sequence[Reply],
     root_shares: NDArray[np.float64],
 ) -> Floats:
-    """Return the answer's probabilities float32 [B, C]; the root has its share [B] of them, 1: all.
+    """Return the answer's calibrated probabilities float32 [B, C]; the root has its share [B] of them, 1:
+    all.
 
     Raises NotReadyError where what experts said cannot be mixed.
     """
@@ -194,9 +199,18 @@ def mixed(
         )
     except InvalidInputError as error:
         raise NotReadyError("answer", found=str(error), remedy="try again") from error
+    found = calibrated(found, way.combination.calibration)
     alone = root_shares[helped] >= 1
-    found[helped[alone]] = by_root[alone]
+    found[helped[alone]] = calibrated(by_root[alone], root_combination(gate).calibration)
     return found
+
+
+def distances_out(active: ActiveGate, reading: Reading) -> Floats | None:
+    """Return how far out each row lies, float32 [B]; None where nobody computed features."""
+    if active.prototypes is None or reading.features is None:
+        return None
+    regions = reading.features[:, region_columns(reading.features.shape[1])]
+    return out_of_distribution(active.prototypes, regions, active.reach)
 
 
 def _by_root(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
@@ -217,11 +231,15 @@ def root_combination(gate: GateStatement) -> Combination:
 
 
 def gate_flops(active: ActiveGate, reading: Reading, root_shares: NDArray[np.float64]) -> float:
-    """Return the gate's FLOPs per query, those rows included that asked the root after all."""
+    """Return the gate's FLOPs per query, those rows included that asked the root after all, and how far out
+    they lie."""
+    distances = 0
+    if reading.features is not None and active.prototypes is not None:
+        distances = flops_of_distances(active.prototypes)
     if reading.class_scores is not None or active.analytic is None:
-        return float(reading.flops)
+        return float(reading.flops + distances)
     helped = np.count_nonzero(root_shares) / max(len(root_shares), 1)
-    return reading.flops + active.analytic.flops_per_query * helped
+    return reading.flops + distances + active.analytic.flops_per_query * helped
 
 
 def sources(

@@ -35,6 +35,7 @@ class Asked:
     class_names: tuple[str, ...]
     values: NDArray[np.float32]
     flops_per_query: float
+    computed_on: str = ""
 
 
 class ExpertLink(Protocol):
@@ -86,6 +87,7 @@ class ExpertCalls:
         gate: GateStatement,
         form: ExpertForm,
         deadline: float,
+        replayable: bool = False,
     ) -> dict[int, Asked]:
         """Return the answers by leaf; a leaf that is absent was not answered, for a reason in the log.
 
@@ -112,6 +114,7 @@ class ExpertCalls:
             ),
             trunk=gate.trunk,
             gate_version=gate.version,
+            replayable=replayable,
         )
         try:
             answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left))
@@ -155,6 +158,7 @@ def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId
         class_names=manifest.class_names,
         values=values.astype(np.float32, copy=False),
         flops_per_query=flops if np.isfinite(flops) and flops >= 0 else 0.0,
+        computed_on=answer.computed_on,
     )
 
 

@@ -7,13 +7,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.errors import ExhaustedError, SwarmError
 from swarm.domain.inference import MAX_QUERY_ROWS
+from swarm.gating.tiles import in_tiles
 
 MOST_WAITING_ROWS = 16 * MAX_QUERY_ROWS
 
@@ -25,6 +26,9 @@ class FeatureMap(Protocol):
     """What is asked of a trunk (`swarm.experts.trunk.Trunk`)."""
 
     flops_per_query: int
+
+    @property
+    def device(self) -> Any: ...
 
     def features(self, inputs: Inputs) -> Features: ...
 
@@ -64,6 +68,11 @@ class FeatureService:
         if self._working is None:
             self._working = asyncio.create_task(self._work())
         return await future
+
+    async def replayable(self, inputs: Inputs) -> tuple[Features, str]:
+        """Return the inputs' features, computed so that they can be again to the bit, and on what: in tiles
+        and one thread, with nobody else's rows. Raises as `features` does."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute_alone, inputs)
 
     async def close(self) -> None:
         """Stop; who still waits is cancelled."""
@@ -115,6 +124,13 @@ class FeatureService:
             return [trunk.features(inputs[0])]
         ends = np.cumsum([len(part) for part in inputs])[:-1]
         return np.split(trunk.features(np.concatenate(inputs)), ends)
+
+    def _compute_alone(self, inputs: Inputs) -> tuple[Features, str]:
+        from swarm.experts.one_thread import computed_on, one_thread
+
+        trunk = self._loaded()
+        with one_thread():
+            return in_tiles(trunk.features, inputs), computed_on(trunk.device)
 
     def _loaded(self) -> FeatureMap:
         if self._trunk is None:

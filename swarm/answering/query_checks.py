@@ -14,6 +14,8 @@ from swarm.rpc.options import MAX_MESSAGE_BYTES
 _NAMED = 20
 _FRAMING_BYTES = 4
 """What the wire adds to each class name, at most; and to each row, its flag included."""
+_ROW_BYTES = 9
+"""What it takes to say how sure each row is, how far out, and whether it is unknown."""
 
 
 def check_query(query: Query, specification: Specification) -> None:
@@ -24,6 +26,8 @@ def check_query(query: Query, specification: Specification) -> None:
     check_inputs(query.inputs, specification, MAX_QUERY_ROWS)
     if query.top_k < 0:
         raise InvalidInputError("top_k", found=str(query.top_k), expected="0 (the gate's own) or more")
+    if not 0 <= query.min_confidence <= 1:
+        raise InvalidInputError("min_confidence", found=str(query.min_confidence), expected="0 to 1")
 
 
 def check_answer_size(rows: int, class_names: Sequence[str]) -> None:
@@ -41,7 +45,7 @@ def check_answer_size(rows: int, class_names: Sequence[str]) -> None:
 def rows_that_fit(class_names: Sequence[str]) -> int:
     """Return how many rows a query may have, 1 to MAX_QUERY_ROWS, by the size of its answer."""
     names = sum(len(name.encode()) + _FRAMING_BYTES for name in class_names)
-    row = np.dtype(np.float32).itemsize * len(class_names) + _FRAMING_BYTES
+    row = np.dtype(np.float32).itemsize * len(class_names) + _FRAMING_BYTES + _ROW_BYTES
     return min(MAX_QUERY_ROWS, max(1, (MAX_MESSAGE_BYTES - names) // row))
 
 
@@ -57,6 +61,16 @@ def check_profiled(query: Query) -> None:
             f"profile {query.profile[:12]}",
             found=f"together with {' and '.join(beside)}",
             expected="a profile alone: the owners whose sums agree answer by their own root",
+        )
+
+
+def check_replayable(query: Query) -> None:
+    """Raise where a profile's answer shall be replayable: its root is nobody's to fetch."""
+    if query.replayable:
+        raise InvalidInputError(
+            f"profile {query.profile[:12]}",
+            found="an answer that shall be replayable",
+            expected="one of the swarm's gate: a profile's root is not published",
         )
 
 

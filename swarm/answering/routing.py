@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.answer_board import AnswerBoard, Rows, merge_rows
 from swarm.answering.combining import (
+    Floats,
     Reading,
     Reply,
     Way,
     choose_way,
+    distances_out,
     gate_flops,
     mixed,
     read_gate,
@@ -32,6 +34,7 @@ from swarm.answering.feature_service import FeatureService
 from swarm.answering.gate_entropy import gate_entropy
 from swarm.answering.known_head import KnownHead, KnownHeads
 from swarm.answering.query_checks import check_answer_size, check_query
+from swarm.answering.replaying import distances_in_tiles, in_order, read_in_tiles, record_of
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Query, Source
@@ -72,9 +75,9 @@ class Router:
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
         leaves = [self._heads.answering(leaf) for leaf in active.value.leaves]
-        allowed = _allowed(query.owners, way, active, leaves)
-        reading = await self._read(query, way, active)
-        board = await asyncio.to_thread(_planned, way, reading, leaves, allowed)
+        allowed = allowed_leaves(query.owners, way, active, leaves)
+        reading, computed_on = await self._read(query, way, active)
+        board = await asyncio.to_thread(planned, way, reading, leaves, allowed)
         replies, missing = await self._collect(query, way, active, leaves, allowed, board, deadline)
         fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
         if len(fallen) and not way.falls_back:
@@ -86,6 +89,8 @@ class Router:
             root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
+            if query.replayable:
+                replies[:] = in_order(replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query
             probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
@@ -104,7 +109,10 @@ class Router:
                 flops_per_query=trunk + gate_flops(active, reading, root_shares) + asked / len(query.inputs),
                 combination=way.label,
                 gate_entropy=entropy,
-            )
+                calibration=way.combination.calibration,
+                out_of_distribution=self._distances(query, active, reading),
+                record=record_of(active, way, leaves, replies, computed_on) if query.replayable else None,
+            ).at_least(query.min_confidence)
 
         return await asyncio.to_thread(answered)
 
@@ -114,11 +122,20 @@ class Router:
             return with_leaves(active)
         return with_leaves(await self._older(version))
 
-    async def _read(self, query: Query, way: Way, active: ActiveGate) -> Reading:
+    async def _read(self, query: Query, way: Way, active: ActiveGate) -> tuple[Reading, str]:
+        """Return what the gate says and, of a replayable query, on what that was computed."""
+        if query.replayable:
+            features, computed_on = await self._features.replayable(query.inputs)
+            return await asyncio.to_thread(read_in_tiles, way, active, features), computed_on
         if way.evenly:
-            return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves))))
+            return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves)))), ""
         features = await self._features.features(query.inputs)
-        return await asyncio.to_thread(read_gate, way, active, features)
+        return await asyncio.to_thread(read_gate, way, active, features), ""
+
+    def _distances(self, query: Query, active: ActiveGate, reading: Reading) -> Floats | None:
+        if query.replayable and not query.uniform and reading.features is not None:
+            return distances_in_tiles(active, reading.features)
+        return None if query.uniform else distances_out(active, reading)
 
     async def _collect(
         self,
@@ -153,7 +170,9 @@ class Router:
                     losses[leaf] = rows
             answers = await asyncio.gather(
                 *(
-                    self._calls.ask(node, query.inputs, wanted, heads, active.value, way.form, deadline)
+                    self._calls.ask(
+                        node, query.inputs, wanted, heads, active.value, way.form, deadline, query.replayable
+                    )
                     for node, wanted in asked.items()
                 )
             )
@@ -199,9 +218,10 @@ def _stand_ins(
     return found
 
 
-def _planned(
+def planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
+    """Return who is asked what, before anybody has answered."""
     identities = [head.identity if head is not None else "" for head in leaves]
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
@@ -209,7 +229,7 @@ def _planned(
     return AnswerBoard(plan, len(leaves), uniform=way.evenly, root_stands_in=way.falls_back)
 
 
-def _allowed(
+def allowed_leaves(
     owners: tuple[NodeId, ...], way: Way, active: ActiveGate, leaves: Sequence[KnownHead | None]
 ) -> NDArray[np.bool_]:
     """Return the leaves that may be asked, bool [L]: none where the way asks no expert."""

@@ -1,14 +1,14 @@
-"""`swarm predict` and `swarm eval`: ask the swarm, and see how well it answers."""
+"""`swarm predict`: ask the swarm."""
 
-import math
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarm.cli.options import Home, ImportPath, Json, import_paths, resolved_source
-from swarm.cli.output import advised, emit, printable, progress, run_async, table
+from swarm.cli.options import Home, Json, resolved_source
+from swarm.cli.output import advised, emit, printable, progress, run_async
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
@@ -53,7 +53,6 @@ ExamplesOption = Annotated[
         metavar="FILE.npz",
     ),
 ]
-BATCH = 512
 _NAME_KNOWN_CLASSES = "rename or leave out those samples; the owners' classes: swarm gate show"
 WHO_ANSWERS = "name one who is in the gate: swarm gate show"
 NAMED = 20
@@ -62,7 +61,6 @@ NAMED = 20
 
 def register(app: typer.Typer) -> None:
     app.command("predict")(predict)
-    app.command("eval")(evaluate)
 
 
 def predict(
@@ -81,6 +79,16 @@ def predict(
             "--gate", min=0, help="Answer by this older gate; 0 is the present one.", metavar="VERSION"
         ),
     ] = 0,
+    min_confidence: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Rows answered with less confidence are answered as unknown."),
+    ] = 0.0,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the answer with the digests that it came from, for swarm replay.", metavar="FILE"
+        ),
+    ] = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
@@ -88,6 +96,8 @@ def predict(
 
     On a node that listens (--advertise) the node itself routes while the coordinator does not answer.
     """
+    from swarm.cli.answer_files import save_answer
+    from swarm.cli.destinations import check_destination
     from swarm.cli.places import coordinator, find_place, own_routing
     from swarm.cli.settings import load_settings
     from swarm.client.inputs import as_batch
@@ -97,7 +107,9 @@ def predict(
     from swarm.domain.inference import Query
     from swarm.domain.specification import Specification
 
-    _check_examples_alone(examples, top_k, owner, uniform, combination, gate_version)
+    check_examples_alone(examples, top_k, owner, uniform, combination, gate_version)
+    if save is not None:
+        check_destination(save, "--save")
     place = find_place(home)
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
@@ -106,41 +118,49 @@ def predict(
         return Query(
             inputs=as_batch(inputs, place.identity().keyring().open(envelope, Specification).value),
             top_k=top_k,
-            explain=explain,
+            explain=explain or save is not None,
             owners=tuple(node_id(name) for name in owner or []),
             uniform=uniform,
             combination=combination,
             gate_version=gate_version,
+            min_confidence=min_confidence,
+            replayable=save is not None,
         )
 
-    async def by_coordinator() -> "tuple[Answer, Profile | None, GateStatement | None]":
+    async def by_coordinator() -> "tuple[Query, Answer, Profile | None, GateStatement | None]":
         async with coordinator(place) as client:
             envelope = await client.specification()
             query = query_of(envelope)
             if not examples:
                 with advised("owner", WHO_ANSWERS):
-                    return await client.predict(query, timeout_s), None, None
+                    return query, await client.predict(query, timeout_s), None, None
             specification = place.identity().keyring().open(envelope, Specification).value
             profile = await make_profile(client, examples, specification)
-            answer = await client.predict(replace(query, profile=profile.id), timeout_s)
-            return answer, profile, await open_gate(client, place)
+            asked = replace(query, profile=profile.id)
+            answer = await client.predict(asked, timeout_s)
+            return asked, answer, profile, await open_gate(client, place)
 
-    async def by_own_node(unreachable: UnreachableError) -> "Answer":
+    async def by_own_node(unreachable: UnreachableError) -> "tuple[Query, Answer]":
         async with own_routing(place, unreachable) as (client, envelope):
             progress(f"{unreachable.subject} does not answer: this node routes")
+            query = query_of(envelope)
             with advised("owner", WHO_ANSWERS):
-                return await client.predict(query_of(envelope), timeout_s)
+                return query, await client.predict(query, timeout_s)
 
     async def work() -> None:
         profile: Profile | None = None
         gate: GateStatement | None = None
         try:
-            answer, profile, gate = await by_coordinator()
+            query, answer, profile, gate = await by_coordinator()
         except UnreachableError as unreachable:
             if examples:
                 raise
-            answer = await by_own_node(unreachable)
-        facts: dict[str, object] = {"answer": answer}
+            query, answer = await by_own_node(unreachable)
+        if save is not None:
+            save_answer(save, answer, query, source)
+        if save is not None and not explain:
+            answer = replace(answer, sources=())
+        facts: dict[str, object] = {"answer": answer, "labels": answer.labels}
         text = describe_answer(answer, top_k)
         if profile and gate:
             facts |= profile_facts(profile, answer, gate)
@@ -150,7 +170,7 @@ def predict(
     run_async(work())
 
 
-def _check_examples_alone(
+def check_examples_alone(
     examples: str,
     top_k: int,
     owner: list[str] | None,
@@ -255,10 +275,26 @@ def describe_profile(profile: "Profile", everyone: Collection["NodeId"] = ()) ->
 
 def describe_row(answer: "Answer", index: int) -> list[str]:
     """Return one row of an answer for people: its best classes and, where explained, who gave them."""
+    if answer.unknown[index]:
+        said = f"unknown: nobody is sure enough ({answer.confidence[index]:.3f})"
+        return [printable(f"{said}{_far_out(answer, index)}"), *_explained(answer, index)]
     row = answer.probabilities[index]
     best = sorted(range(len(row)), key=lambda column: -float(row[column]))[:3]
     said = ", ".join(f"{answer.class_names[column]} {row[column]:.3f}" for column in best)
-    lines = [f"{said}{'  DEGRADED' if answer.degraded[index] else ''}"]
+    first = f"{said}{_far_out(answer, index)}{'  DEGRADED' if answer.degraded[index] else ''}"
+    return [printable(first), *_explained(answer, index)]
+
+
+def _far_out(answer: "Answer", index: int) -> str:
+    """Say how far out a row lies where that is beyond its region's training data."""
+    distances = answer.out_of_distribution
+    if distances is None or distances[index] <= 1:
+        return ""
+    return f"  OUT OF DISTRIBUTION ({distances[index]:.2f})"
+
+
+def _explained(answer: "Answer", index: int) -> list[str]:
+    lines = []
     for source in answer.sources[index] if answer.sources else ():
         by = "" if source.served_by == source.owner else f", served by {source.served_by}"
         if source.owners:
@@ -280,80 +316,10 @@ def describe_answer(answer: "Answer", top_k: int = 0) -> str:
     by = f"{answer.combination}, " if answer.combination else ""
     cost = f"{answer.flops_per_query:.2e} FLOPs a query"
     lines.append(printable(f"gate version {answer.gate_version}, {by}{cost}{missing}"))
-    return "\n".join(lines) + _root_hint(top_k, answer.combination)
+    if not answer.calibration:
+        lines.append("probabilities are not calibrated: no validation data spoke of this way to answer")
+    return "\n".join(lines) + root_hint(top_k, answer.combination)
 
 
-def _root_hint(top_k: int, combination: str) -> str:
+def root_hint(top_k: int, combination: str) -> str:
     return "\nthe root answers: --top-k does not apply" if top_k and combination == "root" else ""
-
-
-def evaluate(
-    data: Annotated[str, typer.Argument(help="A data source with test samples; their labels stay here.")],
-    top_k: TopK = 0,
-    owner: Annotated[list[str] | None, typer.Option(help="Ask these owners' experts only.")] = None,
-    uniform: Annotated[
-        bool, typer.Option("--uniform", help="Average all experts instead of asking the gate.")
-    ] = False,
-    combination: CombinationOption = "",
-    examples: ExamplesOption = "",
-    import_path: ImportPath = None,
-    home: Home = None,
-    json: Json = False,
-) -> None:
-    """Score the swarm's answers on a source's test samples, over all and for each class."""
-    from swarm.cli.places import coordinator, find_place
-    from swarm.cli.scoring import Scorer
-    from swarm.cli.settings import load_settings
-    from swarm.client.inputs import as_batch
-    from swarm.data.sources import load_test
-    from swarm.domain.ids import node_id
-    from swarm.domain.inference import Query
-    from swarm.domain.specification import Specification
-
-    _check_examples_alone(examples, top_k, owner, uniform, combination)
-    place = find_place(home)
-    test = load_test(resolved_source(data), import_paths(import_path))
-    timeout_s = load_settings(place.root).timeout_s
-    owners = tuple(node_id(name) for name in owner or [])
-
-    async def work() -> None:
-        scorer = Scorer(test.class_names)
-        async with coordinator(place) as client:
-            envelope = await client.specification()
-            specification = place.identity().keyring().open(envelope, Specification).value
-            inputs = as_batch(test.inputs, specification)
-            profile = await make_profile(client, examples, specification) if examples else None
-            for start in range(0, len(test), BATCH):
-                query = Query(
-                    inputs=inputs[start : start + BATCH],
-                    top_k=top_k,
-                    owners=owners,
-                    uniform=uniform,
-                    combination=combination,
-                    profile=profile.id if profile else "",
-                )
-                with advised("owner", WHO_ANSWERS):
-                    answer = await client.predict(query, timeout_s)
-                scorer.add(answer, test.labels[start : start + BATCH])
-                progress(f"{min(start + BATCH, len(test))} of {len(test)} answered")
-            gate = await open_gate(client, place) if profile else None
-        score = scorer.score()
-        rows = [(name, count, f"{accuracy:.3f}") for name, count, accuracy in score.by_class]
-        text = (
-            f"test accuracy {score.accuracy:.4f} ± {score.standard_error:.4f} on {score.queries} queries,"
-            f" gate version {score.gate_version}, {score.combination}, {score.degraded} degraded\n"
-            + table(("class", "queries", "accuracy"), rows)
-            + _root_hint(top_k, score.combination)
-        )
-        loss = score.nll if math.isfinite(score.nll) else None
-        by_class = [{"name": n, "queries": c, "accuracy": a} for n, c, a in score.by_class]
-        facts = {"data": data, "split": "test", "accuracy": score.accuracy, "queries": score.queries}
-        facts |= {"standard_error": score.standard_error, "nll": loss, "classes": by_class}
-        facts |= {"gate_version": score.gate_version, "degraded": score.degraded}
-        facts |= {"combination": score.combination, "flops_per_query": score.flops_per_query}
-        if profile and gate:
-            facts |= profile_facts(profile, answer, gate)
-            text = f"{describe_profiled(profile, answer, gate)}\n{text}"
-        emit("evaluation", facts, as_json=json, text=text)
-
-    run_async(work())

@@ -238,9 +238,18 @@ def _combinations_table(statement: "GateStatement") -> str:
                 "-" if each.name == "root" else f"{each.temperature:.3g}",
                 f"{each.class_temperature:g}" if each.name in ("root", "poe", "corrected") else "-",
                 f"{each.strength:g}" if each.name in ("poe", "corrected") else "-",
+                f"{each.calibration:.2f}" if each.calibration else "-",
             )
         )
-    header = ("combination", "accuracy", "z to root", "temperature", "class temperature", "strength")
+    header = (
+        "combination",
+        "accuracy",
+        "z to root",
+        "temperature",
+        "class temperature",
+        "strength",
+        "calibration",
+    )
     return table(header, rows)
 
 

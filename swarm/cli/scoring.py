@@ -1,4 +1,4 @@
-"""Scores answers against labels: accuracy with its standard error, loss, and each class. Pure."""
+"""Scores answers against labels: accuracy with its standard error, loss, calibration, each class. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.inference import Answer
+from swarm.gating.calibration import expected_calibration_error
 
 SMALLEST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """`by_class` holds (name, queries, accuracy); `nll` is the mean negative log likelihood in nats.
+    """`by_class` holds (name, queries, accuracy); `nll` is the mean negative log likelihood in nats;
+    `calibration_error` the expected calibration error over 15 bins of equal mass
+    (`swarm.gating.calibration`), `calibration` the temperature that validation data chose, 0 for none.
 
     `combination` is what answered ("root, gate top-2" where it changed meanwhile); FLOPs are the mean.
     """
@@ -27,6 +30,8 @@ class Score:
     gate_version: int
     combination: str
     flops_per_query: float
+    calibration_error: float
+    calibration: float
     by_class: tuple[tuple[str, int, float], ...]
 
 
@@ -42,6 +47,8 @@ class Scorer:
         self._gate_version = 0
         self._combinations: dict[str, None] = {}
         self._flops = 0.0
+        self._confidence: list[NDArray[np.float32]] = []
+        self._calibration = 0.0
 
     def add(self, answer: Answer, labels: NDArray[np.int64]) -> None:
         """Score one answer; labels int64 [B] index the class names given at the start."""
@@ -55,6 +62,8 @@ class Scorer:
         self._degraded += sum(answer.degraded)
         self._gate_version = answer.gate_version
         self._combinations.setdefault(answer.combination)
+        self._confidence.append(answer.confidence)
+        self._calibration = answer.calibration
         self._flops += answer.flops_per_query * len(labels)
 
     def score(self) -> Score:
@@ -75,5 +84,7 @@ class Scorer:
             gate_version=self._gate_version,
             combination=", ".join(self._combinations),
             flops_per_query=self._flops / len(labels),
+            calibration_error=expected_calibration_error(np.concatenate(self._confidence), correct),
+            calibration=self._calibration,
             by_class=tuple(by_class),
         )

@@ -112,6 +112,7 @@ class AsyncClient:
         uniform: bool = False,
         profile: str = "",
         gate_version: int = 0,
+        min_confidence: float = 0.0,
         timeout_s: float | None = None,
     ) -> Answer:
         """Return the swarm's answer to raw inputs [B, *input_shape], or to one input [*input_shape].
@@ -139,6 +140,7 @@ class AsyncClient:
             uniform=uniform,
             profile=profile,
             gate_version=gate_version,
+            min_confidence=min_confidence,
         )
         at_once = rows_at_once(specification, explain=explain)
         while True:

@@ -38,6 +38,7 @@ def joined(answers: Sequence[Answer]) -> Answer:
                 expected="one gate for all rows",
                 remedy="ask again",
             )
+    far = [part for answer in answers if (part := answer.out_of_distribution) is not None]
     rows = np.array([len(answer.probabilities) for answer in answers])
     return Answer(
         class_names=first.class_names,
@@ -48,8 +49,12 @@ def joined(answers: Sequence[Answer]) -> Answer:
         missing_experts=tuple(sorted({name for answer in answers for name in answer.missing_experts})),
         flops_per_query=float(np.average([answer.flops_per_query for answer in answers], weights=rows)),
         combination=first.combination,
+        confidence=np.concatenate([answer.confidence for answer in answers]),
+        calibration=first.calibration,
+        out_of_distribution=np.concatenate(far) if len(far) == len(answers) else None,
+        unknown=tuple(flag for answer in answers for flag in answer.unknown),
     )
 
 
 def _kind(answer: Answer) -> tuple[object, ...]:
-    return answer.gate_version, answer.combination, answer.class_names
+    return answer.gate_version, answer.combination, answer.calibration, answer.class_names

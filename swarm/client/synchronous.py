@@ -55,6 +55,7 @@ class Client:
         uniform: bool = False,
         profile: str = "",
         gate_version: int = 0,
+        min_confidence: float = 0.0,
         timeout_s: float | None = None,
     ) -> Answer:
         """As `AsyncClient.predict`."""
@@ -68,6 +69,7 @@ class Client:
                 uniform=uniform,
                 profile=profile,
                 gate_version=gate_version,
+                min_confidence=min_confidence,
                 timeout_s=timeout_s,
             )
         )

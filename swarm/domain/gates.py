@@ -123,7 +123,8 @@ class GateStatement:
     def combination(self, name: CombinationName | str = "", top_k: int = 0) -> Combination:
         """Return the combination of that name (empty: the one served) at top_k (0: as it was chosen).
 
-        Where none was chosen at that very top_k, the served or first one of the name is taken to it.
+        Where none was chosen at that very top_k, the served or first one of the name is taken to it, without
+        its calibration.
         Raises NotFoundError where this gate has none of the name.
         """
         served = self.combinations[self.served]
@@ -139,4 +140,4 @@ class GateStatement:
         if not top_k:
             return of_name[0]
         exact = next((each for each in of_name if each.top_k == top_k), None)
-        return exact if exact is not None else replace(of_name[0], top_k=top_k)
+        return exact if exact is not None else replace(of_name[0], top_k=top_k, calibration=0.0)

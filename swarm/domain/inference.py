@@ -1,12 +1,13 @@
 """A query and its answer: what is asked, and everything that an answer says about who gave it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId
+from swarm.domain.replay import AnswerRecord
 
 MAX_QUERY_ROWS = 4096
 MAX_EXAMPLES = 2048
@@ -24,7 +25,9 @@ class Query:
     `combination` names the way to combine, empty: the one that the gate serves; `top_k` 0: its own.
     `owners` restricts routing to these owners' leaves (empty: all). `uniform` averages every candidate expert
     with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
-    `gate_version`: the gate to answer by, 0 for the present one.
+    `gate_version`: the gate to answer by, 0 for the present one. `min_confidence` 0..1: rows answered with
+    less confidence are answered as unknown. `replayable`: the answer says what it came from, and is computed
+    so that it can be computed again to the bit, which takes longer.
     """
 
     inputs: NDArray[np.generic]
@@ -35,6 +38,8 @@ class Query:
     combination: str = ""
     profile: str = ""
     gate_version: int = 0
+    min_confidence: float = 0.0
+    replayable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,6 +106,14 @@ class Answer:
     to it and for a profile; in `poe` and `corrected` it comes first with weight 1, then the experts asked.
     `gate_entropy[b]` (as the sources) is that of the gate's leaf weights in nats; it travels by the Open
     Inference Protocol only.
+
+    `confidence` float32 [B] is the probability of each row's likeliest class (left out: of `probabilities`).
+    `calibration` is the temperature by which probabilities were brought to how often such answers are right
+    on validation data; 0: nobody has, and `confidence` promises nothing. `out_of_distribution` float32 [B] is
+    how far out each row lies (`swarm.gating.out_of_distribution`), above 1 farther than 99 of 100 training
+    samples; None where nobody looked. `unknown[b]` (left out: never): the query asked for more confidence
+    than this row has; its probabilities are all 0. `record` is there where the query asked for a replayable
+    answer.
     """
 
     class_names: tuple[str, ...]
@@ -112,6 +125,38 @@ class Answer:
     flops_per_query: float = 0.0
     combination: str = ""
     gate_entropy: tuple[float, ...] = ()
+    confidence: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, dtype=np.float32))
+    calibration: float = 0.0
+    out_of_distribution: NDArray[np.float32] | None = None
+    unknown: tuple[bool, ...] = ()
+    record: AnswerRecord | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(self.probabilities)
+        if not len(self.confidence) and rows:
+            object.__setattr__(self, "confidence", self.probabilities.max(axis=1, initial=0.0))
+        if not self.unknown:
+            object.__setattr__(self, "unknown", (False,) * rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Each row's likeliest class; empty where it is unknown."""
+        best = self.probabilities.argmax(axis=1)
+        return tuple(
+            "" if unknown else self.class_names[column]
+            for unknown, column in zip(self.unknown, best, strict=True)
+        )
+
+    def at_least(self, min_confidence: float) -> "Answer":
+        """Return the answer with the rows below min_confidence unknown: their probabilities are 0."""
+        below = self.confidence < min_confidence
+        if not below.any():
+            return self
+        return replace(
+            self,
+            probabilities=np.where(below[:, None], np.float32(0), self.probabilities),
+            unknown=tuple(bool(flag) for flag in below),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,19 +175,22 @@ class ExpertTask:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertRequest:
     """Inputs [B, *input_shape] and the tasks for the experts of one owner. `trunk` and `gate_version` are
-    checked by the expert server: features of another trunk are refused, never guessed about."""
+    checked by the expert server: features of another trunk are refused, never guessed about. `replayable`:
+    rows are to be computed in tiles and in one thread."""
 
     inputs: NDArray[np.generic]
     tasks: tuple[ExpertTask, ...]
     trunk: Digest
     gate_version: int
+    replayable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertAnswer:
     """One task's values float32 [len(rows), C_own] over the expert's own class names, in the task's form.
 
-    Probabilities sum to 1 in each row; corrections are finite and sum to 0.
+    Probabilities sum to 1 in each row; corrections are finite and sum to 0. `computed_on` says on what, where
+    the request was for a replayable answer.
     """
 
     expert: ExpertId
@@ -153,6 +201,7 @@ class ExpertAnswer:
     module_digests: tuple[Digest, ...]
     flops_per_query: float
     form: ExpertForm = "probabilities"
+    computed_on: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +215,8 @@ class GateTrial:
     from it (`taken`); and gains and losses against the candidate's own root with the same weights
     (`gained_on_root`, `lost_on_root`; 0 where it has none). `incumbent_correct` is the present gate's count
     on the same samples. `experts_missing` counts chosen experts whose modules this node may not hold; they
-    count as uniform over their classes and add nothing.
+    count as uniform over their classes and add nothing. `nll_by_calibration`: option by option, the summed
+    negative log likelihood at each of CALIBRATIONS; empty from a node that does not say.
     """
 
     samples: int
@@ -182,6 +232,7 @@ class GateTrial:
     incumbent_correct: int = 0
     experts_missing: int = 0
     flops: int = 0
+    nll_by_calibration: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,11 @@ class LoadedExpert:
         self._rows_at_once = MOST_ROWS
 
     @property
+    def device(self) -> torch.device:
+        """What it computes on."""
+        return self._device
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The classes of the columns of `values`."""
         return self.manifest.class_names

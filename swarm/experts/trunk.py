@@ -63,6 +63,11 @@ class Trunk:
         self._net = net.to(device).eval()
 
     @property
+    def device(self) -> torch.device:
+        """What it computes on."""
+        return self._device
+
+    @property
     def feature_size(self) -> int:
         return self.reference.feature_size
 

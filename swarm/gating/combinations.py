@@ -10,9 +10,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.domain.combination import USES_SUMS, Combination, CombinationName, TrialOption
+from swarm.domain.combination import CALIBRATIONS, USES_SUMS, Combination, CombinationName, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.gating.analytic_gate import AnalyticGate
+from swarm.gating.calibration import losses_by_temperature
 from swarm.gating.class_columns import ClassColumns
 from swarm.gating.combine import PROBABILITY_FLOOR, answer_of, mix
 from swarm.gating.distances import Floats
@@ -73,7 +74,8 @@ class Incumbent:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """One entry per option, as `swarm.domain.inference.GateTrial` has them; float64 and int64 [options].
+    """One entry per option, as `swarm.domain.inference.GateTrial` has them; float64 and int64 [options],
+    `nll_by_calibration` float64 [options, temperatures].
 
     `missing` are the rows of chosen leaves whose experts' values were needed and not there, rising.
     """
@@ -88,6 +90,7 @@ class Evaluation:
     gained_on_root: NDArray[np.int64]
     lost_on_root: NDArray[np.int64]
     missing: tuple[int, ...]
+    nll_by_calibration: NDArray[np.float64]
 
 
 def ridge_options(ridges: int) -> tuple[TrialOption, ...]:
@@ -198,6 +201,7 @@ def evaluate_options(
     base = gate.class_scores(scores).astype(np.float64) if gate is not None and scores is not None else None
     on_root = None if base is None else base.argmax(axis=1) == truth
     figures = np.zeros((9, len(options)))
+    losses = np.zeros((len(options), len(CALIBRATIONS)))
     missing: set[int] = set()
     for asked, places in _grouped(options).items():
         spoken = np.zeros((len(truth), width)), np.zeros(len(truth))
@@ -212,6 +216,7 @@ def evaluate_options(
             answer = answer_of(option.combination, own, *spoken)
             before = incumbent_root if option.against_root else incumbent
             figures[:, place] = _figures(answer, truth, before, reference)
+            losses[place] = losses_by_temperature(answer, truth)
     whole = figures[1:].astype(np.int64)
     return Evaluation(
         nll_sum=figures[0],
@@ -224,6 +229,7 @@ def evaluate_options(
         gained_on_root=whole[6],
         lost_on_root=whole[7],
         missing=tuple(sorted(missing)),
+        nll_by_calibration=losses,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from swarm.domain.combination import Combination
 from swarm.domain.contributions import Contribution, LeafContribution
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.gates import GateLeaf, GateStatement
@@ -37,6 +38,7 @@ LATER: Mapping[type, frozenset[str]] = {
     LeafContribution: frozenset({"parent", "manifest"}),
     GateStatement: frozenset({"branches", "change"}),
     GateLeaf: frozenset({"manifest"}),
+    Combination: frozenset({"calibration"}),
 }
 """Fields that statements in somebody's store do not have. A class with some lies inside such a class only."""
 MAX_JSON_BYTES = 16 << 20

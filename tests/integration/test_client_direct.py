@@ -14,7 +14,7 @@ import pytest_asyncio
 import structlog
 
 from swarm.client import AsyncClient
-from swarm.domain.errors import NotFoundError, UnreachableError
+from swarm.domain.errors import InvalidInputError, NotFoundError, UnreachableError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest
@@ -117,8 +117,11 @@ def alike(one: Answer, other: Answer) -> bool:
     if one.gate_version != other.gate_version:
         return False
     assert np.abs(one.probabilities - other.probabilities).max() <= 1e-6
-    return (one.sources, one.combination, one.class_names, one.degraded) == (
-        other.sources, other.combination, other.class_names, other.degraded
+    assert np.abs(one.confidence - other.confidence).max() <= 1e-6
+    far, also = one.out_of_distribution, other.out_of_distribution
+    assert (far is None and also is None) or np.allclose(far, also, rtol=1e-4)  # type: ignore[arg-type]
+    return (one.sources, one.combination, one.class_names, one.degraded, one.calibration) == (
+        other.sources, other.combination, other.class_names, other.degraded, other.calibration
     )  # fmt: skip
 
 
@@ -142,6 +145,29 @@ async def test_direct_answers_are_the_coordinators_for_every_combination(small: 
             await until_so(same)
     assert {each.name for each in gate.combinations} >= {"root", "gate", "corrected", "prototypes"}
     assert all(asked.values()), "the owners were asked at their own listeners"
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_client_says_how_sure_answers_are_and_which_rows_nobody_knows(
+    small: Small, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    midway = (samples("a", 1, 5) + samples("c", 1, 5)) / 2
+    inputs = np.concatenate([samples("a", 4, 4), midway, np.full_like(midway, 60)])
+    async with small.client("a", direct=direct) as client:
+        plain = await client.predict(inputs)
+        assert plain.calibration == (await small.gate()).combination().calibration > 0
+        assert np.array_equal(plain.confidence, plain.probabilities.max(axis=1))
+        assert plain.out_of_distribution is not None and plain.out_of_distribution[5] > 5
+        least = float((plain.confidence[4] + plain.confidence[:4].min()) / 2)
+        monkeypatch.setattr("swarm.client.asynchronous.rows_at_once", lambda *_, **__: 2)
+        parts = await client.predict(inputs, min_confidence=least)
+        assert parts.unknown[:5] == (False,) * 4 + (True,) and parts.labels[4] == ""
+        assert not parts.probabilities[4].any() and parts.calibration == plain.calibration
+        assert np.allclose(parts.confidence, plain.confidence, atol=1e-6)
+        assert parts.out_of_distribution is not None
+        assert np.allclose(parts.out_of_distribution, plain.out_of_distribution, rtol=1e-4)
+        with pytest.raises(InvalidInputError, match="min_confidence"):
+            await client.predict(inputs, min_confidence=1.5)
 
 
 async def test_a_newer_gate_is_followed_and_a_revoked_owner_is_not_asked(small: Small) -> None:

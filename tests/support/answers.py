@@ -41,6 +41,8 @@ SHARE = {("ada", "a"): 1.0, ("ada", "b"): 1.0, ("bob", "c"): 0.6, ("dan", "c"): 
 FIXED_POINT = 32.0
 LIFT = 2.0
 TRUNK_FLOPS, EXPERT_FLOPS = 1000, 50
+DISTANCE_FLOPS = 2 * 4 * 4
+"""Of how far out a row lies: four prototypes of four features."""
 COMBINATIONS = (
     Combination(name="prototypes", temperature=1.0, top_k=1),
     Combination(name="root", class_temperature=0.1),

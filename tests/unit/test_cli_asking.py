@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from swarm.cli import asking
+from swarm.cli import asking, evaluating
 from swarm.cli.app import build
 from swarm.cli.asking import describe_answer, describe_profile
 from swarm.cli.gate import describe_gate
@@ -120,6 +120,7 @@ def test_an_unknown_combination_is_refused_with_those_there_are(command: str) ->
 def test_examples_stand_alone(beside: list[str]) -> None:
     app = typer.Typer()
     asking.register(app)
+    evaluating.register(app)
     done = CliRunner().invoke(app, ["predict", "x.npy", "--examples", "mine.npz", *beside])
     assert isinstance(done.exception, UsageError) and beside[0] in done.exception.found
 

@@ -44,7 +44,7 @@ def test_import_swarm_loads_nothing_heavy() -> None:
 def test_every_command_explains_itself() -> None:
     families = {
         "": "up init join leave down redis registry coordinator node train outbound status events doctor"
-        " experts lineage predict eval backup restore token expert gate bench federate health"
+        " experts lineage predict eval replay backup restore token expert gate bench federate health"
         " stream export import",
         "token": "create list revoke",
         "expert": "show pull add split merge remove retrain",

@@ -25,6 +25,7 @@ from swarm.rpc.convert import answer_to_pb
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 from tests.support.answers import (
     CLASSES,
+    DISTANCE_FLOPS,
     EXPERT_FLOPS,
     LIFT,
     TRUNK_FLOPS,
@@ -60,7 +61,7 @@ async def test_the_root_answers_by_the_class_scores_and_asks_nobody() -> None:
     assert shares[2]["bob"] / shares[2]["dan"] == pytest.approx(0.6 / 0.4)
     assert all(sum(each.values()) == pytest.approx(1.0) for each in shares)
     assert swarm.active.analytic is not None
-    assert answer.flops_per_query == TRUNK_FLOPS + swarm.active.analytic.flops_per_query
+    assert answer.flops_per_query == TRUNK_FLOPS + swarm.active.analytic.flops_per_query + DISTANCE_FLOPS
 
 
 async def test_where_the_root_is_served_no_owners_absence_degrades_an_answer() -> None:
@@ -77,7 +78,7 @@ async def test_a_query_names_another_combination_and_its_experts() -> None:
     assert (best(answer), answer.combination) == ("ac", "gate top-1")
     assert [owners_of(answer, row) for row in (0, 1)] == [["ada"], ["bob"]]
     assert swarm.active.analytic is not None
-    expected = TRUNK_FLOPS + swarm.active.analytic.flops_per_query + EXPERT_FLOPS
+    expected = TRUNK_FLOPS + swarm.active.analytic.flops_per_query + DISTANCE_FLOPS + EXPERT_FLOPS
     assert answer.flops_per_query == expected
 
 

@@ -49,7 +49,14 @@ async def ask(client: CoordinatorClient, inputs: NDArray[np.generic], **how: Unp
             np.average([p.flops_per_query for p in parts], weights=list(map(_rows, parts)))
         ),
         combination=parts[0].combination,
+        calibration=parts[0].calibration,
+        out_of_distribution=_joined([part.out_of_distribution for part in parts]),
     )
+
+
+def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if len(there) == len(parts) else None
 
 
 def _rows(answer: Answer) -> int:

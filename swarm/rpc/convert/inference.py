@@ -25,9 +25,11 @@ from swarm.domain.inference import (
     Query,
     Source,
 )
-from swarm.rpc.convert.scalars import digests, expert_id, finite, leaf_id
+from swarm.domain.replay import AnswerRecord
+from swarm.rpc.convert.scalars import digests, expert_id, finite, fraction, leaf_id
 from swarm.rpc.convert.tensors import rows_from_pb, tensor_from_pb, tensor_to_pb
 from swarm.rpc.pb import expert_pb2, inference_pb2, types_pb2
+from swarm.trust.codec import from_json, to_json
 
 MAX_OPTIONS = 4096
 
@@ -42,6 +44,8 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         combination=query.combination,
         profile=query.profile,
         gate_version=query.gate_version,
+        min_confidence=query.min_confidence,
+        replayable=query.replayable,
     )
 
 
@@ -60,6 +64,8 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         combination=message.combination,
         profile=digest(message.profile) if message.profile else "",
         gate_version=message.gate_version,
+        min_confidence=fraction(message.min_confidence, "min_confidence"),
+        replayable=message.replayable,
     )
 
 
@@ -117,14 +123,30 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         missing_experts=answer.missing_experts,
         flops_per_query=answer.flops_per_query,
         combination=answer.combination,
+        confidence=answer.confidence.tolist(),
+        calibration=answer.calibration,
+        out_of_distribution=None
+        if answer.out_of_distribution is None
+        else answer.out_of_distribution.tolist(),
+        unknown=answer.unknown if any(answer.unknown) else (),
+        record=to_json(answer.record) if answer.record is not None else b"",
     )
 
 
 def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
-    """Return the answer; its rows, classes and explanations fit one another."""
+    """Return the answer; its rows, classes and explanations fit one another.
+
+    One without confidences, of an earlier coordinator, has those of its probabilities.
+    """
     rows = len(message.degraded)
-    if message.explanations and len(message.explanations) != rows:
-        raise ShapeMismatchError("explanations", found=f"{len(message.explanations)}", expected=f"{rows}")
+    for name in ("explanations", "confidence", "out_of_distribution", "unknown"):
+        found = len(getattr(message, name))
+        if found not in (0, rows):
+            raise ShapeMismatchError(name, found=f"{found}", expected=f"{rows}")
+    distances = np.array(message.out_of_distribution, dtype=np.float32)
+    if not np.isfinite(distances).all() or (distances < 0).any():
+        raise InvalidInputError("out_of_distribution", found="a distance that is negative or not finite")
+    confidence = [fraction(each, "confidence") for each in message.confidence]
     return Answer(
         class_names=tuple(message.class_names),
         probabilities=rows_from_pb(message.probabilities, rows, len(message.class_names), "probabilities"),
@@ -134,6 +156,11 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         missing_experts=tuple(map(expert_id, message.missing_experts)),
         flops_per_query=finite(message.flops_per_query, "flops_per_query"),
         combination=message.combination[:80],
+        confidence=np.array(confidence, dtype=np.float32),
+        calibration=finite(message.calibration, "calibration"),
+        out_of_distribution=distances if len(distances) else None,
+        unknown=tuple(message.unknown),
+        record=from_json(AnswerRecord, message.record) if message.record else None,
     )
 
 
@@ -148,6 +175,7 @@ def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
         ],
         trunk=request.trunk,
         gate_version=request.gate_version,
+        replayable=request.replayable,
     )
 
 
@@ -162,6 +190,7 @@ def expert_request_from_pb(message: expert_pb2.ExpertRequest) -> ExpertRequest:
         tasks=tuple(_task(task, len(inputs)) for task in message.tasks),
         trunk=digest(message.trunk),
         gate_version=message.gate_version,
+        replayable=message.replayable,
     )
 
 
@@ -177,6 +206,7 @@ def expert_answers_to_pb(answers: list[ExpertAnswer]) -> expert_pb2.ExpertReply:
                 form=answer.form,
                 module_digests=answer.module_digests,
                 flops_per_query=answer.flops_per_query,
+                computed_on=answer.computed_on,
             )
             for answer in answers
         ]
@@ -249,6 +279,7 @@ def gate_trial_to_pb(trial: GateTrial) -> expert_pb2.TryGateReply:
         incumbent_correct=trial.incumbent_correct,
         experts_missing=trial.experts_missing,
         flops=trial.flops,
+        nll_by_calibration=trial.nll_by_calibration,
     )
 
 
@@ -284,6 +315,7 @@ def gate_trial_from_pb(message: expert_pb2.TryGateReply) -> GateTrial:
         incumbent_correct=message.incumbent_correct,
         experts_missing=message.experts_missing,
         flops=message.flops,
+        nll_by_calibration=tuple(finite(v, "nll_by_calibration") for v in message.nll_by_calibration),
     )
 
 
@@ -350,6 +382,7 @@ def _expert_answer(message: expert_pb2.ExpertAnswer, task: ExpertTask) -> Expert
         form=task.form,
         module_digests=digests(message.module_digests),
         flops_per_query=finite(message.flops_per_query, f"flops of {task.expert}"),
+        computed_on=message.computed_on[:200],
     )
 
 

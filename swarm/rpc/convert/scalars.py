@@ -55,6 +55,13 @@ def finite(value: float, subject: str) -> float:
     return value
 
 
+def fraction(value: float, subject: str) -> float:
+    """Return value; InvalidInputError, naming subject, unless it lies in 0..1."""
+    if not 0 <= value <= 1:
+        raise InvalidInputError(subject, found=str(value), expected="0 to 1")
+    return value
+
+
 def idempotency_key(text: str) -> str:
     """Return the key of a mutating call; InvalidInputError where it is empty or too long."""
     if not 0 < len(text) <= _MAX_KEY:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15swarm/v1/expert.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"J\n\nExpertTask\x12\x0e\n\x06\x65xpert\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x0c\n\x04\x66orm\x18\x04 \x01(\t\"{\n\rExpertRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12#\n\x05tasks\x18\x02 \x03(\x0b\x32\x14.swarm.v1.ExpertTask\x12\r\n\x05trunk\x18\x03 \x01(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\"\xb7\x01\n\x0c\x45xpertAnswer\x12\x0e\n\x06\x65xpert\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08manifest\x18\x03 \x01(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\x12 \n\x06values\x18\x05 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x16\n\x0emodule_digests\x18\x06 \x03(\t\x12\x17\n\x0f\x66lops_per_query\x18\x07 \x01(\x01\x12\x0c\n\x04\x66orm\x18\x08 \x01(\t\"6\n\x0b\x45xpertReply\x12\'\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x16.swarm.v1.ExpertAnswer\"l\n\x0b\x43ombination\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x10\n\x08strength\x18\x04 \x01(\x01\x12\x19\n\x11\x63lass_temperature\x18\x05 \x01(\x01\"`\n\x0bTrialOption\x12*\n\x0b\x63ombination\x18\x01 \x01(\x0b\x32\x15.swarm.v1.Combination\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x14\n\x0c\x61gainst_root\x18\x03 \x01(\x08\"u\n\x0eTryGateRequest\x12\x11\n\tcandidate\x18\x01 \x01(\x0c\x12\x11\n\tincumbent\x18\x02 \x01(\x0c\x12&\n\x07options\x18\x03 \x03(\x0b\x32\x15.swarm.v1.TrialOption\x12\x15\n\rspecification\x18\x04 \x01(\x0c\"\x91\x02\n\x0cTryGateReply\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x0f\n\x07nll_sum\x18\x02 \x03(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x03(\x03\x12\x0e\n\x06gained\x18\x04 \x03(\x03\x12\x0c\n\x04lost\x18\x05 \x03(\x03\x12\x16\n\x0egained_on_root\x18\x06 \x03(\x03\x12\x14\n\x0clost_on_root\x18\x07 \x03(\x03\x12\x19\n\x11incumbent_correct\x18\x08 \x01(\x03\x12\x17\n\x0f\x65xperts_missing\x18\t \x01(\x03\x12\r\n\x05\x66lops\x18\n \x01(\x03\x12\r\n\x05taken\x18\x0b \x03(\x03\x12\x18\n\x10gained_among_own\x18\x0c \x03(\x03\x12\x16\n\x0elost_among_own\x18\r \x03(\x03\"4\n\rSurveyRequest\x12\x0c\n\x04gate\x18\x01 \x01(\x0c\x12\x15\n\rspecification\x18\x02 \x01(\x0c\"\\\n\nLeafSurvey\x12\x0c\n\x04leaf\x18\x01 \x01(\t\x12\x0f\n\x07samples\x18\x02 \x01(\x03\x12\x0f\n\x07nll_sum\x18\x03 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x04 \x01(\x03\x12\r\n\x05novel\x18\x05 \x01(\x03\"m\n\x0bSurveyReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12$\n\x06leaves\x18\x02 \x03(\x0b\x32\x14.swarm.v1.LeafSurvey\x12\r\n\x05\x66resh\x18\x03 \x01(\x03\x12\x13\n\x0b\x66resh_novel\x18\x04 \x01(\x03\x32\xba\x01\n\x06\x45xpert\x12\x39\n\x07Predict\x12\x17.swarm.v1.ExpertRequest\x1a\x15.swarm.v1.ExpertReply\x12;\n\x07TryGate\x12\x18.swarm.v1.TryGateRequest\x1a\x16.swarm.v1.TryGateReply\x12\x38\n\x06Survey\x12\x17.swarm.v1.SurveyRequest\x1a\x15.swarm.v1.SurveyReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15swarm/v1/expert.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"J\n\nExpertTask\x12\x0e\n\x06\x65xpert\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x0c\n\x04\x66orm\x18\x04 \x01(\t\"\x8f\x01\n\rExpertRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12#\n\x05tasks\x18\x02 \x03(\x0b\x32\x14.swarm.v1.ExpertTask\x12\r\n\x05trunk\x18\x03 \x01(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12\x12\n\nreplayable\x18\x14 \x01(\x08\"\xcc\x01\n\x0c\x45xpertAnswer\x12\x0e\n\x06\x65xpert\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x10\n\x08manifest\x18\x03 \x01(\t\x12\x13\n\x0b\x63lass_names\x18\x04 \x03(\t\x12 \n\x06values\x18\x05 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x16\n\x0emodule_digests\x18\x06 \x03(\t\x12\x17\n\x0f\x66lops_per_query\x18\x07 \x01(\x01\x12\x0c\n\x04\x66orm\x18\x08 \x01(\t\x12\x13\n\x0b\x63omputed_on\x18\x14 \x01(\t\"6\n\x0b\x45xpertReply\x12\'\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x16.swarm.v1.ExpertAnswer\"l\n\x0b\x43ombination\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x10\n\x08strength\x18\x04 \x01(\x01\x12\x19\n\x11\x63lass_temperature\x18\x05 \x01(\x01\"`\n\x0bTrialOption\x12*\n\x0b\x63ombination\x18\x01 \x01(\x0b\x32\x15.swarm.v1.Combination\x12\x0f\n\x07weights\x18\x02 \x01(\t\x12\x14\n\x0c\x61gainst_root\x18\x03 \x01(\x08\"u\n\x0eTryGateRequest\x12\x11\n\tcandidate\x18\x01 \x01(\x0c\x12\x11\n\tincumbent\x18\x02 \x01(\x0c\x12&\n\x07options\x18\x03 \x03(\x0b\x32\x15.swarm.v1.TrialOption\x12\x15\n\rspecification\x18\x04 \x01(\x0c\"\xad\x02\n\x0cTryGateReply\x12\x0f\n\x07samples\x18\x01 \x01(\x03\x12\x0f\n\x07nll_sum\x18\x02 \x03(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x03(\x03\x12\x0e\n\x06gained\x18\x04 \x03(\x03\x12\x0c\n\x04lost\x18\x05 \x03(\x03\x12\x16\n\x0egained_on_root\x18\x06 \x03(\x03\x12\x14\n\x0clost_on_root\x18\x07 \x03(\x03\x12\x19\n\x11incumbent_correct\x18\x08 \x01(\x03\x12\x17\n\x0f\x65xperts_missing\x18\t \x01(\x03\x12\r\n\x05\x66lops\x18\n \x01(\x03\x12\x1a\n\x12nll_by_calibration\x18\x14 \x03(\x01\x12\r\n\x05taken\x18\x0b \x03(\x03\x12\x18\n\x10gained_among_own\x18\x0c \x03(\x03\x12\x16\n\x0elost_among_own\x18\r \x03(\x03\"4\n\rSurveyRequest\x12\x0c\n\x04gate\x18\x01 \x01(\x0c\x12\x15\n\rspecification\x18\x02 \x01(\x0c\"\\\n\nLeafSurvey\x12\x0c\n\x04leaf\x18\x01 \x01(\t\x12\x0f\n\x07samples\x18\x02 \x01(\x03\x12\x0f\n\x07nll_sum\x18\x03 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x04 \x01(\x03\x12\r\n\x05novel\x18\x05 \x01(\x03\"m\n\x0bSurveyReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12$\n\x06leaves\x18\x02 \x03(\x0b\x32\x14.swarm.v1.LeafSurvey\x12\r\n\x05\x66resh\x18\x03 \x01(\x03\x12\x13\n\x0b\x66resh_novel\x18\x04 \x01(\x03\x32\xba\x01\n\x06\x45xpert\x12\x39\n\x07Predict\x12\x17.swarm.v1.ExpertRequest\x1a\x15.swarm.v1.ExpertReply\x12;\n\x07TryGate\x12\x18.swarm.v1.TryGateRequest\x1a\x16.swarm.v1.TryGateReply\x12\x38\n\x06Survey\x12\x17.swarm.v1.SurveyRequest\x1a\x15.swarm.v1.SurveyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +34,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPERTTASK']._serialized_start=57
   _globals['_EXPERTTASK']._serialized_end=131
-  _globals['_EXPERTREQUEST']._serialized_start=133
-  _globals['_EXPERTREQUEST']._serialized_end=256
-  _globals['_EXPERTANSWER']._serialized_start=259
-  _globals['_EXPERTANSWER']._serialized_end=442
-  _globals['_EXPERTREPLY']._serialized_start=444
-  _globals['_EXPERTREPLY']._serialized_end=498
-  _globals['_COMBINATION']._serialized_start=500
-  _globals['_COMBINATION']._serialized_end=608
-  _globals['_TRIALOPTION']._serialized_start=610
-  _globals['_TRIALOPTION']._serialized_end=706
-  _globals['_TRYGATEREQUEST']._serialized_start=708
-  _globals['_TRYGATEREQUEST']._serialized_end=825
-  _globals['_TRYGATEREPLY']._serialized_start=828
-  _globals['_TRYGATEREPLY']._serialized_end=1101
-  _globals['_SURVEYREQUEST']._serialized_start=1103
-  _globals['_SURVEYREQUEST']._serialized_end=1155
-  _globals['_LEAFSURVEY']._serialized_start=1157
-  _globals['_LEAFSURVEY']._serialized_end=1249
-  _globals['_SURVEYREPLY']._serialized_start=1251
-  _globals['_SURVEYREPLY']._serialized_end=1360
-  _globals['_EXPERT']._serialized_start=1363
-  _globals['_EXPERT']._serialized_end=1549
+  _globals['_EXPERTREQUEST']._serialized_start=134
+  _globals['_EXPERTREQUEST']._serialized_end=277
+  _globals['_EXPERTANSWER']._serialized_start=280
+  _globals['_EXPERTANSWER']._serialized_end=484
+  _globals['_EXPERTREPLY']._serialized_start=486
+  _globals['_EXPERTREPLY']._serialized_end=540
+  _globals['_COMBINATION']._serialized_start=542
+  _globals['_COMBINATION']._serialized_end=650
+  _globals['_TRIALOPTION']._serialized_start=652
+  _globals['_TRIALOPTION']._serialized_end=748
+  _globals['_TRYGATEREQUEST']._serialized_start=750
+  _globals['_TRYGATEREQUEST']._serialized_end=867
+  _globals['_TRYGATEREPLY']._serialized_start=870
+  _globals['_TRYGATEREPLY']._serialized_end=1171
+  _globals['_SURVEYREQUEST']._serialized_start=1173
+  _globals['_SURVEYREQUEST']._serialized_end=1225
+  _globals['_LEAFSURVEY']._serialized_start=1227
+  _globals['_LEAFSURVEY']._serialized_end=1319
+  _globals['_SURVEYREPLY']._serialized_start=1321
+  _globals['_SURVEYREPLY']._serialized_end=1430
+  _globals['_EXPERT']._serialized_start=1433
+  _globals['_EXPERT']._serialized_end=1619
 # @@protoc_insertion_point(module_scope)

@@ -20,19 +20,21 @@ class ExpertTask(_message.Message):
     def __init__(self, expert: _Optional[str] = ..., manifest: _Optional[str] = ..., rows: _Optional[_Iterable[int]] = ..., form: _Optional[str] = ...) -> None: ...
 
 class ExpertRequest(_message.Message):
-    __slots__ = ("inputs", "tasks", "trunk", "gate_version")
+    __slots__ = ("inputs", "tasks", "trunk", "gate_version", "replayable")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     TRUNK_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPLAYABLE_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     tasks: _containers.RepeatedCompositeFieldContainer[ExpertTask]
     trunk: str
     gate_version: int
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., tasks: _Optional[_Iterable[_Union[ExpertTask, _Mapping[str, object]]]] = ..., trunk: _Optional[str] = ..., gate_version: _Optional[int] = ...) -> None: ...
+    replayable: bool
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., tasks: _Optional[_Iterable[_Union[ExpertTask, _Mapping[str, object]]]] = ..., trunk: _Optional[str] = ..., gate_version: _Optional[int] = ..., replayable: _Optional[bool] = ...) -> None: ...
 
 class ExpertAnswer(_message.Message):
-    __slots__ = ("expert", "version", "manifest", "class_names", "values", "module_digests", "flops_per_query", "form")
+    __slots__ = ("expert", "version", "manifest", "class_names", "values", "module_digests", "flops_per_query", "form", "computed_on")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +43,7 @@ class ExpertAnswer(_message.Message):
     MODULE_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
     FORM_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_ON_FIELD_NUMBER: _ClassVar[int]
     expert: str
     version: int
     manifest: str
@@ -49,7 +52,8 @@ class ExpertAnswer(_message.Message):
     module_digests: _containers.RepeatedScalarFieldContainer[str]
     flops_per_query: float
     form: str
-    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., form: _Optional[str] = ...) -> None: ...
+    computed_on: str
+    def __init__(self, expert: _Optional[str] = ..., version: _Optional[int] = ..., manifest: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ..., values: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., module_digests: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., form: _Optional[str] = ..., computed_on: _Optional[str] = ...) -> None: ...
 
 class ExpertReply(_message.Message):
     __slots__ = ("answers",)
@@ -94,7 +98,7 @@ class TryGateRequest(_message.Message):
     def __init__(self, candidate: _Optional[bytes] = ..., incumbent: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[TrialOption, _Mapping[str, object]]]] = ..., specification: _Optional[bytes] = ...) -> None: ...
 
 class TryGateReply(_message.Message):
-    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops", "taken", "gained_among_own", "lost_among_own")
+    __slots__ = ("samples", "nll_sum", "correct", "gained", "lost", "gained_on_root", "lost_on_root", "incumbent_correct", "experts_missing", "flops", "nll_by_calibration", "taken", "gained_among_own", "lost_among_own")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NLL_SUM_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +109,7 @@ class TryGateReply(_message.Message):
     INCUMBENT_CORRECT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
+    NLL_BY_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     TAKEN_FIELD_NUMBER: _ClassVar[int]
     GAINED_AMONG_OWN_FIELD_NUMBER: _ClassVar[int]
     LOST_AMONG_OWN_FIELD_NUMBER: _ClassVar[int]
@@ -118,10 +123,11 @@ class TryGateReply(_message.Message):
     incumbent_correct: int
     experts_missing: int
     flops: int
+    nll_by_calibration: _containers.RepeatedScalarFieldContainer[float]
     taken: _containers.RepeatedScalarFieldContainer[int]
     gained_among_own: _containers.RepeatedScalarFieldContainer[int]
     lost_among_own: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., taken: _Optional[_Iterable[int]] = ..., gained_among_own: _Optional[_Iterable[int]] = ..., lost_among_own: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, samples: _Optional[int] = ..., nll_sum: _Optional[_Iterable[float]] = ..., correct: _Optional[_Iterable[int]] = ..., gained: _Optional[_Iterable[int]] = ..., lost: _Optional[_Iterable[int]] = ..., gained_on_root: _Optional[_Iterable[int]] = ..., lost_on_root: _Optional[_Iterable[int]] = ..., incumbent_correct: _Optional[int] = ..., experts_missing: _Optional[int] = ..., flops: _Optional[int] = ..., nll_by_calibration: _Optional[_Iterable[float]] = ..., taken: _Optional[_Iterable[int]] = ..., gained_among_own: _Optional[_Iterable[int]] = ..., lost_among_own: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SurveyRequest(_message.Message):
     __slots__ = ("gate", "specification")

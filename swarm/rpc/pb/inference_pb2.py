@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarm/v1/inference.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\xaf\x01\n\x0ePredictRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\x12\x0e\n\x06owners\x18\x04 \x03(\t\x12\x0f\n\x07uniform\x18\x05 \x01(\x08\x12\x13\n\x0b\x63ombination\x18\x06 \x01(\t\x12\x0f\n\x07profile\x18\x07 \x01(\t\x12\x14\n\x0cgate_version\x18\x08 \x01(\x04\"\xb9\x01\n\x06Source\x12\x0c\n\x04leaf\x18\x01 \x01(\t\x12\x0e\n\x06\x65xpert\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x10\n\x08manifest\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\x01\x12\x16\n\x0emodule_digests\x18\x08 \x03(\t\x12$\n\x06owners\x18\t \x03(\x0b\x32\x14.swarm.v1.OwnerShare\"+\n\nOwnerShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"3\n\x0eRowExplanation\x12!\n\x07sources\x18\x01 \x03(\x0b\x32\x10.swarm.v1.Source\"\xeb\x01\n\x0cPredictReply\x12\x13\n\x0b\x63lass_names\x18\x01 \x03(\t\x12\'\n\rprobabilities\x18\x02 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x14\n\x0cgate_version\x18\x03 \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\x08\x12.\n\x0c\x65xplanations\x18\x05 \x03(\x0b\x32\x18.swarm.v1.RowExplanation\x12\x17\n\x0fmissing_experts\x18\x06 \x03(\t\x12\x17\n\x0f\x66lops_per_query\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ombination\x18\x08 \x01(\t\"[\n\x0eProfileRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"z\n\x0cProfileReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06owners\x18\x02 \x03(\t\x12\x10\n\x08\x65xamples\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01\x12\x14\n\x0c\x61\x63\x63uracy_all\x18\x05 \x01(\x01\x12\x14\n\x0cgate_version\x18\x06 \x01(\x04\x32\x89\x01\n\tInference\x12;\n\x07Predict\x12\x18.swarm.v1.PredictRequest\x1a\x16.swarm.v1.PredictReply\x12?\n\x0bMakeProfile\x12\x18.swarm.v1.ProfileRequest\x1a\x16.swarm.v1.ProfileReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarm/v1/inference.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\xdb\x01\n\x0ePredictRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x0f\n\x07\x65xplain\x18\x03 \x01(\x08\x12\x0e\n\x06owners\x18\x04 \x03(\t\x12\x0f\n\x07uniform\x18\x05 \x01(\x08\x12\x13\n\x0b\x63ombination\x18\x06 \x01(\t\x12\x0f\n\x07profile\x18\x07 \x01(\t\x12\x14\n\x0cgate_version\x18\x08 \x01(\x04\x12\x16\n\x0emin_confidence\x18\x14 \x01(\x01\x12\x12\n\nreplayable\x18\x15 \x01(\x08\"\xb9\x01\n\x06Source\x12\x0c\n\x04leaf\x18\x01 \x01(\t\x12\x0e\n\x06\x65xpert\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x10\n\x08manifest\x18\x04 \x01(\t\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\x01\x12\x16\n\x0emodule_digests\x18\x08 \x03(\t\x12$\n\x06owners\x18\t \x03(\x0b\x32\x14.swarm.v1.OwnerShare\"+\n\nOwnerShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"3\n\x0eRowExplanation\x12!\n\x07sources\x18\x01 \x03(\x0b\x32\x10.swarm.v1.Source\"\xd2\x02\n\x0cPredictReply\x12\x13\n\x0b\x63lass_names\x18\x01 \x03(\t\x12\'\n\rprobabilities\x18\x02 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x14\n\x0cgate_version\x18\x03 \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\x08\x12.\n\x0c\x65xplanations\x18\x05 \x03(\x0b\x32\x18.swarm.v1.RowExplanation\x12\x17\n\x0fmissing_experts\x18\x06 \x03(\t\x12\x17\n\x0f\x66lops_per_query\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ombination\x18\x08 \x01(\t\x12\x12\n\nconfidence\x18\x14 \x03(\x02\x12\x13\n\x0b\x63\x61libration\x18\x15 \x01(\x01\x12\x1b\n\x13out_of_distribution\x18\x16 \x03(\x02\x12\x0f\n\x07unknown\x18\x17 \x03(\x08\x12\x0e\n\x06record\x18\x18 \x01(\x0c\"[\n\x0eProfileRequest\x12 \n\x06inputs\x18\x01 \x01(\x0b\x32\x10.swarm.v1.Tensor\x12\x0e\n\x06labels\x18\x02 \x03(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"z\n\x0cProfileReply\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06owners\x18\x02 \x03(\t\x12\x10\n\x08\x65xamples\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63\x63uracy\x18\x04 \x01(\x01\x12\x14\n\x0c\x61\x63\x63uracy_all\x18\x05 \x01(\x01\x12\x14\n\x0cgate_version\x18\x06 \x01(\x04\x32\x89\x01\n\tInference\x12;\n\x07Predict\x12\x18.swarm.v1.PredictRequest\x1a\x16.swarm.v1.PredictReply\x12?\n\x0bMakeProfile\x12\x18.swarm.v1.ProfileRequest\x1a\x16.swarm.v1.ProfileReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +33,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarm.v1.inference_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTREQUEST']._serialized_start=61
-  _globals['_PREDICTREQUEST']._serialized_end=236
-  _globals['_SOURCE']._serialized_start=239
-  _globals['_SOURCE']._serialized_end=424
-  _globals['_OWNERSHARE']._serialized_start=426
-  _globals['_OWNERSHARE']._serialized_end=469
-  _globals['_ROWEXPLANATION']._serialized_start=471
-  _globals['_ROWEXPLANATION']._serialized_end=522
-  _globals['_PREDICTREPLY']._serialized_start=525
-  _globals['_PREDICTREPLY']._serialized_end=760
-  _globals['_PROFILEREQUEST']._serialized_start=762
-  _globals['_PROFILEREQUEST']._serialized_end=853
-  _globals['_PROFILEREPLY']._serialized_start=855
-  _globals['_PROFILEREPLY']._serialized_end=977
-  _globals['_INFERENCE']._serialized_start=980
-  _globals['_INFERENCE']._serialized_end=1117
+  _globals['_PREDICTREQUEST']._serialized_end=280
+  _globals['_SOURCE']._serialized_start=283
+  _globals['_SOURCE']._serialized_end=468
+  _globals['_OWNERSHARE']._serialized_start=470
+  _globals['_OWNERSHARE']._serialized_end=513
+  _globals['_ROWEXPLANATION']._serialized_start=515
+  _globals['_ROWEXPLANATION']._serialized_end=566
+  _globals['_PREDICTREPLY']._serialized_start=569
+  _globals['_PREDICTREPLY']._serialized_end=907
+  _globals['_PROFILEREQUEST']._serialized_start=909
+  _globals['_PROFILEREQUEST']._serialized_end=1000
+  _globals['_PROFILEREPLY']._serialized_start=1002
+  _globals['_PROFILEREPLY']._serialized_end=1124
+  _globals['_INFERENCE']._serialized_start=1127
+  _globals['_INFERENCE']._serialized_end=1264
 # @@protoc_insertion_point(module_scope)

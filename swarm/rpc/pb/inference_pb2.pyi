@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile", "gate_version")
+    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile", "gate_version", "min_confidence", "replayable")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,8 @@ class PredictRequest(_message.Message):
     COMBINATION_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    REPLAYABLE_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     top_k: int
     explain: bool
@@ -25,7 +27,9 @@ class PredictRequest(_message.Message):
     combination: str
     profile: str
     gate_version: int
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ..., gate_version: _Optional[int] = ...) -> None: ...
+    min_confidence: float
+    replayable: bool
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ..., gate_version: _Optional[int] = ..., min_confidence: _Optional[float] = ..., replayable: _Optional[bool] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests", "owners")
@@ -64,7 +68,7 @@ class RowExplanation(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PredictReply(_message.Message):
-    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query", "combination")
+    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query", "combination", "confidence", "calibration", "out_of_distribution", "unknown", "record")
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +77,11 @@ class PredictReply(_message.Message):
     MISSING_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_PER_QUERY_FIELD_NUMBER: _ClassVar[int]
     COMBINATION_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
     class_names: _containers.RepeatedScalarFieldContainer[str]
     probabilities: _types_pb2.Tensor
     gate_version: int
@@ -81,7 +90,12 @@ class PredictReply(_message.Message):
     missing_experts: _containers.RepeatedScalarFieldContainer[str]
     flops_per_query: float
     combination: str
-    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., combination: _Optional[str] = ...) -> None: ...
+    confidence: _containers.RepeatedScalarFieldContainer[float]
+    calibration: float
+    out_of_distribution: _containers.RepeatedScalarFieldContainer[float]
+    unknown: _containers.RepeatedScalarFieldContainer[bool]
+    record: bytes
+    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., combination: _Optional[str] = ..., confidence: _Optional[_Iterable[float]] = ..., calibration: _Optional[float] = ..., out_of_distribution: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[bool]] = ..., record: _Optional[bytes] = ...) -> None: ...
 
 class ProfileRequest(_message.Message):
     __slots__ = ("inputs", "labels", "idempotency_key")

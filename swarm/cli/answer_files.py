@@ -1,0 +1,76 @@
+"""ANSWER.json: an answer with the signed digests that it came from, as `swarm predict --save` writes it."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swarm.cli.output import plain
+from swarm.domain.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from swarm.domain.inference import Answer, Query
+    from swarm.domain.replay import AnswerRecord
+
+SCHEMA = "swarm.answer/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedAnswer:
+    """What a file says: `answer` and `query` as JSON has them, `record` checked."""
+
+    answer: dict[str, Any]
+    query: dict[str, Any]
+    record: "AnswerRecord"
+
+
+def inputs_digest(inputs: "NDArray[np.generic]") -> str:
+    """Return the blake3 of a batch's dtype, shape and values."""
+    import numpy as np
+
+    from swarm.digests import digest_of
+
+    little = np.ascontiguousarray(inputs)
+    return digest_of(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
+
+
+def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> None:
+    """Write an answer to inputs that came from the file `source`; the inputs stay there."""
+    from swarm.trust.codec import to_json
+
+    assert answer.record is not None, "the query asked for a replayable answer"
+    asked = {"owners": query.owners, "min_confidence": query.min_confidence}
+    inputs: dict[str, Any] = {"path": str(Path(source).resolve()), "digest": inputs_digest(query.inputs)}
+    inputs |= {"dtype": query.inputs.dtype.name, "shape": list(query.inputs.shape)}
+    said = plain(replace(answer, record=None)) | {"labels": list(answer.labels)}
+    said.pop("record")
+    record = json.loads(to_json(answer.record))
+    document = {"schema": SCHEMA, "inputs": inputs, "query": plain(asked), "record": record, "answer": said}
+    file.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n")
+
+
+def read_answer(file: Path) -> SavedAnswer:
+    """Return what a file says. Raises NotFoundError, or InvalidInputError for another kind of file."""
+    from swarm.domain.replay import AnswerRecord
+    from swarm.trust.codec import canonical_json, from_json, parse_json
+
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        remedy = "write one: swarm predict INPUT --save ANSWER.json"
+        raise NotFoundError(f"answer {file}", found="no such file", remedy=remedy) from None
+    document = parse_json(data, f"answer {file}")
+    parts = ("inputs", "query", "record", "answer")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.keys() >= {*parts}:
+        raise InvalidInputError(
+            f"answer {file}",
+            found="another kind of JSON",
+            expected=f"{SCHEMA} with {', '.join(parts)}",
+            remedy="write one: swarm predict INPUT --save ANSWER.json",
+        )
+    record = from_json(AnswerRecord, canonical_json(document["record"]))
+    query = {**document["query"], "inputs": document["inputs"]}
+    return SavedAnswer(answer=document["answer"], query=query, record=record)

@@ -1,0 +1,156 @@
+"""A saved answer is computed again from its digests: the same to the bit, or what differs is said."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from swarm.cli.app import build
+from swarm.cli.replaying import NOT_THE_SAME
+from swarm.domain.agent import TrainOrder
+from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
+from swarm.domain.inference import Answer, Query
+from tests.support.learning import digits_like
+from tests.support.node_homes import write_digits
+from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
+
+IMAGES, LABELS = digits_like(40, 4, seed=77)
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
+    """rose knows 0 and 1, tulip 2 and 3; both are trained, and inputs lie in x.npy."""
+    folder = tmp_path_factory.mktemp("again")
+    np.save(folder / "x.npy", IMAGES[:21])
+    with whole_swarm(folder) as running:
+        asyncio.run(_train(running, folder))
+        yield running
+
+
+async def _train(swarm: WholeSwarm, folder: Path) -> None:
+    for name, only in (("rose", (0, 1)), ("tulip", (2, 3))):
+        home = swarm.joined(name)
+        swarm.agent(home)
+        data = write_digits(folder / f"{name}.npz", count=300, seed=1, only=only)
+        async with agent_of(home) as client:
+            done = await carried_out(client, TrainOrder(data=str(data), net="mlp:16x1", steps=100, seed=0))
+            assert done.figures["activated"] == 1.0
+
+
+def command(swarm: WholeSwarm, *words: str) -> tuple[int, dict[str, Any], Exception | None]:
+    done = CliRunner().invoke(build(), [*words, "--json", "--home", str(swarm.home.root)])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    error = done.exception if isinstance(done.exception, SwarmError) else None
+    return done.exit_code, json.loads(lines[-1]) if lines else {}, error
+
+
+def saved(swarm: WholeSwarm, tmp_path: Path, *words: str) -> Path:
+    file = tmp_path / "answer.json"
+    code, _, error = command(swarm, "predict", str(swarm.folder / "x.npy"), *words, "--save", str(file))
+    assert code == 0, error
+    return file
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--combination", "gate", "--top-k", "2"),
+        ("--combination", "poe"),
+        ("--combination", "prototypes", "--top-k", "1", "--min-confidence", "0.9"),
+        ("--owner", "tulip"),
+        ("--uniform",),
+    ],
+    ids=" ".join,
+)
+def test_a_saved_answer_is_the_same_to_the_bit_when_it_is_computed_again(
+    swarm: WholeSwarm, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = saved(swarm, tmp_path, *words)
+    document = json.loads(file.read_text())
+    gate = document["record"]["gate"]
+    assert len(gate) == 64 and document["inputs"]["path"] == str((swarm.folder / "x.npy").resolve())
+    code, found, error = command(swarm, "replay", str(file))
+    assert (code, found["verdict"], found["differences"]) == (0, "same", []), (found, error)
+
+
+async def test_what_else_is_asked_beside_a_query_changes_no_bit_of_a_replayable_answer(
+    swarm: WholeSwarm,
+) -> None:
+    async with swarm.coordinator() as client:
+
+        async def answer(rows: slice, replayable: bool = True) -> Answer:
+            query = Query(inputs=IMAGES[rows], combination="gate", top_k=2, replayable=replayable)
+            return await client.predict(query)
+
+        whole = await answer(slice(0, 40))
+        parts = [slice(0, 1), slice(1, 4), slice(4, 23), slice(23, 40)]
+        beside = [slice(start, start + 7) for start in range(0, 28, 7)]
+        found = await asyncio.gather(
+            *(answer(part) for part in parts), *(answer(part, replayable=False) for part in beside)
+        )
+    again = np.concatenate([each.probabilities for each in found[: len(parts)]])
+    assert np.array_equal(again.view(np.int32), whole.probabilities.view(np.int32))
+    for part, plain in zip(beside, found[len(parts) :], strict=True):
+        assert plain.record is None
+        assert np.allclose(plain.probabilities, whole.probabilities[part], atol=1e-4)
+
+
+def test_a_figure_that_was_changed_is_found_and_named(swarm: WholeSwarm, tmp_path: Path) -> None:
+    file = saved(swarm, tmp_path, "--combination", "gate")
+    document = json.loads(file.read_text())
+    row = document["answer"]["probabilities"][3]
+    row[0] = float(np.nextafter(np.float32(row[0]), np.float32(1)))
+    file.write_text(json.dumps(document))
+    code, found, _ = command(swarm, "replay", str(file))
+    assert (code, found["verdict"]) == (NOT_THE_SAME, "different")
+    assert len(found["differences"]) == 1
+    assert found["differences"][0].startswith("probabilities: 1 of 21 rows differ, by at most ")
+    assert found["differences"][0].endswith("(row 3)")
+
+
+def test_bits_that_another_type_of_device_changed_are_close_and_not_the_same(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    file = saved(swarm, tmp_path, "--combination", "gate")
+    document = json.loads(file.read_text())
+    document["record"]["computed_on"] = "cuda Imagined | torch 2.13.0"
+    document["answer"]["probabilities"][3][0] += 1e-6
+    file.write_text(json.dumps(document))
+    code, found, _ = command(swarm, "replay", str(file))
+    assert (code, found["verdict"], found["tolerance"]) == (NOT_THE_SAME, "close", 1e-4)
+    assert "cuda Imagined | torch 2.13.0" in found["answered_on"]
+    document["answer"]["probabilities"][3][0] += 1e-2
+    file.write_text(json.dumps(document))
+    assert command(swarm, "replay", str(file))[1]["verdict"] == "different"
+
+
+def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    file = saved(swarm, tmp_path, "--combination", "gate")
+    np.save(tmp_path / "other.npy", IMAGES[1:22])
+    code, _, error = command(swarm, "replay", str(file), "--input", str(tmp_path / "other.npy"))
+    assert code != 0 and isinstance(error, VerificationError) and "--input FILE" in error.remedy
+    document = json.loads(file.read_text())
+    whole = json.dumps(document)
+    document["record"]["gate_version"] = 77
+    file.write_text(json.dumps(document))
+    assert isinstance(command(swarm, "replay", str(file))[2], NotFoundError)
+    document = json.loads(whole)
+    document["record"]["gate"] = "0" * 64
+    file.write_text(json.dumps(document))
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "which answered" in error.expected
+    document = json.loads(whole)
+    document["record"]["heads"][0] = "0" * 64
+    file.write_text(json.dumps(document))
+    assert isinstance(command(swarm, "replay", str(file))[2], NotFoundError)
+    file.write_text("{}")
+    assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
+    assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
