@@ -277,12 +277,12 @@ def _label(trials: Trials, options: Sequence[TrialOption], judged: _Judged) -> C
 
 def calibration_of(trials: Trials, row: int) -> float:
     """Return the temperature that makes an option's answers as sure as they are right on all validation
-    data; 0 where no judge said what it takes. Accuracy decides between options before, and stays."""
+    data; 0 where no judge said what it takes. The order in which judges answer changes no bit of it."""
     width = len(CALIBRATIONS)
     told = [trial.nll_by_calibration for trial in trials.values() if trial.nll_by_calibration]
     if not told:
         return 0.0
-    losses = [sum(each[row * width + place] for each in told) for place in range(width)]
+    losses = [math.fsum(each[row * width + place] for each in told) for place in range(width)]
     return fitted_temperature(losses)
 
 
