@@ -192,7 +192,9 @@ async def test_the_server_tells_what_it_is_and_which_models_it_has(swarm: Served
     by_http = await asyncio.to_thread(over_http)
     assert by_http[0] == server and by_http[2]["parameters"] == config["parameters"]
     assert by_http[1]["inputs"][0]["shape"] == [-1, 6]
-    assert {(each["name"], each["version"]): each["state"] for each in by_http[3]} == states
+    told = {(each["name"], each["version"]): each["state"] for each in by_http[3]}
+    # The root may be made anew between the two.
+    assert _without_root(told) == _without_root(states)
 
 
 async def test_an_expert_is_asked_by_its_name_and_version(swarm: Served) -> None:
@@ -598,3 +600,7 @@ async def test_http_beyond_the_loopback_needs_a_bearer_token_and_is_encrypted(sw
     code, said = await ask(Authorization=f"Bearer {token}")
     assert code == 401 and "revoked" in said["error"]
     assert "revoked" in str(await refusal(operator.create_bearer(NodeId("app"), 3600.0, "once")))
+
+
+def _without_root(states: dict[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+    return {named: state for named, state in states.items() if named[0] != "coordinator.e0"}
