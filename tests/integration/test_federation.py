@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from coordinator.solver_process import threads
 from node.federated_samples import load
 from node.jobs import LearningJob
 from node.outbound import OutboundLog
@@ -135,8 +135,9 @@ async def test_sums_over_the_streams_are_the_pooled_sums_to_the_last_bit(meadow:
         columns = target_columns(q, own.training.labels, len(own.training.class_names))
         gram = pack_triangle(exact_gram(q))
         owners.append(OwnerSums(owner=name, samples=len(q), columns=columns, exact=gram))
-    # As many threads as the coordinator's children have: LAPACK's last bits depend on it.
-    with threadpool_limits(int(threads()["OPENBLAS_NUM_THREADS"])):
+    # LAPACK's last bits depend on its threads; forked children of tests have as many as `ENVIRONMENT` gives.
+    scipy.linalg.cholesky(np.eye(2))  # limits are those of libraries that are loaded
+    with threadpool_limits(int(ENVIRONMENT["OPENBLAS_NUM_THREADS"])):
         expected = solve(owners, RIDGES, fixed_point)
     assert np.array_equal(done.arrays["weights"], expected)
     assert done.figures["validation_accuracy"] > 0.8
