@@ -3,7 +3,9 @@
 Callers take turns by deficit round robin (Shreedhar & Varghese 1996): each gets the same share of the work,
 however many queries the others send. How long a newcomer would wait is reckoned from how fast waiting ones
 went lately; where that is longer than its deadline, or the waiting room is full, it hears so at once, with
-the time after which to ask again. A lone query waits for nobody.
+the time after which to ask again. How many are worked on at once follows how long they take: more while that
+stays near what one takes alone (which fills batches), fewer where it grows (delay as the sign of congestion:
+TCP Vegas, Brakmo & Peterson 1995). A lone query waits for nobody.
 """
 
 import asyncio
@@ -24,15 +26,24 @@ _QUANTUM: Final = 256
 _MEMORY_S: Final = 5.0
 """Over how long the pace of the work is averaged."""
 _SHARE_OF_DEADLINE: Final = 0.8
+_NEWEST_COUNTS: Final = 0.05
+_SMALL_ROWS: Final = 256
+"""Queries of more rows take longer anyway: they say nothing of how much there is to do."""
+_FIRST_WIDTH, _LEAST_WIDTH = 16, 4
+_SLOWER: Final = 4.0
+_HARDLY_ANY: Final = 1
+_SHORT_S: Final = 0.05
+"""What takes less than this is not too slow."""
+_NARROWING: Final = 0.98
 _LEAST_HINT_S: Final = 0.05
 _LONGEST_HINT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLimits:
-    """How many queries, and rows of them, are worked on at once and may wait; and for how long (seconds)."""
+    """How many queries and rows are worked on at once at most, may wait, and for how long (seconds)."""
 
-    working_queries: int = 64
+    working_queries: int = 256
     working_rows: int = 4 * MAX_QUERY_ROWS
     waiting_queries: int = 1024
     waiting_rows: int = 32 * MAX_QUERY_ROWS
@@ -61,7 +72,8 @@ class QueryQueue:
         self, limits: QueueLimits | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits if limits is not None else QueueLimits()
-        self._pace = _Pace(clock)
+        self._clock, self._pace = clock, _Pace(clock)
+        self._width = _Width(self.limits.working_queries)
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._working_queries = self._working_rows = 0
         self._waiting_queries = self._waiting_rows = 0
@@ -112,12 +124,17 @@ class QueryQueue:
             await self._wait(caller, rows, timeout_s)
         else:
             self._begin(rows)
+        began, company, is_full = self._clock(), self._working_queries - 1, self._waiting_queries > 0
         try:
             yield
         finally:
             self._working_queries -= 1
             self._working_rows -= rows
-            self._pace.ended(rows + QUERY_COST, somebody_waits=self._waiting_queries > 0)
+            took_s = self._clock() - began
+            self._pace.ended(rows + QUERY_COST, took_s, somebody_waits=self._waiting_queries > 0)
+            if rows <= _SMALL_ROWS:
+                is_full = is_full or self._waiting_queries > 0
+                self._width.ended(took_s, company=company, is_full=is_full)
             self._give_turns()
             if not self._working_queries and not self._waiting_queries:
                 self._idle.set()
@@ -137,14 +154,15 @@ class QueryQueue:
         self._idle.clear()
 
     def _fits(self, rows: int) -> bool:
-        if self._working_queries >= self.limits.working_queries:
+        if self._working_queries >= self._width.queries:
             return False
         return not self._working_queries or self._working_rows + rows <= self.limits.working_rows
 
     async def _wait(self, caller: str, rows: int, timeout_s: float) -> None:
         line = self._lines.get(caller)
         wait_s = self._wait_s(caller, rows + QUERY_COST + (line.cost if line else 0))
-        if wait_s > min(_SHARE_OF_DEADLINE * timeout_s, self.limits.longest_wait_s):
+        most_s = min(_SHARE_OF_DEADLINE * timeout_s - self._pace.takes_s, self.limits.longest_wait_s)
+        if wait_s > max(most_s, 0.0):
             raise self._busy(wait_s)
         while self._is_full(rows):
             if not self._has_less_than_most(caller, rows + QUERY_COST):
@@ -253,6 +271,32 @@ class QueryQueue:
         )
 
 
+class _Width:
+    """How many queries are worked on at once: as many as take no longer than `_SLOWER` times what one takes
+    that has hardly any company."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._width = most, float(min(most, _FIRST_WIDTH))
+        self._alone_s = self._least_s = math.inf
+
+    @property
+    def queries(self) -> int:
+        return int(self._width)
+
+    def ended(self, took_s: float, *, company: int, is_full: bool) -> None:
+        """Note how long a query took that began with so many others, and whether more of them waited."""
+        self._least_s = min(took_s, self._least_s)
+        if company <= _HARDLY_ANY:
+            known = math.isfinite(self._alone_s)
+            self._alone_s += (took_s - self._alone_s) * _NEWEST_COUNTS if known else 0.0
+            self._alone_s = self._alone_s if known else took_s
+        usual_s = self._alone_s if math.isfinite(self._alone_s) else self._least_s
+        if took_s > max(_SHORT_S, _SLOWER * usual_s):
+            self._width = max(min(self._most, _LEAST_WIDTH), self._width * _NARROWING)
+        elif is_full:
+            self._width = min(self._most, self._width + 1 / self._width)
+
+
 class _Pace:
     """How much work ends in a second while somebody waits: decayed sums of cost and of time."""
 
@@ -260,15 +304,18 @@ class _Pace:
         self._clock = clock
         self._cost = self._seconds = 0.0
         self._since: float | None = None
+        self.takes_s = 0.0
+        """What a query took lately once it was its turn."""
 
     def somebody_waits(self) -> None:
         """Note that from now on the work is as fast as it can be."""
         if self._since is None:
             self._since = self._clock()
 
-    def ended(self, cost: int, *, somebody_waits: bool) -> None:
-        """Note that a query ended, and whether others wait still."""
+    def ended(self, cost: int, took_s: float, *, somebody_waits: bool) -> None:
+        """Note that a query ended after so long, and whether others wait still."""
         now = self._clock()
+        self.takes_s += (took_s - self.takes_s) * _NEWEST_COUNTS
         if self._since is not None:
             passed = max(now - self._since, 0.0)
             kept = math.exp(-passed / _MEMORY_S)
