@@ -120,8 +120,8 @@ async def _serve(
             membership_service(parts.membership),
             gate_service(parts.keeper),
             growth_service(parts.growth),
-            inference_service(parts.router),
-            open_inference_service(parts.open_inference),
+            inference_service(parts.router, parts.door.check),
+            open_inference_service(parts.open_inference, parts.door.check),
             federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),
         ],
@@ -154,6 +154,7 @@ async def _serve(
         asyncio.create_task(upkeep.run(parts.publish_late)),
         asyncio.create_task(parts.growth.run()),
         asyncio.create_task(parts.policies.run()),
+        asyncio.create_task(parts.trail.run()),
         asyncio.create_task(parts.warm()),
     ]
     stack.push_async_callback(_end, tasks)
@@ -169,13 +170,18 @@ async def _serve(
     _say_ready(parts, endpoints)
     on_ready(endpoints)
     await _until(told, tasks[:-1])
-    log.info("coordinator.stopping")
+    log.info("coordinator.stopping", answering=parts.door.queue.working + parts.door.queue.waiting)
+    for each in (server, loopback):
+        if each is not None:
+            await each.say_ending()
+    if not await parts.door.drain("this coordinator"):
+        log.warning("coordinator.not_drained", answering=parts.door.queue.working)
 
 
 def _loopback_server(config: CoordinatorConfig, parts: Coordinator, endpoints: Endpoints) -> RpcServer | None:
     if config.loopback_port is None:
         return None
-    server = create_loopback_server([open_inference_service(parts.open_inference)])
+    server = create_loopback_server([open_inference_service(parts.open_inference, parts.door.check)])
     endpoints.loopback_port = server.add_loopback_port(config.loopback_port)
     return server
 
@@ -189,7 +195,7 @@ def _http_server(
     is_plain = is_loopback(config.http_listen)
     callers = HttpCallers(parts.bearer_tokens, is_loopback=is_plain)
     return HttpServer(
-        rest_app(parts.open_inference, callers, Allowances(), time.monotonic),
+        rest_app(parts.open_inference, callers, Allowances(), time.monotonic, parts.door.check),
         None if is_plain else folder.identity,
         name="HTTP port",
         flag="--http-port",

@@ -8,6 +8,7 @@ import structlog
 
 from coordinator.addresses import Endpoints
 from coordinator.admission import Admission
+from coordinator.answer_trail import AnswerTrail
 from coordinator.aside import AsideContributions
 from coordinator.bearer_tokens import BearerTokens
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
@@ -54,6 +55,9 @@ from coordinator.token_claims import TokenClaims
 from coordinator.trunk_loading import trunk_loader
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
+from swarm.answering.front_door import FrontDoor, GuardedInference
+from swarm.answering.query_queue import QueryQueue
+from swarm.answering.rate_limits import RateLimits
 from swarm.answering.routing import Router
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
@@ -76,7 +80,9 @@ class Coordinator:
 
     membership: Membership
     keeper: GateKeeper
-    router: Inference
+    router: GuardedInference
+    door: FrontDoor
+    trail: AnswerTrail
     open_inference: OpenInference
     growth: Growth
     policies: GrowthPolicies
@@ -384,17 +390,23 @@ async def build(
             trunk=lambda: specifications.current.value.trunk,
         ),
     )
+    trail = AnswerTrail(folder.audit, config.audit_days, clock)
+    door = FrontDoor(QueryQueue(), RateLimits(config.query_rate, dict(config.query_rates)), trail)
+    guarded = GuardedInference(inference, door)
     return Coordinator(
         membership=membership,
         keeper=keeper,
-        router=inference,
+        router=guarded,
+        door=door,
+        trail=trail,
         open_inference=OpenInference(
-            router=inference,
+            router=guarded,
             experts=SingleExpert(calls, lambda: specifications.current.value),
             heads=heads,
             active=lambda: keeper.active,
             specification=lambda: specifications.current.value,
             statistics=Statistics(clock),
+            door=door,
         ),
         growth=growth,
         policies=policies,

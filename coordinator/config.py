@@ -28,6 +28,10 @@ class CoordinatorConfig:
     another address over TLS and with bearer tokens. `loopback_port`: inference over gRPC without TLS, on
     loopback only (None: not at all).
 
+    Each caller may ask about `query_rate` rows a second (0: as many as it likes), those named in
+    `query_rates` (`role/id`) about as many as are set there. The trail of answers is kept for `audit_days`
+    (0: none is written).
+
     `growth` is the policy of growth unless another was set at run time; it looks every `growth_every_s` for
     the leaf to split by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
     owner that is away for `growth_patience_s` ends the proposal that it carries out, and so does one that did
@@ -48,6 +52,9 @@ class CoordinatorConfig:
     import_paths: tuple[str, ...] = ()
     gate_top_k: int = 2
     gate_versions_kept: int = GATE_VERSIONS_KEPT
+    query_rate: float = 0.0
+    query_rates: tuple[tuple[str, float], ...] = ()
+    audit_days: int = 30
     growth: GrowthPolicy = "manual"
     growth_every_s: float = 300.0
     growth_criterion: Criterion = "loss"
@@ -103,6 +110,11 @@ class CoordinatorFolder:
     def profiles(self) -> Path:
         """Askers' profiles, `<id>.npy` and `<id>.json`."""
         return self.root / "profiles"
+
+    @property
+    def audit(self) -> Path:
+        """The trail of answers, `<day>.jsonl`."""
+        return self.root / "audit"
 
     @property
     def records(self) -> Path:

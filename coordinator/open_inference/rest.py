@@ -4,6 +4,7 @@ Errors are `{"error": ...}` with the status of `swarm.rpc.status`.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -26,8 +27,11 @@ from swarm.domain.errors import (
     SwarmError,
     UnauthenticatedError,
 )
+from swarm.domain.ids import NodeId
+from swarm.domain.membership import Caller
 from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
 from swarm.rpc.allowances import Allowances
+from swarm.rpc.callers import current_caller, set_current_caller
 from swarm.rpc.open_inference.json_body import only_ready, request_from_body, result_to_body
 from swarm.rpc.open_inference.json_models import config_json, index_json, metadata_json, statistics_json
 from swarm.rpc.open_inference.servicer import SERVER_NAME
@@ -56,10 +60,16 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def rest_app(
-    port: OpenInferencePort, callers: HttpCallers, allowances: Allowances, clock: Callable[[], float]
+    port: OpenInferencePort,
+    callers: HttpCallers,
+    allowances: Allowances,
+    clock: Callable[[], float],
+    admission: Callable[[Caller], None] = lambda _: None,
 ) -> Starlette:
-    """Return the application. clock: seconds from any steady origin, for the log of refusals."""
-    on = _Rest(port, BodyReader(most_bytes=MAX_BODY_BYTES, room_bytes=ROOM_BYTES, timeout_s=BODY_TIMEOUT_S))
+    """Return the application. clock: seconds from any steady origin, for the log of refusals. `admission` may
+    refuse whoever asks for an answer before the body is read."""
+    bodies = BodyReader(most_bytes=MAX_BODY_BYTES, room_bytes=ROOM_BYTES, timeout_s=BODY_TIMEOUT_S)
+    on = _Rest(port, bodies, admission)
     guard = _Guard(callers, allowances, RefusalLog(clock=clock))
     routes = [
         Route("/v2/health/live", guard.open(on.live), methods=["GET"]),
@@ -80,8 +90,10 @@ def rest_app(
 
 
 class _Rest:
-    def __init__(self, port: OpenInferencePort, bodies: BodyReader) -> None:
-        self._port, self._bodies = port, bodies
+    def __init__(
+        self, port: OpenInferencePort, bodies: BodyReader, admission: Callable[[Caller], None]
+    ) -> None:
+        self._port, self._bodies, self._admission = port, bodies, admission
 
     async def live(self, _: Request) -> Response:
         return JSONResponse({"live": True})
@@ -120,6 +132,7 @@ class _Rest:
         return JSONResponse(index_json(self._port.index(only_ready=wanted)))
 
     async def infer(self, request: Request) -> Response:
+        self._admission(current_caller())
         header_size = _header_size(request)
         body = await self._bodies.read(request)
         name, version = _asked(request)
@@ -162,6 +175,7 @@ class _Guard:
             if callers is None:
                 return await handler(request)
             who = callers.admit(request.headers)
+            set_current_caller(Caller(role="client", id=NodeId(who.partition("/")[2])))
             with self._allowances.call(who, path, "call"):
                 response = await handler(request)
         except SwarmError as error:
@@ -188,7 +202,7 @@ def error_response(error: SwarmError) -> Response:
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, ExhaustedError):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return JSONResponse({"error": str(error)}, status_code=http_status(error), headers=headers)
 
 

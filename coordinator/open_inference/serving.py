@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from coordinator.heads import Heads
-from coordinator.inference import Inference
 from coordinator.open_inference.answering import (
     check_expert_parameters,
     check_outputs,
@@ -20,6 +19,7 @@ from coordinator.open_inference.models import SWARM_MODEL, expert_model, swarm_m
 from coordinator.open_inference.single_expert import SingleExpert
 from coordinator.open_inference.statistics import Statistics, Stopwatch
 from swarm.answering.active_gate import ActiveGate
+from swarm.answering.front_door import FrontDoor
 from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, ExpertId, owner_of
@@ -33,7 +33,9 @@ from swarm.domain.open_inference import (
     OfferedTensor,
 )
 from swarm.domain.specification import Specification
+from swarm.rpc.callers import current_caller
 from swarm.rpc.open_inference.tensors import read_input
+from swarm.rpc.ports import InferencePort
 
 _NAMED = 10
 _SMALL = 1 << 16
@@ -49,21 +51,23 @@ class OpenInference:
     def __init__(
         self,
         *,
-        router: Inference,
+        router: InferencePort,
         experts: SingleExpert,
         heads: Heads,
         active: Callable[[], ActiveGate | None],
         specification: Callable[[], Specification],
         statistics: Statistics,
+        door: FrontDoor,
     ) -> None:
-        self._router, self._experts, self._heads = router, experts, heads
+        """`router` is behind the door; experts asked by name go through it here."""
+        self._router, self._experts, self._heads, self._door = router, experts, heads, door
         self._active, self._specification = active, specification
         self._statistics = statistics
 
     def is_ready(self) -> bool:
-        """Say whether there is a gate with leaves to answer by."""
+        """Say whether there is a gate with leaves to answer by, and answers are not coming to an end."""
         active = self._active()
-        return active is not None and active.prototypes is not None
+        return not self._door.is_closing and active is not None and active.prototypes is not None
 
     def standing(self, name: str, version: str) -> ModelStanding:
         """Return whether a model can be asked; raises as `model` does."""
@@ -157,7 +161,10 @@ class OpenInference:
                 gate = head.manifest.gate_version_seen
                 query = query_of(request, inputs, 0 if gate == active.version else gate)
                 return await self._router.predict(replace(query, combination="root"), limit_s)
-            return await self._experts.predict(head, active.value, inputs, limit_s)
+            name, rows = head.manifest.expert, max(1, len(inputs))
+            async with self._door.query(current_caller(), name, rows, limit_s) as passed:
+                passed.answer = await self._experts.predict(head, active.value, inputs, passed.left_s)
+            return passed.answer
 
     def _version_of(self, name: str, version: str) -> KnownHead:
         versions, number = self._versions(ExpertId(name)), version_number(version, name)

@@ -7,6 +7,7 @@ import typer.core
 
 from swarm.cli import (
     asking,
+    auditing,
     backup,
     bench,
     evaluating,
@@ -56,6 +57,7 @@ def build() -> typer.Typer:
         gate,
         health,
         asking,
+        auditing,
         evaluating,
         replaying,
         backup,

@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     """How many experts a new gate asks about a query."""
     gate_versions_kept: int = Field(default=GATE_VERSIONS_KEPT, ge=1, le=1_000_000)
     """Of so many of the newest gate versions all arrays are kept: to roll back to them, or ask by them."""
+    query_rate: float = Field(default=0.0, ge=0)
+    """About how many rows a second each caller may ask in the long run; 0: as many as it likes."""
+    query_rates: dict[str, float] = Field(default_factory=dict)
+    """The rates of those named, as `{"client/ada": 100}`; 0: no limit for that one."""
+    audit_days: int = Field(default=30, ge=0, le=3650)
+    """For so many days the coordinator keeps who was answered what; 0: it does not write that down."""
     registry_node_quota: Annotated[ByteSize, WrapValidator(_whole_bytes)] = ByteSize(0)
     """What each node may fill in the registry, as `20GB` or a number of bytes; 0: no limit."""
     registry_keep_versions: int = Field(default=RetentionPolicy().keep_versions, ge=0, le=1_000_000)

@@ -41,6 +41,8 @@ async def until_answered(ask: Callable[[float], Awaitable[T]], deadline: float) 
         except SwarmError as error:
             last = error
             pause = pause_s(asked)
+            if isinstance(error, ExhaustedError) and error.retry_after_s > pause:
+                pause = error.retry_after_s * _jitter.uniform(1.0, 1.25)
             if not passes(error) or time.monotonic() + pause >= deadline:
                 _note(error, asked, began)
                 raise

@@ -129,9 +129,19 @@ class HarmfulContributionError(SwarmError):
 
 
 class ExhaustedError(SwarmError):
-    """A limit is reached: a quota, a queue, a disk."""
+    """A limit is reached: a quota, a queue, a disk.
+
+    `retry_after_s`: when asking again may do, in seconds; 0 where nobody knows, or waiting does not help.
+    """
 
     code = "exhausted"
+    retry_after_s = 0.0
+
+    def __init__(
+        self, subject: str, *, found: str = "", expected: str = "", remedy: str = "", retry_after_s: float = 0
+    ) -> None:
+        super().__init__(subject, found=found, expected=expected, remedy=remedy)
+        self.retry_after_s = retry_after_s
 
 
 class TooManyExpertsError(ExhaustedError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,12 +22,16 @@ from google.protobuf.message import DecodeError
 
 from swarm.audit import RefusalLog
 from swarm.domain.errors import DeadlineError, ExhaustedError, InvalidInputError, SwarmError
+from swarm.domain.membership import Caller
 from swarm.rpc import status
 from swarm.rpc.allowances import Allowances, Kind
 from swarm.rpc.callers import Gatekeeper, Standing, claimed_caller, set_current_caller
 from swarm.rpc.convert import problem_to_pb
 
 PROBLEM_KEY: Final = "swarm-problem-bin"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""How gRPC itself tells a client when to try again."""
+
 RECHECK_S: Final = 1.0
 HEARD_OUT_S: Final = 60.0
 REFUSING_S: Final = 5.0
@@ -37,12 +42,15 @@ _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any] | AsyncIterator[Any]]
+Admission = Callable[[Caller], None]
+"""Raises the domain error by which a caller is refused."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Admits callers, re-checks streams every second, and maps errors, for every method of a server.
 
-    `allowances` None: nobody is limited.
+    `allowances` None: nobody is limited. `admissions`, by methods' paths, may refuse a caller before any of
+    its request is read.
     """
 
     def __init__(
@@ -51,8 +59,10 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         recheck_s: float = RECHECK_S,
         refusals: RefusalLog | None = None,
         allowances: Allowances | None = None,
+        admissions: Mapping[str, Admission] | None = None,
     ) -> None:
         self._gatekeeper, self._recheck_s, self._allowances = gatekeeper, recheck_s, allowances
+        self._admissions = dict(admissions or {})
         self._refusals = refusals if refusals is not None else RefusalLog()
 
     async def intercept_service(
@@ -76,6 +86,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             recheck_s=self._recheck_s,
             refusals=self._refusals,
             allowances=self._allowances,
+            admission=self._admissions.get(handler_call_details.method),
         )
         # Messages are read inside, also where there is one only: a caller is admitted and counted before,
         # and gRPC answers UNKNOWN, with a traceback, to bytes that are no message.
@@ -95,6 +106,7 @@ class _Guarded:
     recheck_s: float
     refusals: RefusalLog
     allowances: Allowances | None
+    admission: Admission | None
 
     async def serve(self, messages: AsyncIterable[bytes], context: Context) -> Any:
         """Run the method; whatever goes wrong leaves through `_refuse`."""
@@ -104,6 +116,8 @@ class _Guarded:
             standing = self.gatekeeper.admit(self.path, context)
             who = f"{standing.caller.role}/{standing.caller.id}"
             set_current_caller(standing.caller)
+            if self.admission is not None:
+                self.admission(standing.caller)
             with self._counted(who, self.path, self._kind):
                 received = _Received(messages, self._message)
                 request = received if self.streams_in else await self._only(received)
@@ -253,12 +267,17 @@ async def _refuse(context: Context, error: SwarmError) -> None:
     cut = status.error_from_parts(
         error.code, *(text[:_MAX_TEXT] for text in (error.subject, error.found, error.expected, error.remedy))
     )
+    metadata: list[tuple[str, str | bytes]] = []
+    if isinstance(error, ExhaustedError) and isinstance(cut, ExhaustedError) and error.retry_after_s > 0:
+        cut.retry_after_s = error.retry_after_s
+        metadata.append((PUSHBACK_KEY, str(math.ceil(error.retry_after_s * 1000))))
+    metadata.append((PROBLEM_KEY, problem_to_pb(cut).SerializeToString()))
     try:
         async with asyncio.timeout(REFUSING_S):
             await context.abort(
                 grpc.StatusCode[status.status_of(error).grpc],
                 str(error)[:_MAX_TEXT],
-                ((PROBLEM_KEY, problem_to_pb(cut).SerializeToString()),),
+                tuple(metadata),
             )
     except TimeoutError:
         raise asyncio.CancelledError from None  # which ends the stream without a status

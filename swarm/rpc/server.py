@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from swarm.domain.membership import Caller
 from swarm.rpc.allowances import MOST_CALLS_OF_ALL, Allowances, Limits
 from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, LoopbackGatekeeper, SameMachineGatekeeper
 from swarm.rpc.credentials import IdentitySource, server_credentials
-from swarm.rpc.interceptors import RECHECK_S, Behaviour, CallGuard
+from swarm.rpc.interceptors import RECHECK_S, Admission, Behaviour, CallGuard
 from swarm.rpc.methods import Method
 from swarm.rpc.open_inference.descriptors import ServedDescriptors
 from swarm.rpc.options import SERVER_OPTIONS
@@ -34,6 +34,8 @@ class Service:
 
     name: str
     behaviours: Mapping[Method[Any, Any], Behaviour]
+    admissions: Mapping[Method[Any, Any], Admission] = field(default_factory=dict)
+    """What may refuse a caller of a method before any of its request is read."""
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Return the service as gRPC takes it."""
@@ -54,13 +56,16 @@ class RpcServer:
     ) -> None:
         self._source = source
         self._refusals = RefusalLog()
+        offered = tuple(services)
+        admissions = {
+            method.path: admit for service in offered for method, admit in service.admissions.items()
+        }
         self._server = grpc.aio.server(
-            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals, allowances)],
+            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals, allowances, admissions)],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=None if allowances is None else MOST_CALLS_OF_ALL,
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        offered = tuple(services)
         self._names = [service.name for service in offered]
         self._server.add_generic_rpc_handlers([service.handler() for service in offered])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -124,6 +129,10 @@ class RpcServer:
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+
+    async def say_ending(self) -> None:
+        """Let health say NOT_SERVING from now on, whatever is served still."""
+        await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Take no new calls, give running ones grace_s to end, then end them."""

@@ -5,16 +5,18 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import structlog
 
+from coordinator.answer_trail import read_trail
 from node.enrol import join
 from swarm.client import AsyncClient, Client
 from swarm.config import NodeHome
-from swarm.domain.errors import UnreachableError
-from swarm.domain.inference import Answer
+from swarm.domain.errors import NotReadyError, UnreachableError
+from swarm.domain.inference import Answer, Query
 from tests.support.forked_processes import ENVIRONMENT, ROOT
 from tests.support.garden import IMAGES, LABELS, Garden, garden, owners, same_answers
 from tests.support.whole_swarm import until
@@ -136,3 +138,24 @@ async def test_the_guides_examples_run_word_by_word(swarm: Garden) -> None:
 def accuracy(answer: Answer) -> float:
     names = np.array(answer.class_names)[answer.probabilities.argmax(axis=1)]
     return float((names == LABELS.astype(str)).mean())
+
+
+async def test_a_coordinator_that_is_told_to_end_answers_what_it_has_taken_up(swarm: Garden) -> None:
+    """No answer that it gives is lost on its way, and what it does not take up hears so at once."""
+    began = datetime.now(UTC).isoformat(timespec="milliseconds")
+    async with swarm.swarm.coordinator() as plain:
+        ask = Query(inputs=IMAGES, top_k=1)
+        asked = [asyncio.create_task(plain.predict(ask, timeout_s=60.0)) for _ in range(150)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        process = swarm.swarm.processes["coordinator"]
+        process.terminate()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert await asyncio.to_thread(process.wait, 30) == 0
+    answers = [each for each in found if isinstance(each, Answer)]
+    refused = [each for each in found if not isinstance(each, Answer)]
+    assert answers and all(isinstance(each, NotReadyError | UnreachableError) for each in refused), refused
+    log = swarm.swarm.log("coordinator")
+    assert "coordinator.stopping" in log and "coordinator.not_drained" not in log
+    trail = [*read_trail(swarm.swarm.home.coordinator / "audit", since=began)]
+    assert sum(line["outcome"] == "answered" for line in trail) == len(answers)
+    del swarm.swarm.processes["coordinator"]

@@ -45,7 +45,7 @@ def test_every_command_explains_itself() -> None:
     families = {
         "": "up init join leave down redis registry coordinator node train outbound status events doctor"
         " experts lineage predict eval replay backup restore token expert gate bench federate health"
-        " stream export import",
+        " stream export import audit",
         "token": "create list revoke",
         "expert": "show pull add split merge remove retrain",
         "gate": "show fit history rollback proposals cancel growth",

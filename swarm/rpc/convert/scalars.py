@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import cast, get_args
 
-from swarm.domain.errors import InvalidInputError, SwarmError
+from swarm.domain.errors import ExhaustedError, InvalidInputError, SwarmError
 from swarm.domain.ids import Digest, ExpertId, LeafId, digest, expert_of, owner_of
 from swarm.domain.inference import SocketBytes
 from swarm.domain.manifests import Share
@@ -81,11 +81,15 @@ def socket_bytes_from_pb(message: types_pb2.SocketBytes) -> SocketBytes:
 
 def problem_to_pb(error: SwarmError) -> types_pb2.Problem:
     """Return error as the detail that travels with a status."""
-    return types_pb2.Problem(**status.problem_json(error))
+    retry_after_s = error.retry_after_s if isinstance(error, ExhaustedError) else 0.0
+    return types_pb2.Problem(**status.problem_json(error), retry_after_s=retry_after_s)
 
 
 def problem_from_pb(message: types_pb2.Problem) -> SwarmError:
     """Return the error that a detail describes; unknown codes give a plain SwarmError."""
-    return status.error_from_parts(
+    error = status.error_from_parts(
         message.code, message.subject, message.found, message.expected, message.remedy
     )
+    if isinstance(error, ExhaustedError) and 0 < message.retry_after_s < float("inf"):
+        error.retry_after_s = message.retry_after_s
+    return error

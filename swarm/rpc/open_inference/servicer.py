@@ -6,7 +6,7 @@ from typing import Any
 from swarm import __version__
 from swarm.domain.errors import SwarmError
 from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
-from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.interceptors import Admission, Behaviour, Context
 from swarm.rpc.methods import Method
 from swarm.rpc.open_inference import messages
 from swarm.rpc.open_inference import methods as m
@@ -84,8 +84,9 @@ class _OpenInference:
         return messages.result_to_pb(result, is_raw=is_raw)
 
 
-def open_inference_service(port: OpenInferencePort) -> Service:
-    """Return `inference.GRPCInferenceService` over port."""
+def open_inference_service(port: OpenInferencePort, admission: Admission | None = None) -> Service:
+    """Return `inference.GRPCInferenceService` over port; `admission` may refuse whoever asks for an answer
+    before the request is read."""
     on = _OpenInference(port)
     behaviours: dict[Method[Any, Any], Behaviour] = {
         m.SERVER_LIVE: on.server_live,
@@ -99,4 +100,6 @@ def open_inference_service(port: OpenInferencePort) -> Service:
         m.MODEL_STATISTICS: on.model_statistics,
         m.REPOSITORY_INDEX: on.repository_index,
     }
-    return Service(f"inference.{m.SERVICE}", behaviours)
+    asking: tuple[Method[Any, Any], ...] = (m.MODEL_INFER, m.MODEL_STREAM_INFER)
+    admissions = dict.fromkeys(asking, admission) if admission is not None else {}
+    return Service(f"inference.{m.SERVICE}", behaviours, admissions)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarm/v1/types.proto\x12\x08swarm.v1\"4\n\x06Tensor\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1a\n\x06Signed\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"-\n\x0bSocketBytes\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12\x10\n\x08received\x18\x02 \x01(\x03\"\x89\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x01\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.swarm.v1.Event.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14swarm/v1/types.proto\x12\x08swarm.v1\"4\n\x06Tensor\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x1a\n\x06Signed\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\"p\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\x12\x15\n\rretry_after_s\x18\x06 \x01(\x01\"-\n\x0bSocketBytes\x12\x0c\n\x04sent\x18\x01 \x01(\x03\x12\x10\n\x08received\x18\x02 \x01(\x03\"\x89\x01\n\x05\x45vent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\n\n\x02\x61t\x18\x03 \x01(\x01\x12+\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x1b.swarm.v1.Event.FieldsEntry\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNED']._serialized_start=88
   _globals['_SIGNED']._serialized_end=114
   _globals['_PROBLEM']._serialized_start=116
-  _globals['_PROBLEM']._serialized_end=205
-  _globals['_SOCKETBYTES']._serialized_start=207
-  _globals['_SOCKETBYTES']._serialized_end=252
-  _globals['_EVENT']._serialized_start=255
-  _globals['_EVENT']._serialized_end=392
-  _globals['_EVENT_FIELDSENTRY']._serialized_start=347
-  _globals['_EVENT_FIELDSENTRY']._serialized_end=392
+  _globals['_PROBLEM']._serialized_end=228
+  _globals['_SOCKETBYTES']._serialized_start=230
+  _globals['_SOCKETBYTES']._serialized_end=275
+  _globals['_EVENT']._serialized_start=278
+  _globals['_EVENT']._serialized_end=415
+  _globals['_EVENT_FIELDSENTRY']._serialized_start=370
+  _globals['_EVENT_FIELDSENTRY']._serialized_end=415
 # @@protoc_insertion_point(module_scope)

@@ -23,18 +23,20 @@ class Signed(_message.Message):
     def __init__(self, envelope: _Optional[bytes] = ...) -> None: ...
 
 class Problem(_message.Message):
-    __slots__ = ("code", "subject", "found", "expected", "remedy")
+    __slots__ = ("code", "subject", "found", "expected", "remedy", "retry_after_s")
     CODE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     REMEDY_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     code: str
     subject: str
     found: str
     expected: str
     remedy: str
-    def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., found: _Optional[str] = ..., expected: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+    retry_after_s: float
+    def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., found: _Optional[str] = ..., expected: _Optional[str] = ..., remedy: _Optional[str] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
 
 class SocketBytes(_message.Message):
     __slots__ = ("sent", "received")

@@ -8,7 +8,7 @@ from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import finite, role
-from swarm.rpc.interceptors import Behaviour, Context
+from swarm.rpc.interceptors import Admission, Behaviour, Context
 from swarm.rpc.options import CHUNK_BYTES, MAX_CONTRIBUTION_BYTES, UNARY_TIMEOUT_S
 from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
 from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
@@ -208,11 +208,12 @@ def gate_service(port: GatePort) -> Service:
     return Service("swarm.v1.Gate", behaviours)
 
 
-def inference_service(port: InferencePort) -> Service:
-    """Return `swarm.v1.Inference` over port."""
+def inference_service(port: InferencePort, admission: Admission | None = None) -> Service:
+    """Return `swarm.v1.Inference` over port; `admission` may refuse a caller before its query is read."""
     on = _Inference(port)
     behaviours: dict[m.AnyMethod, Behaviour] = {m.PREDICT: on.predict, m.MAKE_PROFILE: on.make_profile}
-    return Service("swarm.v1.Inference", behaviours)
+    admissions = dict.fromkeys(behaviours, admission) if admission is not None else {}
+    return Service("swarm.v1.Inference", behaviours, admissions)
 
 
 def time_left(context: Context) -> float:

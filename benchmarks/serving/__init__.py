@@ -1,0 +1,1 @@
+"""Routed inference measured: `make bench-serving`."""

@@ -1,0 +1,330 @@
+"""Whose query is answered next: so many at once, callers in turn, and what would come too late is refused.
+
+Callers take turns by deficit round robin (Shreedhar & Varghese 1996): each gets the same share of the work,
+however many queries the others send. How long a newcomer would wait is reckoned from how fast waiting ones
+went lately; where that is longer than its deadline, or the waiting room is full, it hears so at once, with
+the time after which to ask again. How many are worked on at once follows how long they take: more while that
+stays near what one takes alone (which fills batches), fewer where it grows (delay as the sign of congestion:
+TCP Vegas, Brakmo & Peterson 1995). A lone query waits for nobody.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from swarm.domain.errors import DeadlineError, ExhaustedError, NotReadyError
+from swarm.domain.inference import MAX_QUERY_ROWS
+
+QUERY_COST: Final = 16
+"""A query costs about as much as so many more rows: its message, its calls, its answer."""
+_QUANTUM: Final = 256
+_MEMORY_S: Final = 5.0
+"""Over how long the pace of the work is averaged."""
+_SHARE_OF_DEADLINE: Final = 0.8
+_NEWEST_COUNTS: Final = 0.05
+_SMALL_ROWS: Final = 256
+"""Queries of more rows take longer anyway: they say nothing of how much there is to do."""
+_FIRST_WIDTH, _LEAST_WIDTH = 16, 4
+_SLOWER: Final = 4.0
+_HARDLY_ANY: Final = 1
+_SHORT_S: Final = 0.05
+"""What takes less than this is not too slow."""
+_NARROWING: Final = 0.98
+_LEAST_HINT_S: Final = 0.05
+_LONGEST_HINT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimits:
+    """How many queries and rows are worked on at once at most, may wait, and for how long (seconds)."""
+
+    working_queries: int = 256
+    working_rows: int = 4 * MAX_QUERY_ROWS
+    waiting_queries: int = 1024
+    waiting_rows: int = 32 * MAX_QUERY_ROWS
+    longest_wait_s: float = 5.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Waiting:
+    rows: int
+    turn: asyncio.Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One caller's queries, the longest waiting first."""
+
+    queries: deque[_Waiting] = field(default_factory=deque)
+    credit: int = 0
+    cost: int = 0
+
+
+class QueryQueue:
+    """Gives out turns. For one event loop. `clock`: seconds from any steady origin."""
+
+    def __init__(
+        self, limits: QueueLimits | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits = limits if limits is not None else QueueLimits()
+        self._clock, self._pace = clock, _Pace(clock)
+        self._width = _Width(self.limits.working_queries)
+        self._lines: OrderedDict[str, _Line] = OrderedDict()
+        self._working_queries = self._working_rows = 0
+        self._waiting_queries = self._waiting_rows = 0
+        self._closing = ""
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many queries wait."""
+        return self._waiting_queries
+
+    @property
+    def working(self) -> int:
+        """How many queries are worked on."""
+        return self._working_queries
+
+    @property
+    def is_closing(self) -> bool:
+        """Say whether nothing new is taken up any more."""
+        return bool(self._closing)
+
+    def check(self, caller: str) -> None:
+        """Raise as `turn` does where it would refuse even a query of one row, before that is read.
+
+        ExhaustedError where too much waits and this caller has its share of it, NotReadyError at the end.
+        """
+        if self._closing:
+            raise NotReadyError(
+                self._closing,
+                found="it is being stopped, and answers what it has taken up",
+                expected="one that runs",
+                remedy="ask again: another one, or this one once it is back",
+            )
+        if self._is_full(1) and not self._has_less_than_most(caller):
+            raise self._busy(self._wait_s())
+
+    @asynccontextmanager
+    async def turn(self, caller: str, rows: int, timeout_s: float) -> AsyncIterator[None]:
+        """Wait for a turn and hold it while the context lasts.
+
+        Raises ExhaustedError, with when to ask again, where the turn would come after most of timeout_s
+        or after the longest wait, or the waiting room is full of others' or own queries; NotReadyError
+        while the queue ends; DeadlineError where the turn did not come within timeout_s.
+        """
+        self.check(caller)
+        if self._waiting_queries or not self._fits(rows):
+            await self._wait(caller, rows, timeout_s)
+        else:
+            self._begin(rows)
+        began, company, is_full = self._clock(), self._working_queries - 1, self._waiting_queries > 0
+        try:
+            yield
+        finally:
+            self._working_queries -= 1
+            self._working_rows -= rows
+            took_s = self._clock() - began
+            self._pace.ended(rows + QUERY_COST, took_s, somebody_waits=self._waiting_queries > 0)
+            if rows <= _SMALL_ROWS:
+                is_full = is_full or self._waiting_queries > 0
+                self._width.ended(took_s, company=company, is_full=is_full)
+            self._give_turns()
+            if not self._working_queries and not self._waiting_queries:
+                self._idle.set()
+
+    async def drain(self, what: str, grace_s: float) -> bool:
+        """Take up nothing new; return whether all that was taken up ended within the grace (seconds)."""
+        self._closing = what
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _begin(self, rows: int) -> None:
+        self._working_queries += 1
+        self._working_rows += rows
+        self._idle.clear()
+
+    def _fits(self, rows: int) -> bool:
+        if self._working_queries >= self._width.queries:
+            return False
+        return not self._working_queries or self._working_rows + rows <= self.limits.working_rows
+
+    async def _wait(self, caller: str, rows: int, timeout_s: float) -> None:
+        line = self._lines.get(caller)
+        wait_s = self._wait_s(caller, rows + QUERY_COST + (line.cost if line else 0))
+        most_s = min(_SHARE_OF_DEADLINE * timeout_s - self._pace.takes_s, self.limits.longest_wait_s)
+        if wait_s > max(most_s, 0.0):
+            raise self._busy(wait_s)
+        while self._is_full(rows):
+            if not self._has_less_than_most(caller, rows + QUERY_COST):
+                raise self._busy(self._wait_s())
+            self._send_away(self._longest_line())
+        waiting = _Waiting(rows=rows, turn=asyncio.get_running_loop().create_future())
+        line = self._lines.setdefault(caller, _Line())
+        line.queries.append(waiting)
+        line.cost += rows + QUERY_COST
+        self._waiting_queries += 1
+        self._waiting_rows += rows
+        self._pace.somebody_waits()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiting.turn
+        except BaseException as error:
+            if waiting in line.queries:
+                self._forget(caller, line, waiting)
+                line.queries.remove(waiting)
+                self._drop_empty(caller)
+            elif waiting.turn.done() and not waiting.turn.cancelled() and waiting.turn.exception() is None:
+                # The turn came at the same moment: give it on.
+                self._working_queries -= 1
+                self._working_rows -= rows
+            self._give_turns()
+            if not self._working_queries and not self._waiting_queries:
+                self._idle.set()
+            if isinstance(error, TimeoutError):
+                raise DeadlineError(
+                    "query",
+                    found=f"no turn within {timeout_s:g} s",
+                    expected="fewer queries before it",
+                    remedy="ask again later, or with a longer deadline",
+                ) from None
+            raise
+
+    def _give_turns(self) -> None:
+        while self._lines:
+            caller, line = next(iter(self._lines.items()))
+            first = line.queries[0]
+            if not self._fits(first.rows):
+                return
+            cost = first.rows + QUERY_COST
+            if line.credit < cost:
+                line.credit += _QUANTUM
+                self._lines.move_to_end(caller)
+                continue
+            line.credit -= cost
+            line.queries.popleft()
+            self._forget(caller, line, first)
+            self._drop_empty(caller)
+            if not first.turn.done():
+                self._begin(first.rows)
+                first.turn.set_result(None)
+
+    def _forget(self, caller: str, line: _Line, waiting: _Waiting) -> None:
+        line.cost -= waiting.rows + QUERY_COST
+        self._waiting_queries -= 1
+        self._waiting_rows -= waiting.rows
+
+    def _drop_empty(self, caller: str) -> None:
+        line = self._lines.get(caller)
+        if line is not None and not line.queries:
+            del self._lines[caller]
+
+    def _is_full(self, rows: int) -> bool:
+        if not self._waiting_queries:
+            return False
+        return (
+            self._waiting_queries >= self.limits.waiting_queries
+            or self._waiting_rows + rows > self.limits.waiting_rows
+        )
+
+    def _longest_line(self) -> str:
+        return max(self._lines, key=lambda caller: self._lines[caller].cost)
+
+    def _has_less_than_most(self, caller: str, more: int = 1 + QUERY_COST) -> bool:
+        """Say whether a caller would wait with less than whoever waits with most: that one makes room."""
+        own = self._lines[caller].cost if caller in self._lines else 0
+        return own + more < max((line.cost for line in self._lines.values()), default=0)
+
+    def _send_away(self, caller: str) -> None:
+        """Refuse the newest query of a caller, which makes room for one who has less."""
+        line = self._lines[caller]
+        last = line.queries.pop()
+        self._forget(caller, line, last)
+        self._drop_empty(caller)
+        if not last.turn.done():
+            last.turn.set_exception(self._busy(self._wait_s()))
+
+    def _wait_s(self, caller: str = "", own: float = math.inf) -> float:
+        """Return how long a caller waits with so much of its own, itself included: others take turns, so of
+        each of them as much at most. Without a caller: how long all take together."""
+        others = (line.cost for name, line in self._lines.items() if name != caller)
+        before = sum(min(cost, own) for cost in others)
+        return self._pace.seconds_for(before + (own if caller else 0))
+
+    def _busy(self, wait_s: float) -> ExhaustedError:
+        hint_s = min(max(wait_s, _LEAST_HINT_S), _LONGEST_HINT_S)
+        return ExhaustedError(
+            "queries",
+            found=f"{self._waiting_queries} waiting before this one, {self._working_queries} being answered",
+            expected="room for one more",
+            remedy=f"ask again in {hint_s:.2g} s",
+            retry_after_s=hint_s,
+        )
+
+
+class _Width:
+    """How many queries are worked on at once: as many as take no longer than `_SLOWER` times what one takes
+    that has hardly any company."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._width = most, float(min(most, _FIRST_WIDTH))
+        self._alone_s = self._least_s = math.inf
+
+    @property
+    def queries(self) -> int:
+        return int(self._width)
+
+    def ended(self, took_s: float, *, company: int, is_full: bool) -> None:
+        """Note how long a query took that began with so many others, and whether more of them waited."""
+        self._least_s = min(took_s, self._least_s)
+        if company <= _HARDLY_ANY:
+            known = math.isfinite(self._alone_s)
+            self._alone_s += (took_s - self._alone_s) * _NEWEST_COUNTS if known else 0.0
+            self._alone_s = self._alone_s if known else took_s
+        usual_s = self._alone_s if math.isfinite(self._alone_s) else self._least_s
+        if took_s > max(_SHORT_S, _SLOWER * usual_s):
+            self._width = max(min(self._most, _LEAST_WIDTH), self._width * _NARROWING)
+        elif is_full:
+            self._width = min(self._most, self._width + 1 / self._width)
+
+
+class _Pace:
+    """How much work ends in a second while somebody waits: decayed sums of cost and of time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._cost = self._seconds = 0.0
+        self._since: float | None = None
+        self.takes_s = 0.0
+        """What a query took lately once it was its turn."""
+
+    def somebody_waits(self) -> None:
+        """Note that from now on the work is as fast as it can be."""
+        if self._since is None:
+            self._since = self._clock()
+
+    def ended(self, cost: int, took_s: float, *, somebody_waits: bool) -> None:
+        """Note that a query ended after so long, and whether others wait still."""
+        now = self._clock()
+        self.takes_s += (took_s - self.takes_s) * _NEWEST_COUNTS
+        if self._since is not None:
+            passed = max(now - self._since, 0.0)
+            kept = math.exp(-passed / _MEMORY_S)
+            self._cost = self._cost * kept + cost
+            self._seconds = self._seconds * kept + passed
+        self._since = now if somebody_waits else None
+
+    def seconds_for(self, cost: float) -> float:
+        """Return how long so much takes, 0 before anything is known."""
+        if self._seconds <= 0 or self._cost <= 0:
+            return 0.0
+        return cost * self._seconds / self._cost
