@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from coordinator.http_bodies import BodyReader
 from coordinator.open_inference.callers import HttpCallers
+from coordinator.open_inference.description import openapi
 from swarm import __version__
 from swarm.audit import RefusalLog
 from swarm.domain.errors import (
@@ -74,17 +75,18 @@ def rest_app(
     routes = [
         Route("/v2/health/live", guard.open(on.live), methods=["GET"]),
         Route("/v2/health/ready", guard.open(on.ready), methods=["GET"]),
+        Route("/v2/openapi.json", guard.open(on.description), methods=["GET"]),
         Route("/v2", guard.known(on.server), methods=["GET"]),
         Route("/v2/models/stats", guard.known(on.statistics), methods=["GET"]),
         Route("/v2/repository/index", guard.known(on.index), methods=["GET", "POST"]),
     ]
     for prefix in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         routes += [
-            Route(prefix, guard.known(on.model), methods=["GET"]),
-            Route(f"{prefix}/ready", guard.known(on.model_ready), methods=["GET"]),
-            Route(f"{prefix}/config", guard.known(on.config), methods=["GET"]),
-            Route(f"{prefix}/stats", guard.known(on.statistics), methods=["GET"]),
-            Route(f"{prefix}/infer", guard.known(on.infer), methods=["POST"]),
+            Route(prefix, guard.known(on.model, prefix), methods=["GET"]),
+            Route(f"{prefix}/ready", guard.known(on.model_ready, f"{prefix}/ready"), methods=["GET"]),
+            Route(f"{prefix}/config", guard.known(on.config, f"{prefix}/config"), methods=["GET"]),
+            Route(f"{prefix}/stats", guard.known(on.statistics, f"{prefix}/stats"), methods=["GET"]),
+            Route(f"{prefix}/infer", guard.known(on.infer, f"{prefix}/infer"), methods=["POST"]),
         ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_page})
 
@@ -94,6 +96,9 @@ class _Rest:
         self, port: OpenInferencePort, bodies: BodyReader, admission: Callable[[Caller], None]
     ) -> None:
         self._port, self._bodies, self._admission = port, bodies, admission
+
+    async def description(self, _: Request) -> Response:
+        return JSONResponse(openapi())
 
     async def live(self, _: Request) -> Response:
         return JSONResponse({"live": True})
@@ -162,15 +167,18 @@ class _Guard:
 
     def open(self, handler: Handler) -> Handler:
         """Return a page for everybody."""
-        return partial(self._serve, handler, None)
+        return partial(self._serve, handler, None, "")
 
-    def known(self, handler: Handler) -> Handler:
-        """Return a page for callers who are known."""
-        return partial(self._serve, handler, self._callers)
+    def known(self, handler: Handler, page: str = "") -> Handler:
+        """Return a page for callers who are known. `page`: what logs call it where callers choose its path,
+        of which there are too many to count refusals by."""
+        return partial(self._serve, handler, self._callers, page)
 
-    async def _serve(self, handler: Handler, callers: HttpCallers | None, request: Request) -> Response:
+    async def _serve(
+        self, handler: Handler, callers: HttpCallers | None, page: str, request: Request
+    ) -> Response:
         started, who = time.monotonic(), ""
-        peer, path = request.client.host if request.client else "", request.url.path[:200]
+        peer, path = request.client.host if request.client else "", page or request.url.path[:200]
         try:
             if callers is None:
                 return await handler(request)
