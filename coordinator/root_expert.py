@@ -18,7 +18,7 @@ from swarm.domain.errors import SwarmError
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
 from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.membership import Head
-from swarm.domain.rebuild import BroughtBack
+from swarm.domain.rebuild import BroughtBack, in_parts
 from swarm.domain.specification import Specification
 from swarm.fault_points import reached
 from swarm.gating.analytic_gate import AnalyticGate
@@ -28,9 +28,6 @@ from swarm.trust.statements import sign_statement
 
 NO_FENCE = 0
 """Nobody leases the coordinator's own expert."""
-
-MOST_AT_ONCE = 1000
-"""So many versions are offered to the registry at once."""
 
 log = structlog.get_logger()
 
@@ -89,8 +86,8 @@ class RootExpert:
         """Offer all versions, the newest first, to a registry that may have lost them, and blobs it lacks."""
         await self._keep_head(self._heads.get(ROOT_EXPERT))
         envelopes = [self._kept.get(version) or b"" for version in sorted(map(int, self._kept.names()))]
-        for start in reversed(range(0, max(1, len(envelopes)), MOST_AT_ONCE)):
-            await self._offer(envelopes[start : start + MOST_AT_ONCE])
+        for part in in_parts(envelopes):
+            await self._offer(part)
 
     async def _offer(self, envelopes: Sequence[bytes]) -> None:
         found = await self._registry.bring_back(envelopes, NO_FENCE)

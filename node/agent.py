@@ -159,7 +159,7 @@ class Agent:
     async def hello(self) -> Hello:
         """Return the first message of a new stream, with this node's signed heads."""
         leaves = self._book.everything()
-        nets = {self._book.signed(leaf.manifest).value.net.factory for leaf in leaves}
+        nets = self._book.nets()
         paths = tuple(
             dict.fromkeys((*self._import_paths, *(p for leaf in leaves for p in leaf.import_paths)))
         )
@@ -246,6 +246,9 @@ class Agent:
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))
+        except OSError as error:
+            # A disk that takes nothing: what else came still counts, and all of it comes again.
+            _log.error("statement.not_kept", what=what, because=str(error))
 
     def _look_for_tombstones(self) -> None:
         """Begin to look which own experts were withdrawn: now, or while this agent was away."""

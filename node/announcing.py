@@ -15,13 +15,13 @@ from swarm.digests import digest_of
 from swarm.domain.errors import NotFoundError, StaleFenceError, SwarmError, VerificationError
 from swarm.domain.ids import Digest
 from swarm.domain.inference import Listing
+from swarm.domain.rebuild import in_parts
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import RegistryClient
 
 REBUILD_EVENT = "registry.rebuild"
 """The registry asks everybody to bring what they keep."""
 
-MOST_AT_ONCE = 1000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 _log = structlog.get_logger(__name__)
 
@@ -69,10 +69,7 @@ class Announcer:
 
     async def bring_back(self, fence: int) -> None:
         """Offer every accepted version, and send the blobs that the registry lacks of them."""
-        accepted = self._book.accepted_envelopes()
-        # The newest first: older versions are taken below a head alone.
-        for start in reversed(range(0, max(1, len(accepted)), MOST_AT_ONCE)):
-            envelopes = accepted[start : start + MOST_AT_ONCE]
+        for envelopes in in_parts(self._book.accepted_envelopes()):
             self._list(
                 "announcement", f"signed manifests of {len(envelopes)} own versions", sum(map(len, envelopes))
             )

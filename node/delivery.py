@@ -133,13 +133,17 @@ class Courier:
         while True:
             if delay:
                 await self._wait(delay * self._jitter.uniform(0.7, 1.3))
-            pending = self._outbox.pending()
-            if not pending:
-                delay = 0.0
-                await self._note_trouble("")
-                await self._wait(None)
-                continue
-            delay = 0.0 if await self._one_of(pending) else self._later(delay)
+            try:
+                pending = self._outbox.pending()
+                if not pending:
+                    delay = 0.0
+                    await self._note_trouble("")
+                    await self._wait(None)
+                    continue
+                delay = 0.0 if await self._one_of(pending) else self._later(delay)
+            except OSError as error:  # this node's own disk; it may take more later
+                await self._note_trouble(f"outbox: {error}")
+                self._is_unreachable, delay = False, self._later(delay)
 
     def _later(self, delay: float) -> float:
         longest = self._longest_unreachable if self._is_unreachable else self._longest_delay

@@ -10,7 +10,8 @@ count (`node.growth.reshaping`).
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from node.growth.jobs import ReshapedLeaf
 from node.growth.kept import KeptContributions
 from node.growth.own_tree import OwnTree
 from node.growth.reshaping import LeafSets, Part, is_same_file, sets_of_job
-from swarm.domain.errors import VerificationError
+from swarm.domain.errors import SwarmError, VerificationError
 from swarm.domain.ids import Digest, ExpertId, LeafId, expert_of, number_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
@@ -138,31 +139,43 @@ class LeafBook:
         return self._manifests / f"{digest}.json"
 
     def signed(self, digest: Digest) -> Statement[Manifest]:
-        """Return a manifest that this node signed."""
+        """Return a manifest that this node signed. Where its file is damaged or gone, it is made again of the
+        one that was kept when the registry accepted it; VerificationError where there is none."""
         path = self.manifest_file(digest)
-        if not path.exists():
+        statement = _statement_in(path, digest)
+        if statement is not None:
+            return statement
+        statement = _statement_in(self._accepted_file(digest), digest)
+        if statement is None:
             raise VerificationError(
                 f"manifest {digest[:12]}",
-                found="no file",
+                found="a damaged file" if path.exists() else "no file",
                 expected=str(path),
                 remedy="train again to publish a new version",
             )
-        return read_statement(path.read_bytes(), Manifest)
+        with suppress(OSError):
+            write_durably(path, statement.envelope)
+        return statement
 
     def published_envelopes(self) -> tuple[bytes, ...]:
         """Return the signed manifests of the heads that the registry accepted: what Hello announces. Also of
-        leaves that were split or are retired: older gates, and a rollback, need them."""
-        heads = [leaf.head for leaf in self.everything() if leaf.head]
-        return tuple(self.manifest_file(Digest(head)).read_bytes() for head in heads)
+        leaves that were split or are retired: older gates, and a rollback, need them. A damaged one is left
+        out."""
+        return tuple(each.envelope for each in self._whole(self.signed, self._heads()))
 
     def accepted_envelopes(self) -> tuple[bytes, ...]:
         """Return the signed manifests of all versions that the registry accepted, oldest first: what a
-        registry that lost its store is given back. Of a node older than this record the heads alone."""
-        found = {path.stem: path for path in self._accepted.glob("*.json")}
-        found |= {leaf.head: self.manifest_file(Digest(leaf.head)) for leaf in self.everything() if leaf.head}
-        statements = [read_statement(path.read_bytes(), Manifest) for path in found.values()]
+        registry that lost its store is given back. Of a node older than this record the heads alone. A
+        damaged one is left out."""
+        kept = {Digest(path.stem) for path in self._accepted.glob("*.json")}
+        statements = self._whole(self._kept, sorted(kept.union(self._heads())))
         statements.sort(key=lambda each: (number_of(each.value.leaf), each.value.version))
         return tuple(each.envelope for each in statements)
+
+    def nets(self) -> set[str]:
+        """Return the factories of the newest versions' nets, as far as their manifests can be read."""
+        newest = [leaf.manifest for leaf in self.everything()]
+        return {each.value.net.factory for each in self._whole(self.signed, newest)}
 
     def published(self) -> tuple[OwnLeaf, ...]:
         """Return the leaves whose experts have an accepted head."""
@@ -229,7 +242,7 @@ class LeafBook:
         """Keep that the registry made this version the head."""
         manifest = statement.value
         known = self._leaves.get(manifest.leaf)
-        accepted = self._accepted / f"{statement.digest}.json"
+        accepted = self._accepted_file(statement.digest)
         if not accepted.exists():
             write_durably(accepted, statement.envelope)
         reached("node.publish.kept")
@@ -312,6 +325,27 @@ class LeafBook:
         known = self._leaves.get(leaf)
         return self._sets.path(leaf, known.files if known is not None else "", part)
 
+    def _heads(self) -> list[Digest]:
+        return [Digest(leaf.head) for leaf in self.everything() if leaf.head]
+
+    def _accepted_file(self, digest: Digest) -> Path:
+        return self._accepted / f"{digest}.json"
+
+    def _kept(self, digest: Digest) -> Statement[Manifest]:
+        return _statement_in(self._accepted_file(digest), digest) or self.signed(digest)
+
+    def _whole(
+        self, read: Callable[[Digest], Statement[Manifest]], digests: Iterable[Digest]
+    ) -> list[Statement[Manifest]]:
+        """Return what can be read; what is damaged keeps none of the others back."""
+        found = []
+        for digest in digests:
+            try:
+                found.append(read(digest))
+            except VerificationError as error:
+                _log.error("manifest.damaged", manifest=digest, because=str(error))
+        return found
+
     def _keep_envelope(self, statement: Statement[Manifest]) -> None:
         path = self.manifest_file(statement.digest)
         if not path.exists():
@@ -341,6 +375,15 @@ class LeafBook:
                 expected=f"an index of schema {_SCHEMA}",
                 remedy="restore the file from a copy; the signed manifests beside it are whole",
             ) from error
+
+
+def _statement_in(path: Path, digest: Digest) -> Statement[Manifest] | None:
+    """Return the manifest of this digest in a file, None where that is damaged or there is none."""
+    try:
+        statement = read_statement(path.read_bytes(), Manifest)
+    except (FileNotFoundError, SwarmError):
+        return None
+    return statement if statement.digest == digest else None
 
 
 def import_paths_of(state: Path) -> tuple[str, ...]:

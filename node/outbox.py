@@ -167,8 +167,12 @@ class Outbox:
 
 
 def _read(path: Path) -> Intent:
+    """Return the intent in a file; ValueError, TypeError or KeyError where it is none, or another file's."""
     fields = json.loads(path.read_bytes())
-    return Intent(**{**fields, "envelope": str(fields["envelope"]).encode()})
+    intent = Intent(**{**fields, "envelope": str(fields["envelope"]).encode()})
+    if f"{intent.name}.json" != path.name:
+        raise ValueError(f"it says to be {intent.name[:40]}")
+    return intent
 
 
 def refreshed(intent: Intent, *, key: str, envelope: bytes) -> Intent:

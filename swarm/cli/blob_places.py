@@ -5,10 +5,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from swarm.config import SwarmHome
 from swarm.domain.errors import NotFoundError, UsageError
 
 PLACE_FILE = "blob-place.json"
+_log = structlog.get_logger(__name__)
 _CORRECT = "correct --blobs, SWARM_REGISTRY_BLOBS, or registry_blobs in swarm.toml"
 
 
@@ -66,11 +69,17 @@ def check_usable(place: BlobPlace) -> None:
 
 
 def note_place(home: SwarmHome, place: BlobPlace) -> None:
-    """Write down where the registry of this home has its blobs, for `swarm backup`."""
+    """Write down where the registry of this home has its blobs, for `swarm backup`. A disk that takes nothing
+    is logged: a registry that gives what it has is worth more."""
+    if noted_place(home) == place:
+        return
     file = home.registry / PLACE_FILE
     draft = file.with_suffix(".new")
-    draft.write_text(json.dumps({"folder": str(place.folder), "url": place.url}))
-    draft.replace(file)
+    try:
+        draft.write_text(json.dumps({"folder": str(place.folder), "url": place.url}))
+        draft.replace(file)
+    except OSError as error:
+        _log.warning("blob_place.not_noted", file=str(file), reason=str(error))
 
 
 def noted_place(home: SwarmHome) -> BlobPlace | None:

@@ -19,6 +19,9 @@ Share = Literal["serve-only", "borrow", "public"]
 MAX_VERSION = 10**9
 MAX_TRAIN_FLOPS = 10**27
 MAX_INFERENCE_FLOPS = 10**14
+LATEST_S = 253_402_300_799.0
+"""The last second of the year 9999: what comes later is no date."""
+
 Computation = tuple[object, ...]
 ParentKind = Literal["trained-from", "borrowed-from", "split-from", "merged-from"]
 
@@ -146,6 +149,12 @@ class Manifest:
             )
         if not all(map(math.isfinite, self.metrics.values())):
             raise InvalidInputError(f"{self.expert}@{self.version}", found="a metric that is not finite")
+        if not 0 <= self.created_at <= LATEST_S:
+            raise InvalidInputError(
+                f"{self.expert}@{self.version}: created_at",
+                found=f"{self.created_at:g}",
+                expected="seconds since 1970, before the year 10000",
+            )
 
     @property
     def computes(self) -> Computation:

@@ -1,8 +1,28 @@
 """What comes back to a registry that lost its store or its blobs, and what is missing still."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from swarm.domain.ids import Digest, NodeId
+
+MOST_AT_ONCE: Final = 1000
+MOST_BYTES_AT_ONCE: Final = 16 << 20
+"""So many signed manifests, and bytes of them, are offered in one call; a single one is smaller."""
+
+
+def in_parts(envelopes: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """Return signed manifests, oldest first, in parts for one call each, the part with the newest first:
+    older versions are taken below a head alone. None at all are one empty part."""
+    parts: list[list[bytes]] = [[]]
+    size = 0
+    for envelope in envelopes:
+        size += len(envelope)
+        if parts[-1] and (size > MOST_BYTES_AT_ONCE or len(parts[-1]) == MOST_AT_ONCE):
+            parts.append([])
+            size = len(envelope)
+        parts[-1].append(envelope)
+    return list(reversed(parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

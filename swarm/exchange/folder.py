@@ -7,10 +7,9 @@
 import hashlib
 import json
 import os
-import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -28,6 +27,7 @@ from swarm.domain.tensors import ModuleEntry
 from swarm.exchange.card import CardFacts, model_card
 from swarm.exchange.model_signature import SIGNATURE_FILE
 from swarm.exchange.proof import Proof, Proven, open_proof
+from swarm.exchange.unfinished import REPLACED, folder_beside, sweep
 from swarm.exchange.weights_file import blobs_of, read_weights, write_weights
 from swarm.modules.packing import ReadBlob
 from swarm.trust.codec import MAX_JSON_BYTES
@@ -38,6 +38,9 @@ CORRECTION_FILE: Final = "correction.safetensors"
 MANIFEST_FILE: Final = "manifest.json"
 CARD_FILE: Final = "README.md"
 CA_FILE: Final = "ca.pem"
+_MOST_HEADER_BYTES: Final = 101_000_000
+"""The safetensors format's own limit, and a little."""
+
 _OWN_FILES: Final = {MODEL_FILE, CORRECTION_FILE, MANIFEST_FILE, CARD_FILE, CA_FILE, SIGNATURE_FILE}
 
 
@@ -105,24 +108,22 @@ def write_export(
     """
     check_target(folder, force=force)
     proven = open_proof(proof, MANIFEST_FILE)
-    beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    # The signature names the folder.
-    made = beside / folder.name
     try:
-        made.mkdir(parents=True)
-        _fill(made, proof, proven, read, facts, is_signed=sign is not None)
-        if sign is not None:
-            sign(made)
-        _sync(made)
-        read_export(made)
-        check_target(folder, force=force)  # again: making it took a while
-        _put_in_place(made, folder, beside)
+        with folder_beside(folder) as beside:
+            made = beside / folder.name  # the signature names the folder
+            made.mkdir()
+            _fill(made, proof, proven, read, facts, is_signed=sign is not None)
+            if sign is not None:
+                sign(made)
+            _sync(made)
+            read_export(made)
+            check_target(folder, force=force)  # again: making it took a while
+            _put_in_place(made, folder, beside)
+        sweep(folder)
     except OSError as error:
         raise ExhaustedError(
             f"--to {folder}", found=error.strerror or str(error), remedy="nothing was written there"
         ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return read_export(folder)
 
 
@@ -255,8 +256,12 @@ def _check_files(folder: Path, proof: Proof, manifest: Manifest) -> None:
             found=f"files {', '.join(sorted(proof.files))[:200]}",
             expected=", ".join(sorted(wanted)),
         )
+    largest = {
+        name: _MOST_HEADER_BYTES + _size_bytes(modules) for name, modules in _weights(manifest).items()
+    }
     for name, expected in proof.files.items():
         try:
+            _check_size(folder / name, largest.get(name, MAX_JSON_BYTES))
             found = _sha256(folder / name)
         except (FileNotFoundError, IsADirectoryError):
             raise NotFoundError(
@@ -275,10 +280,25 @@ def _check_files(folder: Path, proof: Proof, manifest: Manifest) -> None:
         )
 
 
+def _size_bytes(modules: Sequence[ModuleEntry]) -> int:
+    return sum(entry.size_bytes for module in modules for entry in module.tensors)
+
+
+def _check_size(path: Path, most: int) -> None:
+    """Raise VerificationError for a file that is too large to be what was exported, before all of it is read."""
+    if path.stat().st_size > most:
+        raise VerificationError(
+            str(path),
+            found=f"{path.stat().st_size} bytes",
+            expected=f"at most {most}",
+            remedy="the file was changed since it was exported and is not used",
+        )
+
+
 def _put_in_place(made: Path, folder: Path, beside: Path) -> None:
     """Give a finished folder its name. What it replaces is there under another one until that is done."""
     if folder.is_dir() and any(folder.iterdir()):
-        replaced = beside.with_name(f"{beside.name}.replaced")
+        replaced = beside.with_name(f"{beside.name}{REPLACED}")
         folder.rename(replaced)
         try:
             made.rename(folder)

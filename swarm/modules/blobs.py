@@ -21,7 +21,7 @@ from typing import BinaryIO, Final
 from weakref import WeakValueDictionary
 
 from swarm.digests import blake3, digest_of, verify_digest
-from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
+from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError, VerificationError
 from swarm.domain.ids import Digest, digest
 from swarm.modules.durable_files import (
     FileState,
@@ -131,7 +131,8 @@ class BlobFiles:
         return found
 
     def free_bytes(self) -> int:
-        """Return how many bytes more would fit."""
+        """Return how many bytes more would fit; NotReadyError where the folder is gone."""
+        self._check_here()
         return shutil.disk_usage(self.folder).free
 
     def put(self, data: bytes | memoryview) -> Digest:
@@ -156,8 +157,10 @@ class BlobFiles:
         """Yield a writer for a blob of known digest and size. Without `commit` nothing is visible and
         nothing is kept but what a sender sent of a large blob: its next writer may go on at an offset.
 
-        ConflictError where fewer bytes than offset are here, or another writer of this sender's is at it.
+        ConflictError where fewer bytes than offset are here, or another writer of this sender's is at it;
+        NotReadyError where the folder is gone.
         """
+        self._check_here()
         target = self.path(expected)
         if sender and (offset or size_bytes >= KEPT_FROM_BYTES):
             with self.partial(expected, size_bytes, sender) as partial:
@@ -176,7 +179,8 @@ class BlobFiles:
     @contextmanager
     def partial(self, expected: Digest, size_bytes: int, sender: str = "") -> Iterator[PartialBlob]:
         """Yield what is here of a blob, to be gone on with in any order; without `commit` it stays for the
-        next one. `sender`: who uploads it, empty for a download."""
+        next one. `sender`: who uploads it, empty for a download. NotReadyError where the folder is gone."""
+        self._check_here()
         target = self.path(expected)
         with disk_full_named(target):
             partial = open_partial(self._incoming, expected, size_bytes, target, sender)
@@ -238,7 +242,8 @@ class BlobFiles:
 
     def digests(self) -> Iterator[Digest]:
         """Yield the digests of all blobs here, in no order. What is none in its own folder is left alone: a
-        file system's or somebody's own."""
+        file system's or somebody's own. NotReadyError where the folder is gone."""
+        self._check_here()
         for entry in os.scandir(self.folder):
             if not _FOLDER.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
                 continue
@@ -258,8 +263,22 @@ class BlobFiles:
         return count, total
 
     def sweep(self) -> None:
-        """Remove what interrupted writers left, and interrupted transfers a week (uploads a day) ago."""
+        """Remove what interrupted writers left, and interrupted transfers a week (uploads a day) ago.
+        NotReadyError where the folder is gone."""
+        self._check_here()
         sweep(self._incoming)
+
+    def _check_here(self) -> None:
+        """Raise NotReadyError where the folder went away under this process. It is not made again: its
+        disk may come back."""
+        if not self._incoming.is_dir():
+            raise NotReadyError(
+                f"blobs in {self.folder}",
+                found="a folder that is not there any more, or not the same",
+                expected="the folder as this process found it",
+                remedy="mount its disk again; where it was removed, start this process again, and what others"
+                " have comes back: swarm registry rebuild",
+            )
 
 
 def _locked_file(folder: Path, blob: Digest) -> tuple[BinaryIO, Path | None]:

@@ -188,7 +188,8 @@ def sweep(folder: Path, now: float | None = None) -> None:
                 continue
             kept_s = kept_for_s(entry.name)
             if not kept_s or os.fstat(file.fileno()).st_mtime + kept_s < now:
-                entry.unlink(missing_ok=True)
+                with suppress(OSError):  # a disk that is read-only: it stays until the next time
+                    entry.unlink()
 
 
 def _locked(path: Path) -> BinaryIO | None:

@@ -71,7 +71,8 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
     """Serve until SIGTERM, SIGINT or cancellation; on_ready gets the port once it answers.
 
     Raises UnreachableError if Redis does not answer, UsageError for a port in use or another member's
-    identity, ConflictError where a registry of this home runs already, and what `Identity.load` raises.
+    identity, ConflictError where a registry of this home, or over these blobs, runs already, and what
+    `Identity.load` raises.
     """
     suit_transfers()
     identity = Identity.load(config.identity)
@@ -131,7 +132,9 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
 async def _blobs(config: RegistryConfig, stack: AsyncExitStack) -> BlobStore:
     """Open what holds the blobs; the stack closes it."""
     if not config.blob_url:
-        return await asyncio.to_thread(BlobFiles, config.blobs)
+        files = await asyncio.to_thread(BlobFiles, config.blobs)
+        await stack.enter_async_context(RegistrySeat(config.blobs / "registry.lock", of="folder of blobs"))
+        return files
     try:
         from swarm.registry.s3_blobs import connect_s3
     except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -52,6 +52,8 @@ class Claims:
         self._claimed: dict[Digest, _Claimed] = defaultdict(_Claimed)
         self._watching: list[set[Digest]] = []
         self._compacted_bytes = self._appended_bytes = 0
+        self._is_torn = False
+        """Whether a write that failed may have left half a line at the journal's end."""
         if journal is not None and journal.exists():
             self._read(journal)
 
@@ -112,9 +114,13 @@ class Claims:
             self._watching = [each for each in self._watching if each is not seen]
 
     def compact(self) -> None:
-        """Forget the claims that ran out, uploads a week later, and write the journal anew."""
+        """Forget the claims that ran out, uploads a week later, and write the journal anew. One that the disk
+        does not take stays as it is: it says the same, at greater length."""
         now = self._clock()
         for blob in list(self._claimed):
+            for claim in self._claimed[blob].by.values():
+                # None lasts longer; what says so was made while the clock was wrong.
+                claim.until = min(claim.until, now + self._lasts_s)
             self._claimed[blob].by = {
                 who: claim
                 for who, claim in self._claimed[blob].by.items()
@@ -131,8 +137,16 @@ class Claims:
             if claim.count > claim.held
         ]
         beside = self._journal.with_suffix(".new")
-        self._compacted_bytes, self._appended_bytes = beside.write_text("".join(rows)), 0
-        beside.replace(self._journal)
+        self._appended_bytes = 0
+        try:
+            self._compacted_bytes = beside.write_text("".join(rows))
+            beside.replace(self._journal)
+        except OSError as error:
+            _log.warning("claims.not_compacted", reason=str(error))
+            with suppress(OSError):
+                beside.unlink()
+        else:
+            self._is_torn = False
 
     def _change(
         self,
@@ -154,10 +168,13 @@ class Claims:
         if self._journal is not None and is_kept:
             try:
                 with self._journal.open("a") as file:
-                    self._appended_bytes += file.write(_row(who, blobs, by, until, is_stored))
+                    row = _row(who, blobs, by, until, is_stored)
+                    self._appended_bytes += file.write("\n" + row if self._is_torn else row)
+                self._is_torn = False
                 if self._appended_bytes > max(_COMPACT_FROM_BYTES, self._compacted_bytes):
                     self.compact()
             except OSError as error:  # a full disk; what is in memory holds until a restart
+                self._is_torn = True
                 _log.warning("claims.not_written", reason=str(error))
 
     def _apply(
@@ -175,7 +192,7 @@ class Claims:
                     del self._claimed[blob]
 
     def _read(self, journal: Path) -> None:
-        for line in journal.read_text(errors="replace").splitlines():
+        for line in filter(None, journal.read_text(errors="replace").splitlines()):
             try:
                 row = json.loads(line)
                 blobs = [Digest(blob) for blob in row["blobs"]]

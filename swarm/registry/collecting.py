@@ -14,6 +14,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -235,16 +236,27 @@ class _UnnamedBlobs:
         """Return which of the unnamed blobs must still stay. `is_whole`: every statement could be read."""
         now = self._clock()
         begin_anew = manifests < self._manifests or not is_whole
-        since = {blob: now if begin_anew else self._since.get(blob, now) for blob in unnamed}
+        # A time to come was written while the clock was wrong.
+        since = {blob: now if begin_anew else min(now, self._since.get(blob, now)) for blob in unnamed}
         if begin_anew:
             _log.warning("collection.unnamed_kept", blobs=len(unnamed), manifests=manifests, whole=is_whole)
         if write:
             self._since, self._manifests = since, manifests
-            if self._journal is not None:
-                beside = self._journal.with_suffix(".new")
-                beside.write_text(json.dumps({"since": since, "manifests": manifests}))
-                beside.replace(self._journal)
+            self._write()
         return {blob for blob, at in since.items() if at > now - self._wait_s or begin_anew}
+
+    def _write(self) -> None:
+        """Keep what is known. On a disk that takes nothing a collection goes on: it is what makes room."""
+        if self._journal is None:
+            return
+        beside = self._journal.with_suffix(".new")
+        try:
+            beside.write_text(json.dumps({"since": self._since, "manifests": self._manifests}))
+            beside.replace(self._journal)
+        except OSError as error:
+            _log.warning("collection.clock_not_written", reason=str(error))
+            with suppress(OSError):
+                beside.unlink()
 
 
 def _gate_use(version: int, envelope: bytes) -> GateUse | None:

@@ -1,7 +1,7 @@
 """Bring the store and the journal of commits to the same: what Redis lost comes back, nothing goes back.
 
 Withdrawals come first, so that nothing withdrawn becomes a head again. What the store has and the journal
-lacks is recorded: a crash between both left it, or the journal is new.
+lacks is recorded, where its owner signed it: a crash between both left it, or the journal is new.
 """
 
 import asyncio
@@ -46,6 +46,7 @@ class Reconciler:
         self._is_audited = False
         self._displaced: dict[ExpertId, int] = {}
         self._left_out: set[str] = set()
+        self._not_recorded: set[Digest] = set()
         self._lost = 0
         self._done: list[str] = []
         self._conflicts: tuple[str, ...] = ()
@@ -236,8 +237,22 @@ class Reconciler:
         for digest in await self._store.manifests():
             if not self._journal.has(digest):
                 envelope = await self._store.manifest(digest)
-                if envelope is not None:
+                if envelope is not None and await self._is_of_its_owner(digest, envelope):
                     await self._journal.note_commit(digest, envelope)
+
+    async def _is_of_its_owner(self, digest: Digest, envelope: bytes) -> bool:
+        """Say whether a manifest is signed as one must be: who can write the store, or another swarm in it,
+        does not make the journal say what was never acknowledged."""
+        try:
+            reason = "" if (await self._opened(envelope, Manifest)).digest == digest else "another digest"
+        except UnreachableError:
+            raise
+        except SwarmError as error:
+            reason = str(error)
+        if reason and digest not in self._not_recorded:
+            self._not_recorded.add(digest)
+            _log.error("store.not_recorded", manifest=digest, reason=reason)
+        return not reason
 
     async def _verified(self, entry: Entry, cls: type[Any]) -> Statement[Any] | None:
         try:

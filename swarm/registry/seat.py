@@ -1,8 +1,9 @@
-"""One registry for each home: a locked file beside its identity.
+"""One registry for each home, and for each folder of blobs: a locked file beside its identity, and in it.
 
 Journal, claims and the collection's clock are written by one process alone; two would each cut off what the
-other acknowledged. The lock ends with its process however that dies. It holds between containers of one
-machine that share a volume, and between machines over NFS that locks.
+other acknowledged. Over one folder of blobs each would collect what the other's swarm or home needs. The lock
+ends with its process however that dies. It holds between containers of one machine that share a volume, and
+between machines over NFS that locks.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ ENDING_S: Final = 10.0
 """So long a registry that was told to end, or was killed, may take until its successor gives up."""
 
 _LOOK_AGAIN_S: Final = 0.05
+_TAKES_NOTHING: Final = {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 _TAKEN: Final = {errno.EWOULDBLOCK, errno.EACCES}
 _CANNOT_LOCK: Final = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 _log = structlog.get_logger(__name__)
@@ -32,8 +34,9 @@ _log = structlog.get_logger(__name__)
 class RegistrySeat:
     """The place of the one registry of a home; held while the context lasts."""
 
-    def __init__(self, path: Path, ending_s: float = ENDING_S) -> None:
-        self._path, self._ending_s = path, ending_s
+    def __init__(self, path: Path, ending_s: float = ENDING_S, *, of: str = "home") -> None:
+        """`of`: what there is one registry for, in words."""
+        self._path, self._ending_s, self._of = path, ending_s, of
         self._handle: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -45,9 +48,9 @@ class RegistrySeat:
         try:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            if error.errno != errno.EROFS:
+            if error.errno not in _TAKES_NOTHING:
                 raise self._cannot_open(error) from error
-            _log.warning("registry.not_alone_for_sure", lock=str(self._path), reason=os.strerror(errno.EROFS))
+            _log.warning("registry.not_alone_for_sure", lock=str(self._path), reason=os.strerror(error.errno))
             return self
         try:
             await self._locked(handle)
@@ -90,8 +93,8 @@ class RegistrySeat:
         return ConflictError(
             f"registry in {self._path.parent}",
             found=f"one that runs already ({holder})",
-            expected="one registry for each home",
-            remedy="use that one, or stop it: swarm down",
+            expected=f"one registry for each {self._of}",
+            remedy=f"use that one, or stop it: swarm down; or give this one another {self._of}",
         )
 
     def _cannot_open(self, error: OSError) -> NotReadyError:

@@ -229,10 +229,11 @@ class RegistryService:
             redis, durability = str(error), "unknown"
         with suppress(SwarmError):  # Redis is away and was never read: nothing is known of owners
             await self._catalogue.refresh()
-        count = size = 0
+        count = size = free = 0
         owners: tuple[OwnerBytes, ...] = ()
         blobs_away = ""
         try:
+            free = self._blobs.free_bytes()
             count, size = await asyncio.to_thread(self._blobs.stats)
             owners = await self._quotas.all_used()
             if redis == "ok":
@@ -244,7 +245,7 @@ class RegistryService:
             durability=durability,
             blobs=count,
             blob_bytes=size,
-            disk_free_bytes=self._blobs.free_bytes(),
+            disk_free_bytes=free,
             socket_bytes=self._socket_bytes(),
             certificate_days=self._certificate_days(),
             owners=owners,

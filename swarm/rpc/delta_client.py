@@ -10,7 +10,14 @@ from typing import Final
 
 import structlog
 
-from swarm.domain.errors import InvalidInputError, NotAuthorisedError, NotFoundError, VerificationError
+from swarm.domain.errors import (
+    ExhaustedError,
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnreachableError,
+    VerificationError,
+)
 from swarm.domain.ids import Digest
 from swarm.modules.blobs import BlobFiles
 from swarm.modules.deltas import DeltaParent, DeltaReader, delta_pieces, is_worth_a_delta
@@ -20,6 +27,9 @@ from swarm.rpc.options import DELTA_PARENT_KEY, DIGEST_KEY, SIZE_KEY
 from swarm.rpc.pb import registry_pb2
 
 _AGAINST_IT: Final = (NotFoundError, InvalidInputError, NotAuthorisedError, VerificationError)
+_BROKEN_OFF: Final = (UnreachableError, ExhaustedError)
+"""Others may have the blob whole."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -84,7 +94,7 @@ class DeltaClient:
                     tell(await asyncio.to_thread(take, piece))
                 reader.finish()
                 await asyncio.to_thread(writer.commit)
-        except _AGAINST_IT as error:
+        except (*_AGAINST_IT, *_BROKEN_OFF) as error:
             _log.info("delta.not_fetched", blob=blob, parent=parent.blob, reason=str(error))
             tell(-made)
             return 0

@@ -288,6 +288,23 @@ async def test_a_second_registry_over_the_same_home_is_refused_and_what_was_ackn
     await client.close()
 
 
+async def test_another_homes_registry_over_the_same_blobs_is_refused(
+    running: Running, tmp_path: Path
+) -> None:
+    home = tmp_path / "another home"
+    shutil.copytree(running.config.identity, home / "identity")
+    second = await asyncio.create_subprocess_exec(
+        *run_command(replace(running.config, identity=home / "identity")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        said, why = await second.communicate()
+    assert second.returncode != 0 and not said
+    assert f"one that runs already (process {running.process.pid} on " in why.decode()
+    assert "one registry for each folder of blobs" in why.decode()
+
+
 async def test_a_killed_registry_locks_nobody_out_and_one_that_is_ending_is_waited_for(
     running: Running,
 ) -> None:

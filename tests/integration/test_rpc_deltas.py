@@ -14,7 +14,13 @@ from node.outbound import OutboundLog
 from node.outbox import Intent, Outbox
 from node.publishing import Publisher, Sending
 from swarm.digests import digest_of
-from swarm.domain.errors import InvalidInputError, NotAuthorisedError, NotFoundError, VerificationError
+from swarm.domain.errors import (
+    InvalidInputError,
+    NotAuthorisedError,
+    NotFoundError,
+    UnreachableError,
+    VerificationError,
+)
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import Listing
 from swarm.domain.manifests import Manifest, Parent
@@ -338,6 +344,29 @@ async def test_a_registry_that_lies_is_not_believed(world: World, monkeypatch: p
     monkeypatch.setattr(world.port, "fetch_delta", lies)
     assert not await DeltaClient(world.connection, cache).fetch_into(digest_of(after), len(after), base)
     assert not cache.has(digest_of(after))
+
+
+async def test_a_delta_that_breaks_off_is_left_and_the_blob_comes_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, packed = versions()
+    made = await linked(world, made[:2])
+    cache = cached(world, "bobs", packed[0])
+    real = world.port.fetch_delta
+
+    async def broken_off(digest: Digest, parent: Digest, width: int, caller: Caller) -> AsyncIterator[bytes]:
+        async for piece in real(digest, parent, width, caller):
+            yield piece[: len(piece) // 2]
+            raise UnreachableError("registry", found="a broken line")
+
+    for each in made:
+        await world.publish(each, cached(world, "adas", *packed[:2]))
+    monkeypatch.setattr(world.port, "fetch_delta", broken_off)
+    told: list[int] = []
+    async with world.bob(cache) as registry:
+        fetched = await registry.blobs(made[1], lambda total: told.append)
+    assert fetched.delta_bytes == 0 and fetched.came_bytes == sum(told)
+    assert not cache.missing(made[1].blobs())
 
 
 async def test_nobody_gets_at_weights_that_are_kept_by_asking_for_a_delta(world: World) -> None:

@@ -64,7 +64,7 @@ class Heard:
     def __init__(self) -> None:
         self.heard: list[tuple[str, object]] = []
         self.ends: list[SwarmError] = []
-        self.refuses_gates = False
+        self.refuses_gates = self.disk_is_full = False
 
     async def on_welcome(self, welcome: Welcome) -> None:
         self.heard.append(("welcome", welcome.gate))
@@ -72,6 +72,8 @@ class Heard:
     async def on_gate(self, envelope: bytes) -> None:
         if self.refuses_gates:
             raise VerificationError("gate", found="a bad signature")
+        if self.disk_is_full:
+            raise OSError(28, "No space left on device")
         self.heard.append(("gate", envelope))
 
     async def on_specification(self, envelope: bytes) -> None:
@@ -92,6 +94,7 @@ class Node:
 
     def __init__(self, identity: Identity, address: str, heartbeat_s: float, silence_s: float) -> None:
         self.experts, self.listener = Experts(), Heard()
+        self.trouble: OSError | None = None
         self.connection = open_channel(identity, address, "coordinator", NodeId("coordinator"))
         self.client = NodeStreamClient(
             self.connection,
@@ -105,6 +108,8 @@ class Node:
         )
 
     async def _hello(self) -> Hello:
+        if self.trouble is not None:
+            raise self.trouble
         return hello()
 
 
@@ -237,6 +242,34 @@ async def test_announcements_arrive_in_order_and_one_that_is_refused_stops_nothi
             ("event", "gate.activated"),
         ]
         assert agent.client.connected
+
+
+async def test_a_disk_that_takes_nothing_costs_no_stream(swarm: Founded, ada: Identity) -> None:
+    async with linked(swarm, ada) as (_, link, agent):
+        agent.listener.disk_is_full = True
+        link.announce(gate=b"g2")
+        link.announce(specification=b"s2")
+        await eventually(lambda: len(agent.listener.heard) == 2)
+        assert agent.listener.heard[1:] == [("specification", b"s2")]
+        assert agent.client.connected
+
+
+async def test_a_greeting_that_cannot_be_read_from_the_disk_is_tried_again(
+    swarm: Founded, ada: Identity
+) -> None:
+    port = Membership()
+    services = [NodeStreamServicer(port, lease_s=10.0).service()]
+    async with serving(swarm.coordinator, services) as (_, address):
+        agent = Node(ada, address, 0.1, 10.0)
+        agent.trouble = OSError(5, "Input/output error")
+        task = asyncio.create_task(agent.client.run())
+        await eventually(lambda: bool(agent.listener.ends))
+        assert "Input/output error" in str(agent.listener.ends[0])
+        agent.trouble = None
+        await eventually(lambda: ada.id in port.links)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await agent.connection.close()
 
 
 async def test_a_silent_node_loses_its_stream_within_a_lease(swarm: Founded, ada: Identity) -> None:

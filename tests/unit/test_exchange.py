@@ -425,3 +425,45 @@ def test_the_cards_command_verifies_the_model_signature(made: Made, tmp_path: Pa
     (folder / CARD_FILE).write_text("another card")
     with pytest.raises(VerificationError, match=r"model\.sig"):
         verify_folder(folder, ca.certificate_pem, ca.swarm)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
+def test_a_file_far_larger_than_what_was_exported_is_refused_unread(folder: Path, name: str) -> None:
+    os.truncate(folder / name, 1 << 40)
+    with pytest.raises(VerificationError, match=rf"{name}.*1099511627776 bytes"):
+        read_export(folder)
+
+
+_EXPORTS = """
+import sys
+from pathlib import Path
+from swarm.exchange.unfinished import folder_beside
+with folder_beside(Path(sys.argv[1])) as beside:
+    (beside / "weights").write_bytes(b"w")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_killed_exports_left_goes_with_the_next_one_and_what_is_being_made_stays(
+    made: Made, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    living = [
+        subprocess.Popen(
+            [sys.executable, "-c", _EXPORTS, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    for process in living:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+    (tmp_path / ".out.0123abcd.replaced").mkdir()
+    somebodys = tmp_path / ".out.mine"
+    somebodys.mkdir()
+    living[0].kill()
+    living[0].wait()
+    made.export(target)
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".out")}
+    assert len(left) == 2 and somebodys.name in left
+    living[1].communicate()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == [somebodys.name]

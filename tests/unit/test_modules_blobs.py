@@ -1,6 +1,7 @@
 """Blob files: whole or absent, whatever happens; damaged bytes are never handed out."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.digests import digest_of
-from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
+from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError, VerificationError
 from swarm.domain.ids import Digest
 from swarm.modules import BlobFiles
 
@@ -205,3 +206,14 @@ def test_a_full_disk_is_a_clear_error_and_tears_nothing(tmp_path: Path) -> None:
     blobs = BlobFiles(tmp_path)
     assert blobs.stats() == (1, 5)
     assert incoming(blobs) == []
+
+
+def test_a_folder_that_went_away_is_named_and_not_made_again(blobs: BlobFiles) -> None:
+    blobs.put(DATA)
+    shutil.rmtree(blobs.folder)
+    blobs.folder.mkdir()  # as the place of a disk that was mounted there
+    for call in (blobs.stats, blobs.free_bytes, blobs.sweep, lambda: blobs.put(DATA)):
+        with pytest.raises(NotReadyError, match="mount its disk again"):
+            call()  # type: ignore[operator]
+    assert blobs.missing([NAME]) == [NAME] and not list(blobs.folder.iterdir())
+    assert BlobFiles(blobs.folder).put(DATA) == NAME

@@ -244,3 +244,17 @@ async def test_what_the_gate_has_already_is_in_it_and_what_a_newer_one_replaced_
     assert replaced is not None and (replaced.state, replaced.is_in_the_gate) == ("superseded", False)
     assert known is not None and (known.state, known.is_in_the_gate) == ("duplicate", True)
     assert active == [b"2"] and [key for key, _ in publisher.attempts] == ["2"]
+
+
+async def test_a_disk_that_takes_no_refusal_does_not_end_the_courier(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    (tmp_path / "refused").write_bytes(b"no folder")
+    refusal = HarmfulContributionError("contribution", found="a loss")
+    publisher = ScriptedPublisher(refusal, refusal, refusal)
+    intent = outbox.put("contribute", key="1", subject="epoch 1", envelope=b"{}")
+    async with running(outbox, publisher) as courier:
+        assert await courier.outcome(intent, 0.05) is None
+        assert "refused" in courier.trouble
+        (tmp_path / "refused").unlink()
+        assert (await courier.outcome(intent, 30)) is not None
+    assert len(outbox) == 0

@@ -123,3 +123,13 @@ def test_what_a_proposal_left_behind_is_dropped_and_nothing_else(tmp_path: Path)
         outbox.put("publish", key=key, subject=key, envelope=b"{}")
     outbox.drop("p1-")
     assert [intent.key for intent in outbox.pending()] == ["p11-split-a.e4", "job-a.e1"]
+
+
+def test_a_file_that_says_to_be_another_one_is_set_aside(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.put("publish", key="1", subject="a.e1@1", envelope=b"{}")
+    second = outbox.put("publish", key="2", subject="a.e2@1", envelope=b"{}")
+    file = tmp_path / f"{second.name}.json"
+    file.write_bytes(file.read_bytes().replace(b'"number": 2', b'"number": 3'))
+    assert [intent.key for intent in outbox.pending()] == ["1"]
+    assert len(list((tmp_path / "refused").iterdir())) == 1

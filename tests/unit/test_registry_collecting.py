@@ -319,6 +319,37 @@ class TestClaims:
             lines = whole[:cut].count(b"\n") + (whole[cut : cut + 1] == b"\n")
             assert [kept.is_claimed(name) for name in names] == [row < lines for row in range(3)]
 
+    def test_a_disk_that_takes_nothing_costs_no_claim_that_it_took_before_or_takes_later(
+        self, tmp_path: Path
+    ) -> None:
+        journal, names = tmp_path / "claims.jsonl", [digest_of(bytes([row])) for row in range(4)]
+        claims = Claims(journal)
+        claims.claim("ada", names[:1])
+        (tmp_path / "claims.new").mkdir()  # where it would be written anew
+        claims.compact()
+        claims = Claims(journal)
+        journal.rename(tmp_path / "aside")
+        journal.mkdir()
+        claims.claim("ada", names[1:2])
+        journal.rmdir()
+        (tmp_path / "aside").rename(journal)
+        with journal.open("a") as file:
+            file.write('{"who": "ada", "blo')  # as far as that line came
+        claims.claim("ada", names[2:3])
+        claims.claim("ada", names[3:])
+        kept = Claims(journal)
+        assert [kept.is_claimed(name) for name in names] == [True, False, True, True]
+
+    def test_a_claim_that_was_made_while_the_clock_was_wrong_lasts_a_day(self, tmp_path: Path) -> None:
+        journal, clock, name = tmp_path / "claims.jsonl", Clock(), digest_of(b"x")
+        clock.now += 1000 * DAY_S
+        Claims(journal, clock=clock).claim("ada", [name])
+        clock.now -= 1000 * DAY_S
+        claims = Claims(journal, clock=clock)
+        assert claims.is_claimed(name)
+        clock.now += CLAIM_S + 1
+        assert not claims.is_claimed(name)
+
     def test_a_journal_stays_as_small_as_what_it_says(self, tmp_path: Path) -> None:
         journal, clock = tmp_path / "claims.jsonl", Clock()
         claims = Claims(journal, clock=clock)
@@ -389,6 +420,25 @@ class TestRaces:
             "ada.e1@1: withdrawn",
             "ada.e1@2: withdrawn",
         }
+
+    async def test_a_time_to_come_is_none_since_which_a_blob_is_named_by_nothing(self, world: World) -> None:
+        world.clock.now += 1000 * DAY_S
+        await world.registry.publish({digest_of(b"weights"): b"weights"})
+        await world.service.collect()
+        world.clock.now -= 1000 * DAY_S
+        world.restart()
+        assert not (await world.service.collect()).gone
+        world.clock.now += CLAIM_S + 1
+        assert not (await world.service.collect()).gone
+        world.clock.now += UNNAMED_S + 1
+        assert [each.blob for each in (await world.service.collect()).gone] == [digest_of(b"weights")]
+
+    async def test_a_disk_that_takes_nothing_is_collected_all_the_same(self, world: World) -> None:
+        for version in (1, 2):
+            await world.publish(*version_of(1, version))
+        for name in ("collection.new", "claims.new"):
+            (world.folder / name).mkdir()
+        assert {each.reason for each in (await world.service.collect()).gone} == {"ada.e1@1: superseded"}
 
     async def test_a_damaged_clock_begins_anew(self, world: World) -> None:
         await world.registry.publish({digest_of(b"weights"): b"weights"})

@@ -18,7 +18,7 @@ from swarm.registry.redis_store import RedisStore, connect_redis
 from swarm.registry.service import RegistryService
 from swarm.trust.statements import sign_statement, statement_digest
 from tests.support.registry import Registry, expert, fetched, open_registry
-from tests.support.trust import SWARM, specification
+from tests.support.trust import SWARM, found, specification
 
 
 class World:
@@ -68,10 +68,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await server.start()
     store = connect_redis(server.url, SWARM)
     async with Redis.from_url(server.url) as redis:
-        found = World(await open_registry(tmp_path), store, redis, tmp_path)
-        await found.coordinator_came()
-        await found.service.reconciler.reconcile()
-        yield found
+        opened = World(await open_registry(tmp_path), store, redis, tmp_path)
+        await opened.coordinator_came()
+        await opened.service.reconciler.reconcile()
+        yield opened
     await store.close()
     await server.stop()
 
@@ -232,3 +232,22 @@ async def test_a_manifest_that_fell_out_of_the_stores_list_comes_back_and_is_no_
     await world.redis.lrem(f"{{{SWARM}}}:manifests", 1, first)
     await world.service.collect()
     assert first in await world.store.manifests()
+
+
+async def test_the_journal_says_nothing_that_another_swarm_wrote_into_the_store(
+    world: World, tmp_path: Path
+) -> None:
+    other = found(tmp_path / "other swarm").member("ada")
+    first, blobs = expert(version=1)
+    for version in (1, 2):
+        made = replace(first, version=version, parent_version=version - 1)
+        envelope = sign_statement(made, other.required_signer())
+        await world.store.put_back(made, statement_digest(envelope), envelope, as_head=True)
+    await world.service.reconciler.reconcile()
+    assert world.journal.count == 0 and not world.journal.experts()
+    await world.redis.flushall()
+    await world.coordinator_came()
+    digest = await world.publish(first, blobs)
+    world.restart()
+    assert [head.manifest for head in await world.service.heads("")] == [digest]
+    assert world.journal.commits == {digest}

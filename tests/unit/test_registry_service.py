@@ -1,6 +1,7 @@
 """The registry's rules, over real signatures and real blobs: what is refused is refused by name."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -699,3 +700,15 @@ async def test_health_counts_blobs_and_days(registry: Registry) -> None:
     assert (health.redis, health.blobs, health.certificate_days) == ("ok", 2, 6.5)
     assert health.blob_bytes == sum(map(len, blobs.values()))
     assert health.disk_free_bytes > 0
+
+
+async def test_blobs_that_went_away_are_told_by_its_health(tmp_path: Path) -> None:
+    registry = await open_registry(tmp_path)
+    await registry.add()
+    shutil.rmtree(tmp_path / "blobs")
+    health = await registry.service.health()
+    assert "not there any more" in health.blobs_away and health.disk_free_bytes == 0
+    with pytest.raises(NotReadyError, match="blobs in"):
+        await registry.service.collect()
+    with pytest.raises(NotReadyError, match="blobs in"):
+        await registry.publish({digest_of(b"x"): b"x"})

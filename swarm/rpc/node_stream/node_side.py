@@ -11,6 +11,7 @@ import grpc
 import structlog
 
 from swarm.domain.errors import (
+    NotReadyError,
     SwarmError,
     UnauthenticatedError,
     UnreachableError,
@@ -94,6 +95,8 @@ class NodeStreamClient:
                 await self._session()
             except SwarmError as raised:
                 error = raised
+            except OSError as raised:  # this node's own files, or its disk
+                error = NotReadyError("stream", found=str(raised), expected="a disk that can be read")
             failures = 0 if self.connected else failures + 1
             self.connected = False
             renewed = self._connection.is_renewed()
@@ -195,6 +198,8 @@ class NodeStreamClient:
             await notice
         except SwarmError as error:
             _log.warning("stream.notice_refused", code=error.code, reason=str(error))
+        except OSError as error:  # a full disk is not the end
+            _log.error("stream.notice_failed", reason=str(error))
 
     def _note_time(self, server_time: float) -> None:
         self.clock_skew_s = server_time - self._now()
