@@ -7,7 +7,7 @@ the class scores of the swarm's root.
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError, VerificationError
+from swarm.domain.ids import Digest
 from swarm.domain.inference import ExpertForm
 from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.specification import Specification
@@ -47,6 +48,7 @@ class LoadedExpert:
             self._correcting = correcting.to(device).eval().requires_grad_(False)
         self._scale, self._offset, self._device = scale, offset, device
         self._rows_at_once = MOST_ROWS
+        self._size_bytes = held_bytes(net for net in (self._net, self._correcting) if net is not None)
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +67,8 @@ class LoadedExpert:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of its weights, those of its correction included."""
-        corrections = self.manifest.correction.modules if self.manifest.correction is not None else ()
-        return sum(module.size_bytes for module in (*self.manifest.modules, *corrections))
+        """The bytes that its weights take where it computes, those of its correction included."""
+        return self._size_bytes
 
     def flops_per_query(self, form: ExpertForm = "probabilities") -> int:
         """Return what one input costs in that form, as the owner says; InvalidInputError without a correction
@@ -77,6 +78,10 @@ class LoadedExpert:
     def modules(self, form: ExpertForm = "probabilities") -> tuple[ModuleEntry, ...]:
         """Return the modules that give that form; InvalidInputError without a correction to ask."""
         return self._parts(form)[0]
+
+    def module_digests(self, form: ExpertForm = "probabilities") -> tuple[Digest, ...]:
+        """Return the digests of the modules that give that form; raises as `modules` does."""
+        return tuple(module.digest for module in self.modules(form))
 
     @classmethod
     def load(
@@ -172,6 +177,16 @@ class LoadedExpert:
         self.probabilities(nothing)
         if self.has_correction:
             self.corrections(nothing)
+
+
+def held_bytes(nets: Iterable[nn.Module]) -> int:
+    """Return the bytes of what nets hold: parameters and buffers, those that they share once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for net in nets
+        for tensor in (*net.parameters(), *net.buffers())
+    }
+    return sum(storages.values())
 
 
 def _softmax(logits: Tensor) -> Tensor:
