@@ -24,8 +24,9 @@ from swarm.experts.weights import pack_net
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.verified import VerifiedRegistry
 from swarm.trust.identity import Identity
-from swarm.trust.statements import read_statement, sign_statement, statement_digest
+from swarm.trust.statements import sign_statement, statement_digest
 from tests.support import trust
+from tests.support.learning import make_specification
 from tests.support.node_homes import member_home
 from tests.support.trust import Founded
 
@@ -114,10 +115,13 @@ class ExpertHome:
         return modules
 
 
-def expert_home(folder: Path, count: int = 0, net: str = "mlp:8x1") -> ExpertHome:
-    """Return a home with `count` experts of that net, whose weights differ."""
+def expert_home(folder: Path, count: int = 0, net: str = "mlp:8x1", **specified: Any) -> ExpertHome:
+    """Return a home with `count` experts of that net, whose weights differ. `specified`: what of the
+    specification is to be otherwise."""
     home, founded = member_home(folder)
-    specification = read_statement((home.state / "specification.json").read_bytes(), Specification).value
+    specification = make_specification(BlobFiles(home.cache), **specified)
+    envelope = sign_statement(specification, founded.coordinator_signer)
+    (home.state / "specification.json").write_bytes(envelope)
     made = ExpertHome(home, founded, specification, {})
     for seed in range(count):
         made.add(net=net, seed=seed)

@@ -1,0 +1,1 @@
+"""How fast answers are, and what they cost."""
