@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from node.expert_groups import ExpertGroups, Kind, Stack
 from swarm.config import NodeHome
 from swarm.domain.agent import ExpertMemory
 from swarm.domain.errors import NotFoundError, SwarmError, VerificationError
@@ -16,6 +17,7 @@ from swarm.domain.ids import Digest
 from swarm.domain.manifests import Manifest
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
+from swarm.experts.grouped import ExpertGroup
 from swarm.experts.inputs import best_device
 from swarm.modules.blobs import BlobFiles
 from swarm.trust.statements import read_statement
@@ -27,7 +29,8 @@ class ExpertStore:
     """Experts by manifest digest, at most `budget_bytes` of weights in memory (one expert always fits).
 
     The bytes are those of the tensors that experts hold, on the device that computes; what is being loaded
-    counts before it comes. An expert that somebody still computes with leaves memory when they are done.
+    counts before it comes, and so do stacks of small experts that are asked together, which are the first to
+    go. An expert that somebody still computes with leaves memory when they are done.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ExpertStore:
         self._coming: dict[Digest, tuple[int, Future[LoadedExpert]]] = {}
         self._lock = threading.Lock()
         self._hits = self._loads = 0
+        self._groups = ExpertGroups()
 
     @property
     def memory(self) -> ExpertMemory:
@@ -107,6 +111,27 @@ class ExpertStore:
             return waiting[1].result()
         return self._load(digest, specification)
 
+    def stack(self, kind: Kind, digests: Sequence[Digest]) -> Stack | None:
+        """Return the stack of a kind that has these experts among others, all in memory; None where there is
+        none and none is made: too seldom asked for, or too large for the budget. For one thread."""
+        with self._lock:
+            if (found := self._groups.find(kind, digests)) is not None:
+                return found
+            members = [digest for digest in self._groups.wanted(kind, digests) if digest in self._loaded]
+            if not set(digests) <= set(members) or not members:
+                return None
+            experts = [self._loaded[digest] for digest in members]
+            size = sum(expert.form_bytes(kind[1]) for expert in experts)
+            self._groups.drop(kind)
+            if self._held() + size > self._budget:
+                return None
+        made = Stack(tuple(members), ExpertGroup(experts, kind[1]))
+        with self._lock:
+            if all(digest in self._loaded for digest in members):
+                self._groups.put(kind, made)
+                self._make_room(keep=1)
+        return made
+
     def _load(self, digest: Digest, specification: Specification) -> LoadedExpert:
         coming = self._coming[digest][1]
         try:
@@ -138,11 +163,14 @@ class ExpertStore:
     def _make_room(self, *, keep: int) -> None:
         """Forget experts, the least recently asked first, until the rest and what is coming fit."""
         coming = sum(size for size, _ in self._coming.values())
+        if self._held() + coming > self._budget:
+            self._groups.clear()
         while len(self._loaded) > keep and self._held() + coming > self._budget:
-            self._loaded.popitem(last=False)
+            digest, _ = self._loaded.popitem(last=False)
+            self._groups.forget(digest)
 
     def _held(self) -> int:
-        return sum(expert.size_bytes for expert in self._loaded.values())
+        return self._groups.size_bytes + sum(expert.size_bytes for expert in self._loaded.values())
 
 
 def load_expert(

@@ -66,11 +66,11 @@ async def together(service: ExpertService, *requests: ExpertRequest) -> list[Any
 
 
 async def test_requests_that_go_together_are_answered_as_alone(garden: ExpertHome) -> None:
-    one, two, _ = garden.experts
+    one, *_ = garden.experts
     sizes: list[int] = []
     store = garden.store()
     service = garden.service(store)
-    requests = [garden.request(images(n + 1, n), one, two) for n in range(6)]
+    requests = [garden.request(images(n + 1, n), one) for n in range(6)]
     alone = [await service.predict(request) for request in requests]
     kept = LoadedExpert.values
 
@@ -211,3 +211,39 @@ async def test_who_gives_up_leaves_nothing_behind(garden: ExpertHome) -> None:
     await asyncio.gather(*asked, return_exceptions=True)
     assert service._room.taken == 0
     assert len(await service.predict(garden.request(images(1), one))) == 1
+
+
+async def test_experts_that_are_asked_together_again_and_again_are_computed_as_one(tmp_path: Path) -> None:
+    garden = expert_home(tmp_path, 5)
+    store, passes = garden.store(), list[int]()
+    service = garden.service(store)
+    request = garden.request(images(3), *garden.experts)
+    first = await service.predict(request)
+    kept = LoadedExpert.values
+
+    def values(self: LoadedExpert, inputs: Any, form: Any) -> Any:
+        passes.append(len(inputs))
+        return kept(self, inputs, form)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoadedExpert, "values", values)
+        for _ in range(12):
+            again = await service.predict(request)
+    assert len(passes) < 6 * 5
+    for answer, before in zip(again, first, strict=True):
+        assert (answer.expert, answer.manifest) == (before.expert, before.manifest)
+        np.testing.assert_allclose(answer.values, before.values, rtol=1e-5, atol=1e-6)
+    experts = sum(manifest.weight_bytes() for manifest in garden.experts.values())
+    assert store.memory.size_bytes == 2 * experts
+
+
+async def test_an_input_that_is_not_finite_fails_its_own_request_also_in_a_stack(tmp_path: Path) -> None:
+    garden = expert_home(tmp_path, 3, input_dtype="float32")
+    service = garden.service(garden.store())
+    good, bad = images(2).astype(np.float32), images(2).astype(np.float32)
+    bad[1, 0, 0] = np.nan
+    for _ in range(8):
+        await service.predict(garden.request(good, *garden.experts))
+    found = await together(service, *(garden.request(each, *garden.experts) for each in (good, bad, good)))
+    assert isinstance(found[1], InvalidInputError) and "in row 1" in str(found[1])
+    assert [len(each) for each in (found[0], found[2])] == [3, 3]

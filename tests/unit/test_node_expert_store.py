@@ -118,3 +118,41 @@ def test_what_cannot_be_loaded_is_refused_to_all_that_ask_and_tried_again(garden
     assert store.memory.loaded == 0
     path.write_bytes(kept)
     assert store.expert(one, garden.specification).manifest == garden.experts[one]
+
+
+def test_stacks_are_within_the_budget_and_the_first_to_go(garden: ExpertHome) -> None:
+    one, two, three, four = garden.experts
+    size = garden.experts[one].weight_bytes()
+
+    def stacked(store: Any, *digests: Digest) -> Any:
+        for digest in garden.experts:
+            store.expert(digest, garden.specification)
+        kind = (garden.experts[one].net, "probabilities")
+        return next((found for _ in range(6) if (found := store.stack(kind, digests))), None)
+
+    assert stacked(garden.store(budget_bytes=5 * size), one, two) is None
+    store = garden.store(budget_bytes=6 * size)
+    assert stacked(store, one, two).members == (one, two)
+    assert store.memory.size_bytes == 6 * size
+    another = garden.add(seed=9)
+    store.expert(another, garden.specification)
+    assert (store.memory.loaded, store.memory.size_bytes) == (5, 5 * size)
+    roomy = garden.store(budget_bytes=20 * size)
+    assert set(stacked(roomy, one, two).members) == {one, two}
+    assert set(stacked(roomy, three, four).members) == {one, two, three, four}
+    assert stacked(roomy, one, four).members == stacked(roomy, two, three).members
+
+
+def test_a_stack_goes_with_the_first_of_its_experts(garden: ExpertHome) -> None:
+    one, two, *_ = garden.experts
+    size = garden.experts[one].weight_bytes()
+    store = garden.store(budget_bytes=4 * size)
+    for digest in (one, two):
+        store.expert(digest, garden.specification)
+    kind: Any = (garden.experts[one].net, "probabilities")
+    assert any([store.stack(kind, (one, two)) for _ in range(6)])
+    for digest in garden.experts:
+        store.expert(digest, garden.specification)
+    assert (store.memory.loaded, store.memory.size_bytes) == (4, 4 * size)
+    store.expert(garden.add(seed=9), garden.specification)
+    assert store.stack(kind, (one, two)) is None
