@@ -35,8 +35,10 @@ class Clients:
         shape: list[int],
         clients: int,
         requests: int,
+        rows: int = 1,
+        dtype: str = "uint8",
     ) -> dict[str, Any]:
-        """Let clients ask `requests` times each, the next when the last was answered, each time one row of
+        """Let clients ask `requests` times each, the next when the last was answered, each time `rows` of
         every expert (ids by manifest); return the seconds of all and of each answer."""
         connections = self._open.setdefault(
             address, [open_channel(each, address, "node", NodeId(node)) for each in self._identities]
@@ -45,9 +47,9 @@ class Clients:
         messages = [
             convert.expert_request_to_pb(
                 ExpertRequest(
-                    inputs=rng.integers(0, 17, (1, *shape), dtype=np.uint8),
+                    inputs=rng.integers(0, 17, (rows, *shape)).astype(dtype),
                     tasks=tuple(
-                        ExpertTask(expert=ExpertId(name), manifest=Digest(digest), rows=np.arange(1))
+                        ExpertTask(expert=ExpertId(name), manifest=Digest(digest), rows=np.arange(rows))
                         for digest, name in experts.items()
                     ),
                     trunk=Digest(trunk),

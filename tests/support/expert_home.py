@@ -47,12 +47,13 @@ class ExpertHome:
         *,
         net: str = "mlp:8x1",
         seed: int = 0,
+        classes: int = 2,
         corrected: bool = False,
         import_paths: tuple[str, ...] = (),
     ) -> Digest:
         """Put an expert with weights of its own into the home; return its manifest's digest."""
         number = len(self.experts)
-        reference = net_reference(net, self.specification.input_shape, 2, import_paths)
+        reference = net_reference(net, self.specification.input_shape, classes, import_paths)
         modules, correction = self._packed(reference, seed), None
         if corrected:
             correction = Correction(
@@ -61,7 +62,8 @@ class ExpertHome:
             )  # fmt: skip
         manifest = replace(
             trust.manifest("rose", number, swarm="garden"), net=reference, modules=modules,
-            correction=correction, trunk=self.specification.trunk.digest, cost=COST,
+            correction=correction, class_names=tuple(f"c{n}" for n in range(classes)),
+            trunk=self.specification.trunk.digest, cost=COST,
         )  # fmt: skip
         envelope = sign_statement(manifest, Identity.load(self.home.identity).required_signer())
         folder = self.home.state / "manifests"
