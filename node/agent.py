@@ -106,6 +106,7 @@ class Agent:
             expert_server_pid=self._relay.pid,
             trouble=self._trainer.trouble.told if self._trainer.trouble else "",
             outbox_trouble=self._courier.trouble,
+            memory=self._relay.memory,
         )
 
     async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:

@@ -176,6 +176,7 @@ async def serve(config: NodeConfig) -> None:
             expert_bytes=config.expert_bytes,
             threads=config.worker_threads,
             log_level=config.log_level,
+            micro_batching=config.micro_batching,
         ).write(configuration)
         relay = ExpertRelay(home, configuration, seat.expert_socket)
         renewals = Renewals(identity, coordinator)

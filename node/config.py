@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
 from node.jobs import DEFAULT_NET
 from swarm.config import NodeHome
 from swarm.domain.errors import UsageError
@@ -21,9 +23,10 @@ class NodeConfig:
 
     `net`: the experts' factory where an order names none. `threads` 0: half of this machine's.
     `federation`: which federated apps the owner allows (all, none, or names with commas).
-    `expert_bytes`: how many bytes of weights the expert server keeps in memory. `stand_ins`: how many others
-    hold an expert beside its owner, as far as it is this node's turn (0: it holds none); `stand_in_bytes`:
-    what those that it holds may fill.
+    `expert_bytes`: how many bytes of weights the expert server keeps in memory; what else is asked for is
+    loaded anew. `micro_batching`: rows of several requests go through an expert together.
+    `stand_ins`: how many others hold an expert beside its owner, as far as it is this node's turn (0: none);
+    `stand_in_bytes`: what those that it holds may fill.
     `delta`: weights travel as deltas to those that they came from, for slow links.
     """
 
@@ -34,6 +37,7 @@ class NodeConfig:
     threads: int = 0
     federation: str = "all"
     expert_bytes: int = DEFAULT_CACHE_BYTES
+    micro_batching: bool = True
     delta: bool = False
     stand_ins: int = DEFAULT_STAND_INS
     stand_in_bytes: int = DEFAULT_CACHE_BYTES
@@ -69,6 +73,13 @@ class NodeConfig:
             import_paths=tuple(str(path) for path in paths),
             threads=int(threads),
             stand_ins=int(stand_ins),
+            expert_bytes=size_bytes(
+                "expert_memory",
+                os.environ.get("SWARM_EXPERT_MEMORY") or found.get("expert_memory", DEFAULT_CACHE_BYTES),
+            ),
+            micro_batching=_is_on(
+                "micro_batching", os.environ.get("SWARM_MICRO_BATCHING", found.get("micro_batching", True))
+            ),
             federation=os.environ.get("SWARM_FEDERATION") or str(found.get("federation", "all")),
             delta=_is_on("delta", os.environ.get("SWARM_DELTA", found.get("delta", False))),
             log_level=os.environ.get("SWARM_LOG_LEVEL") or str(found.get("log_level", "info")),
@@ -78,6 +89,17 @@ class NodeConfig:
     def worker_threads(self) -> int:
         """How many threads a child process computes with."""
         return self.threads or max(1, (os.cpu_count() or 2) // 2)
+
+
+def size_bytes(name: str, value: object) -> int:
+    """Return a size that is given as `512MB`, `2GiB` or a number of bytes; UsageError unless above 0."""
+    try:
+        size = TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError:
+        size = ByteSize(0)
+    if size <= 0:
+        raise UsageError(name, found=repr(value), expected="a size above 0, as 512MB or 2GiB")
+    return size
 
 
 def _is_on(name: str, value: object) -> bool:

@@ -9,6 +9,7 @@ import structlog
 
 from node.children import KeptChild
 from swarm.config import NodeHome
+from swarm.domain.agent import ExpertMemory
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotReadyError
 from swarm.domain.growth import Survey
@@ -37,6 +38,8 @@ class ExpertRelay:
         self._ready = asyncio.Event()
         self._past = (0, 0)
         self._present = (0, 0)
+        self.memory = ExpertMemory()
+        """What the expert server has in memory, as of the last second."""
 
     @property
     def pid(self) -> int:
@@ -91,6 +94,7 @@ class ExpertRelay:
             self._ready.set()
         elif "sent" in said:
             self._present = (int(said["sent"]), int(said["received"]))
+            self.memory = ExpertMemory(**said["memory"])
         elif "problem" in said:
             _log.error("experts.failed", problem=said["problem"])
 
@@ -98,4 +102,5 @@ class ExpertRelay:
         self._ready.clear()
         self._past = (self._past[0] + self._present[0], self._past[1] + self._present[1])
         self._present = (0, 0)
+        self.memory = ExpertMemory()
         self._socket.unlink(missing_ok=True)

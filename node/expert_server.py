@@ -2,7 +2,8 @@
 
 It answers on a unix socket for the agent and, where the node advertises an address, on a mutual TLS
 listener for coordinator and peers, where it routes for others, too. Standard output carries one JSON object
-a line: `{"ready": true}` when it answers, then what it sent and received every second.
+a line: `{"ready": true}` when it answers, then every second what it sent and
+received, and what is in its memory (`swarm.domain.agent.ExpertMemory`).
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +90,7 @@ async def serve(config: ExpertServerConfig) -> None:
             ),
             outbound=OutboundLog(home.outbound),
             fresh=partial(fresh_counts, home.state),
+            micro_batching=config.micro_batching,
         )
         local_services = [expert_service(service)]
         servers: list[RpcServer] = []
@@ -122,7 +125,8 @@ async def serve(config: ExpertServerConfig) -> None:
         while not stopping.is_set():
             revocations.refresh()
             counted = meter.totals()
-            _say({"sent": counted.sent, "received": counted.received})
+            memory = asdict(store.memory)
+            _say({"sent": counted.sent, "received": counted.received, "memory": memory})
             try:
                 await asyncio.wait_for(stopping.wait(), REPORT_S)
             except TimeoutError:

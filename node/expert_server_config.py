@@ -10,7 +10,11 @@ from node.durable import write_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertServerConfig:
-    """What the agent tells its expert server. `listen`: HOST:PORT for mutual TLS, empty for none."""
+    """What the agent tells its expert server.
+
+    `listen`: HOST:PORT for mutual TLS, empty for none. `expert_bytes`: weights that are kept in memory.
+    `micro_batching`: rows of several requests may go through an expert together.
+    """
 
     home: str
     socket: str
@@ -19,6 +23,7 @@ class ExpertServerConfig:
     expert_bytes: int
     threads: int
     log_level: str
+    micro_batching: bool = True
 
     def write(self, path: Path) -> None:
         """Keep the configuration where the child reads it."""

@@ -1,48 +1,32 @@
 """The node's experts behind ExpertPort: answers queries, and tries gates on the node's own data.
 
-Queries and trials compute in threads of their own, so that a trial does not hold up an answer.
+Answering, the loading of experts and trials have threads of their own: the latter two hold up no answer.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
+from node.expert_jobs import Answers, ExpertJob, ExpertJobs
 from node.expert_store import ExpertStore
+from node.fair_queue import PIECE_BYTES, Room
 from node.gate_evaluation import GateEvaluator
 from node.gate_survey import sent_survey_listing
 from node.listings import sent_trial_listing
+from node.micro_batches import MOST_ROWS, MicroBatches
 from node.outbound import OutboundLog
+from node.request_checks import answer_bytes, check_answer_size, check_manifest, check_request
 from swarm.config import NodeHome
 from swarm.domain.combination import TrialOption
-from swarm.domain.errors import (
-    ExhaustedError,
-    InvalidInputError,
-    NotReadyError,
-    ShapeMismatchError,
-    TrunkMismatchError,
-    VerificationError,
-)
+from swarm.domain.errors import NotReadyError
 from swarm.domain.gates import GateStatement
 from swarm.domain.growth import Survey
-from swarm.domain.inference import (
-    MAX_QUERY_ROWS,
-    ExpertAnswer,
-    ExpertRequest,
-    ExpertTask,
-    GateTrial,
-)
+from swarm.domain.inference import ExpertAnswer, ExpertRequest, ExpertTask, GateTrial
 from swarm.domain.specification import Specification
 from swarm.experts.expert import LoadedExpert
-from swarm.experts.one_thread import computed_on, one_thread
-from swarm.gating.tiles import in_tiles
-from swarm.rpc.options import MAX_MESSAGE_BYTES
+from swarm.rpc.callers import caller_name
 from swarm.trust.keyring import Keyring
 
 
@@ -79,18 +63,33 @@ class ExpertService:
         outbound: OutboundLog,
         fresh: Callable[[], tuple[int, int]] = lambda: (0, 0),
         clock: Callable[[], float] = time.time,
+        micro_batching: bool = True,
     ) -> None:
-        """`fresh` counts the newest training samples, and the novel ones among them; it may read files."""
+        """`fresh` counts the newest training samples, and the novel ones among them; it may read files.
+
+        Without `micro_batching` each request is computed apart.
+        """
         self._fresh = fresh
         self._store, self._specification, self._keyring = store, specification, keyring
         self._evaluator, self._outbound, self._clock = evaluator, outbound, clock
-        self._answering = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        self._room = Room("experts of this node")
+        self._batches: MicroBatches[ExpertJob, Answers] = MicroBatches(
+            ExpertJobs(store).answers, together=micro_batching, worked=self._room.note
+        )
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._one_load = asyncio.Lock()
         self._one_trial = asyncio.Lock()
 
     async def predict(self, request: ExpertRequest) -> list[ExpertAnswer]:
-        """Return one answer per task, in their order. Nothing is answered unless all of it can be."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._answering, partial(self._answer, request))
+        """Return one answer per task, in their order. Nothing is answered unless all of it can be.
+
+        Rows of several requests may go through an expert together. Raises ExhaustedError where too much of
+        this caller waits already.
+        """
+        specification = self._specification.current()
+        check_request(request, specification)
+        with self._room.held(caller_name(), _room_of(request)):
+            return await self._answers(request, specification)
 
     async def try_gate(
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
@@ -117,102 +116,101 @@ class ExpertService:
         self._outbound.record([replace(line, at=self._clock(), digest=opened.digest)])
         return found
 
-    def _answer(self, request: ExpertRequest) -> list[ExpertAnswer]:
-        specification = self._specification.current()
-        if request.trunk != specification.trunk.digest:
-            raise TrunkMismatchError(
-                f"query under gate {request.gate_version}",
-                found=f"trunk {request.trunk[:12]}",
-                expected=f"trunk {specification.trunk.digest[:12]}",
-                remedy="route with a gate of this swarm's trunk",
-            )
-        check_query(request.inputs, specification)
-        answers, size = list[ExpertAnswer](), 0
-        with one_thread() if request.replayable else nullcontext():
-            for task in request.tasks:
-                expert = self._asked(task, request.inputs, specification)
-                size += _answer_bytes(len(task.rows), expert.manifest.class_names)
-                _check_answer_size(size)
-                answers.append(_answer_of(expert, task, request.inputs, request.replayable))
+    async def _answers(self, request: ExpertRequest, specification: Specification) -> list[ExpertAnswer]:
+        caller = caller_name()
+        places = {place: task for place, task in enumerate(request.tasks)}
+        answers: dict[int, ExpertAnswer] = {}
+        submitted: list[tuple[list[int], asyncio.Future[Answers]]] = []
+        try:
+            for piece in _pieces(self._in_memory(places, specification)):
+                job = self._job(request, piece)
+                submitted.append((list(piece), self._batches.submit(caller, job, rows_of(job.tasks))))
+            for numbers, future in submitted:
+                found = await future
+                answers |= {n: each for n, each in zip(numbers, found, strict=True) if each is not None}
+            while absent := {n: task for n, task in places.items() if n not in answers}:
+                answers |= await self._loaded_for(request, absent, specification, caller)
+                check_answer_size(sum(map(_answer_size, answers.values())))
+        finally:
+            for _, future in submitted:
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # that of a second piece is nobody's
+        return [answers[place] for place in range(len(places))]
+
+    def _in_memory(
+        self, places: Mapping[int, ExpertTask], specification: Specification
+    ) -> dict[int, ExpertTask]:
+        """Return the tasks whose experts are in memory; raises where their answers would not be sent."""
+        found, size = dict[int, ExpertTask](), 0
+        for place, task in places.items():
+            expert = self._store.loaded(task.manifest)
+            if expert is not None:
+                check_manifest(expert.manifest, task, specification)
+                size += answer_bytes(len(task.rows), expert.class_names)
+                check_answer_size(size)
+                found[place] = task
+        return found
+
+    async def _loaded_for(
+        self,
+        request: ExpertRequest,
+        absent: Mapping[int, ExpertTask],
+        specification: Specification,
+        caller: str,
+    ) -> dict[int, ExpertAnswer]:
+        """Load the expert of the first absent task and return the answers of all that ask for it.
+
+        One request at a time, so that what is loaded for those that wait never fills memory.
+        """
+        digest = next(iter(absent.values())).manifest
+        asking = {place: task for place, task in absent.items() if task.manifest == digest}
+        loop, answers = asyncio.get_running_loop(), dict[int, ExpertAnswer]()
+        async with self._one_load:
+            expert = await loop.run_in_executor(self._loading, self._store.expert, digest, specification)
+            for task in asking.values():
+                check_manifest(expert.manifest, task, specification)
+            names = expert.class_names
+            check_answer_size(sum(answer_bytes(len(task.rows), names) for task in asking.values()))
+            for piece in _pieces(asking):
+                job = self._job(request, piece, expert)
+                found = await self._batches.submit(caller, job, rows_of(job.tasks))
+                answers |= {n: each for n, each in zip(piece, found, strict=True) if each is not None}
         return answers
 
-    def _asked(
-        self, task: ExpertTask, inputs: NDArray[np.generic], specification: Specification
-    ) -> LoadedExpert:
-        rows = np.asarray(task.rows, dtype=np.int64)
-        if rows.ndim != 1 or (len(rows) and (rows.min() < 0 or rows.max() >= len(inputs))):
-            raise InvalidInputError(
-                f"rows for {task.expert}",
-                found=f"a row outside 0..{len(inputs) - 1}",
-                expected="rows of the inputs",
-            )
-        expert = self._store.expert(task.manifest, specification)
-        manifest = expert.manifest
-        if manifest.expert != task.expert:
-            raise VerificationError(
-                f"task for {task.expert}",
-                found=f"manifest {task.manifest[:12]} of {manifest.expert}",
-                expected="a manifest of that expert",
-            )
-        if manifest.trunk != specification.trunk.digest:
-            raise TrunkMismatchError(
-                f"{manifest.expert}@{manifest.version}",
-                found=f"trunk {manifest.trunk[:12]}",
-                expected=f"trunk {specification.trunk.digest[:12]}",
-                remedy="train it again under the present trunk",
-            )
-        return expert
-
-
-def _answer_of(
-    expert: LoadedExpert, task: ExpertTask, inputs: NDArray[np.generic], replayable: bool
-) -> ExpertAnswer:
-    manifest = expert.manifest
-    rows = inputs[np.asarray(task.rows, dtype=np.int64)]
-    asked = partial(expert.values, form=task.form)
-    return ExpertAnswer(
-        expert=manifest.expert,
-        version=manifest.version,
-        manifest=task.manifest,
-        class_names=manifest.class_names,
-        values=in_tiles(asked, rows) if replayable and len(rows) else asked(rows),
-        module_digests=tuple(module.digest for module in expert.modules(task.form)),
-        flops_per_query=float(expert.flops_per_query(task.form)),
-        form=task.form,
-        computed_on=computed_on(expert.device) if replayable else "",
-    )
-
-
-def _answer_bytes(rows: int, class_names: Sequence[str]) -> int:
-    return rows * len(class_names) * np.dtype(np.float32).itemsize + sum(map(len, class_names))
-
-
-def _check_answer_size(size: int) -> None:
-    """Raise ExhaustedError, before more is computed, where answers of so many bytes fit into no message."""
-    if size > MAX_MESSAGE_BYTES:
-        raise ExhaustedError(
-            "answer",
-            found=f"more than {MAX_MESSAGE_BYTES >> 20} MiB",
-            expected="values and class names that fit into one message",
-            remedy="ask in smaller batches",
+    def _job(
+        self, request: ExpertRequest, piece: Mapping[int, ExpertTask], expert: LoadedExpert | None = None
+    ) -> ExpertJob:
+        return ExpertJob(
+            inputs=request.inputs,
+            tasks=tuple(piece.values()),
+            expert=expert,
+            replayable=request.replayable,
         )
 
 
-def check_query(inputs: NDArray[np.generic], specification: Specification) -> None:
-    """Raise by name unless inputs are finite raw inputs [B, *input_shape] of the specification's type."""
-    if inputs.dtype.name != specification.input_dtype or inputs.shape[1:] != specification.input_shape:
-        raise ShapeMismatchError(
-            "inputs",
-            found=f"{inputs.dtype} {list(inputs.shape)}",
-            expected=f"{specification.input_dtype} [B, {', '.join(map(str, specification.input_shape))}]",
-        )
-    if len(inputs) > MAX_QUERY_ROWS:
-        raise InvalidInputError(
-            "inputs", found=f"{len(inputs)} rows", expected=f"at most {MAX_QUERY_ROWS} in one query"
-        )
-    if inputs.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1))
-        if len(bad):
-            raise InvalidInputError(
-                "inputs", found=f"a value that is not finite in row {bad[0]}", expected="finite numbers"
-            )
+def rows_of(tasks: Iterable[ExpertTask]) -> int:
+    """Return how many rows tasks have together."""
+    return sum(len(task.rows) for task in tasks)
+
+
+def _pieces(tasks: Mapping[int, ExpertTask]) -> Iterator[dict[int, ExpertTask]]:
+    """Yield tasks in pieces of about MOST_ROWS rows, so that others take turns with a large request."""
+    piece, rows = dict[int, ExpertTask](), 0
+    for place, task in tasks.items():
+        if piece and rows + len(task.rows) > MOST_ROWS:
+            yield piece
+            piece, rows = {}, 0
+        piece[place] = task
+        rows += len(task.rows)
+    if piece:
+        yield piece
+
+
+def _room_of(request: ExpertRequest) -> int:
+    """Return what a request takes of the room: its rows, each once for each piece of its input."""
+    row_bytes = request.inputs.nbytes // max(1, len(request.inputs))
+    return max(1, rows_of(request.tasks)) * max(1, -(-row_bytes // PIECE_BYTES))
+
+
+def _answer_size(answer: ExpertAnswer) -> int:
+    return answer_bytes(len(answer.values), answer.class_names)

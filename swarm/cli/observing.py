@@ -11,7 +11,7 @@ from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, plain, printable, progress, run_async, say, table
 
 if TYPE_CHECKING:
-    from swarm.domain.agent import AgentState
+    from swarm.domain.agent import AgentState, ExpertMemory
     from swarm.domain.membership import Event, SwarmStatus
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -90,10 +90,19 @@ def describe_agent(own: "AgentState") -> str:
         f" {own.outbox} in the outbox",
         f"experts {', '.join(own.experts) or 'none'}; certificate {own.certificate_days:.2f} days;"
         f" sent {bytes_text(own.socket_bytes.sent)}; disk {bytes_text(own.disk_free_bytes)} free",
+        *((_memory_line(own.memory),) if own.memory.budget_bytes else ()),
         *((f"the outbox waits: {own.outbox_trouble}",) if own.outbox and own.outbox_trouble else ()),
         *((f"stream in trouble: {own.trouble}",) if own.trouble else ()),
     )
     return "\n".join(map(printable, lines))
+
+
+def _memory_line(memory: "ExpertMemory") -> str:
+    return (
+        f"{memory.loaded} experts in memory, {bytes_text(memory.size_bytes)} of at most"
+        f" {bytes_text(memory.budget_bytes)}; asked for {memory.hits + memory.loads} times,"
+        f" {memory.loads} times loaded"
+    )
 
 
 def events(

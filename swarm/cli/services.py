@@ -229,6 +229,10 @@ def node(
         bool | None,
         typer.Option("--delta/--no-delta", help="Send and fetch weights as deltas, for slow links (off)."),
     ] = None,
+    expert_memory: Annotated[
+        str | None,
+        typer.Option(help="What weights may take of memory, as 512MB; others are loaded anew (1GiB)."),
+    ] = None,
     import_path: ImportPath = None,
     home: Home = None,
     log_level: LogLevel = None,
@@ -237,13 +241,14 @@ def node(
     """Run this node's agent: its stream to the coordinator, its expert server, its training."""
     from dataclasses import replace
 
-    from node.config import NodeConfig
+    from node.config import NodeConfig, size_bytes
     from swarm.cli.places import node_place
     from swarm.cli.standing import check_present
 
     place = node_place(home)
     check_present(place)
     given: dict[str, Any] = {"advertise": advertise, "net": net, "federation": federation, "delta": delta}
+    given |= {"expert_bytes": size_bytes("--expert-memory", expert_memory) if expert_memory else None}
     given |= {"log_level": log_level, "log_json": log_json}
     given |= {"import_paths": import_paths(import_path) if import_path else None}
     flags = {name: value for name, value in given.items() if value is not None}

@@ -104,6 +104,18 @@ class TrainStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertMemory:
+    """What a node's expert server has in memory: experts and the bytes of their weights, at most
+    `budget_bytes`. Of what it was asked for since it started, `hits` were there and `loads` were loaded."""
+
+    loaded: int = 0
+    size_bytes: int = 0
+    budget_bytes: int = 0
+    hits: int = 0
+    loads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentState:
     """The agent's own view of itself, for `swarm status` and `swarm doctor` on its machine.
 
@@ -126,3 +138,4 @@ class AgentState:
     expert_server_pid: int
     trouble: str = ""
     outbox_trouble: str = ""
+    memory: ExpertMemory = ExpertMemory()

@@ -177,6 +177,11 @@ class Manifest:
 
     def blobs(self) -> tuple[Digest, ...]:
         """Return the distinct blobs that this version needs, in order of first use."""
-        corrections = self.correction.modules if self.correction is not None else ()
-        modules = (*self.modules, *corrections)
-        return tuple(dict.fromkeys(t.blob for module in modules for t in module.tensors))
+        return tuple(dict.fromkeys(t.blob for module in self._all_modules() for t in module.tensors))
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of its tensors, those of its correction included."""
+        return sum(module.size_bytes for module in self._all_modules())
+
+    def _all_modules(self) -> tuple[ModuleEntry, ...]:
+        return (*self.modules, *(self.correction.modules if self.correction is not None else ()))

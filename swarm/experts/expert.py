@@ -7,7 +7,7 @@ the class scores of the swarm's root.
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError, VerificationError
+from swarm.domain.ids import Digest
 from swarm.domain.inference import ExpertForm
 from swarm.domain.manifests import Cost, Manifest, NetReference
 from swarm.domain.specification import Specification
@@ -45,8 +46,11 @@ class LoadedExpert:
         self._correcting = correcting
         if correcting is not None:
             self._correcting = correcting.to(device).eval().requires_grad_(False)
-        self._scale, self._offset, self._device = scale, offset, device
-        self._rows_at_once = MOST_ROWS
+        self.scale, self.offset, self._device = scale, offset, device
+        self.rows_at_once = MOST_ROWS
+        """So many rows' activations fit into memory together."""
+        correcting_bytes = held_bytes(self._correcting) if self._correcting is not None else 0
+        self._form_bytes = {"probabilities": held_bytes(self._net), "corrections": correcting_bytes}
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +69,20 @@ class LoadedExpert:
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of its weights, those of its correction included."""
-        corrections = self.manifest.correction.modules if self.manifest.correction is not None else ()
-        return sum(module.size_bytes for module in (*self.manifest.modules, *corrections))
+        """The bytes that its weights take where it computes, those of its correction included."""
+        return sum(self._form_bytes.values())
+
+    def net(self, form: ExpertForm) -> nn.Module:
+        """Return the net that gives that form; InvalidInputError without a correction to ask."""
+        if form == "probabilities":
+            return self._net
+        if self._correcting is None:
+            raise self._no_correction()
+        return self._correcting
+
+    def form_bytes(self, form: ExpertForm) -> int:
+        """Return the bytes of the weights that give that form; 0 without a correction."""
+        return self._form_bytes[form]
 
     def flops_per_query(self, form: ExpertForm = "probabilities") -> int:
         """Return what one input costs in that form, as the owner says; InvalidInputError without a correction
@@ -77,6 +92,10 @@ class LoadedExpert:
     def modules(self, form: ExpertForm = "probabilities") -> tuple[ModuleEntry, ...]:
         """Return the modules that give that form; InvalidInputError without a correction to ask."""
         return self._parts(form)[0]
+
+    def module_digests(self, form: ExpertForm = "probabilities") -> tuple[Digest, ...]:
+        """Return the digests of the modules that give that form; raises as `modules` does."""
+        return tuple(module.digest for module in self.modules(form))
 
     @classmethod
     def load(
@@ -118,7 +137,7 @@ class LoadedExpert:
 
         Raises ShapeMismatchError for other inputs, VerificationError if the expert gives no finite numbers.
         """
-        return self._computed(self._net, inputs, _softmax, "a probability")
+        return self._computed(inputs, "probabilities", "a probability")
 
     def corrections(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """Return what the expert adds to the class scores, float32 [B, C] over `class_names`, rows sum to 0.
@@ -126,20 +145,23 @@ class LoadedExpert:
         The logits of its correction, centred over its own classes. Raises as `probabilities` does, and
         InvalidInputError for an expert without a correction.
         """
-        if self._correcting is None:
-            raise self._no_correction()
-        return self._computed(self._correcting, inputs, _centred, "a correction")
+        return self._computed(inputs, "corrections", "a correction")
 
-    def _computed(
-        self, net: nn.Module, inputs: NDArray[np.generic], finish: Callable[[Tensor], Tensor], what: str
-    ) -> NDArray[np.float32]:
+    def finished(self, logits: Tensor, form: ExpertForm) -> Tensor:
+        """Return values of a form from its net's logits float32 [..., C]."""
+        if form == "probabilities":
+            return torch.softmax(logits, -1)
+        return logits - logits.mean(-1, keepdim=True)
+
+    def _computed(self, inputs: NDArray[np.generic], form: ExpertForm, what: str) -> NDArray[np.float32]:
+        net = self.net(form)
         check_inputs(inputs, self.manifest.net.input_shape)
         found = np.empty((len(inputs), len(self.class_names)), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(inputs), self._rows_at_once):
-                raw = as_tensor(inputs[start : start + self._rows_at_once]).to(self._device)
-                logits = net(preprocessed(raw, self._scale, self._offset)).float()
-                found[start : start + len(raw)] = finish(logits).cpu().numpy()
+            for start in range(0, len(inputs), self.rows_at_once):
+                raw = as_tensor(inputs[start : start + self.rows_at_once]).to(self._device)
+                logits = net(preprocessed(raw, self.scale, self.offset)).float()
+                found[start : start + len(raw)] = self.finished(logits, form).cpu().numpy()
         if not np.isfinite(found).all():
             raise VerificationError(
                 f"answer of {self.manifest.expert}@{self.manifest.version}",
@@ -168,18 +190,19 @@ class LoadedExpert:
         """Answer one row, and see by it how many rows fit into memory at once."""
         nothing = np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32)
         _, held = measured_forward(self._net, as_tensor(nothing).to(self._device))
-        self._rows_at_once = rows_at_once(held)
+        self.rows_at_once = rows_at_once(held)
         self.probabilities(nothing)
         if self.has_correction:
             self.corrections(nothing)
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    return torch.softmax(logits, 1)
-
-
-def _centred(logits: Tensor) -> Tensor:
-    return logits - logits.mean(1, keepdim=True)
+def held_bytes(net: nn.Module) -> int:
+    """Return the bytes of what a net holds: parameters and buffers, those that share memory once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in (*net.parameters(), *net.buffers())
+    }
+    return sum(storages.values())
 
 
 def _loaded(

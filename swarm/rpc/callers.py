@@ -135,6 +135,12 @@ def current_caller() -> Caller:
     return _CALLER.get()
 
 
+def caller_name() -> str:
+    """Return `role/id` of who made the call that the present task serves; empty where it serves none."""
+    caller = _CALLER.get(None)
+    return "" if caller is None else f"{caller.role}/{caller.id}"
+
+
 def set_current_caller(caller: Caller) -> None:
     """Remember, in the present task and those that it starts, who made the call."""
     _CALLER.set(caller)

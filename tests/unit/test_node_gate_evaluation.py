@@ -502,7 +502,7 @@ async def test_what_fits_into_no_message_is_not_computed(
     manifest = garden.publish(ROSE)
     task = ExpertTask(expert=ExpertId("rose.e0"), manifest=digest_at(garden, manifest), rows=np.arange(5))
     size = 5 * len(manifest.class_names) * 4 + sum(map(len, manifest.class_names))
-    monkeypatch.setattr("node.expert_service.MAX_MESSAGE_BYTES", 3 * size)
+    monkeypatch.setattr("node.request_checks.MAX_MESSAGE_BYTES", 3 * size)
 
     def asking(times: int) -> ExpertRequest:
         return ExpertRequest(

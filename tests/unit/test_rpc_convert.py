@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from swarm.digests import digest_of
-from swarm.domain.agent import AgentState, TrainOrder, TrainStep
+from swarm.domain.agent import AgentState, ExpertMemory, TrainOrder, TrainStep
 from swarm.domain.collection import OwnerBytes
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
@@ -388,6 +388,7 @@ def test_orders_and_progress_cross_unchanged() -> None:
         disk_free_bytes=5,
         clock_skew_s=-0.25,
         expert_server_pid=77,
+        memory=ExpertMemory(loaded=2, size_bytes=5000, budget_bytes=1 << 33, hits=9, loads=3),
         trouble="the disk is full",
         outbox_trouble="ada.e0@2: bytes of ada in the registry",
     )

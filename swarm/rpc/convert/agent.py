@@ -1,8 +1,9 @@
 """What the command and the agent on its machine say to each other."""
 
+from dataclasses import asdict
 from typing import cast, get_args
 
-from swarm.domain.agent import AgentState, StreamOptions, SumsForm, TrainOrder, TrainStep
+from swarm.domain.agent import AgentState, ExpertMemory, StreamOptions, SumsForm, TrainOrder, TrainStep
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Listing
 from swarm.rpc.convert.scalars import (
@@ -162,6 +163,7 @@ def agent_state_to_pb(state: AgentState) -> agent_pb2.AgentStateReply:
         expert_server_pid=state.expert_server_pid,
         trouble=state.trouble,
         outbox_trouble=state.outbox_trouble,
+        memory=agent_pb2.ExpertMemory(**asdict(state.memory)),
     )
 
 
@@ -182,4 +184,15 @@ def agent_state_from_pb(message: agent_pb2.AgentStateReply) -> AgentState:
         expert_server_pid=message.expert_server_pid,
         trouble=message.trouble,
         outbox_trouble=message.outbox_trouble,
+        memory=_memory_from_pb(message.memory),
+    )
+
+
+def _memory_from_pb(message: agent_pb2.ExpertMemory) -> ExpertMemory:
+    return ExpertMemory(
+        loaded=message.loaded,
+        size_bytes=message.size_bytes,
+        budget_bytes=message.budget_bytes,
+        hits=message.hits,
+        loads=message.loads,
     )

@@ -115,8 +115,22 @@ class AgentStateRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ExpertMemory(_message.Message):
+    __slots__ = ("loaded", "size_bytes", "budget_bytes", "hits", "loads")
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    LOADS_FIELD_NUMBER: _ClassVar[int]
+    loaded: int
+    size_bytes: int
+    budget_bytes: int
+    hits: int
+    loads: int
+    def __init__(self, loaded: _Optional[int] = ..., size_bytes: _Optional[int] = ..., budget_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., loads: _Optional[int] = ...) -> None: ...
+
 class AgentStateReply(_message.Message):
-    __slots__ = ("node", "swarm", "connected", "fence", "gate_version", "activity", "outbox", "certificate_days", "experts", "socket_bytes", "disk_free_bytes", "clock_skew_s", "expert_server_pid", "trouble", "outbox_trouble")
+    __slots__ = ("node", "swarm", "connected", "fence", "gate_version", "activity", "outbox", "certificate_days", "experts", "socket_bytes", "disk_free_bytes", "clock_skew_s", "expert_server_pid", "trouble", "outbox_trouble", "memory")
     NODE_FIELD_NUMBER: _ClassVar[int]
     SWARM_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +146,7 @@ class AgentStateReply(_message.Message):
     EXPERT_SERVER_PID_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
     OUTBOX_TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
     node: str
     swarm: str
     connected: bool
@@ -147,7 +162,8 @@ class AgentStateReply(_message.Message):
     expert_server_pid: int
     trouble: str
     outbox_trouble: str
-    def __init__(self, node: _Optional[str] = ..., swarm: _Optional[str] = ..., connected: _Optional[bool] = ..., fence: _Optional[int] = ..., gate_version: _Optional[int] = ..., activity: _Optional[str] = ..., outbox: _Optional[int] = ..., certificate_days: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., disk_free_bytes: _Optional[int] = ..., clock_skew_s: _Optional[float] = ..., expert_server_pid: _Optional[int] = ..., trouble: _Optional[str] = ..., outbox_trouble: _Optional[str] = ...) -> None: ...
+    memory: ExpertMemory
+    def __init__(self, node: _Optional[str] = ..., swarm: _Optional[str] = ..., connected: _Optional[bool] = ..., fence: _Optional[int] = ..., gate_version: _Optional[int] = ..., activity: _Optional[str] = ..., outbox: _Optional[int] = ..., certificate_days: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., disk_free_bytes: _Optional[int] = ..., clock_skew_s: _Optional[float] = ..., expert_server_pid: _Optional[int] = ..., trouble: _Optional[str] = ..., outbox_trouble: _Optional[str] = ..., memory: _Optional[_Union[ExpertMemory, _Mapping[str, object]]] = ...) -> None: ...
 
 class AgentLeaveRequest(_message.Message):
     __slots__ = ("reason",)
