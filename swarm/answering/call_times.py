@@ -19,8 +19,10 @@ NEWEST_SHARE: Final = 0.25
 REMEMBERED: Final = 64
 FEW: Final = 8
 """Of fewer calls nobody can say what nearly all of them take."""
-STALE_S: Final = 15.0
-"""What a node took longer ago than this says nothing of it now."""
+FRESH_S: Final = 1.0
+STALE_S: Final = 60.0
+"""What a node took says nothing of it so much later: at first, and at most. The time doubles whenever a node
+that is asked again is slow again."""
 FIRST_S: Final = 0.05
 FIRST_HEDGE_S: Final = 0.25
 """What a call, and what nearly all calls take where nothing is known."""
@@ -44,11 +46,19 @@ class _Times:
 
     average_s: float = 0.0
     newest: float = 0.0
+    trusted_s: float = FRESH_S
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
-    def note(self, seconds: float, now: float) -> None:
-        fresh = bool(self.seconds) and now - self.newest <= STALE_S
-        self.average_s += (seconds - self.average_s) * (NEWEST_SHARE if fresh else 1.0)
+    def is_fresh(self, now: float) -> bool:
+        return bool(self.seconds) and now - self.newest <= min(self.trusted_s, STALE_S)
+
+    def note(self, seconds: float, now: float, best_other_s: float) -> None:
+        is_fresh = self.is_fresh(now)
+        self.average_s += (seconds - self.average_s) * (NEWEST_SHARE if is_fresh else 1.0)
+        if self.average_s <= ABOUT_AS_GOOD * best_other_s:
+            self.trusted_s = FRESH_S
+        elif self.seconds and not is_fresh:
+            self.trusted_s = min(2 * self.trusted_s, STALE_S)
         self.newest = now
         self.seconds.append(seconds)
 
@@ -90,13 +100,13 @@ class CallTimes:
         """A call was answered."""
         known = self._of(node)
         known.pause_s = known.paused_until = 0.0
-        self._class_of(rows).setdefault(node, _Times()).note(seconds, self._clock())
+        self._note(node, rows, seconds)
 
     def took_longer(self, node: NodeId, rows: int, seconds: float) -> None:
         """A call was given up after so long: who has been waited for is to be waited for as long again.
         Nothing is said by one that was given up sooner than it was expected."""
         if seconds > self.expected_s(node, rows):
-            self._class_of(rows).setdefault(node, _Times()).note(2 * seconds, self._clock())
+            self._note(node, rows, 2 * seconds)
 
     def failed(self, node: NodeId) -> None:
         """A node refused a call, or could not be reached: others come first for a while."""
@@ -112,14 +122,10 @@ class CallTimes:
 
     def expected_s(self, node: NodeId, rows: int) -> float:
         """Return how long a call of so many rows is expected to take, what waits there counted in."""
-        known, now = self._of(node), self._clock()
-        if now < known.paused_until:
+        known = self._of(node)
+        if self._clock() < known.paused_until:
             return LAST_OF_ALL_S
-        fresh = {
-            name: times.average_s
-            for name, times in self._class_of(rows).items()
-            if now - times.newest <= STALE_S
-        }
+        fresh = self._fresh(rows)
         alone = fresh.get(node, min(fresh.values(), default=FIRST_S))
         return alone * (1 + known.outstanding / max(rows, LITTLE_TO_DO))
 
@@ -143,6 +149,16 @@ class CallTimes:
         """Return about how many rows a node was asked lately: each counts by half after BUSY_S."""
         known = self._nodes.get(node)
         return 0.0 if known is None else known.asked * 0.5 ** ((self._clock() - known.asked_at) / BUSY_S)
+
+    def _note(self, node: NodeId, rows: int, seconds: float) -> None:
+        others = [average for name, average in self._fresh(rows).items() if name != node]
+        times = self._class_of(rows).setdefault(node, _Times())
+        times.note(seconds, self._clock(), min(others, default=seconds))
+
+    def _fresh(self, rows: int) -> dict[NodeId, float]:
+        """Return the averages that still say something, of calls of about so many rows."""
+        now = self._clock()
+        return {n: times.average_s for n, times in self._class_of(rows).items() if times.is_fresh(now)}
 
     def _of(self, node: NodeId) -> _Node:
         return self._nodes.setdefault(node, _Node())

@@ -1,10 +1,13 @@
 """Whom to ask and when to ask another, too, by what calls took; a test's clock."""
 
+from itertools import pairwise
+
 import pytest
 
 from swarm.answering.call_times import (
     FEW,
     FIRST_HEDGE_S,
+    FRESH_S,
     LITTLE_TO_DO,
     LONGEST_PAUSE_S,
     STALE_S,
@@ -59,6 +62,24 @@ def test_a_node_that_became_slow_is_left_within_a_few_calls_and_tried_again_late
     assert times.best(BOTH, 1) == 0, "what it took is long ago: it may be well again"
     took(times, ADA, 0.1, count=1)
     assert times.best(BOTH, 1) == 1
+
+
+def test_a_node_that_stays_slow_is_tried_again_ever_more_seldom(times: CallTimes, clock: Clock) -> None:
+    took(times, ADA, 0.1)
+    tried = []
+    for tick in range(4000):
+        clock.now += 0.1
+        took(times, BOB, 0.01, count=1)
+        if times.best(BOTH, 1) == 0:
+            tried.append(tick / 10)
+            took(times, ADA, 0.1, count=1)
+    gaps = [late - early for early, late in pairwise(tried)]
+    assert gaps[0] < 3 < gaps[3] and len(tried) < 20
+    assert max(gaps) <= STALE_S + 1
+    took(times, ADA, 0.01, count=20)
+    clock.now += FRESH_S + 0.1
+    took(times, BOB, 0.001)
+    assert times.best(BOTH, 1) == 0, "well again, it is tried again as soon as at first"
 
 
 def test_a_node_that_nobody_has_asked_is_expected_to_be_as_good_as_the_best(times: CallTimes) -> None:
