@@ -154,6 +154,7 @@ async def _serve(
         asyncio.create_task(upkeep.run(parts.publish_late)),
         asyncio.create_task(parts.growth.run()),
         asyncio.create_task(parts.policies.run()),
+        asyncio.create_task(parts.replicas.run()),
         asyncio.create_task(parts.warm()),
     ]
     stack.push_async_callback(_end, tasks)

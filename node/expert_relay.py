@@ -1,7 +1,7 @@
 """The agent's side of the expert server: keeps the child running and passes calls on to it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class ExpertRelay:
         self._ready = asyncio.Event()
         self._past = (0, 0)
         self._present = (0, 0)
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called with each child that answers; must not block."""
 
     @property
     def pid(self) -> int:
@@ -89,6 +91,7 @@ class ExpertRelay:
     def _said(self, said: dict[str, Any]) -> None:
         if said.get("ready"):
             self._ready.set()
+            self.on_ready()
         elif "sent" in said:
             self._present = (int(said["sent"]), int(said["received"]))
         elif "problem" in said:
