@@ -44,6 +44,8 @@ IMAGES, LABELS = digits_like(40, 4, seed=77)
 OWNED = {"rose": (0, 1), "tulip": (2, 3)}
 SLOW = "tulip"
 DEADLINE_S = 10.0
+AGAIN, PATIENCE_S = 20, 120.0
+"""Before a round the owner has answered so many queries again; so long may that take."""
 
 
 @dataclass
@@ -147,6 +149,14 @@ async def ask(client: CoordinatorClient, queries: int, seen: Seen) -> None:
         seen.by_owner += answer.sources[0][0].served_by == SLOW
 
 
+async def ask_until_owner(client: CoordinatorClient) -> None:
+    """Ask until the owner answers again: who was slow is tried again after a while only."""
+    async with asyncio.timeout(PATIENCE_S):
+        seen = Seen()
+        while seen.by_owner < AGAIN:
+            await ask(client, 1, seen)
+
+
 async def measured(site: Site, rounds: int, queries: int) -> dict[str, Seen]:
     """Return what was seen, by kind of round."""
     for name in OWNED:
@@ -156,9 +166,11 @@ async def measured(site: Site, rounds: int, queries: int) -> dict[str, Seen]:
     async with site.swarm.coordinator() as client:
         await ask(client, queries, Seen())  # nothing is cold any more
         for _ in range(rounds):
+            await ask_until_owner(client)
             await ask(client, queries, seen["baseline"])
             async with slowed(await site.expert_server(SLOW)):
                 await ask(client, queries, seen["slow"])
+        await ask_until_owner(client)
         await ask(client, queries // 3, seen["killed"])
         asking = asyncio.create_task(ask(client, queries, seen["killed"]))
         await asyncio.sleep(seen["baseline"].seconds[-1] / 2)
