@@ -155,6 +155,7 @@ async def _serve(
         asyncio.create_task(parts.growth.run()),
         asyncio.create_task(parts.policies.run()),
         asyncio.create_task(parts.trail.run()),
+        asyncio.create_task(parts.replicas.run()),
         asyncio.create_task(parts.warm()),
     ]
     stack.push_async_callback(_end, tasks)

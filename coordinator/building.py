@@ -45,6 +45,7 @@ from coordinator.open_inference.single_expert import SingleExpert
 from coordinator.open_inference.statistics import Statistics
 from coordinator.profile_files import ProfileFiles
 from coordinator.profiles import Profiles
+from coordinator.replicas import Replicas
 from coordinator.revocations import Revocations
 from coordinator.root_expert import RootExpert
 from coordinator.solver_process import Solver
@@ -53,6 +54,7 @@ from coordinator.status import StatusView
 from coordinator.token_book import TokenBook
 from coordinator.token_claims import TokenClaims
 from coordinator.trunk_loading import trunk_loader
+from swarm.answering.call_times import CallTimes
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
 from swarm.answering.front_door import FrontDoor, GuardedInference
@@ -101,6 +103,7 @@ class Coordinator:
     features: FeatureService
     root: RootExpert
     registry: LineageRegistry
+    replicas: Replicas
     blobs: BlobFiles
     store: MetadataStore
 
@@ -318,6 +321,15 @@ async def build(
         await keeper.follow_gate(at_start=True)
     except SwarmError as error:  # a damaged file of a contribution or gate: queries are answered all the same
         log.error("growth.not_in_step", reason=str(error))
+    times = CallTimes()
+    replicas = Replicas(
+        live=live,
+        heads=heads,
+        active=lambda: keeper.active,
+        times=times,
+        replicas=config.replicas,
+        grace_s=config.replica_grace_s,
+    )
     token_book = await asyncio.to_thread(TokenBook, folder.token_book)
     admission = Admission(
         ca=ca,
@@ -341,6 +353,7 @@ async def build(
         heads=heads,
         live=live,
         keeper=keeper,
+        replicas=replicas,
         started_at=clock(),
         clock=clock,
         socket_bytes=socket_bytes,
@@ -365,7 +378,7 @@ async def build(
             clock=clock,
         )
     )
-    calls = ExpertCalls(live)
+    calls = ExpertCalls(live, times, replicas.wait_for)
     features = FeatureService(trunk_loader(specifications, blobs, config.import_paths))
     router = Router(
         active=lambda: keeper.active,
@@ -425,6 +438,7 @@ async def build(
         features=features,
         root=root,
         registry=registry,
+        replicas=replicas,
         blobs=blobs,
         store=store,
     )

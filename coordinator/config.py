@@ -36,6 +36,9 @@ class CoordinatorConfig:
     the leaf to split by `growth_criterion`, and for owners without a lease since `growth_stale_after_s`. An
     owner that is away for `growth_patience_s` ends the proposal that it carries out, and so does one that did
     not take it up.
+
+    The modules of each leaf are to be loaded on `replicas` nodes, its owner counted; one that is gone for
+    `replica_grace_s` is replaced.
     """
 
     home: SwarmHome
@@ -60,6 +63,8 @@ class CoordinatorConfig:
     growth_criterion: Criterion = "loss"
     growth_stale_after_s: float = 7 * 86_400.0
     growth_patience_s: float = 120.0
+    replicas: int = 2
+    replica_grace_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

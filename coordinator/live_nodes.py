@@ -27,6 +27,10 @@ class LiveNode:
     socket_bytes: SocketBytes = field(default_factory=SocketBytes)
     suspected: bool = False
     trouble: str = ""
+    loaded: frozenset[Digest] = frozenset()
+    declined: frozenset[Digest] = frozenset()
+    room_bytes: int = 0
+    has_beaten: bool = False
 
     def hear(self, beat: Heartbeat, now: float) -> None:
         """Take over what a heartbeat says."""
@@ -34,6 +38,8 @@ class LiveNode:
         self.served = frozenset(beat.served)
         self.activity, self.socket_bytes = beat.activity, beat.socket_bytes
         self.trouble = beat.trouble
+        self.loaded, self.declined = frozenset(beat.loaded), frozenset(beat.declined)
+        self.room_bytes, self.has_beaten = beat.room_bytes, True
 
 
 class LiveNodes:
@@ -74,7 +80,8 @@ class LiveNodes:
         return iter(list(self._nodes.values()))
 
     def holders(self, manifest: Manifest, digest: Digest) -> list[LiveNode]:
-        """Return who can answer for this version now, the owner first, those under suspicion left out.
+        """Return who can answer for this version now, those under suspicion left out: the owner first, then
+        those that have it loaded.
 
         Nobody but the owner holds a serve-only expert.
         """
@@ -84,7 +91,10 @@ class LiveNodes:
             if manifest.share == "serve-only"
             else [n for n in self if n is not owner and digest in n.served]
         )
-        found = [*([owner] if owner is not None else []), *sorted(others, key=lambda n: n.link.node)]
+        found = [
+            *([owner] if owner is not None else []),
+            *sorted(others, key=lambda n: (digest not in n.loaded, n.link.node)),
+        ]
         return [node for node in found if not node.suspected]
 
     def announce(

@@ -7,6 +7,7 @@ from coordinator.gate_keeper import GateKeeper
 from coordinator.heads import Heads
 from coordinator.live_nodes import LiveNodes
 from coordinator.members import Members
+from coordinator.replicas import Replicas
 from coordinator.revocations import Revocations
 from coordinator.specifications import Specifications
 from swarm.domain.errors import SwarmError
@@ -29,6 +30,7 @@ class StatusView:
     heads: Heads
     live: LiveNodes
     keeper: GateKeeper
+    replicas: Replicas
     started_at: float
     clock: Callable[[], float]
     socket_bytes: Callable[[], SocketBytes]
@@ -57,6 +59,8 @@ class StatusView:
             socket_bytes=self.socket_bytes(),
             certificate_days=self.certificate_days(),
             stand_ins=self._stand_ins(away),
+            replicas=self.replicas.replicas,
+            under_replicated=self.replicas.under_replicated(),
         )
 
     def _view(self, record: MemberRecord) -> NodeView:

@@ -19,9 +19,11 @@ from node.expert_relay import ExpertRelay
 from node.growth.carrying import Grower
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook, OwnLeaf
+from node.loading import Loading
 from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.renewal import Renewals
+from node.standing_in import StandingIn
 from node.training import Trainer
 from swarm import __version__
 from swarm.config import NodeHome
@@ -65,10 +67,10 @@ class Agent:
         renewals: Renewals,
         announcer: Announcer,
         fence: "Fence",
-        on_gate: Callable[[], None] = lambda: None,
+        standing_in: StandingIn,
+        loading: Loading,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`on_gate` is called with each gate that is taken up; it must not block."""
         self._home, self._identity, self._advertise = home, identity, advertise
         self._import_paths, self._book, self._outbox = import_paths, book, outbox
         self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
@@ -76,7 +78,7 @@ class Agent:
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
         self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
         self._announcer = announcer
-        self._on_gate = on_gate
+        self._standing_in, self._loading = standing_in, loading
         self._looking: asyncio.Task[None] | None = None
         self._clock_skew_s = 0.0
         self.stopping = asyncio.Event()
@@ -182,6 +184,9 @@ class Agent:
             served=self.served(),
             gate_version=self._knowledge.gate_version,
             trouble=self._trainer.trouble.reason if self._trainer.trouble else "",
+            loaded=self._loading.loaded(),
+            declined=self._standing_in.declined,
+            room_bytes=self._standing_in.room_bytes,
         )
 
     def served(self) -> tuple[Digest, ...]:
@@ -224,6 +229,11 @@ class Agent:
         if event.kind == "expert.withdrawn" and ("owner", self._identity.id) in event.fields:
             self._look_for_tombstones()
 
+    async def on_placement(self, manifests: Sequence[Digest]) -> None:
+        """What the coordinator wants this node to hold and keep loaded."""
+        self._loading.keep(manifests)
+        self._standing_in.place(manifests)
+
     async def on_disconnect(self, error: SwarmError) -> None:
         """The lease is gone with the stream; deliveries wait for the next one. An expired certificate is
         renewed before the next attempt."""
@@ -243,7 +253,7 @@ class Agent:
             if what == "gate" and self._knowledge.gate is not None:
                 self._book.contributions.note_gate(self._knowledge.gate.contributions)
                 self._grower.follow()
-                self._on_gate()
+                self._standing_in.kick()
         except SwarmError as error:
             # What does not verify is not used; the rest of a welcome still counts.
             _log.error("statement.refused", what=what, because=str(error))

@@ -29,6 +29,7 @@ from node.growth.stages import GrowerParts
 from node.growth.unused import UnusedExperts
 from node.knowledge import SwarmKnowledge
 from node.leaves import LeafBook
+from node.loading import Loading
 from node.loans import Lending
 from node.outbound import OutboundLog
 from node.outbox import Outbox
@@ -179,6 +180,7 @@ async def serve(config: NodeConfig) -> None:
             micro_batching=config.micro_batching,
         ).write(configuration)
         relay = ExpertRelay(home, configuration, seat.expert_socket)
+        loading = Loading(relay, knowledge)
         renewals = Renewals(identity, coordinator)
         announcer = Announcer(
             book=book,
@@ -198,7 +200,9 @@ async def serve(config: NodeConfig) -> None:
             own_manifests=book.manifests,
             count=config.stand_ins,
             most_bytes=config.stand_in_bytes,
+            load=loading.load,
         )
+        relay.on_ready = standing_in.kick
         agent = Agent(
             home=home,
             identity=identity,
@@ -218,7 +222,8 @@ async def serve(config: NodeConfig) -> None:
             renewals=renewals,
             announcer=announcer,
             fence=fence,
-            on_gate=standing_in.kick,
+            standing_in=standing_in,
+            loading=loading,
         )
         federation = FederatedClients(
             home, outbound, allowed=allowed_apps(config.federation), threads=config.worker_threads

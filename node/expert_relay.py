@@ -1,7 +1,7 @@
 """The agent's side of the expert server: keeps the child running and passes calls on to it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class ExpertRelay:
         self._present = (0, 0)
         self.memory = ExpertMemory()
         """What the expert server has in memory, as of the last second."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called with each child that answers; must not block."""
 
     @property
     def pid(self) -> int:
@@ -92,6 +94,7 @@ class ExpertRelay:
     def _said(self, said: dict[str, Any]) -> None:
         if said.get("ready"):
             self._ready.set()
+            self.on_ready()
         elif "sent" in said:
             self._present = (int(said["sent"]), int(said["received"]))
             self.memory = ExpertMemory(**said["memory"])

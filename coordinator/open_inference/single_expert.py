@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.answering.expert_calls import ExpertCalls
+from swarm.answering.gathering import Asking, Gathering
 from swarm.answering.known_head import KnownHead
 from swarm.answering.query_checks import check_answer_size, check_inputs
 from swarm.domain.errors import NotReadyError
@@ -25,7 +26,7 @@ class SingleExpert:
 
     def can_answer(self, head: KnownHead) -> bool:
         """Say whether somebody who is connected holds this version."""
-        return self._calls.holder(head, set()) is not None
+        return bool(self._calls.holders(head))
 
     async def predict(
         self, head: KnownHead, gate: GateStatement, inputs: NDArray[np.generic], timeout_s: float
@@ -39,36 +40,38 @@ class SingleExpert:
         await asyncio.to_thread(check_inputs, inputs, self._specification(), MAX_QUERY_ROWS)
         manifest = head.manifest
         check_answer_size(len(inputs), manifest.class_names)
-        rows, tried = np.arange(len(inputs)), set[NodeId]()
-        while (holder := self._calls.holder(head, tried)) is not None:
-            tried.add(holder)
-            found = await self._calls.ask(
-                holder, inputs, {0: rows}, {0: head}, gate, "probabilities", deadline
-            )
-            if 0 not in found:
-                continue
-            source = Source(
-                leaf=manifest.leaf,
-                expert=manifest.expert,
-                version=manifest.version,
-                manifest=head.digest,
-                owner=manifest.owner,
-                served_by=found[0].served_by,
-                weight=1.0,
-                module_digests=head.module_digests,
-            )
-            return Answer(
-                class_names=manifest.class_names,
-                probabilities=found[0].values,
-                gate_version=gate.version,
-                degraded=(False,) * len(inputs),
-                sources=((source,),) * len(inputs),
-                flops_per_query=found[0].flops_per_query,
-                combination="expert",
-            )
-        raise NotReadyError(
-            f"expert {manifest.expert}",
-            found=f"no answer from {', '.join(sorted(tried)) or 'anybody: no holder is connected'}",
-            expected=f"{manifest.owner}, or another node that holds version {manifest.version}",
-            remedy="see who is connected: swarm status; or ask model swarm",
+        asking = Asking(inputs=inputs, gate=gate, form="probabilities", deadline=deadline)
+        gathering = Gathering(self._calls, asking, lambda _: ((0, head),), lambda _: {})
+        replies = await gathering.replies({0: np.arange(len(inputs))})
+        if not replies:
+            raise _nobody(head, gathering.failed.get(0, set()))
+        answer = replies[0].answer
+        source = Source(
+            leaf=manifest.leaf,
+            expert=manifest.expert,
+            version=manifest.version,
+            manifest=head.digest,
+            owner=manifest.owner,
+            served_by=answer.served_by,
+            weight=1.0,
+            module_digests=head.module_digests,
         )
+        return Answer(
+            class_names=manifest.class_names,
+            probabilities=answer.values,
+            gate_version=gate.version,
+            degraded=(False,) * len(inputs),
+            sources=((source,),) * len(inputs),
+            flops_per_query=answer.flops_per_query,
+            combination="expert",
+        )
+
+
+def _nobody(head: KnownHead, asked: set[NodeId]) -> NotReadyError:
+    manifest = head.manifest
+    return NotReadyError(
+        f"expert {manifest.expert}",
+        found=f"no answer from {', '.join(sorted(asked)) or 'anybody: no holder is connected'}",
+        expected=f"{manifest.owner}, or another node that holds version {manifest.version}",
+        remedy="see who is connected: swarm status; or ask model swarm",
+    )

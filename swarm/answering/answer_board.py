@@ -1,6 +1,6 @@
 """Which experts are wanted for which rows of a query, and who steps in for one that does not answer: pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +90,3 @@ class AnswerBoard:
         found = open_places.any(axis=1)
         leaves = order[np.arange(len(rows)), open_places.argmax(axis=1)]
         return {int(leaf): rows[found & (leaves == leaf)] for leaf in np.unique(leaves[found])}
-
-
-def merge_rows(parts: Sequence[Mapping[int, Rows]]) -> dict[int, Rows]:
-    """Return the union of rows by leaf."""
-    merged: dict[int, list[Rows]] = {}
-    for part in parts:
-        for leaf, rows in part.items():
-            merged.setdefault(leaf, []).append(rows)
-    return {leaf: np.unique(np.concatenate(rows)) for leaf, rows in merged.items()}

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -64,8 +64,9 @@ class DirectAnswers:
         self._coordinator, self._registry, self._import_paths = coordinator, registry, tuple(import_paths)
         self._look_s = look_s
         self._features = FeatureService(self._trunk)
-        self._whole = self._router(_WholeCalls(self.links))
-        self._degraded = self._router(ExpertCalls(self.links))
+        whole = _WholeCalls(self.links)
+        self._whole = self._router(whole)
+        self._degraded = self._router(ExpertCalls(self.links, whole.times))
         self._kicked, self._looked = asyncio.Event(), asyncio.Event()
 
     def kick(self) -> None:
@@ -173,12 +174,10 @@ def tell_failure(task: "asyncio.Task[None]") -> None:
 class _WholeCalls(ExpertCalls):
     """Refuses where nobody else could answer for a version, instead of doing without it."""
 
-    def holder(self, head: KnownHead, tried: set[NodeId]) -> NodeId | None:
-        found = super().holder(head, tried)
-        if found is None:
-            raise NotDirectError(
-                head.manifest.expert,
-                found=f"no answer from {', '.join(sorted(tried))}" if tried else "no node that listens",
-                expected=f"{head.manifest.owner}, or who stands in for it, at an address of its own",
-            )
-        return found
+    def nobody(self, head: KnownHead, tried: Iterable[NodeId]) -> None:
+        asked = ", ".join(sorted(tried))
+        raise NotDirectError(
+            head.manifest.expert,
+            found=f"no answer from {asked}" if asked else "no node that listens",
+            expected=f"{head.manifest.owner}, or who stands in for it, at an address of its own",
+        )

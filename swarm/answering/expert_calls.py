@@ -1,7 +1,8 @@
 """Asking one node's experts: what is sent, what is believed of the answer, and whom to ask first."""
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,8 +10,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from swarm.answering.call_times import CallTimes, HedgeBudget
 from swarm.answering.known_head import KnownHead
-from swarm.domain.errors import DeadlineError, SwarmError, VerificationError
+from swarm.domain.errors import DeadlineError, NotFoundError, SwarmError, VerificationError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertForm, ExpertRequest, ExpertTask
@@ -20,6 +22,8 @@ PATIENCE_S = 5.0
 """How long one node may take before another is asked."""
 PATIENCE_SHARE = 0.4
 """At most this share of what is left of the query's time."""
+LACKING_S = 10.0
+"""So long a node that said it does not hold a version is asked for it after all others."""
 SUM_TOLERANCE = 1e-3
 LARGEST_CORRECTION = 1e4
 """No expert may move a class score by more: class scores lie around 0 to 1, so this is beyond any sense."""
@@ -68,15 +72,29 @@ class Holders(Protocol):
 
 
 class ExpertCalls:
-    """Calls to the live nodes' experts."""
+    """Calls to the live nodes' experts, and what they took."""
 
-    def __init__(self, live: Holders) -> None:
-        self._live = live
+    def __init__(
+        self,
+        live: Holders,
+        times: CallTimes | None = None,
+        on_nobody: Callable[[KnownHead], None] = lambda head: None,
+    ) -> None:
+        """`times`: what calls took so far; `on_nobody` is told each version that nobody answered for."""
+        self._live, self.times, self._on_nobody = live, times or CallTimes(), on_nobody
+        self.hedges = HedgeBudget()
+        self._lacking: dict[tuple[NodeId, Digest], float] = {}
 
-    def holder(self, head: KnownHead, tried: set[NodeId]) -> NodeId | None:
-        """Return who shall answer for this version: the owner if it is live, else another holder."""
-        holders = self._live.holders(head.manifest, head.digest)
-        return next((node.link.node for node in holders if node.link.node not in tried), None)
+    def holders(self, head: KnownHead) -> list[NodeId]:
+        """Return who can answer for this version, in order: the owner, other holders, and last those that
+        said a moment ago that they do not hold it."""
+        names = [node.link.node for node in self._live.holders(head.manifest, head.digest)]
+        now = time.monotonic()
+        return sorted(names, key=lambda name: self._lacking.get((name, head.digest), 0.0) > now)
+
+    def nobody(self, head: KnownHead, tried: Iterable[NodeId]) -> None:
+        """Called where nobody is left to ask for a version; what it raises ends the query."""
+        self._on_nobody(head)
 
     async def ask(
         self,
@@ -117,12 +135,14 @@ class ExpertCalls:
             replayable=replayable,
         )
         try:
-            answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left))
-        except SwarmError as error:
-            live.suspected = isinstance(error, DeadlineError)
-            log.warning(
-                "experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error)
-            )
+            answers = await self._answers(live, node, request, left)
+        except NotFoundError:  # of one; a node answers all of a call or nothing of it
+            each = [
+                self.ask(node, inputs, {leaf: rows}, heads, gate, form, deadline, replayable)
+                for leaf, rows in wanted.items()
+            ]
+            return {leaf: one for found in await asyncio.gather(*each) for leaf, one in found.items()}
+        if answers is None:
             return {}
         found = {}
         for (leaf, head), answer in zip(asked.items(), answers, strict=True):
@@ -131,6 +151,44 @@ class ExpertCalls:
             except VerificationError as error:
                 log.error("expert.answer_refused", node=node, reason=str(error))
         return found
+
+    async def _answers(
+        self, live: LiveExperts, node: NodeId, request: ExpertRequest, left_s: float
+    ) -> list[ExpertAnswer] | None:
+        """Return what a node answers, None where it does not; take note of how long that took.
+
+        Raises NotFoundError where it lacks one of several versions that it was asked for at once.
+        """
+        rows, began = sum(len(task.rows) for task in request.tasks), time.monotonic()
+        self.times.started(node, rows)
+        try:
+            answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left_s))
+        except asyncio.CancelledError:
+            if not request.replayable:
+                self.times.took_longer(node, rows, time.monotonic() - began)
+            raise
+        except SwarmError as error:
+            if isinstance(error, NotFoundError) and len(request.tasks) > 1:
+                raise
+            live.suspected = isinstance(error, DeadlineError)
+            self._note_failure(node, request, error)
+            log.warning(
+                "experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error)
+            )
+            return None
+        finally:
+            self.times.ended(node, rows)
+        if not request.replayable:
+            self.times.took(node, rows, time.monotonic() - began)
+        return answers
+
+    def _note_failure(self, node: NodeId, request: ExpertRequest, error: SwarmError) -> None:
+        if not isinstance(error, NotFoundError):
+            self.times.failed(node)
+            return
+        now = time.monotonic()
+        self._lacking = {each: until for each, until in self._lacking.items() if until > now}
+        self._lacking |= {(node, task.manifest): now + LACKING_S for task in request.tasks}
 
 
 def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId, form: ExpertForm) -> Asked:

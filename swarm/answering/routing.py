@@ -7,14 +7,14 @@ leaves take its place; where none is left, the query is refused.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
-from swarm.answering.answer_board import AnswerBoard, Rows, merge_rows
+from swarm.answering.answer_board import AnswerBoard, Rows
 from swarm.answering.combining import (
     Floats,
     Reading,
@@ -32,9 +32,10 @@ from swarm.answering.combining import (
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
 from swarm.answering.gate_entropy import gate_entropy
+from swarm.answering.gathering import Asking, Gathering
 from swarm.answering.known_head import KnownHead, KnownHeads
 from swarm.answering.query_checks import check_answer_size, check_query
-from swarm.answering.replaying import distances_in_tiles, in_order, read_in_tiles, record_of
+from swarm.answering.replaying import distances_in_tiles, read_in_tiles, record_of
 from swarm.domain.errors import NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Query, Source
@@ -89,8 +90,6 @@ class Router:
             root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
-            if query.replayable:
-                replies[:] = in_order(replies)
             trunk = 0 if reading.features is None else self._features.flops_per_query
             probabilities = mixed(way, active, reading, shares, replies, root_shares)
             explained: tuple[tuple[Source, ...], ...] = ()
@@ -148,47 +147,25 @@ class Router:
         deadline: float,
     ) -> tuple[list[Reply], set[int]]:
         """Return the answers, and the leaves that gave none for some row."""
-        replies: list[Reply] = []
         missing: set[int] = set()
-        tried: dict[int, set[NodeId]] = {}
         silent, stand_ins = silent_leaves(way, leaves), _stand_ins(leaves, allowed)
-        pending = board.wanted()
-        while pending := {leaf: rows for leaf, rows in pending.items() if leaf not in silent}:
-            losses: dict[int, Rows] = {}
-            asked: dict[NodeId, dict[int, Rows]] = {}
-            speakers: dict[int, int] = {}
-            heads: dict[int, KnownHead] = {}
-            for leaf, rows in pending.items():
-                avoided = tried.setdefault(leaf, set())
-                for speaker, head in stand_ins[leaf]:
-                    holder = self._calls.holder(head, avoided)
-                    if holder is not None:
-                        speakers[leaf], heads[leaf] = speaker, head
-                        asked.setdefault(holder, {})[leaf] = rows
-                        break
-                else:
-                    losses[leaf] = rows
-            answers = await asyncio.gather(
-                *(
-                    self._calls.ask(
-                        node, query.inputs, wanted, heads, active.value, way.form, deadline, query.replayable
-                    )
-                    for node, wanted in asked.items()
-                )
-            )
-            again: dict[int, Rows] = {}
-            for (node, wanted), found in zip(asked.items(), answers, strict=True):
-                for leaf, rows in wanted.items():
-                    if leaf in found:
-                        replies.append(
-                            Reply(leaf=leaf, rows=rows, answer=found[leaf], speaker=speakers[leaf])
-                        )
-                    else:
-                        tried[leaf].add(node)
-                        again[leaf] = rows
-            missing |= losses.keys()
-            pending = merge_rows([again, board.failed(losses)])
-        return replies, missing
+
+        def asked(wanted: Mapping[int, Rows]) -> dict[int, Rows]:
+            return {leaf: rows for leaf, rows in wanted.items() if leaf not in silent}
+
+        def lost(losses: Mapping[int, Rows]) -> dict[int, Rows]:
+            missing.update(losses)
+            return asked(board.failed(losses))
+
+        asking = Asking(
+            inputs=query.inputs,
+            gate=active.value,
+            form=way.form,
+            deadline=deadline,
+            replayable=query.replayable,
+        )
+        gathering = Gathering(self._calls, asking, stand_ins.__getitem__, lost)
+        return await gathering.replies(asked(board.wanted())), missing
 
 
 def with_leaves(gate: ActiveGate | None) -> ActiveGate:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from swarm.domain.agent import AgentState, ExpertMemory
     from swarm.domain.membership import Event, SwarmStatus
 
+MOST_NAMED = 10
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 _EVENT_ID = re.compile(r"[0-9]{1,18}(?:-[0-9]{0,18})?")
 
@@ -79,6 +80,11 @@ def describe_status(seen: "SwarmStatus") -> str:
         by = {leaf: f" (answered by {node})" for leaf, node in seen.stand_ins.items()}
         away = ", ".join(f"{leaf}{by.get(leaf, '')}" for leaf in seen.leaves_without_owner)
         lines.append(printable(f"leaves without a live owner: {away}"))
+    if seen.under_replicated:
+        few = sorted(seen.under_replicated.items(), key=lambda each: (each[1], each[0]))
+        named = ", ".join(f"{leaf} ({count})" for leaf, count in few[:MOST_NAMED])
+        more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
+        lines.append(printable(f"leaves loaded on fewer than {seen.replicas} nodes: {named}{more}"))
     return "\n".join(lines)
 
 

@@ -162,6 +162,9 @@ def coordinator(
         str | None,
         typer.Option(help="Who proposes growth: manual (people only), or conservative or eager as well."),
     ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="On so many nodes the modules of each leaf are kept loaded (2).")
+    ] = None,
     import_path: ImportPath = None,
     home: Home = None,
     log_level: LogLevel = None,
@@ -182,6 +185,7 @@ def coordinator(
         redis_url=redis_url,
         advertise=advertise,
         growth=growth,
+        replicas=replicas,
         import_paths=import_paths(import_path) if import_path else None,
     )
 
@@ -211,6 +215,8 @@ def coordinator(
                 growth_criterion=settings.growth_criterion,
                 growth_stale_after_s=settings.growth_stale_after_s,
                 growth_patience_s=settings.growth_patience_s,
+                replicas=settings.replicas,
+                replica_grace_s=settings.replica_grace_s,
             )
         )
 

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     """An owner without a lease for so long is proposed to be retired."""
     growth_patience_s: float = Field(default=120.0, gt=0)
     """An owner that is away for so long, or does not take its proposal up, ends it."""
+    replicas: int = Field(default=2, ge=1, le=16)
+    """On so many nodes, the owner counted, the modules of each leaf are to be loaded."""
+    replica_grace_s: float = Field(default=30.0, ge=0)
+    """A node that is gone for so long is replaced as holder of others' experts."""
     import_paths: tuple[str, ...] = ()
     """Folders that lead the trunk's `package.module` name to its file."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

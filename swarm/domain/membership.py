@@ -60,7 +60,8 @@ class Heartbeat:
     """Proof of life under a fence, with what the node is doing (`idle`, `training 40%`).
 
     `trouble` says in a few words, none of them a file's name, what keeps its stream from going on; empty
-    where nothing does.
+    where nothing does. `loaded` and `declined` are manifests that the coordinator placed here: in memory, or
+    what the node may or can not hold. `room_bytes` may experts of others fill here, 0: none.
     """
 
     fence: int
@@ -69,6 +70,9 @@ class Heartbeat:
     served: tuple[Digest, ...]
     gate_version: int
     trouble: str = ""
+    loaded: tuple[Digest, ...] = ()
+    declined: tuple[Digest, ...] = ()
+    room_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +138,9 @@ class ContributionOutcome:
 class SwarmStatus:
     """The swarm as its coordinator sees it.
 
-    `stand_ins`: the leaves without a live owner that another node answers for, and which node.
+    `stand_ins`: the leaves without a live owner that another node answers for, and which node. `replicas`: on
+    so many nodes each leaf's modules are to be loaded; `under_replicated`: the leaves that may be shared and
+    are on fewer live nodes, and on how many.
     """
 
     swarm: str
@@ -150,6 +156,8 @@ class SwarmStatus:
     socket_bytes: SocketBytes
     certificate_days: float
     stand_ins: Mapping[str, NodeId] = field(default_factory=dict)
+    replicas: int = 0
+    under_replicated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unanswered_leaves(self) -> tuple[str, ...]:

@@ -91,8 +91,9 @@ class NodeLink(Protocol):
         specification: bytes = b"",
         revocations: bytes = b"",
         event: Event | None = None,
+        placement: Sequence[Digest] | None = None,
     ) -> None:
-        """Queue what is new for the node; never blocks."""
+        """Queue what is new for the node; never blocks. `placement`: all that it is to hold and load."""
 
     def close(self, reason: str) -> None:
         """End the stream with UNAUTHENTICATED and the reason."""

@@ -20,7 +20,7 @@ IMAGES, LABELS = digits_like(40, 4, seed=77)
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
-    with whole_swarm(tmp_path_factory.mktemp("standing")) as running:
+    with whole_swarm(tmp_path_factory.mktemp("standing"), settings="replica_grace_s = 1\n") as running:
         yield running
 
 
@@ -53,6 +53,13 @@ async def test_an_owner_that_is_away_is_stood_in_for_and_by_its_newest_version(
         return bool(heads) and heads <= held(homes["rose"])
 
     await until(is_held)
+
+    async def is_loaded_on_both() -> bool:
+        async with swarm.coordinator() as client:
+            seen = await client.status()
+        return seen.replicas == 2 and not seen.under_replicated
+
+    await until(is_loaded_on_both)
     agents["tulip"].kill()
     agents["tulip"].wait()
 

@@ -37,6 +37,10 @@ class Bob:
         (folder / "own").mkdir(exist_ok=True)
         self.now, self.gate, self.builds = 1000.0, gate(), True
         self.gate_now: GateStatement | None = self.gate
+        self.loaded: list[Digest] = []
+
+    async def load(self, _: Manifest, digest: Digest) -> None:
+        self.loaded.append(digest)
 
     def standing_in(self, *, count: int = 2, most_bytes: int = 1 << 30) -> StandingIn:
         return StandingIn(
@@ -49,6 +53,7 @@ class Bob:
             own_manifests=self.folder / "own",
             count=count,
             most_bytes=most_bytes,
+            load=self.load,
             clock=lambda: self.now,
         )
 
@@ -160,3 +165,62 @@ async def test_a_record_that_cannot_be_read_loses_nothing(world: World, bob: Bob
     (bob.folder / "standing-in.json").write_text("{")
     await bob.standing_in().look()
     assert bob.held == {digest}
+
+
+async def test_what_is_placed_here_is_held_without_a_gate_loaded_and_remembered(
+    world: World, bob: Bob
+) -> None:
+    _, digest = await publish(world)
+    bob.gate_now = None
+    standing_in = bob.standing_in(count=1)
+    standing_in.place([digest])
+    await standing_in.look()
+    assert bob.held == {digest} and bob.loaded == [digest] and standing_in.declined == ()
+    bob.now += 2 * GRACE_S
+    again = bob.standing_in()  # a restart, while the coordinator is away
+    await again.look()
+    assert bob.held == {digest} and bob.loaded == [digest] * 2
+    again.place([])
+    await again.look()
+    bob.now += 2 * GRACE_S
+    await again.look()
+    assert bob.held == set() and bob.loaded == [digest] * 2
+
+
+async def test_what_is_placed_here_comes_before_what_the_hash_wants(world: World, bob: Bob) -> None:
+    value, digest = await publish(world)
+    size = sum(module.size_bytes for module in value.modules)
+    _, newer = await publish(world, version=2)
+    standing_in = bob.standing_in(most_bytes=size + size // 2)
+    standing_in.place([digest])
+    await standing_in.look()
+    assert bob.held == {digest} != {newer}
+
+
+async def test_what_this_node_may_or_can_not_hold_of_its_placement_it_declines(
+    world: World, bob: Bob
+) -> None:
+    _, digest = await publish(world)
+    bob.gate_now, bob.builds = None, False
+    standing_in = bob.standing_in()
+    standing_in.place([digest])
+    await standing_in.look()
+    assert standing_in.declined == (digest,) and not bob.held and not bob.loaded
+    bob.builds = True
+    await standing_in.look()
+    assert standing_in.declined == () and bob.held == {digest}
+    none = bob.standing_in(count=0)
+    assert none.room_bytes == 0 and standing_in.room_bytes == 1 << 30
+    await none.look()
+    assert none.declined == (digest,), "who holds nothing of others declines what it was told before"
+
+
+async def test_own_experts_are_loaded_and_not_fetched(world: World, bob: Bob) -> None:
+    _, digest = await publish(world)
+    envelope = (await knowing_ada(world).manifest(digest)).envelope
+    (bob.folder / "own" / f"{digest}.json").write_bytes(envelope)
+    bob.gate_now = None
+    standing_in = bob.standing_in()
+    standing_in.place([digest])
+    await standing_in.look()
+    assert bob.loaded == [digest] and not bob.held and standing_in.declined == ()

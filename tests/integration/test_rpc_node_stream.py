@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertForm, SocketBytes
 from swarm.domain.membership import Caller, Event, Heartbeat, Hello, Welcome
 from swarm.gating.combinations import ridge_options
@@ -84,6 +84,9 @@ class Heard:
 
     async def on_event(self, event: Event) -> None:
         self.heard.append(("event", event.kind))
+
+    async def on_placement(self, manifests: Sequence[Digest]) -> None:
+        self.heard.append(("placement", tuple(manifests)))
 
     async def on_disconnect(self, error: SwarmError) -> None:
         self.ends.append(error)

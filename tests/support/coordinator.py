@@ -221,6 +221,10 @@ class SmallNode:
     orders: list[GrowthOrder] = field(default_factory=list)
     finds: Survey = field(default_factory=lambda: Survey(gate_version=0, leaves=()))
     advertise: str = ""
+    room_bytes: int = 0
+    loaded: tuple[Digest, ...] = ()
+    declined: tuple[Digest, ...] = ()
+    placements: list[tuple[Digest, ...]] = field(default_factory=list)
 
     @property
     def id(self) -> NodeId:
@@ -493,6 +497,16 @@ class SmallNode:
     async def on_event(self, event: Event) -> None:
         self.events.append(event)
 
+    async def on_placement(self, manifests: Sequence[Digest]) -> None:
+        """Hold what it is told to, and say that it is loaded."""
+        self.placements.append(tuple(manifests))
+        for digest in manifests:
+            manifest = (await self.verified.manifest(digest)).value
+            await self.verified.blobs(manifest)
+            if digest not in self.served:
+                self.served.append(digest)
+        self.loaded = tuple(manifests)
+
     async def on_disconnect(self, error: SwarmError) -> None:
         self.welcomed.clear()
 
@@ -514,6 +528,9 @@ class SmallNode:
             served=tuple(self.served),
             gate_version=0,
             trouble=self.trouble,
+            loaded=self.loaded,
+            declined=self.declined,
+            room_bytes=self.room_bytes,
         )
 
     async def _specification(self) -> Specification:

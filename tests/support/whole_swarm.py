@@ -148,9 +148,11 @@ class WholeSwarm:
 
 
 @contextmanager
-def whole_swarm(folder: Path, *, max_leaves: int = 8) -> Iterator[WholeSwarm]:
-    """Run a swarm without nodes for as long as the block lasts."""
+def whole_swarm(folder: Path, *, max_leaves: int = 8, settings: str = "") -> Iterator[WholeSwarm]:
+    """Run a swarm without nodes for as long as the block lasts; `settings` are TOML, for its services."""
     swarm = WholeSwarm(folder, max_leaves=max_leaves)
+    if settings:
+        swarm.home.settings.write_text(settings)
     try:
         swarm.start()
         yield swarm

@@ -13,7 +13,7 @@ from coordinator.addresses import Endpoints, told_address, told_elsewhere
 from coordinator.harm import at_least, harm, is_beyond_chance
 from coordinator.throttle import MOST_ADDRESSES, Throttle
 from coordinator.trials import Verdict, defaults_for, is_sound, judge_ridge, judge_trials, still_sensible
-from swarm.answering.answer_board import AnswerBoard, merge_rows
+from swarm.answering.answer_board import AnswerBoard
 from swarm.domain.combination import Combination, TrialOption
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import GateTrial
@@ -84,7 +84,7 @@ def test_every_row_ends_with_living_leaves_and_shares_that_sum_to_one(
     pending = answers.wanted()
     for _ in range(2 * leaves + 2):
         losses = {leaf: where for leaf, where in pending.items() if leaf in dead}
-        pending = merge_rows([answers.failed(losses)])
+        pending = answers.failed(losses)
         if not pending:
             break
     assert not pending

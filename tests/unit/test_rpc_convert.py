@@ -296,6 +296,8 @@ def test_members_and_their_views_cross_unchanged() -> None:
         socket_bytes=SocketBytes(),
         certificate_days=3.5,
         stand_ins={"bob.l0": NodeId("ada")},
+        replicas=2,
+        under_replicated={"bob.l0": 1},
     )
     token = TokenView(id="t", role="node", uses_left=1, expires_at=2.0, created_at=1.0)
     event = Event(id="1-0", kind="k", at=1.0, fields=(("a", "1"), ("b", "2")))
@@ -418,6 +420,9 @@ def test_an_activity_of_one_printable_line_crosses_unchanged(activity: str) -> N
         fence=2, socket_bytes=SocketBytes(), activity=activity, served=(A,), gate_version=3, trouble=activity
     )
     assert convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat)) == beat
+    beat = replace(beat, loaded=(A,), declined=(B,), room_bytes=1 << 40)
+    assert convert.heartbeat_from_pb(convert.heartbeat_to_pb(beat)) == beat
+    assert convert.placement_from_pb(convert.placement_to_pb((A, B))) == (A, B)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.ids import node_id
+from swarm.domain.ids import Digest, node_id
 from swarm.domain.membership import (
     ContributionOutcome,
     Event,
@@ -61,6 +61,9 @@ def heartbeat_to_pb(beat: Heartbeat) -> node_stream_pb2.Heartbeat:
         served=beat.served,
         gate_version=beat.gate_version,
         trouble=beat.trouble,
+        loaded=beat.loaded,
+        declined=beat.declined,
+        room_bytes=beat.room_bytes,
     )
 
 
@@ -73,7 +76,18 @@ def heartbeat_from_pb(message: node_stream_pb2.Heartbeat) -> Heartbeat:
         served=digests(_few("served", message.served, _MAX_SERVED)),
         gate_version=message.gate_version,
         trouble=_line("trouble", message.trouble),
+        loaded=digests(_few("loaded", message.loaded, _MAX_SERVED)),
+        declined=digests(_few("declined", message.declined, _MAX_SERVED)),
+        room_bytes=message.room_bytes,
     )
+
+
+def placement_to_pb(manifests: Sequence[Digest]) -> node_stream_pb2.Placement:
+    return node_stream_pb2.Placement(manifests=manifests)
+
+
+def placement_from_pb(message: node_stream_pb2.Placement) -> tuple[Digest, ...]:
+    return digests(_few("placement", message.manifests, _MAX_SERVED))
 
 
 def _line(name: str, text: str) -> str:
@@ -170,6 +184,8 @@ def status_to_pb(status: SwarmStatus) -> membership_pb2.StatusReply:
         socket_bytes=socket_bytes_to_pb(status.socket_bytes),
         certificate_days=status.certificate_days,
         stand_ins=status.stand_ins,
+        replicas=status.replicas,
+        under_replicated=status.under_replicated,
     )
 
 
@@ -188,6 +204,8 @@ def status_from_pb(message: membership_pb2.StatusReply) -> SwarmStatus:
         socket_bytes=socket_bytes_from_pb(message.socket_bytes),
         certificate_days=message.certificate_days,
         stand_ins={leaf: node_id(node) for leaf, node in message.stand_ins.items()},
+        replicas=message.replicas,
+        under_replicated=dict(message.under_replicated),
     )
 
 

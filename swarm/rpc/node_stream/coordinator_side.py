@@ -23,7 +23,7 @@ from swarm.domain.errors import (
 )
 from swarm.domain.federation import FederationPart
 from swarm.domain.growth import GrowthOrder, Survey
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial
 from swarm.domain.membership import LEASE_SECONDS, Event, Heartbeat, Hello
 from swarm.rpc import convert
@@ -105,6 +105,7 @@ class Link:
         specification: bytes = b"",
         revocations: bytes = b"",
         event: Event | None = None,
+        placement: Sequence[Digest] | None = None,
     ) -> None:
         """Queue what is new for the node; never blocks. A node that does not keep up is disconnected."""
         if specification:
@@ -115,6 +116,8 @@ class Link:
             self._send(node_stream_pb2.ToNode(gate=types_pb2.Signed(envelope=gate)))
         if event is not None:
             self._send(node_stream_pb2.ToNode(event=convert.event_to_pb(event)))
+        if placement is not None:
+            self._send(node_stream_pb2.ToNode(placement=convert.placement_to_pb(placement)))
 
     def close(self, reason: str) -> None:
         """End the stream with UNAUTHENTICATED and the reason."""

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from swarm.domain.errors import (
     UnreachableError,
     VerificationError,
 )
+from swarm.domain.ids import Digest
 from swarm.domain.membership import LEASE_SECONDS, Event, Heartbeat, Hello, Welcome
 from swarm.rpc import convert
 from swarm.rpc import methods as m
@@ -45,6 +46,7 @@ class StreamListener(Protocol):
     async def on_specification(self, envelope: bytes) -> None: ...
     async def on_revocations(self, envelope: bytes) -> None: ...
     async def on_event(self, event: Event) -> None: ...
+    async def on_placement(self, manifests: Sequence[Digest]) -> None: ...
 
     async def on_disconnect(self, error: SwarmError) -> None:
         """Called after each stream that ended and each attempt that failed, before the next attempt.
@@ -179,6 +181,8 @@ class NodeStreamClient:
                     notices.put_nowait(on.on_revocations(message.revocations.envelope))
                 case "event":
                     notices.put_nowait(on.on_event(convert.event_from_pb(message.event)))
+                case "placement":
+                    notices.put_nowait(on.on_placement(convert.placement_from_pb(message.placement)))
                 case kind:
                     _log.warning("stream.unknown_message", peer=self._connection.peer, kind=str(kind))
 

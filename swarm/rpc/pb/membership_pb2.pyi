@@ -36,7 +36,7 @@ class NodeView(_message.Message):
     def __init__(self, id: _Optional[str] = ..., alive: _Optional[bool] = ..., revoked: _Optional[bool] = ..., fence: _Optional[int] = ..., advertise: _Optional[str] = ..., activity: _Optional[str] = ..., last_seen: _Optional[float] = ..., experts: _Optional[_Iterable[str]] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., software: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("swarm", "specification_version", "class_names", "gate_version", "nodes", "leaves_without_owner", "redis", "durability", "started_at", "server_time", "socket_bytes", "certificate_days", "stand_ins")
+    __slots__ = ("swarm", "specification_version", "class_names", "gate_version", "nodes", "leaves_without_owner", "redis", "durability", "started_at", "server_time", "socket_bytes", "certificate_days", "stand_ins", "replicas", "under_replicated")
     class StandInsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +44,13 @@ class StatusReply(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class UnderReplicatedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SWARM_FIELD_NUMBER: _ClassVar[int]
     SPECIFICATION_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +64,8 @@ class StatusReply(_message.Message):
     SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_DAYS_FIELD_NUMBER: _ClassVar[int]
     STAND_INS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    UNDER_REPLICATED_FIELD_NUMBER: _ClassVar[int]
     swarm: str
     specification_version: int
     class_names: _containers.RepeatedScalarFieldContainer[str]
@@ -70,7 +79,9 @@ class StatusReply(_message.Message):
     socket_bytes: _types_pb2.SocketBytes
     certificate_days: float
     stand_ins: _containers.ScalarMap[str, str]
-    def __init__(self, swarm: _Optional[str] = ..., specification_version: _Optional[int] = ..., class_names: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeView, _Mapping[str, object]]]] = ..., leaves_without_owner: _Optional[_Iterable[str]] = ..., redis: _Optional[str] = ..., durability: _Optional[str] = ..., started_at: _Optional[float] = ..., server_time: _Optional[float] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., stand_ins: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    replicas: int
+    under_replicated: _containers.ScalarMap[str, int]
+    def __init__(self, swarm: _Optional[str] = ..., specification_version: _Optional[int] = ..., class_names: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeView, _Mapping[str, object]]]] = ..., leaves_without_owner: _Optional[_Iterable[str]] = ..., redis: _Optional[str] = ..., durability: _Optional[str] = ..., started_at: _Optional[float] = ..., server_time: _Optional[float] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., stand_ins: _Optional[_Mapping[str, str]] = ..., replicas: _Optional[int] = ..., under_replicated: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class GetRecordRequest(_message.Message):
     __slots__ = ("id",)

@@ -34,20 +34,26 @@ class Hello(_message.Message):
     def __init__(self, advertise: _Optional[str] = ..., can_build: _Optional[_Iterable[str]] = ..., manifests: _Optional[_Iterable[bytes]] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("fence", "socket_bytes", "activity", "served", "gate_version", "trouble")
+    __slots__ = ("fence", "socket_bytes", "activity", "served", "gate_version", "trouble", "loaded", "declined", "room_bytes")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     SOCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_FIELD_NUMBER: _ClassVar[int]
+    ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
     fence: int
     socket_bytes: _types_pb2.SocketBytes
     activity: str
     served: _containers.RepeatedScalarFieldContainer[str]
     gate_version: int
     trouble: str
-    def __init__(self, fence: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., activity: _Optional[str] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    loaded: _containers.RepeatedScalarFieldContainer[str]
+    declined: _containers.RepeatedScalarFieldContainer[str]
+    room_bytes: int
+    def __init__(self, fence: _Optional[int] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., activity: _Optional[str] = ..., served: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., trouble: _Optional[str] = ..., loaded: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., room_bytes: _Optional[int] = ...) -> None: ...
 
 class CallReply(_message.Message):
     __slots__ = ("call_id", "payload", "problem")
@@ -60,7 +66,7 @@ class CallReply(_message.Message):
     def __init__(self, call_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., problem: _Optional[_Union[_types_pb2.Problem, _Mapping[str, object]]] = ...) -> None: ...
 
 class ToNode(_message.Message):
-    __slots__ = ("welcome", "call", "cancel", "gate", "specification", "revocations", "event", "heartbeat")
+    __slots__ = ("welcome", "call", "cancel", "gate", "specification", "revocations", "event", "heartbeat", "placement")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +75,7 @@ class ToNode(_message.Message):
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     EVENT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     call: Call
     cancel: CancelCall
@@ -77,7 +84,8 @@ class ToNode(_message.Message):
     revocations: _types_pb2.Signed
     event: _types_pb2.Event
     heartbeat: HeartbeatReply
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., call: _Optional[_Union[Call, _Mapping[str, object]]] = ..., cancel: _Optional[_Union[CancelCall, _Mapping[str, object]]] = ..., gate: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., specification: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., revocations: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., event: _Optional[_Union[_types_pb2.Event, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[HeartbeatReply, _Mapping[str, object]]] = ...) -> None: ...
+    placement: Placement
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., call: _Optional[_Union[Call, _Mapping[str, object]]] = ..., cancel: _Optional[_Union[CancelCall, _Mapping[str, object]]] = ..., gate: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., specification: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., revocations: _Optional[_Union[_types_pb2.Signed, _Mapping[str, object]]] = ..., event: _Optional[_Union[_types_pb2.Event, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[HeartbeatReply, _Mapping[str, object]]] = ..., placement: _Optional[_Union[Placement, _Mapping[str, object]]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("fence", "lease_s", "specification", "gate", "revocations", "server_time")
@@ -112,6 +120,12 @@ class CancelCall(_message.Message):
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     call_id: str
     def __init__(self, call_id: _Optional[str] = ...) -> None: ...
+
+class Placement(_message.Message):
+    __slots__ = ("manifests",)
+    MANIFESTS_FIELD_NUMBER: _ClassVar[int]
+    manifests: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, manifests: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
     __slots__ = ("fence", "server_time")
