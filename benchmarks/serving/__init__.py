@@ -1,0 +1,1 @@
+"""How fast the swarm answers, and what its parts take of that."""
