@@ -18,8 +18,10 @@ from swarm.gating.whole_numbers import WholeFrame, as_queries, with_lengths
 Integers = NDArray[np.int64]
 RECALL = 0.99
 """So many searches find the nearest point of all."""
-_QUANTILE = 0.997
+_QUANTILE = 0.996
 """Cells are probed until so many of the searches that are tried out find it: those are not the real ones."""
+_SURELY = 0.975
+_FEWEST = 6
 _TRIED = 3000
 _TRIED_AT_A_TIME = 64
 _DIRECTIONS = 8
@@ -37,7 +39,7 @@ class PointIndex:
     codes float32 [N, D + 1] are whole coordinates in `frame` with the squared length behind them, rows int64
     [N] the points' own numbers, centres float32 [C, D + 1] like codes, starts int64 [C + 1]. A search looks
     into the cells whose centres are, in squared distance, within `margin` of the nearest one, but into the
-    `probes` nearest at most.
+    `least` nearest in any case and into the `probes` nearest at most.
     """
 
     frame: WholeFrame
@@ -47,6 +49,7 @@ class PointIndex:
     starts: Integers
     probes: int
     margin: float
+    least: int
     _cells: tuple[Floats, ...] = field(init=False, repr=False)
     _sizes: Integers = field(init=False, repr=False)
 
@@ -68,7 +71,7 @@ class PointIndex:
         order = np.argsort(labels, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(centres)))])
         tried = _searches(points, radii, order, starts, labels, rng)
-        probes, margin = _probes(frame.codes(tried), codes, labels, centres)
+        probes, margin, least = _probes(frame.codes(tried), codes, labels, centres)
         return cls(
             frame=frame,
             codes=codes[order],
@@ -77,6 +80,7 @@ class PointIndex:
             starts=starts,
             probes=probes,
             margin=margin,
+            least=least,
         )
 
     @property
@@ -99,15 +103,18 @@ class PointIndex:
         if query is None:
             return None
         to_centres = self.centres.dot(query)
-        cells = (to_centres <= to_centres.min() + self.margin).nonzero()[0]
+        nearest = to_centres.copy()
+        nearest.partition(self.least - 1)
+        bound = max(nearest[: self.least].min() + self.margin, nearest[self.least - 1])
+        cells = (to_centres <= bound).nonzero()[0]
         if len(cells) > self.probes:
             cells = cells[to_centres[cells].argpartition(self.probes)[: self.probes]]
         costs = np.concatenate([self._cells[cell].dot(query) for cell in cells.tolist()])
         ends = self._sizes[cells].cumsum()
         found = costs.argpartition(most)[:most] if len(costs) > most else np.arange(len(costs))
         places = ends.searchsorted(found, side="right")
-        nearest: Integers = self.rows[found + (self.starts[1:][cells] - ends)[places]]
-        return nearest
+        rows: Integers = self.rows[found + (self.starts[1:][cells] - ends)[places]]
+        return rows
 
 
 def _cell_count(points: int) -> int:
@@ -176,12 +183,17 @@ def _searches(
         moved += rng.normal(size=len(rows))[:, None] * (points[one].astype(np.float64) - points[other])
     lengths = np.sqrt(np.einsum("nd,nd->n", moved, moved))
     steps = np.where(lengths > 0, far / np.where(lengths > 0, lengths, 1), 0)
+    # Every other one goes as far as points of its cell lie apart, for what nobody's samples were like.
+    steps[::2] = np.maximum(steps[::2], math.sqrt(0.5 / _DIRECTIONS))
     return (points[rows] + moved * steps[:, None]).astype(np.float32)
 
 
-def _probes(searches: Floats, codes: Floats, labels: Integers, centres: Floats) -> tuple[int, float]:
-    """Return to how many cells, and how much farther than the nearest centre, a search has to go so that it
-    finds the nearest point as often as wanted; searches are codes [S, D + 1]."""
+def _probes(searches: Floats, codes: Floats, labels: Integers, centres: Floats) -> tuple[int, float, int]:
+    """Return to how many cells at most, how much farther than the nearest centre, and to how many cells at
+    least a search has to go to find the nearest point as often as wanted; searches are codes [S, D + 1].
+
+    Of points far out that distance says little: the third sees to those.
+    """
     queries = as_queries(searches)
     ranks, gaps = [], []
     for start in range(0, len(queries), _TRIED_AT_A_TIME):
@@ -192,4 +204,6 @@ def _probes(searches: Floats, codes: Floats, labels: Integers, centres: Floats) 
         ranks.append((to_centres <= own[:, None]).sum(axis=1))
         gaps.append(own - to_centres.min(axis=1))
     rank, gap = (np.quantile(np.concatenate(each), _QUANTILE, method="higher") for each in (ranks, gaps))
-    return int(rank), float(gap)
+    sure = np.quantile(np.concatenate(ranks), _SURELY, method="higher")
+    least = min(max(int(sure), _FEWEST), len(centres))
+    return max(int(rank), least), float(gap), least

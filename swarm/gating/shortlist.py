@@ -1,7 +1,7 @@
 """Some of very many leaves, with weights: what a gate says of a row where all leaves are too many."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,10 @@ class Shortlist:
     def joined(cls, parts: Sequence["Shortlist"]) -> "Shortlist":
         """Return the rows of all parts, one after the other."""
         return cls.of_rows([row for part in parts for row in part.rows()], parts[0].total)
+
+    def first(self, count: int) -> "Shortlist":
+        """Return the first so many rows."""
+        return replace(self, leaves=self.leaves[:count], weights=self.weights[:count], rest=self.rest[:count])
 
     def rows(self) -> list[Listed]:
         """Return each row by itself."""

@@ -73,7 +73,7 @@ def test_the_same_points_give_the_same_index_on_any_number_of_threads(indexed: I
     gate = indexed.gate
     with threadpool_limits(limits=1):
         again = PointIndex.of(gate.prototypes, gate.radii)
-    for name in ("codes", "rows", "centres", "starts", "probes", "margin"):
+    for name in ("codes", "rows", "centres", "starts", "probes", "margin", "least"):
         assert np.array_equal(getattr(indexed.index, name), getattr(again, name)), name
 
 
