@@ -18,9 +18,9 @@ from swarm.gating.tree import UNITS, Doubles, Tree
 
 EXACT_TO = 10_000
 """A gate with so many prototypes or fewer is looked up exactly."""
-MOST = 64
+MOST = 32
 """The regions of so many nearest prototypes are listed."""
-_WEIGHED = 320
+_WEIGHED = 192
 """Where listed regions have more prototypes together than this, fewer of them are listed."""
 _LEAST = 4
 """So many are listed all the same."""

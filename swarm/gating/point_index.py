@@ -21,6 +21,7 @@ RECALL = 0.99
 _QUANTILE = 0.996
 """Cells are probed until so many of the searches that are tried out find it: those are not the real ones."""
 _SURELY = 0.975
+"""The cells that are probed in any case hold what so many of them look for."""
 _FEWEST = 6
 _TRIED = 3000
 _TRIED_AT_A_TIME = 64
