@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
+from swarm.gating.branches import Cluster
 from swarm.gating.distances import squared_distances
 from swarm.gating.indexed_prototypes import EXACT_TO, IndexedPrototypes
 from swarm.gating.point_index import RECALL, PointIndex
 from swarm.gating.prototype_gate import WEIGHT_FLOOR, PrototypeGate
 from swarm.gating.shortlist import Shortlist
+from swarm.gating.tree import Tree
 from swarm.gating.whole_numbers import WholeFrame, as_queries
 
 SIZE, LEAVES, EACH, SPREAD = 12, 3000, 4, 0.3
@@ -149,3 +151,30 @@ def test_shortlists_are_joined_row_by_row(indexed: IndexedPrototypes) -> None:
     whole = indexed.shortlist(asked, 0.05)
     parts = [indexed.shortlist(asked[:2], 0.05), indexed.shortlist(asked[2:], 0.05)]
     assert np.array_equal(Shortlist.joined(parts).dense(), whole.dense())
+
+
+def test_leaves_below_a_branch_share_its_weight_as_in_the_whole_gate() -> None:
+    leaves = 300
+    tree = Tree(
+        leaves=leaves,
+        parents=(leaves, leaves + 1, leaves + 1, *([-1] * (leaves - 3)), -1, leaves),
+        regions=(leaves, *range(3, leaves)),
+        children=((0, leaves + 1), (1, 2)),
+    )
+    places = points_of(leaves + 2, 31)
+    places[[1, 2, leaves, leaves + 1]] = places[0] + 0.1 * points_of(4, 32)
+    nodes = [
+        Cluster(
+            prototypes=place[None], log_prior=np.zeros(1, np.float32), radii=np.full((1, 3), 0.3, np.float32)
+        )
+        for place in places
+    ]
+    gate = PrototypeGate.of_nodes(nodes, tree, {}, 0.2)
+    indexed = IndexedPrototypes(gate=gate, index=PointIndex.of(gate.prototypes, gate.radii))
+    asked = places[:5]
+    found = indexed.shortlist(asked, 0.2)
+    np.testing.assert_allclose(found.dense(), gate.leaf_weights(asked, 0.2), atol=1e-3)
+    np.testing.assert_allclose(found.dense().sum(axis=1), 1, atol=1e-6)
+    whole = gate.leaf_weights(asked, 0.2)[:3, :3].sum(axis=1)
+    np.testing.assert_allclose(found.dense()[:3, :3].sum(axis=1), whole, atol=1e-3)
+    assert (found.leaves[0][:3] == [0, 1, 2]).all() and (found.weights[0][:3] > 0).all()
