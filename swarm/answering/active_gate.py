@@ -11,6 +11,7 @@ from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
 from swarm.gating.gate_arrays import Placed
+from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.out_of_distribution import reaches
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.modules.packing import ReadBlob, unpack
@@ -22,7 +23,8 @@ class ActiveGate:
     """One gate version: its signed statement, and its arrays as gates.
 
     `prototypes` is None where it has no leaves, `analytic` where no owner of a leaf gave sums. Never
-    changes, so a request in flight finishes on the version that it started with.
+    changes, so a request in flight finishes on the version that it started with. More than EXACT_TO
+    prototypes are indexed here, which takes seconds: make it outside the event loop.
     """
 
     statement: Statement[GateStatement]
@@ -30,10 +32,14 @@ class ActiveGate:
     analytic: AnalyticGate | None
     reach: NDArray[np.float64] = field(init=False)
     """How far each region reaches (`swarm.gating.out_of_distribution`), float64 [regions]."""
+    indexed: IndexedPrototypes | None = field(init=False)
+    """The index of very many prototypes, None where they are looked up exactly."""
 
     def __post_init__(self) -> None:
         found = np.empty(0) if self.prototypes is None else reaches(self.prototypes)
         object.__setattr__(self, "reach", found)
+        indexed = None if self.prototypes is None else IndexedPrototypes.of(self.prototypes)
+        object.__setattr__(self, "indexed", indexed)
 
     @property
     def value(self) -> GateStatement:

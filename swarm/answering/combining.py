@@ -7,14 +7,14 @@ source like any other: in `root` and in rows that no expert answered, it is the 
 their leaf weights; in rows that lack one expert of several it has that one's weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
-from swarm.answering.answer_board import Rows
+from swarm.answering.answer_board import Rows, Shares
 from swarm.answering.expert_calls import Asked
 from swarm.answering.known_head import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
@@ -24,8 +24,11 @@ from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, NodeId
 from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
 from swarm.gating.calibration import calibrated
 from swarm.gating.combinations import expert_weights, mix
+from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.out_of_distribution import flops_of_distances, out_of_distribution
 from swarm.gating.regions import region_columns
+from swarm.gating.shortlist import Shortlist
+from swarm.gating.tiles import in_tiles
 
 OF_SOME_OWNERS = ("gate", "prototypes")
 """The combinations that can be restricted to some owners: class scores are of all owners' sums."""
@@ -67,14 +70,16 @@ class Reading:
     """What the gate says of B rows: leaf weights [B, L]; where the way uses sums, the scores of targets
     [B, T] and of classes [B, C].
 
-    `features` float32 [B, D] are None where nobody needed them; `flops` are the gate's, per query.
+    `features` float32 [B, D] are None where nobody needed them; `flops` are the gate's, per query. Where
+    there are very many leaves, `weights` list some of them, and in_full(rows) gives all of theirs, [n, L].
     """
 
-    weights: NDArray[np.floating]
+    weights: NDArray[np.floating] | Shortlist
     scores: Floats | None = None
     class_scores: Floats | None = None
     features: Floats | None = None
     flops: int = 0
+    in_full: Callable[[Rows], NDArray[np.floating]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,6 +146,8 @@ def _among_owners(query: Query, gate: GateStatement, with_sums: bool) -> Combina
 def read_gate(way: Way, active: ActiveGate, features: Floats) -> Reading:
     """Return what the gate says of features float32 [B, D]: the analytic gate is asked once."""
     if not way.uses_sums:
+        if active.indexed is not None:
+            return _read_listed(way, active, active.indexed, features)
         weights = expert_weights(way.combination, None, active.prototypes, None, features)
         flops = 0 if active.prototypes is None else active.prototypes.flops_per_query
         return Reading(weights=weights, features=features, flops=flops)
@@ -162,6 +169,28 @@ def read_gate(way: Way, active: ActiveGate, features: Floats) -> Reading:
     )
 
 
+def _read_listed(way: Way, active: ActiveGate, indexed: IndexedPrototypes, features: Floats) -> Reading:
+    regions = features[:, region_columns(features.shape[1])]
+    return Reading(
+        weights=indexed.shortlist(regions, way.combination.temperature),
+        features=features,
+        flops=indexed.flops_per_query,
+        in_full=in_full(way, active, features),
+    )
+
+
+def in_full(way: Way, active: ActiveGate, features: Floats) -> Callable[[Rows], NDArray[np.floating]]:
+    """Return what gives all leaves' weights of some of the rows, [n, L], to the bit whichever they are."""
+
+    def weights_of(rows: Rows) -> NDArray[np.floating]:
+        def weights(tile: NDArray[np.generic]) -> NDArray[np.floating]:
+            return expert_weights(way.combination, None, active.prototypes, None, tile)
+
+        return in_tiles(weights, features[rows])
+
+    return weights_of
+
+
 def class_rows(class_names: Sequence[str], gate: GateStatement) -> NDArray[np.int64]:
     """Return the gate's column of each class name, int64 [C_own], -1 for one that the gate lacks."""
     column = {name: row for row, name in enumerate(gate.class_names)}
@@ -172,7 +201,7 @@ def mixed(
     way: Way,
     active: ActiveGate,
     reading: Reading,
-    shares: NDArray[np.float64],
+    shares: Shares,
     replies: Sequence[Reply],
     root_shares: NDArray[np.float64],
 ) -> Floats:
@@ -186,9 +215,9 @@ def mixed(
     for reply in replies:
         rows = class_rows(reply.answer.class_names, gate)
         known = rows >= 0
-        weights = shares[reply.rows, reply.leaf]
+        weights = shares.of(reply.leaf, reply.rows)
         parts.append((reply.rows, weights, rows[known], reply.answer.values[:, known]))
-    batch, classes = len(shares), len(gate.class_names)
+    batch, classes = len(root_shares), len(gate.class_names)
     helped = np.flatnonzero(root_shares)
     by_root = _by_root(active, reading, helped) if len(helped) else np.empty((0, classes), dtype=np.float32)
     if len(helped) and way.form == "probabilities":
@@ -210,7 +239,7 @@ def distances_out(active: ActiveGate, reading: Reading) -> Floats | None:
     if active.prototypes is None or reading.features is None:
         return None
     regions = reading.features[:, region_columns(reading.features.shape[1])]
-    return out_of_distribution(active.prototypes, regions, active.reach)
+    return out_of_distribution(active.prototypes, regions, active.reach, active.indexed)
 
 
 def _by_root(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
@@ -235,7 +264,7 @@ def gate_flops(active: ActiveGate, reading: Reading, root_shares: NDArray[np.flo
     they lie."""
     distances = 0
     if reading.features is not None and active.prototypes is not None:
-        distances = flops_of_distances(active.prototypes)
+        distances = flops_of_distances(active.prototypes, active.indexed)
     if reading.class_scores is not None or active.analytic is None:
         return float(reading.flops + distances)
     helped = np.count_nonzero(root_shares) / max(len(root_shares), 1)
@@ -247,20 +276,21 @@ def sources(
     active: ActiveGate,
     leaves: Sequence[KnownHead | None],
     root: KnownHead | None,
-    shares: NDArray[np.float64],
+    shares: Shares,
     replies: Sequence[Reply],
     root_shares: NDArray[np.float64],
     owners: Sequence[tuple[OwnerShare, ...]],
 ) -> tuple[tuple[Source, ...], ...]:
     """Return who gave each row's answer, in falling weight, by the rule above; `owners` are the root's."""
-    by_row: list[list[Source]] = [[] for _ in range(len(shares))]
+    by_row: list[list[Source]] = [[] for _ in range(len(root_shares))]
     for reply in replies:
         leaf, head = active.value.leaves[reply.speaker], leaves[reply.speaker]
         assert head is not None, "an answer comes from a leaf with a head"
         modules = head.module_digests
         if way.form == "corrections" and head.manifest.correction is not None:
             modules = tuple(module.digest for module in head.manifest.correction.modules)
-        for row in reply.rows:
+        given = shares.of(reply.leaf, reply.rows)
+        for row, weight in zip(reply.rows, given, strict=True):
             by_row[row].append(
                 Source(
                     leaf=leaf.leaf,
@@ -269,7 +299,7 @@ def sources(
                     manifest=head.digest,
                     owner=leaf.owner,
                     served_by=reply.answer.served_by,
-                    weight=float(shares[row, reply.leaf]),
+                    weight=float(weight),
                     module_digests=modules,
                 )
             )

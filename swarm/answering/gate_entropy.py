@@ -1,12 +1,14 @@
 """How undecided the gate is about a row: the entropy of the weights that it gives to the leaves. Pure."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.combining import Reading, Way
 from swarm.domain.combination import Combination
 from swarm.domain.gates import GateStatement
 from swarm.gating.combinations import expert_weights
+from swarm.gating.shortlist import Shortlist
 
 _WEIGHS = ("gate", "poe", "corrected")
 
@@ -19,10 +21,20 @@ def gate_entropy(way: Way, active: ActiveGate, reading: Reading) -> tuple[float,
     weights = reading.weights
     if not way.asks_experts:
         weights = expert_weights(_weighing(active.value), active.analytic, None, reading.scores, None)
+    others = np.zeros(len(weights))
+    if isinstance(weights, Shortlist):
+        lacking = weights.total - (weights.leaves >= 0).sum(axis=1)
+        others = lacking * -_times_log(weights.rest)
+        weights = weights.weights
     shares = np.asarray(weights, dtype=np.float64)
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
-    return tuple(float(value) + 0.0 for value in np.maximum(-(shares * logs).sum(axis=1), 0.0))
+    entropies = others - _times_log(shares).sum(axis=1)
+    return tuple(float(value) + 0.0 for value in np.maximum(entropies, 0.0))
+
+
+def _times_log(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = shares * np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return found
 
 
 def _weighing(gate: GateStatement) -> Combination:

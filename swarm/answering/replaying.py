@@ -17,6 +17,7 @@ from swarm.answering.combining import (
     Reply,
     Way,
     distances_out,
+    in_full,
     mixed,
     read_gate,
     silent_leaves,
@@ -25,6 +26,7 @@ from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import VerificationError
 from swarm.domain.inference import Answer, Query
 from swarm.domain.replay import AnswerRecord, Said
+from swarm.gating.shortlist import Shortlist
 from swarm.gating.tiles import TILE, in_tiles
 
 Planned = Callable[[Way, Reading], AnswerBoard]
@@ -40,10 +42,13 @@ def read_in_tiles(way: Way, active: ActiveGate, features: Floats) -> Reading:
         there = [part for part in parts if part is not None]
         return np.concatenate(there)[: len(features)] if there else None
 
-    weights = joined([each.weights for each in read])
+    dense = [each.weights for each in read if not isinstance(each.weights, Shortlist)]
+    listed = [each.weights for each in read if isinstance(each.weights, Shortlist)]
+    weights = Shortlist.joined(listed).first(len(features)) if listed else joined(dense)
     assert weights is not None, "a query has rows"
     return Reading(
         weights=weights,
+        in_full=in_full(way, active, features) if listed else None,
         scores=joined([each.scores for each in read]),
         class_scores=joined([each.class_scores for each in read]),
         features=features,
@@ -128,7 +133,7 @@ def answered_again(
     root_shares = board.root_shares() if way.asks_experts else np.zeros(len(features))
     return Answer(
         class_names=active.value.class_names,
-        probabilities=mixed(way, active, reading, board.shares(), in_order(replies), root_shares),
+        probabilities=mixed(way, active, reading, board.all_shares(), in_order(replies), root_shares),
         gate_version=active.version,
         degraded=tuple(bool(flag) for flag in board.degraded),
         combination=way.label,

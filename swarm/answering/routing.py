@@ -34,6 +34,7 @@ from swarm.answering.feature_service import FeatureService
 from swarm.answering.gate_entropy import gate_entropy
 from swarm.answering.gathering import Asking, Gathering
 from swarm.answering.known_head import KnownHead, KnownHeads
+from swarm.answering.listed_planning import planned_listed
 from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.answering.replaying import distances_in_tiles, read_in_tiles, record_of
 from swarm.domain.errors import NotFoundError, NotReadyError
@@ -42,6 +43,7 @@ from swarm.domain.inference import Answer, Query, Source
 from swarm.domain.specification import Specification
 from swarm.gating.combinations import may_speak
 from swarm.gating.routing import plan_route
+from swarm.gating.shortlist import Shortlist
 
 log = structlog.get_logger()
 
@@ -86,7 +88,7 @@ class Router:
         board.degraded[fallen] = True
 
         def answered() -> Answer:
-            shares = board.shares()
+            shares = board.all_shares()
             root_shares = board.root_shares() if way.asks_experts else np.zeros(len(query.inputs))
             root = self._heads.get(ROOT_EXPERT)
             asked = sum(reply.answer.flops_per_query * len(reply.rows) for reply in replies)
@@ -199,10 +201,15 @@ def planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
     """Return who is asked what, before anybody has answered."""
+    weights = reading.weights
+    if isinstance(weights, Shortlist):
+        return planned_listed(
+            weights, reading.in_full, leaves, way.combination.top_k, allowed, root_stands_in=way.falls_back
+        )
     identities = [head.identity if head is not None else "" for head in leaves]
     distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
-    plan = plan_route(reading.weights, identities, max(top_k, 1), allowed)
+    plan = plan_route(weights, identities, max(top_k, 1), allowed)
     return AnswerBoard(plan, len(leaves), uniform=way.evenly, root_stands_in=way.falls_back)
 
 

@@ -63,17 +63,18 @@ class PrototypeBranches:
 
     def shares(self, points: Floats, temperature: float) -> list[Doubles]:
         """Return each branch's shares float64 [B, children] of features float32 [B, R]."""
-        found = []
-        for row, children in enumerate(self.tree.children):
-            if len(children) == 1:
-                found.append(np.ones((len(points), 1)))
-            elif row in self.splits:
-                found.append(logistic_shares(learned_logits(points, self.splits[row])))
-            else:
-                wide, norms, prior, starts = self._tables[row]
-                shares = prototype_shares(squared_distances(points, wide, norms), prior, temperature)
-                sums = np.add.reduceat(shares, starts, axis=1)
-                found.append(sums / sums.sum(axis=1, keepdims=True))
+        return [self.share(row, points, temperature) for row in range(len(self.tree.children))]
+
+    def share(self, row: int, points: Floats, temperature: float) -> Doubles:
+        """Return one branch's shares, float64 [B, children]."""
+        if len(self.tree.children[row]) == 1:
+            return np.ones((len(points), 1))
+        if row in self.splits:
+            return logistic_shares(learned_logits(points, self.splits[row]))
+        wide, norms, prior, starts = self._tables[row]
+        shares = prototype_shares(squared_distances(points, wide, norms), prior, temperature)
+        sums = np.add.reduceat(shares, starts, axis=1)
+        found: Doubles = sums / sums.sum(axis=1, keepdims=True)
         return found
 
 

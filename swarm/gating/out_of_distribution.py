@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.gating.distances import Floats, check_features, squared_distances
+from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.regions import QUANTILES
 
@@ -39,23 +40,32 @@ def reaches(gate: PrototypeGate) -> NDArray[np.float64]:
 
 
 def out_of_distribution(
-    gate: PrototypeGate, features: NDArray[np.generic], reach: NDArray[np.float64]
+    gate: PrototypeGate,
+    features: NDArray[np.generic],
+    reach: NDArray[np.float64],
+    indexed: IndexedPrototypes | None = None,
 ) -> Floats:
     """Return how far out each row is, float32 [B] >= 0: distance to the nearest prototype, in reaches.
 
     Above 1: farther than REACH of the training samples of the region that it is nearest to. features float32
-    [B, R] are the region columns of the gate's trunk; `reach` is of `reaches`. Raises ShapeMismatchError if R
+    [B, R] are the region columns of the gate's trunk; `reach` is of `reaches`; with
+    `indexed` the nearest prototype is what the index finds. Raises ShapeMismatchError if R
     differs, InvalidInputError where features are not finite.
     """
-    points = check_features(features, gate.feature_size, "query features")
-    costs = squared_distances(points, gate.prototypes.astype(np.float64))
-    nearest = costs.argmin(axis=1)
+    if indexed is None:
+        points = check_features(features, gate.feature_size, "query features")
+        costs = squared_distances(points, gate.prototypes.astype(np.float64))
+        nearest: NDArray[np.int64] = costs.argmin(axis=1)
+        least = costs[np.arange(len(costs)), nearest]
+    else:
+        nearest, least = indexed.nearest(features)
     own = np.maximum(reach[gate.leaf_rows[nearest]], np.finfo(np.float32).tiny)
-    ratio = np.sqrt(costs[np.arange(len(costs)), nearest]) / own
+    ratio = np.sqrt(least) / own
     found: Floats = np.minimum(ratio, np.finfo(np.float32).max).astype(np.float32)
     return found
 
 
-def flops_of_distances(gate: PrototypeGate) -> int:
-    """Return what it takes to see how far out one row is: the distances to all prototypes of regions."""
-    return 2 * int(gate.prototypes.size)
+def flops_of_distances(gate: PrototypeGate, indexed: IndexedPrototypes | None = None) -> int:
+    """Return what it takes to see how far out one row is: the distances to all prototypes of regions, or a
+    search among them."""
+    return 2 * int(gate.prototypes.size) if indexed is None else indexed.flops_of_distances

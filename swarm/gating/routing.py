@@ -22,6 +22,8 @@ class RoutePlan:
     weights: NDArray[np.float32]
     order: NDArray[np.int64]
     order_weights: NDArray[np.float32]
+    is_listed: bool = False
+    """Only some leaves are in the order (`plan_listed`)."""
 
 
 def plan_route(

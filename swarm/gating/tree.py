@@ -3,7 +3,7 @@
 A node is a leaf, by its row, or a branch, by the number of leaves plus its own row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -132,6 +132,22 @@ class Tree:
         found = np.empty((batch, self.leaves))
         for leaf, place in enumerate(self.region_of):
             found[:, leaf] = regions[:, place].astype(np.float64) * units[leaf] / UNITS
+        return found
+
+    def units_below(self, node: int, share_of: Callable[[int], Doubles]) -> dict[int, int]:
+        """Return how many of a region's UNITS each leaf below a node has in one row, as `leaf_weights` gives
+        them; share_of(row) [children] says what a branch gives its children."""
+        found: dict[int, int] = {}
+        below = [(node, UNITS)]
+        while below:
+            node, whole = below.pop()
+            if node < self.leaves:
+                found[node] = whole
+                continue
+            given = share_of(node - self.leaves)
+            parts = np.floor(whole * given).astype(np.int64)
+            parts[given.argmax()] += whole - parts.sum()
+            below += zip(self.children[node - self.leaves], parts.tolist(), strict=True)
         return found
 
 
