@@ -17,7 +17,7 @@ WORKERS ?= 3
 # Without the second, every run would rewrite and compile all tests anew, in every worker.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-answers bench-gate-lookup bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry bench-deltas
+.PHONY: help setup demo test test-stores test-chaos test-growth soak-growth test-superlink check format proto bench-demo bench-skew bench-domains bench-updates bench-absent bench-unbalanced bench-root-day bench-child-start bench-answers bench-serving bench-alma bench-hard-moe clean test-compose chaos-heads fuzz chaos-registry bench-registry bench-deltas
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,8 +90,8 @@ bench-root-day: $(STAMP) ## the root of a never-ending day from its sums alone, 
 bench-answers: $(STAMP) ## calibration and out-of-distribution score on real data, into benchmarks/results (ARGS="--data-dir DIR")
 	$(BIN)/python -m benchmarks.answers $(ARGS)
 
-bench-gate-lookup: $(STAMP) ## one query's lookup among up to 100,000 prototypes, exact and indexed, into benchmarks/results
-	$(BIN)/python -m benchmarks.serving.gate_lookup $(ARGS)
+bench-serving: $(STAMP) ## routed inference: hops, batching, overload, failures, lookup, beside hivemind (ARGS="--only load")
+	$(BIN)/python -m benchmarks.serving $(ARGS)
 
 bench-child-start: $(STAMP) ## what it takes to start a child of a node's agent, into benchmarks/results
 	$(BIN)/python -m benchmarks.child_start $(ARGS)

@@ -32,6 +32,8 @@ from node.revocation_file import RevocationFile
 from node.routing_for_others import ROUTING_LOOK_S, OwnExperts, RoutingForOthers, keep_current
 from node.stream.novelty import fresh_counts
 from swarm.answering.direct import DirectAnswers, tell_failure
+from swarm.answering.front_door import FrontDoor, GuardedInference
+from swarm.answering.query_queue import QueryQueue
 from swarm.config import NodeHome
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
@@ -49,6 +51,8 @@ from swarm.telemetry import SocketMeter, configure_logging
 from swarm.trust.identity import Identity
 
 REPORT_S = 1.0
+DRAIN_S = 2.0
+"""How long what it has taken up may go on once it is told to end."""
 REGISTRY, COORDINATOR = NodeId("registry"), NodeId("coordinator")
 
 
@@ -92,7 +96,7 @@ async def serve(config: ExpertServerConfig) -> None:
             fresh=partial(fresh_counts, home.state),
             micro_batching=config.micro_batching,
         )
-        local_services = [expert_service(service)]
+        door, local_services = FrontDoor(QueryQueue()), [expert_service(service)]
         servers: list[RpcServer] = []
         work: list[asyncio.Task[None]] = []
         if config.listen:
@@ -108,7 +112,8 @@ async def serve(config: ExpertServerConfig) -> None:
                 look_s=ROUTING_LOOK_S,
             )
             stack.push_async_callback(answers.close)
-            routing = inference_service(RoutingForOthers(coordinator, answers))
+            routed = GuardedInference(RoutingForOthers(coordinator, answers), door)
+            routing = inference_service(routed, door.check)
             services = [expert_service(service), holdings, routing]
             direct = create_server(home.identity, revocations.is_revoked, services)
             direct.add_port(listen_address(config.listen))
@@ -131,10 +136,12 @@ async def serve(config: ExpertServerConfig) -> None:
                 await asyncio.wait_for(stopping.wait(), REPORT_S)
             except TimeoutError:
                 continue
+        await asyncio.gather(*(server.say_ending() for server in servers))
+        await door.drain("this node", DRAIN_S)
+        await asyncio.gather(*(server.stop(DRAIN_S) for server in servers))
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
-        await asyncio.gather(*(server.stop() for server in servers))
 
 
 def listen_address(advertised: str) -> str:

@@ -70,11 +70,13 @@ class Room:
         own = self._taken.get(caller, 0)
         share = self._most // (len(self._taken) + (caller not in self._taken))
         if own and own + pieces > share:
+            wait_s = self.retry_s(own)
             raise ExhaustedError(
                 self._subject,
                 found=f"{own} rows of {caller or 'this process'} waiting",
                 expected=f"at most {share}, its share among {len(self._taken)} callers",
-                remedy=f"send fewer at a time, and try again in {self.retry_s(own):.2f} s; nothing was done",
+                remedy=f"send fewer at a time, and try again in {wait_s:.2f} s; nothing was done",
+                retry_after_s=wait_s,
             )
         self._taken[caller] = own + pieces
         try:

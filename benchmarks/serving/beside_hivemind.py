@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="swarm-hivemind-") as folder:
         figures = measured(Path(folder), chosen.python, chosen.turns, chosen.requests)
     print(f"routed_over_hivemind {figures['routed_over_hivemind']:.3f}")
-    print(write_result("serving-hivemind", figures))
+    print(write_result("serving-beside-hivemind", figures))
 
 
 if __name__ == "__main__":

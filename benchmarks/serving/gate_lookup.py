@@ -1,5 +1,5 @@
 """`python -m benchmarks.serving.gate_lookup`: one query's lookup in a gate of many prototypes, into
-gate_lookup.json.
+serving-gate-lookup.json.
 
 A lookup is from features to leaf weights: exact (`PrototypeGate.leaf_weights`) or by the index. Recall is how
 often the index finds the nearest prototype, and how often the two heaviest leaves are the exact gate's in
@@ -139,7 +139,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
     if not arguments.dry_run:
-        write_result("gate_lookup", figures | {"queries": arguments.queries, "seeds": len(seeds)})
+        write_result("serving-gate-lookup", figures | {"queries": arguments.queries, "seeds": len(seeds)})
 
 
 def say(text: str) -> None:

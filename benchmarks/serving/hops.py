@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results_file import machine
+from benchmarks.results_file import machine, write_result
 from swarm.client import AsyncClient
 from swarm.domain.ids import Digest
 from swarm.domain.inference import Answer
@@ -162,8 +162,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     given = parser.parse_args()
     print(machine())
-    for name, value in figures(given.rounds, given.size_mib, given.rows).items():
+    found = figures(given.rounds, given.size_mib, given.rows)
+    for name, value in found.items():
         print(f"{name}: {value:.4g}")
+    print(write_result("serving-hops", found))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import grpc
 import numpy as np
 import psutil
 
-from benchmarks.results_file import machine
+from benchmarks.results_file import machine, write_result
 from swarm.domain.inference import Query
 from swarm.rpc import convert
 from swarm.rpc.methods import PREDICT
@@ -194,8 +194,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(machine())
-    for name, value in figures(given.rows, given.rounds, given.seconds, given.seed).items():
+    found = figures(given.rows, given.rounds, given.seconds, given.seed)
+    for name, value in found.items():
         print(f"{name}: {value:.4g}")
+    print(write_result("serving-load", found))
 
 
 if __name__ == "__main__":

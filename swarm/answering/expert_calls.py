@@ -20,6 +20,8 @@ from swarm.domain.manifests import Manifest
 
 PATIENCE_S = 5.0
 """How long one node may take before another is asked."""
+FAIR_PATIENCE_S = 1.0
+"""A node that did not answer within less is not suspected: its caller was in a hurry."""
 PATIENCE_SHARE = 0.4
 """At most this share of what is left of the query's time."""
 LACKING_S = 10.0
@@ -160,9 +162,10 @@ class ExpertCalls:
         Raises NotFoundError where it lacks one of several versions that it was asked for at once.
         """
         rows, began = sum(len(task.rows) for task in request.tasks), time.monotonic()
+        patience_s = min(PATIENCE_S, PATIENCE_SHARE * left_s)
         self.times.started(node, rows)
         try:
-            answers = await live.link.predict(request, min(PATIENCE_S, PATIENCE_SHARE * left_s))
+            answers = await live.link.predict(request, patience_s)
         except asyncio.CancelledError:
             if not request.replayable:
                 self.times.took_longer(node, rows, time.monotonic() - began)
@@ -170,7 +173,7 @@ class ExpertCalls:
         except SwarmError as error:
             if isinstance(error, NotFoundError) and len(request.tasks) > 1:
                 raise
-            live.suspected = isinstance(error, DeadlineError)
+            live.suspected = isinstance(error, DeadlineError) and patience_s >= FAIR_PATIENCE_S
             self._note_failure(node, request, error)
             log.warning(
                 "experts.no_answer", node=node, experts=[t.expert for t in request.tasks], reason=str(error)
