@@ -168,7 +168,8 @@ async def _send_missing(found: "Export", place: "Place", client: "RegistryClient
     from swarm.config import NodeHome
     from swarm.domain.inference import Listing
 
-    missing = await client.missing(found.manifest.blobs())
+    # Unclaimed: no commit of ours would end the claim, and what is withdrawn meanwhile would stay a day.
+    missing = await client.missing(found.manifest.blobs(), claim=False)
     with transfer_bar(found.proven.name, as_json=as_json) as bar:
         on_bytes = bar(sum(len(found.blobs[digest]) for digest in missing))
         for digest in missing:

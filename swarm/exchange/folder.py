@@ -285,7 +285,7 @@ def _size_bytes(modules: Sequence[ModuleEntry]) -> int:
 
 
 def _check_size(path: Path, most: int) -> None:
-    """Raise VerificationError for a file too large to be what was exported, before all of it is read."""
+    """Raise VerificationError for a file that is too large to be what was exported, before it is read."""
     if path.stat().st_size > most:
         raise VerificationError(
             str(path),

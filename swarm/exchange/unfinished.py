@@ -1,4 +1,4 @@
-"""The folder beside an export in which it is made: locked as long as it is, swept once nobody is at it.
+"""The folder beside an export in which it is made: locked for as long as that takes, and swept after that.
 
 An export that was killed leaves its own, with all weights; the next one to the same place removes it.
 """

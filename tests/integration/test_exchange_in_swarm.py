@@ -147,7 +147,10 @@ async def test_back_in_its_swarm_it_is_kept_heals_the_registry_and_stands_in_for
     assert (told["state"], told["sent_blobs"]) == ("kept", 1)
     assert stored.has(lost)
     assert all(BlobFiles(NodeHome(swarm.folder / "lily").cache).has(blob) for blob in manifest.blobs())
+    claims = swarm.home.registry / "claims.jsonl"
+    before = claims.read_bytes()
     assert command(swarm.folder / "lily", "import", str(exported))["sent_blobs"] == 0
+    assert claims.read_bytes() == before, "nobody will commit what an import claims"
     assert command(swarm.home.root, "import", str(exported))["state"] == "known"
 
     swarm.agents[0].kill()

@@ -54,7 +54,7 @@ def end(agent: "subprocess.Popen[bytes]") -> None:
 
 
 async def expert_server_pid(client: AgentClient) -> int:
-    for _ in range(200):
+    for _ in range(1200):
         if pid := (await client.state()).expert_server_pid:
             return pid
         await asyncio.sleep(0.05)
