@@ -101,7 +101,8 @@ def says_the_same(path: Path) -> bool:
 async def test_every_stored_blob_with_one_flipped_bit_is_refused_by_its_name(
     swarm: BackEnd, ada: SmallNode, bob: SmallNode, tmp_path: Path
 ) -> None:
-    files = [p for p in (swarm.home.registry / "blobs").rglob("*") if p.is_file()]
+    stored = (swarm.home.registry / "blobs").rglob("*")
+    files = [path for path in stored if path.is_file() and path.name != "registry.lock"]
     assert len(files) >= 4  # two experts, gates' arrays, the trunk
     for path in files:
         blob = Digest(path.name)

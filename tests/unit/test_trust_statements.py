@@ -250,8 +250,8 @@ def test_a_field_twice_is_found_among_very_many() -> None:
 
 def test_what_cannot_be_read_back_is_not_signed() -> None:
     for bad in (
-        replace(manifest(), created_at=float("nan")),
-        replace(manifest(), created_at="yesterday"),  # type: ignore[arg-type]
+        replace(gate(), created_at=float("nan")),
+        replace(gate(), created_at="yesterday"),  # type: ignore[arg-type]
         replace(manifest(), trunk=Digest("short")),
         replace(gate(), kind="guess"),  # type: ignore[arg-type]
         replace(tombstone(), reason="\ud800"),
