@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 
 Awaited = Mapping[NodeId, Mapping[Digest, str]]
 """The blobs that owners were asked for, each with the version that it belongs to."""
+Waiting = Mapping[NodeId, Mapping[Digest, Manifest]]
+"""The versions that were not taken from their owners before the blobs of their expert's newest one came."""
 
 
 class MissingPieces:
@@ -52,15 +54,18 @@ class MissingPieces:
         self._counted_at: float | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    async def listed(self, awaited: Awaited) -> tuple[MissingPiece, ...]:
-        """Return at most MOST_MISSING pieces: acknowledged versions that the store lacks, blobs, then runs of
-        versions below a known one that nobody has brought. The catalogue must be up to date."""
+    async def listed(self, awaited: Awaited, waiting: Waiting) -> tuple[MissingPiece, ...]:
+        """Return at most MOST_MISSING pieces: acknowledged versions that the store lacks, blobs, what owners
+        have to offer once more, then runs of versions below a known one that nobody has brought. The
+        catalogue must be up to date."""
         lost = await asyncio.to_thread(self._lost_of_journal)
         acknowledged = [
             MissingPiece(owner=made.owner, version=f"{made.expert}@{made.version}", what="manifest")
             for made in lost
         ]
-        found = chain(acknowledged, await self._lost_blobs(awaited), self._gaps(lost))
+        blobs = await self._lost_blobs(awaited)
+        named = {each.version for each in (*acknowledged, *blobs)}
+        found = chain(acknowledged, blobs, self._not_taken(waiting, named), self._gaps(lost))
         return tuple(islice(found, MOST_MISSING))
 
     async def count_blobs(self) -> int:
@@ -99,6 +104,15 @@ class MissingPieces:
             for first, last in _runs_below(versions):
                 run = f"{expert}@{first}" if first == last else f"{expert}@{first} to {last}"
                 yield MissingPiece(owner=owner, version=run, what="manifest")
+
+    def _not_taken(self, waiting: Waiting, named: set[str]) -> Iterator[MissingPiece]:
+        """Yield the versions that wait still, but for those that are `named` already."""
+        for owner, versions in sorted(waiting.items()):
+            for digest, made in versions.items():
+                version = f"{made.expert}@{made.version}"
+                is_here = digest in self._catalogue.digests or self._catalogue.is_gone(made)
+                if not is_here and version not in named:
+                    yield MissingPiece(owner=owner, version=version, what="manifest")
 
     def _lost_of_journal(self) -> list[Manifest]:
         lacking = self._journal.commits - self._catalogue.digests

@@ -94,6 +94,7 @@ class Rebuilding:
         self._missing, self._keep_versions, self._audit = missing, keep_versions, audit
         self._came: dict[NodeId, OwnerCame] = {}
         self._awaited: dict[NodeId, dict[Digest, str]] = {}
+        self._waiting: dict[NodeId, dict[Digest, Manifest]] = {}
         self._shown_from = self._seen = 0
         self._adding_history = asyncio.Lock()
 
@@ -128,7 +129,7 @@ class Rebuilding:
             is_gone = versions[0].value.expert in stones or versions[0].value.owner in stones
             await self._take_back(versions[::-1], taking, is_gone=is_gone)
         refused += [self._refused(caller, error) for error in taking.refused]
-        self._note(caller.id, len(statements), taking, refused)
+        self._note(caller.id, statements, taking, refused)
         return BroughtBack(
             restored=tuple(taking.restored[::-1]), refused=tuple(refused), missing_blobs=tuple(taking.missing)
         )
@@ -137,7 +138,7 @@ class Rebuilding:
         self, versions: Sequence[Statement[Manifest]], taking: "_Taking", *, is_gone: bool
     ) -> None:
         """Take back versions of one expert, the newest first; `is_gone`: it was withdrawn."""
-        waits = False  # for the newest to become the head
+        waits = lacks = False  # for the newest to become the head; for its blobs
         for row, each in enumerate(versions):
             made = each.value
             head = await self._store.head(made.expert)
@@ -150,9 +151,9 @@ class Rebuilding:
                     taking.looked_for.update(made.blobs() if is_wanted else ())
                     taking.missing = dict.fromkeys(absent, f"{made.expert}@{made.version}") | taking.missing
                     if may_be_head and absent:
-                        waits = True
-                        continue
+                        waits = lacks = True
                     if waits and (head is None or head.version <= made.version):
+                        taking.waiting |= {each.digest: made} if lacks else {}
                         continue
                     if may_be_head:
                         await self._admitted(made)
@@ -228,7 +229,7 @@ class Rebuilding:
             from_journal=tuple(done[self._shown_from :]),
             conflicts=self._reconciler.conflicts,
             came=tuple(self._came[owner] for owner in sorted(self._came)),
-            missing=await self._missing.listed(self._awaited),
+            missing=await self._missing.listed(self._awaited, self._waiting),
             journal_damaged=self._journal.damaged,
         )
 
@@ -258,7 +259,9 @@ class Rebuilding:
         self._audit.refused("/swarm.v1.Registry/BringBack", f"{caller.role}/{caller.id}", error)
         return str(error)
 
-    def _note(self, owner: NodeId, offered: int, taking: "_Taking", refused: list[str]) -> None:
+    def _note(
+        self, owner: NodeId, offered: Sequence[Statement[Manifest]], taking: "_Taking", refused: list[str]
+    ) -> None:
         before = self._came.get(owner, OwnerCame(owner=owner, offered=0, restored=0))
         arrived = (self._awaited.get(owner, {}).keys() & taking.looked_for) - taking.missing.keys()
         self._awaited[owner] = {
@@ -266,9 +269,12 @@ class Rebuilding:
             for blob, version in (self._awaited.get(owner, {}) | taking.missing).items()
             if blob not in arrived
         }
+        seen = {each.digest for each in offered}
+        waiting = self._waiting.get(owner, {})
+        self._waiting[owner] = {each: waiting[each] for each in waiting if each not in seen} | taking.waiting
         self._came[owner] = OwnerCame(
             owner=owner,
-            offered=offered,
+            offered=len(offered),
             restored=len(taking.restored) + before.restored,
             blobs=len(arrived) + before.blobs,
             refused=tuple(refused),
@@ -276,7 +282,7 @@ class Rebuilding:
         _log.info(
             "registry.brought_back",
             owner=owner,
-            offered=offered,
+            offered=len(offered),
             restored=len(taking.restored),
             refused=len(refused),
             blobs=len(arrived),
@@ -292,3 +298,5 @@ class _Taking:
         self.refused: list[SwarmError] = []
         self.looked_for: set[Digest] = set()
         self.missing: dict[Digest, str] = {}
+        self.waiting: dict[Digest, Manifest] = {}
+        """Manifests that are taken once the blobs of their expert's newest one have come."""

@@ -45,18 +45,13 @@ class RegistrySeat:
         NotReadyError where the file cannot be opened. A disk that cannot lock, or takes nothing at all, is
         logged: the journal refuses a second writer there too, but later.
         """
-        try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            if error.errno not in _TAKES_NOTHING:
-                raise self._cannot_open(error) from error
-            _log.warning("registry.not_alone_for_sure", lock=str(self._path), reason=os.strerror(error.errno))
+        handle = self._opened()
+        if handle is None:
             return self
         try:
             await self._locked(handle)
-            with suppress(OSError):  # a full disk: the lock holds all the same
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            with suppress(OSError):  # a disk that takes nothing: the lock holds all the same
+                self._path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
         except BaseException:
             os.close(handle)
             raise
@@ -70,15 +65,37 @@ class RegistrySeat:
             os.close(self._handle)
             self._handle = None
 
+    def _opened(self) -> int | None:
+        """Open the file for reading alone, so that its disk can be made read-only while it is held; None
+        where a disk that takes nothing has no such file."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600))
+        except OSError as error:
+            if error.errno not in _TAKES_NOTHING:
+                raise self._cannot_open(error) from error
+            if not self._path.exists():
+                self._not_alone_for_sure(error)
+                return None
+        try:
+            return os.open(self._path, os.O_RDONLY)
+        except OSError as error:
+            raise self._cannot_open(error) from error
+
     async def _locked(self, handle: int) -> None:
+        """Lock it; where the disk locks only what is open for writing (NFS), the handle becomes one."""
         deadline = time.monotonic() + self._ending_s
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                if error.errno == errno.EBADF and not _is_for_writing(handle):
+                    with suppress(OSError):
+                        writing = os.open(self._path, os.O_RDWR)
+                        os.dup2(writing, handle, inheritable=False)
+                        os.close(writing)
+                        continue
                 if error.errno in _CANNOT_LOCK:
-                    reason = os.strerror(error.errno)
-                    _log.warning("registry.not_alone_for_sure", lock=str(self._path), reason=reason)
+                    self._not_alone_for_sure(error)
                     return
                 if error.errno not in _TAKEN:
                     raise self._cannot_open(error) from error
@@ -87,6 +104,10 @@ class RegistrySeat:
             if time.monotonic() > deadline:
                 raise self._taken(handle)
             await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _not_alone_for_sure(self, error: OSError) -> None:
+        reason = os.strerror(error.errno or 0)
+        _log.warning("registry.not_alone_for_sure", lock=str(self._path), reason=reason)
 
     def _taken(self, handle: int) -> ConflictError:
         holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "unknown"
@@ -104,3 +125,7 @@ class RegistrySeat:
             expected="a file that this registry may write and lock",
             remedy="look who owns the folder, and whether its disk is mounted",
         )
+
+
+def _is_for_writing(handle: int) -> bool:
+    return fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from swarm.domain.errors import ConflictError, StaleFenceError
+from swarm.domain.errors import StaleParentError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.manifests import Manifest
 from swarm.domain.membership import Head
 from swarm.registry.redis_store import RedisStore
 
 _A_MOMENT_S = 0.003
+_BETWEEN_STEPS_S = 0.05
 
 
 class Planted:
@@ -32,11 +33,10 @@ class Planted:
         return await self._store.head(expert)
 
     async def _set_head(self, head: Head) -> None:
-        redis, key = self._store._redis, self._store._key
-        await redis.hset(
-            key("expert", head.expert), mapping={"version": head.version, "manifest": head.manifest}
-        )
-        await redis.sadd(key("experts"), head.expert)
+        redis, key, ask = self._store._redis, self._store._key, self._store._ask
+        row = {"version": head.version, "manifest": head.manifest}
+        await ask(redis.hset(key("expert", head.expert), mapping=row))
+        await ask(redis.sadd(key("experts"), head.expert))
 
 
 class StaleRead(Planted):
@@ -85,23 +85,27 @@ class SkippedVersion(Planted):
 
 
 class TwoWinners(Planted):
-    """Compare and set in two steps, with a pause between them."""
+    """Compare and set in two steps: what another commit did in the moment between them is not seen."""
+
+    def __init__(self, store: RedisStore) -> None:
+        super().__init__(store)
+        self._moved_at: dict[ExpertId, float] = {}
 
     async def commit_manifest(
         self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
-        before = await self._store.head(manifest.expert)
-        await asyncio.sleep(_A_MOMENT_S)
-        if (before.version if before else 0) != manifest.parent_version:
-            return await self._store.commit_manifest(manifest, digest, envelope, fence, key)
+        now = asyncio.get_running_loop().time()
         try:
-            return await self._store.commit_manifest(manifest, digest, envelope, fence, key)
-        except ConflictError as error:
-            if isinstance(error, StaleFenceError) or await self._store.head(manifest.expert) is None:
+            head = await self._store.commit_manifest(manifest, digest, envelope, fence, key)
+        except StaleParentError:
+            newest = await self._store.head(manifest.expert)
+            was_compared = now - self._moved_at.get(manifest.expert, 0.0) < _BETWEEN_STEPS_S
+            if newest is None or newest.version != manifest.version or not was_compared:
                 raise
             head = Head(expert=manifest.expert, version=manifest.version, manifest=digest)
             await self._set_head(head)
-            return head
+        self._moved_at[manifest.expert] = now
+        return head
 
 
 class WithdrawnHead(Planted):
@@ -137,9 +141,9 @@ class PhantomVersion(Planted):
     async def commit_manifest(
         self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
-        redis, name = self._store._redis, self._store._key("versions", manifest.expert)
-        await redis.hsetnx(name, str(manifest.version), digest)
-        await redis.setnx(self._store._key("manifest", f"phantom-{digest}"), envelope)
+        redis, ask = self._store._redis, self._store._ask
+        await ask(redis.hsetnx(self._store._key("versions", manifest.expert), str(manifest.version), digest))
+        await ask(redis.setnx(self._store._key("manifest", f"phantom-{digest}"), envelope))
         return await self._store.commit_manifest(manifest, digest, envelope, fence, key)
 
     async def manifest(self, digest: Digest) -> bytes | None:
@@ -176,7 +180,7 @@ class UndoneWithdrawal(Planted):
     async def commit_manifest(
         self, manifest: Manifest, digest: Digest, envelope: bytes, fence: int | None, key: str
     ) -> Head:
-        await self._store._redis.hdel(self._store._key("tombstones"), manifest.expert)
+        await self._store._ask(self._store._redis.hdel(self._store._key("tombstones"), manifest.expert))
         if await self._store.head(manifest.expert) is not None or manifest.version == 1:
             return await self._store.commit_manifest(manifest, digest, envelope, fence, key)
         head = Head(expert=manifest.expert, version=manifest.version, manifest=digest)

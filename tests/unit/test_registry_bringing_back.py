@@ -67,13 +67,18 @@ async def test_history_is_taken_below_a_head_alone(tmp_path: Path) -> None:
     found = await bring(registry, older, made)
     assert not found.restored and not found.refused and set(found.missing_blobs) == set(blobs)
     assert not await registry.store.manifests()
-    missing = (await registry.service.rebuild(begin=False)).missing
-    of_bob = {(each.owner, each.version) for each in missing if each.owner == "bob"}
-    assert of_bob == {("bob", "bob.e1@3")}
+
+    async def missing() -> set[tuple[str, str]]:
+        report = await registry.service.rebuild(begin=False)
+        return {(each.version, each.what.split()[0]) for each in report.missing if each.owner == "bob"}
+
+    assert await missing() == {("bob.e1@2", "manifest"), ("bob.e1@3", "blob")}
     await registry.publish(blobs, "bob")
+    assert await missing() == {("bob.e1@2", "manifest"), ("bob.e1@3", "manifest")}
     assert (await bring(registry, older, made)).restored == ("bob.e1@2", "bob.e1@3")
     (came,) = (await registry.service.rebuild(begin=False)).came
     assert (came.restored, came.blobs) == (2, len(blobs))
+    assert await missing() == {("bob.e1@1", "manifest")}
 
 
 async def test_nothing_is_refused_while_a_newer_head_waits_for_its_weights(tmp_path: Path) -> None:
