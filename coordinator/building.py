@@ -387,7 +387,9 @@ async def build(
         features=features,
         calls=calls,
         older=OlderGates(
-            gates, lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner)
+            gates,
+            lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner),
+            withdrawn=lambda: (heads.withdrawn, keyring.revoked),
         ).get,
     )
     inference = Inference(

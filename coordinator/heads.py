@@ -9,6 +9,7 @@ import structlog
 
 from coordinator.envelope_files import EnvelopeFiles
 from coordinator.members import Members
+from swarm.answering.head_changes import HeadChanges
 from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import SwarmError, UnreachableError
 from swarm.domain.gates import GateLeaf
@@ -34,6 +35,7 @@ class Heads:
         self._missed: set[Digest] = set()
         self._tombstones = frozenset(tombstones.names())
         self._refused_stones: dict[str, bytes] = {}
+        self._changes = HeadChanges()
 
     async def load(self) -> None:
         """Take over what was kept in files; what does not verify is left out and named in the log."""
@@ -45,6 +47,11 @@ class Heads:
                 await self._verified(envelope, f"file of {name}")
             else:
                 await self._take_pin(envelope, Digest(name))
+
+    @property
+    def changes(self) -> HeadChanges:
+        """Whose version that answers has changed."""
+        return self._changes
 
     def answering(self, leaf: GateLeaf) -> KnownHead | None:
         """Return the version that answers for a leaf: the pinned one, else its expert's newest.
@@ -84,6 +91,11 @@ class Heads:
     def is_withdrawn(self, expert: ExpertId) -> bool:
         """Say whether this very expert was withdrawn by a tombstone of its own."""
         return expert in self._tombstones
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """Every expert and owner that a tombstone names."""
+        return self._tombstones
 
     def manifests(self) -> dict[ExpertId, Manifest]:
         """Return the newest manifests by expert."""
@@ -183,6 +195,7 @@ class Heads:
             log.warning("manifest.refused", what=f"pinned manifest {digest[:12]}", reason="another digest")
             return
         self._pinned[digest] = KnownHead(manifest=statement.value, digest=digest)
+        self._changes.note(statement.value.expert)
         self._missed.discard(digest)
         await asyncio.to_thread(self._files.put, digest, envelope)
 
@@ -194,6 +207,7 @@ class Heads:
         if self._is_gone(manifest.expert):
             return
         self._known[manifest.expert] = KnownHead(manifest=manifest, digest=statement.digest)
+        self._changes.note(manifest.expert)
         await asyncio.to_thread(self._files.put, manifest.expert, statement.envelope)
 
     async def _read_tombstones(self) -> None:
@@ -210,10 +224,12 @@ class Heads:
         for expert in list(self._known):
             if self._is_gone(expert):
                 self._known.pop(expert, None)  # another look may have gone first
+                self._changes.note(expert)
                 await asyncio.to_thread(self._files.remove, expert)
         for digest, head in list(self._pinned.items()):
             if self._is_gone(head.manifest.expert):
                 self._pinned.pop(digest, None)
+                self._changes.note(head.manifest.expert)
                 await asyncio.to_thread(self._files.remove, digest)
 
     async def _is_withdrawal(self, target: str, envelope: bytes) -> bool:

@@ -21,9 +21,20 @@ class OlderGates:
     back stays taken back.
     """
 
-    def __init__(self, files: GateFiles, is_withdrawn: Callable[[GateLeaf], bool], kept: int = KEPT) -> None:
+    def __init__(
+        self,
+        files: GateFiles,
+        is_withdrawn: Callable[[GateLeaf], bool],
+        kept: int = KEPT,
+        withdrawn: Callable[[], tuple[frozenset[str], ...]] | None = None,
+    ) -> None:
+        """`withdrawn`: all that `is_withdrawn` goes by, so that leaves are looked through only when that is
+        new; None: for each query."""
         self._files, self._is_withdrawn, self._kept = files, is_withdrawn, kept
+        self._withdrawn = withdrawn
         self._loaded: OrderedDict[int, ActiveGate] = OrderedDict()
+        self._clean: dict[int, tuple[frozenset[str], ...]] = {}
+        """By which of that a version had no leaf that was withdrawn."""
         self._loading = asyncio.Lock()
 
     async def get(self, version: int) -> ActiveGate:
@@ -39,6 +50,9 @@ class OlderGates:
             self._loaded.move_to_end(version)
             while len(self._loaded) > self._kept:
                 self._loaded.popitem(last=False)
+        present = None if self._withdrawn is None else self._withdrawn()
+        if present is not None and self._clean.get(version) == present:
+            return gate
         gone = sorted(leaf.expert for leaf in gate.value.leaves if self._is_withdrawn(leaf))
         if gone:
             raise NotFoundError(
@@ -47,6 +61,9 @@ class OlderGates:
                 expected="a version without what was withdrawn",
                 remedy=_REMEDY,
             )
+        if present is not None:
+            self._clean = {each: by for each, by in self._clean.items() if each in self._loaded}
+            self._clean[version] = present
         return gate
 
     def _load(self, version: int) -> ActiveGate:

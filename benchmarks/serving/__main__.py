@@ -21,6 +21,7 @@ MAIN = {
     "load": ("goodput_at_5x_over_peak",),
     "failures": ("slow_node_p99_over_baseline", "killed_owner_p99_over_baseline"),
     "gate_lookup": ("gate_lookup_ms_100k", "gate_recall_100k"),
+    "routing_many_leaves": ("routed_decision_ms_100k",),
     "beside_hivemind": ("routed_over_hivemind",),
 }
 """The parts, and which of their figures `serving.json` has."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.answering.leaf_index import LeafIndex
 from swarm.domain.gates import GateBranch, GateLeaf, GateStatement
 from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate
@@ -14,11 +15,12 @@ from swarm.gating.gate_arrays import Placed
 from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.out_of_distribution import reaches
 from swarm.gating.prototype_gate import PrototypeGate
+from swarm.gating.tree import Tree
 from swarm.modules.packing import ReadBlob, unpack
 from swarm.trust.statements import Statement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class ActiveGate:
     """One gate version: its signed statement, and its arrays as gates.
 
@@ -34,12 +36,15 @@ class ActiveGate:
     """How far each region reaches (`swarm.gating.out_of_distribution`), float64 [regions]."""
     indexed: IndexedPrototypes | None = field(init=False)
     """The index of very many prototypes, None where they are looked up exactly."""
+    leaf_index: LeafIndex = field(init=False)
 
     def __post_init__(self) -> None:
         found = np.empty(0) if self.prototypes is None else reaches(self.prototypes)
         object.__setattr__(self, "reach", found)
         indexed = None if self.prototypes is None else IndexedPrototypes.of(self.prototypes)
         object.__setattr__(self, "indexed", indexed)
+        tree = Tree.flat(0) if self.analytic is None else self.analytic.tree
+        object.__setattr__(self, "leaf_index", LeafIndex.of(self.value.leaves, tree))
 
     @property
     def value(self) -> GateStatement:

@@ -20,7 +20,7 @@ from swarm.answering.known_head import KnownHead
 from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.gates import GateStatement
-from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER, NodeId
+from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
 from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
 from swarm.gating.calibration import calibrated
 from swarm.gating.combinations import expert_weights, mix
@@ -121,7 +121,7 @@ def choose_way(query: Query, active: ActiveGate) -> Way:
             expected=f"{' or '.join(OF_SOME_OWNERS)}: class scores are of all owners' sums",
             remedy="leave out the owners or the combination",
         )
-    with_sums = any(leaf.has_columns for leaf in gate.leaves if leaf.owner in query.owners)
+    with_sums = not active.leaf_index.with_columns.isdisjoint(query.owners)
     if query.combination == "gate" and not with_sums:
         raise InvalidInputError(
             "combination gate",
@@ -324,18 +324,18 @@ def root_owners(active: ActiveGate, reading: Reading, probabilities: Floats) -> 
         return [()] * len(probabilities)
     scores = active.analytic.scores(reading.features) if reading.scores is None else reading.scores
     shares = active.analytic.region_shares(scores, probabilities.argmax(axis=1))
-    tree = active.analytic.tree
-    by_owner: dict[NodeId, NDArray[np.floating]] = {}
-    for place, node in enumerate(tree.regions):
-        owner = active.value.leaves[tree.leaves_of(node)[0]].owner
-        by_owner[owner] = by_owner.get(owner, 0) + shares[:, place]
+    names, owner_of = active.leaf_index.owner_names, active.leaf_index.region_owners
+    by_owner = np.zeros((len(shares), len(names)), dtype=shares.dtype)
+    for own, row in zip(by_owner, shares, strict=True):
+        np.add.at(own, owner_of, row)
     return [
         tuple(
-            OwnerShare(owner=owner, weight=float(column[row]))
-            for owner, column in sorted(by_owner.items(), key=lambda item: (-item[1][row], item[0]))
-            if column[row] >= LEAST_SHARE
+            OwnerShare(owner=names[place], weight=float(own[place]))
+            for place in sorted(
+                np.flatnonzero(own >= LEAST_SHARE).tolist(), key=lambda place: (-own[place], names[place])
+            )
         )
-        for row in range(len(probabilities))
+        for own in by_owner
     ]
 
 
@@ -354,13 +354,9 @@ def root_source(active: ActiveGate, root: KnownHead | None) -> Source:
     )
 
 
-def silent_leaves(way: Way, leaves: Sequence[KnownHead | None]) -> frozenset[int]:
-    """Return the leaves that are not asked although they are chosen: they have no correction to add."""
-    if way.form != "corrections":
-        return frozenset()
-    return frozenset(
-        row for row, head in enumerate(leaves) if head is not None and head.manifest.correction is None
-    )
+def is_silent(way: Way, head: KnownHead | None) -> bool:
+    """Say whether a leaf with this version is not asked although chosen: it has no correction to add."""
+    return way.form == "corrections" and head is not None and head.manifest.correction is None
 
 
 def _scores_of(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:

@@ -57,7 +57,7 @@ class DirectAnswers:
         self.links = OwnerLinks(
             source,
             nodes=lambda: self.known.nodes,
-            owners=self._owners,
+            owners=lambda: self.known.owners,
             is_revoked=self.known.keyring.is_revoked,
             own=own,
         )
@@ -142,10 +142,6 @@ class DirectAnswers:
     async def _older(self, version: int) -> ActiveGate:
         present = 0 if self.known.active is None else self.known.active.version
         raise NotFoundError(f"gate {version}", found=f"gate {present} here", expected="the present one")
-
-    def _owners(self) -> set[NodeId]:
-        gate = self.known.gate
-        return set() if gate is None else {leaf.owner for leaf in gate.leaves}
 
     def _trunk(self) -> FeatureMap:
         from swarm.experts.trunk import Trunk

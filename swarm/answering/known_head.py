@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from swarm.answering.head_changes import HeadChanges
 from swarm.digests import digest_of
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import Digest, ExpertId
@@ -28,6 +29,10 @@ class KnownHead:
 
 class KnownHeads(Protocol):
     """The experts' versions that count now."""
+
+    @property
+    def changes(self) -> HeadChanges:
+        """What `answering` has come to say otherwise, up to this moment."""
 
     def answering(self, leaf: GateLeaf) -> KnownHead | None:
         """Return the version that answers for a leaf: the pinned one, else its expert's newest; None where

@@ -13,6 +13,7 @@ from typing import TypeVar
 import structlog
 
 from swarm.answering.active_gate import ActiveGate, active_gate
+from swarm.answering.head_changes import HeadChanges
 from swarm.answering.kept_statements import KeptStatements
 from swarm.answering.known_head import KnownHead
 from swarm.domain.errors import NotReadyError, SwarmError, TrunkMismatchError, VerificationError
@@ -45,6 +46,9 @@ class KnownSwarm:
         self._loading = asyncio.Lock()
         self._manifests: dict[Digest, KnownHead] = {}
         self._loaded: ActiveGate | None = None
+        self._changes, self._revoked = HeadChanges(), self.keyring.revoked
+        self._lacking: tuple[ActiveGate | None, int, tuple[ExpertId, ...]] = (None, -1, ())
+        self._owners: tuple[Statement[GateStatement] | None, frozenset[NodeId]] = (None, frozenset())
         self._heads = {ExpertId(name): Digest(head) for name, head in self._kept.table("heads").items()}
         self.nodes: dict[NodeId, str] = {
             NodeId(name): address for name, address in self._kept.table("nodes").items()
@@ -75,6 +79,22 @@ class KnownSwarm:
         """The version of `gate`, 0 before the first."""
         return 0 if self._gate is None else self._gate.value.version
 
+    @property
+    def owners(self) -> frozenset[NodeId]:
+        """Who has leaves in `gate`; the same object for the same gate."""
+        if self._owners[0] is not self._gate:
+            leaves = () if self._gate is None else self._gate.value.leaves
+            self._owners = self._gate, frozenset(leaf.owner for leaf in leaves)
+        return self._owners[1]
+
+    @property
+    def changes(self) -> HeadChanges:
+        """Whose version that answers has changed, or who was revoked."""
+        if self.keyring.revoked is not self._revoked:  # whoever follows the gate sets it, too
+            self._changes.note(*(self.keyring.revoked ^ self._revoked))
+            self._revoked = self.keyring.revoked
+        return self._changes
+
     def answering(self, leaf: GateLeaf) -> KnownHead | None:
         """Return the version that answers for a leaf; None where there is none, where it was withdrawn, or
         its owner revoked."""
@@ -89,15 +109,16 @@ class KnownSwarm:
 
     def lacking(self) -> tuple[ExpertId, ...]:
         """Return the experts of the loaded gate that have a version, of which the manifest is not here."""
-        leaves = () if self.active is None else self.active.value.leaves
-        versions = {
-            leaf.expert: _version(leaf, self._heads)
-            for leaf in leaves
-            if not self.keyring.is_revoked(leaf.owner)
-        }
-        return tuple(
-            expert for expert, digest in versions.items() if digest and digest not in self._manifests
-        )
+        active, mark = self.active, self.changes.mark
+        if self._lacking[:2] != (active, mark):
+            versions = {
+                leaf.expert: _version(leaf, self._heads)
+                for leaf in (() if active is None else active.value.leaves)
+                if not self.keyring.is_revoked(leaf.owner)
+            }
+            found = (e for e, digest in versions.items() if digest and digest not in self._manifests)
+            self._lacking = active, mark, tuple(found)
+        return self._lacking[2]
 
     async def refresh(self, coordinator: CoordinatorClient, registry: RegistryClient) -> None:
         """Ask for all that is new. What can be had is taken up; then the first error is raised.
@@ -201,6 +222,10 @@ class KnownSwarm:
                 manifests[digest] = KnownHead(manifest=statement.value, digest=digest)
                 await asyncio.to_thread(self._kept.keep, f"manifest/{digest}", envelope)
         is_newer = gate is not None and gate is not self._gate
+        changed = {expert for expert, _ in heads.items() ^ self._heads.items()}
+        for digest in manifests.keys() ^ self._manifests.keys():
+            changed.add((manifests.get(digest) or self._manifests[digest]).manifest.expert)
+        self._changes.note(*sorted(changed))
         self._heads, self._manifests, self._gate = heads, manifests, gate
         await asyncio.to_thread(self._keep, is_newer)
 

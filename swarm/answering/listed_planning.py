@@ -7,18 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.answering.answer_board import AnswerBoard, Rows
-from swarm.answering.known_head import KnownHead
+from swarm.answering.roster import Allowed
 from swarm.gating.listed_routing import plan_listed
-from swarm.gating.routing import RoutePlan, plan_route
+from swarm.gating.routing import RoutePlan, plan_among
 from swarm.gating.shortlist import Shortlist
 
 
 def planned_listed(
     shortlist: Shortlist,
     weights_in_full: Callable[[Rows], NDArray[np.floating]] | None,
-    leaves: Sequence[KnownHead | None],
     top_k: int,
-    allowed: NDArray[np.bool_],
+    allowed: Allowed,
     *,
     root_stands_in: bool,
 ) -> AnswerBoard:
@@ -27,30 +26,23 @@ def planned_listed(
     They do not where fewer than top_k distinct experts among them are allowed, or where all of them failed.
     """
 
-    def identity_of(leaf: int) -> str:
-        head = leaves[leaf]
-        return "" if head is None else head.identity
-
     def in_full(rows: Rows, listed: Sequence[Rows]) -> RoutePlan:
         assert weights_in_full is not None, "a reading with a shortlist can give all weights"
-        identities = [identity_of(leaf) for leaf in range(len(leaves))]
-        speakers: dict[str, int] = {}
-        for leaf in np.flatnonzero(allowed).tolist():
-            speakers.setdefault(identities[leaf], leaf)
-        most = max(min(top_k, len(speakers)), 1)
-        plan = plan_route(weights_in_full(rows), identities, most, allowed)
+        experts = allowed.experts
+        plan = plan_among(weights_in_full(rows), experts, max(min(top_k, len(experts)), 1))
         order, choices = plan.order.copy(), plan.choices.copy()
         for place, own in enumerate(listed):
             for leaf in own.tolist():
-                speaker = speakers[identities[leaf]]
-                order[place][plan.order[place] == speaker] = leaf
-                choices[place][plan.choices[place] == speaker] = leaf
+                speaker = experts.speaker_of(leaf)
+                if speaker != leaf:
+                    order[place][plan.order[place] == speaker] = leaf
+                    choices[place][plan.choices[place] == speaker] = leaf
         return replace(plan, order=order, choices=choices)
 
-    plan = plan_listed(shortlist, identity_of, max(top_k, 1), allowed)
+    plan = plan_listed(shortlist, allowed.identity_of, max(top_k, 1), allowed.leaves)
     return AnswerBoard(
         plan,
-        len(leaves),
+        len(allowed.leaves),
         root_stands_in=root_stands_in,
-        in_full=in_full if weights_in_full is not None and allowed.any() else None,
+        in_full=in_full if weights_in_full is not None and not allowed.is_empty else None,
     )

@@ -18,6 +18,8 @@ SUSPECTED_S: Final = 10.0
 """So long a node that let a call time out is not asked."""
 STAND_INS: Final = 2
 """So many nodes beside the owner may hold its expert; which ones, the expert's own order tells."""
+MOST_RANKED: Final = 10_000
+"""For so many experts it is kept who stands in."""
 
 
 class OwnerLink:
@@ -71,6 +73,8 @@ class OwnerLinks:
         self._source, self._nodes, self._owners, self._is_revoked = source, nodes, owners, is_revoked
         self._own = None if own is None else OwnLink(own)
         self._open: dict[NodeId, OwnerLink] = {}
+        self._ranked_of: Iterable[NodeId] = ()
+        self._ranked: dict[ExpertId, tuple[NodeId, ...]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def get(self, node: NodeId) -> OwnerLink | OwnLink | None:
@@ -112,7 +116,13 @@ class OwnerLinks:
         await asyncio.gather(*self._closing)
 
     def _stand_ins(self, expert: ExpertId, owner: NodeId) -> tuple[NodeId, ...]:
-        return likeliest(expert, owner, {*self._owners()} - {owner})[:STAND_INS]
+        owners = self._owners()
+        if owners is not self._ranked_of or len(self._ranked) >= MOST_RANKED:
+            self._ranked_of, self._ranked = owners, {}
+        found = self._ranked.get(expert)
+        if found is None:
+            found = self._ranked[expert] = likeliest(expert, owner, {*owners} - {owner})[:STAND_INS]
+        return found
 
     def _close_soon(self, link: OwnerLink) -> None:
         task = asyncio.ensure_future(link.connection.close())

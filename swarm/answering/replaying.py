@@ -18,11 +18,12 @@ from swarm.answering.combining import (
     Way,
     distances_out,
     in_full,
+    is_silent,
     mixed,
     read_gate,
-    silent_leaves,
 )
 from swarm.answering.known_head import KnownHead
+from swarm.answering.roster import Roster
 from swarm.domain.errors import VerificationError
 from swarm.domain.inference import Answer, Query
 from swarm.domain.replay import AnswerRecord, Said
@@ -74,14 +75,14 @@ def distances_in_tiles(active: ActiveGate, features: Floats) -> Floats | None:
 def record_of(
     active: ActiveGate,
     way: Way,
-    leaves: Sequence[KnownHead | None],
+    leaves: Roster,
     replies: Sequence[Reply],
     computed_on: str,
 ) -> AnswerRecord:
     """Return what an answer came from."""
     said = []
     for reply in replies:
-        head = leaves[reply.speaker]
+        head = leaves.heads[reply.speaker]
         assert head is not None, "an answer comes from a leaf with a head"
         said.append(
             Said(
@@ -100,7 +101,7 @@ def record_of(
         combination=way.combination,
         evenly=way.evenly,
         falls_back=way.falls_back,
-        heads=tuple("" if head is None else head.digest for head in leaves),
+        heads=leaves.digests,
         said=tuple(said),
         computed_on=computed_on,
     )
@@ -127,7 +128,7 @@ def answered_again(
     way = Way(combination=record.combination, evenly=record.evenly, falls_back=record.falls_back)
     reading = read_in_tiles(way, active, features)
     board = planned(way, reading)
-    _lose_again(board, record.said, silent_leaves(way, leaves))
+    _lose_again(board, record.said, lambda leaf: is_silent(way, leaves[leaf]))
     fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
     board.degraded[fallen] = True
     root_shares = board.root_shares() if way.asks_experts else np.zeros(len(features))
@@ -143,13 +144,13 @@ def answered_again(
     ).at_least(query.min_confidence)
 
 
-def _lose_again(board: AnswerBoard, said: Sequence[Said], silent: frozenset[int]) -> None:
+def _lose_again(board: AnswerBoard, said: Sequence[Said], silent: Callable[[int], bool]) -> None:
     """Take from a board what nobody answered at the time; who was asked instead must be who answered."""
     given: dict[int, set[int]] = {}
     for each in said:
         given.setdefault(each.leaf, set()).update(each.rows)
     while True:
-        wanted = {leaf: rows for leaf, rows in board.wanted().items() if leaf not in silent}
+        wanted = {leaf: rows for leaf, rows in board.wanted().items() if not silent(leaf)}
         lost = {
             leaf: np.array([r for r in rows if r not in given.get(leaf, ())]) for leaf, rows in wanted.items()
         }

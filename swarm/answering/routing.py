@@ -23,10 +23,10 @@ from swarm.answering.combining import (
     choose_way,
     distances_out,
     gate_flops,
+    is_silent,
     mixed,
     read_gate,
     root_owners,
-    silent_leaves,
     sources,
 )
 from swarm.answering.expert_calls import ExpertCalls
@@ -37,12 +37,12 @@ from swarm.answering.known_head import KnownHead, KnownHeads
 from swarm.answering.listed_planning import planned_listed
 from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.answering.replaying import distances_in_tiles, read_in_tiles, record_of
-from swarm.domain.errors import NotFoundError, NotReadyError
+from swarm.answering.roster import Allowed, Roster, Rosters, Speaking
+from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Query, Source
 from swarm.domain.specification import Specification
-from swarm.gating.combinations import may_speak
-from swarm.gating.routing import plan_route
+from swarm.gating.routing import plan_among
 from swarm.gating.shortlist import Shortlist
 
 log = structlog.get_logger()
@@ -63,6 +63,7 @@ class Router:
     ) -> None:
         self._active, self._specification = active, specification
         self._heads, self._features, self._calls = heads, features, calls
+        self._rosters = Rosters(heads)
         self._older = older
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
@@ -77,11 +78,11 @@ class Router:
         active = await self._asked(query.gate_version)
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
-        leaves = [self._heads.answering(leaf) for leaf in active.value.leaves]
-        allowed = allowed_leaves(query.owners, way, active, leaves)
+        roster = self._rosters.of(active)
+        allowed = allowed_among(query.owners, way, active, roster)
         reading, computed_on = await self._read(query, way, active)
-        board = await asyncio.to_thread(planned, way, reading, leaves, allowed)
-        replies, missing = await self._collect(query, way, active, leaves, allowed, board, deadline)
+        board = await asyncio.to_thread(planned_among, way, reading, allowed)
+        replies, missing = await self._collect(query, way, active, allowed, board, deadline)
         fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
         if len(fallen) and not way.falls_back:
             raise _nobody(active, query, fallen, missing)
@@ -98,7 +99,7 @@ class Router:
             entropy: tuple[float, ...] = ()
             if query.explain:
                 owners = root_owners(active, reading, probabilities)
-                explained = sources(way, active, leaves, root, shares, replies, root_shares, owners)
+                explained = sources(way, active, roster.heads, root, shares, replies, root_shares, owners)
                 entropy = gate_entropy(way, active, reading)
             return Answer(
                 class_names=active.value.class_names,
@@ -112,7 +113,7 @@ class Router:
                 gate_entropy=entropy,
                 calibration=way.combination.calibration,
                 out_of_distribution=self._distances(query, active, reading),
-                record=record_of(active, way, leaves, replies, computed_on) if query.replayable else None,
+                record=record_of(active, way, roster, replies, computed_on) if query.replayable else None,
             ).at_least(query.min_confidence)
 
         return await asyncio.to_thread(answered)
@@ -143,17 +144,15 @@ class Router:
         query: Query,
         way: Way,
         active: ActiveGate,
-        leaves: Sequence[KnownHead | None],
-        allowed: NDArray[np.bool_],
+        allowed: Allowed,
         board: AnswerBoard,
         deadline: float,
     ) -> tuple[list[Reply], set[int]]:
         """Return the answers, and the leaves that gave none for some row."""
         missing: set[int] = set()
-        silent, stand_ins = silent_leaves(way, leaves), _stand_ins(leaves, allowed)
 
         def asked(wanted: Mapping[int, Rows]) -> dict[int, Rows]:
-            return {leaf: rows for leaf, rows in wanted.items() if leaf not in silent}
+            return {leaf: rows for leaf, rows in wanted.items() if not is_silent(way, allowed.heads[leaf])}
 
         def lost(losses: Mapping[int, Rows]) -> dict[int, Rows]:
             missing.update(losses)
@@ -166,7 +165,7 @@ class Router:
             deadline=deadline,
             replayable=query.replayable,
         )
-        gathering = Gathering(self._calls, asking, stand_ins.__getitem__, lost)
+        gathering = Gathering(self._calls, asking, allowed.speakers, lost)
         return await gathering.replies(asked(board.wanted())), missing
 
 
@@ -182,67 +181,48 @@ def with_leaves(gate: ActiveGate | None) -> ActiveGate:
     return gate
 
 
-def _stand_ins(
-    leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
-) -> list[list[tuple[int, KnownHead]]]:
-    """Return for each allowed leaf who can speak for it: itself first, then those that compute the same."""
-    alike: dict[str, list[tuple[int, KnownHead]]] = {}
-    for row, head in enumerate(leaves):
-        if head is not None and allowed[row]:
-            alike.setdefault(head.identity, []).append((row, head))
-    found: list[list[tuple[int, KnownHead]]] = [[] for _ in leaves]
-    for group in alike.values():
-        for row, head in group:
-            found[row] = [(row, head), *(each for each in group if each[0] != row)]
-    return found
-
-
 def planned(
     way: Way, reading: Reading, leaves: Sequence[KnownHead | None], allowed: NDArray[np.bool_]
 ) -> AnswerBoard:
     """Return who is asked what, before anybody has answered."""
+    return planned_among(way, reading, Allowed.of(leaves, allowed))
+
+
+def planned_among(way: Way, reading: Reading, allowed: Allowed) -> AnswerBoard:
+    """Return who is asked what of the leaves that may be, before anybody has answered."""
     weights = reading.weights
     if isinstance(weights, Shortlist):
         return planned_listed(
-            weights, reading.in_full, leaves, way.combination.top_k, allowed, root_stands_in=way.falls_back
+            weights, reading.in_full, way.combination.top_k, allowed, root_stands_in=way.falls_back
         )
-    identities = [head.identity if head is not None else "" for head in leaves]
-    distinct = len({identities[leaf] for leaf in np.flatnonzero(allowed)})
+    distinct = len(allowed.experts)
     top_k = distinct if way.evenly else min(way.combination.top_k, distinct)
-    plan = plan_route(weights, identities, max(top_k, 1), allowed)
-    return AnswerBoard(plan, len(leaves), uniform=way.evenly, root_stands_in=way.falls_back)
+    plan = plan_among(weights, allowed.experts, max(top_k, 1))
+    return AnswerBoard(plan, len(allowed.leaves), uniform=way.evenly, root_stands_in=way.falls_back)
 
 
 def allowed_leaves(
     owners: tuple[NodeId, ...], way: Way, active: ActiveGate, leaves: Sequence[KnownHead | None]
 ) -> NDArray[np.bool_]:
     """Return the leaves that may be asked, bool [L]: none where the way asks no expert."""
-    known = {leaf.owner for leaf in active.value.leaves}
-    strangers = sorted(set(owners) - known)
-    if strangers:
-        raise NotFoundError(
-            f"owner {strangers[0][:60]}",
-            found=f"no leaf in gate {active.version}",
-            expected=f"some of {', '.join(sorted(known)[:20])}",
-        )
-    if not way.asks_experts:
-        return np.zeros(len(leaves), dtype=bool)
-    there = np.array(
-        [
-            head is not None and (not owners or leaf.owner in owners)
-            for leaf, head in zip(active.value.leaves, leaves, strict=True)
-        ],
-        dtype=bool,
-    )
-    allowed = there if way.evenly else there & may_speak(way.combination, active.analytic, len(leaves))
-    if not allowed.any() and not way.falls_back:
+    return allowed_among(owners, way, active, Roster(active, list(leaves))).leaves
+
+
+def allowed_among(owners: tuple[NodeId, ...], way: Way, active: ActiveGate, roster: Roster) -> Allowed:
+    """Return what may be asked of the versions that answer: nothing where the way asks no expert.
+
+    Raises NotFoundError for an owner without leaves, NotReadyError where nothing is left that could answer.
+    """
+    speaking: Speaking = "with columns" if way.uses_sums else "all"
+    found = roster.allowed(owners, speaking if way.asks_experts else "none")
+    if way.asks_experts and found.is_empty and not way.falls_back:
         raise NotReadyError(
             "experts",
             found=f"none of gate {active.version} has a published version",
             expected="at least one",
             remedy="list them: swarm experts",
         )
-    return allowed
+    return found
 
 
 def _nobody(active: ActiveGate, query: Query, fallen: Rows, missing: set[int]) -> NotReadyError:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.gating.distances import Floats, check_features, squared_distances
+from swarm.gating.distances import Floats, check_features
 from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.prototype_gate import PrototypeGate
 from swarm.gating.regions import QUANTILES
@@ -54,7 +54,7 @@ def out_of_distribution(
     """
     if indexed is None:
         points = check_features(features, gate.feature_size, "query features")
-        costs = squared_distances(points, gate.prototypes.astype(np.float64))
+        costs = gate.squared_distances(points)
         nearest: NDArray[np.int64] = costs.argmin(axis=1)
         least = costs[np.arange(len(costs)), nearest]
     else:

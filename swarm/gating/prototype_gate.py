@@ -47,6 +47,9 @@ class PrototypeGate:
     branches: PrototypeBranches | None = None
     _wide: NDArray[np.float64] = field(init=False, repr=False)
     _norms: NDArray[np.float64] = field(init=False, repr=False)
+    _order: NDArray[np.int64] = field(init=False, repr=False)
+    _starts: NDArray[np.int64] = field(init=False, repr=False)
+    """The prototypes by region, and where each region's begin."""
 
     def __post_init__(self) -> None:
         check_features(self.prototypes, subject="gate prototypes")
@@ -75,6 +78,9 @@ class PrototypeGate:
             )
         object.__setattr__(self, "_wide", self.prototypes.astype(np.float64))
         object.__setattr__(self, "_norms", np.einsum("kd,kd->k", self._wide, self._wide))
+        order = np.argsort(rows, kind="stable")
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_starts", np.searchsorted(rows[order], np.arange(regions)))
 
     @property
     def tree(self) -> Tree:
@@ -209,11 +215,15 @@ class PrototypeGate:
         if not (np.isfinite(degree) and degree > 0):
             raise InvalidInputError("temperature", found=str(degree), expected="a positive number")
         points = check_features(features, self.feature_size, "query features")
-        distances = squared_distances(points, self._wide, self._norms)
+        distances = self.squared_distances(points)
         regions = _floored(self._per_region(prototype_shares(distances, self.log_prior, degree)))
         if self.branches is None:
             return regions
         return self.tree.leaf_weights(regions, self.branches.shares(points, degree))
+
+    def squared_distances(self, points: Floats) -> NDArray[np.float64]:
+        """Return the squared distance of each of the points [B, D] to each prototype, [B, K]."""
+        return squared_distances(points, self._wide, self._norms)
 
     def novelty(self, features: NDArray[np.generic], leaves: NDArray[np.integer] | None = None) -> Floats:
         """Return how far out each row is, float32 [B]: distance to the nearest prototype over its .99 radius.
@@ -222,7 +232,7 @@ class PrototypeGate:
         regions: all, or those of the region that each row's leaf is in, where `leaves` int64 [B] names one.
         """
         points = check_features(features, self.feature_size, "query features")
-        costs = squared_distances(points, self._wide, self._norms)
+        costs = self.squared_distances(points)
         if leaves is not None:
             own = np.array(self.tree.region_of)[np.asarray(leaves)]
             costs[self.leaf_rows[None, :] != own[:, None]] = np.inf
@@ -233,9 +243,7 @@ class PrototypeGate:
         return novel
 
     def _per_region(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        order = np.argsort(self.leaf_rows, kind="stable")
-        starts = np.searchsorted(self.leaf_rows[order], np.arange(len(self.tree.regions)))
-        return np.add.reduceat(shares[:, order], starts, axis=1)
+        return np.add.reduceat(shares[:, self._order], self._starts, axis=1)
 
 
 def node_names(leaves: int, branches: int) -> list[str]:

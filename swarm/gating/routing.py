@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,41 @@ class RoutePlan:
     """Only some leaves are in the order (`plan_listed`)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Experts:
+    """The E distinct experts of the leaves that may be asked, of L: what plans of many queries share.
+
+    rows int64 [A] are those leaves, rising, columns int64 [A] each one's expert, numbered as they come;
+    speakers int64 [E] the first leaf of each expert.
+    """
+
+    leaves: int
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    speakers: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.speakers)
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64], allowed: NDArray[np.bool_]) -> Self:
+        """Return the experts of leaves [L]: those with one number (>= 0 where allowed) share one."""
+        rows = np.flatnonzero(allowed)
+        own = numbers[rows]
+        first = np.full(int(own.max(initial=-1)) + 1, len(numbers), dtype=np.int64)
+        np.minimum.at(first, own, rows)
+        is_first = np.zeros(len(numbers), dtype=bool)
+        is_first[first[own]] = True
+        speakers = np.flatnonzero(is_first)
+        column = np.empty_like(first)
+        column[numbers[speakers]] = np.arange(len(speakers))
+        return cls(leaves=len(numbers), rows=rows, columns=column[own], speakers=speakers)
+
+    def speaker_of(self, leaf: int) -> int:
+        """Return the first leaf with the expert of one that may be asked."""
+        return int(self.speakers[self.columns[np.searchsorted(self.rows, leaf)]])
+
+
 def plan_route(
     weights: NDArray[np.floating],
     leaf_identity: Sequence[Hashable],
@@ -44,34 +80,35 @@ def plan_route(
         raise ShapeMismatchError(
             "leaf weights", found=str(list(shares.shape)), expected=f"[B, {len(leaf_identity)}]"
         )
-    if top_k < 1:
-        raise InvalidInputError("top_k", found=str(top_k), expected="at least 1")
-    if not np.isfinite(shares).all() or (shares < 0).any():
-        raise InvalidInputError("leaf weights", found="a weight that is negative or not finite")
     open_leaves = np.ones(shares.shape[1], dtype=bool) if allowed is None else np.asarray(allowed, dtype=bool)
     if open_leaves.shape != (shares.shape[1],):
         raise ShapeMismatchError(
             "allowed leaves", found=str(open_leaves.shape), expected=f"[{shares.shape[1]}]"
         )
 
-    speakers: dict[Hashable, int] = {}
-    columns: list[int] = []
-    rows = np.flatnonzero(open_leaves)
-    for row in rows:
-        columns.append(speakers.setdefault(leaf_identity[int(row)], len(speakers)))
-    leaf_of = np.full(len(speakers), -1, dtype=np.int64)
-    for row, column in zip(rows[::-1], columns[::-1], strict=True):
-        leaf_of[column] = row
-    merged = np.zeros((len(shares), len(speakers)))
-    for row, column in zip(rows, columns, strict=True):
-        merged[:, column] += shares[:, row]
+    known: dict[Hashable, int] = {}
+    numbers = np.array([known.setdefault(each, len(known)) for each in leaf_identity], dtype=np.int64)
+    return plan_among(shares, Experts.of(numbers, open_leaves), top_k)
 
+
+def plan_among(weights: NDArray[np.floating], experts: Experts, top_k: int) -> RoutePlan:
+    """Return the plan of `plan_route` for weights [B, L] of leaves whose experts are known."""
+    shares = np.asarray(weights, dtype=np.float64)
+    if shares.ndim != 2 or shares.shape[1] != experts.leaves:
+        raise ShapeMismatchError(
+            "leaf weights", found=str(list(shares.shape)), expected=f"[B, {experts.leaves}]"
+        )
+    if top_k < 1:
+        raise InvalidInputError("top_k", found=str(top_k), expected="at least 1")
+    if not np.isfinite(shares).all() or (shares < 0).any():
+        raise InvalidInputError("leaf weights", found="a weight that is negative or not finite")
+    merged = _merged(shares, experts)
     if not np.isfinite(merged).all():
         raise InvalidInputError("leaf weights", found="weights whose sum is not finite")
-    ranked = np.argsort(-merged, axis=1, kind="stable")
-    order = leaf_of[ranked]
+    ranked = _ranked(merged)
+    order = experts.speakers[ranked]
     order_weights = _normalised(np.take_along_axis(merged, ranked, axis=1))
-    kept = min(top_k, len(speakers))
+    kept = min(top_k, len(experts))
     choices = np.full((len(shares), top_k), -1, dtype=np.int64)
     chosen = np.zeros((len(shares), top_k))
     choices[:, :kept] = order[:, :kept]
@@ -82,6 +119,32 @@ def plan_route(
         order=order,
         order_weights=order_weights.astype(np.float32),
     )
+
+
+def _ranked(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the places of finite weights [B, E] by falling weight, of equals the lower first.
+
+    That is a stable sort, at a fifth of its time: the fast one, and then what is equal by its places.
+    """
+    found = np.argsort(-weights, axis=1)
+    falling = np.take_along_axis(weights, found, axis=1)
+    begins = np.ones(falling.shape, dtype=np.int64)
+    np.not_equal(falling[:, 1:], falling[:, :-1], out=begins[:, 1:], casting="unsafe")
+    if begins.all():
+        return found
+    group = begins.cumsum(axis=1) * weights.shape[1]
+    ranked: NDArray[np.int64] = np.sort(group + found, axis=1) - group
+    return ranked
+
+
+def _merged(shares: NDArray[np.float64], experts: Experts) -> NDArray[np.float64]:
+    """Return what each expert has of the rows, [B, E]: its leaves' shares, added up in their order."""
+    if len(experts) == len(experts.rows):
+        return np.take(shares, experts.rows, axis=1) + 0.0
+    found = np.empty((len(shares), len(experts)))
+    for row, own in enumerate(shares):
+        found[row] = np.bincount(experts.columns, own[experts.rows], len(experts))
+    return found
 
 
 def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,8 @@ A node is a leaf, by its row, or a branch, by the number of leaves plus its own 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +59,13 @@ class Tree:
         object.__setattr__(self, "region_of", tuple(of_node[leaf] for leaf in range(self.leaves)))
         object.__setattr__(self, "_downward", tuple(downward))
 
-    @classmethod
-    def flat(cls, leaves: int) -> Self:
-        """Return the tree of a gate without branches: every leaf is a region."""
-        return cls(leaves=leaves, parents=(-1,) * leaves, regions=tuple(range(leaves)), children=())
+    @staticmethod
+    def flat(leaves: int) -> "Tree":
+        """Return the tree of a gate without branches: every leaf is a region. Every query asks for it."""
+        return _flat(leaves)
 
     @classmethod
-    def of(cls, leaves: Sequence[Place], branches: Sequence[Place]) -> Self:
+    def of(cls, leaves: Sequence[Place], branches: Sequence[Place]) -> "Tree":
         """Return the tree of these leaves and branches.
 
         Raises InvalidInputError, naming the leaf, for an unknown parent, one of another owner, a name that
@@ -149,6 +150,11 @@ class Tree:
             parts[given.argmax()] += whole - parts.sum()
             below += zip(self.children[node - self.leaves], parts.tolist(), strict=True)
         return found
+
+
+@lru_cache(maxsize=8)
+def _flat(leaves: int) -> Tree:
+    return Tree(leaves=leaves, parents=(-1,) * leaves, regions=tuple(range(leaves)), children=())
 
 
 def softmax_shares(scores: NDArray[np.floating], temperature: float) -> Doubles:

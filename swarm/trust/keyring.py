@@ -103,6 +103,11 @@ class Keyring:
         self._revocations = found
         self._revoked = frozenset(found.value.nodes)
 
+    @property
+    def revoked(self) -> frozenset[NodeId]:
+        """The members that the newest known list names; the same object until there is a newer list."""
+        return self._revoked
+
     def is_revoked(self, member: NodeId) -> bool:
         """Return whether the newest known list names a member."""
         return member in self._revoked

@@ -18,6 +18,7 @@ from coordinator.live_nodes import LiveNodes
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
+from swarm.answering.head_changes import HeadChanges
 from swarm.answering.known_head import KnownHead
 from swarm.answering.routing import Router
 from swarm.digests import digest_of
@@ -198,6 +199,16 @@ class SmallHeads(dict[ExpertId, KnownHead]):
     def __init__(self, known: dict[ExpertId, KnownHead]) -> None:
         super().__init__(known)
         self.pinned: dict[str, KnownHead] = {}
+        self._changes, self._before = HeadChanges(), (dict(self), dict(self.pinned))
+
+    @property
+    def changes(self) -> HeadChanges:
+        """What was changed since the last look, whoever did it."""
+        present = dict(self), dict(self.pinned)
+        if present != self._before:
+            self._changes.note(*KNOWS)
+            self._before = present
+        return self._changes
 
     def answering(self, leaf: GateLeaf) -> KnownHead | None:
         return self.pinned.get(leaf.manifest) if leaf.manifest else self.get(leaf.expert)

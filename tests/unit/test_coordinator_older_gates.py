@@ -63,10 +63,12 @@ async def test_a_version_that_never_was_or_lost_its_arrays_is_not_found_by_name(
     assert (await older.get(5)).version == 5
 
 
-async def test_what_is_withdrawn_while_a_version_is_loaded_is_not_answered_from_it() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_is_withdrawn_while_a_version_is_loaded_is_not_answered_from_it(kept: bool) -> None:
     files: Any = Files()
     withdrawn: set[str] = set()
-    older = OlderGates(files, lambda leaf: leaf.owner in withdrawn)
+    by = (lambda: (frozenset(withdrawn),)) if kept else None
+    older = OlderGates(files, lambda leaf: leaf.owner in withdrawn, withdrawn=by)
     owners = {leaf.owner for leaf in (await older.get(3)).value.leaves}
     withdrawn.add(next(iter(owners)))
     with pytest.raises(NotFoundError, match=r"gate 3: .*withdrawn since"):

@@ -95,3 +95,37 @@ def test_wrong_weights_are_refused() -> None:
     for bad in (np.nan, np.inf, -0.1):
         with pytest.raises(InvalidInputError, match="negative or not finite"):
             plan_route(np.array([[bad, 1.0]]), ["a", "b"], 1)
+
+
+def one_leaf_after_the_other(
+    weights: np.ndarray, identity: list[str], allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order, its weights and what each distinct expert has, as the sums are defined."""
+    speakers: dict[str, int] = {}
+    for row in np.flatnonzero(allowed).tolist():
+        speakers.setdefault(identity[row], row)
+    merged = np.zeros((len(weights), len(speakers)))
+    for column, name in enumerate(speakers):
+        for row in np.flatnonzero(allowed).tolist():
+            if identity[row] == name:
+                merged[:, column] += weights[:, row].astype(np.float64)
+    ranked = np.argsort(-merged, axis=1, kind="stable")
+    falling = np.take_along_axis(merged, ranked, axis=1)
+    scaled = falling / falling.max(axis=1, keepdims=True)
+    return np.array([*speakers.values()])[ranked], scaled / scaled.sum(axis=1, keepdims=True), merged
+
+
+@pytest.mark.parametrize("names", [3, 400, 100_000])
+@pytest.mark.parametrize("ties", [False, True])
+def test_plans_over_many_leaves_have_the_bits_of_one_leaf_after_the_other(names: int, ties: bool) -> None:
+    rng = np.random.default_rng(names)
+    weights = rng.random((3, 700)).astype(np.float32)
+    if ties:
+        weights[rng.random(weights.shape) < 0.9] = 1e-12
+    identity = [str(number) for number in rng.integers(names, size=700)]
+    allowed = rng.random(700) < 0.8
+    plan = plan_route(weights, identity, 4, allowed)
+    order, shares, _ = one_leaf_after_the_other(weights, identity, allowed)
+    assert np.array_equal(plan.order, order)
+    assert plan.order_weights.tobytes() == shares.astype(np.float32).tobytes()
+    assert np.array_equal(plan.choices, order[:, :4][:, : plan.choices.shape[1]]) or names < 4
