@@ -28,12 +28,19 @@ OFFSET_KEY: Final = "swarm-offset"
 DELTA_PARENT_KEY: Final = "swarm-delta-parent"
 """Metadata of PublishDelta besides: the blob that the delta is to."""
 
+WINDOW_BYTES: Final = 4 << 20
+"""So much of a stream may be under way, or wait for its reader: 40 MB/s over a line of 100 ms."""
+
 _ENVELOPE_BYTES = 1 << 20
 _KEEPALIVE: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own guess of what is under way grows without bound where a busy machine answers pings late: a
+    # receiver was seen to hold 235 MiB of messages that nobody had read.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
 )
