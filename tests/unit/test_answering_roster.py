@@ -137,3 +137,28 @@ def test_who_is_revoked_answers_for_nothing_from_the_next_query_on(tmp_path: Pat
     mark = known.changes.mark
     known.keyring.set_revocations(sign_statement(listed, swarm.coordinator_signer))
     assert known.changes.mark == mark
+
+
+async def test_who_is_not_expected_to_hold_a_version_is_asked_last_however_fast_it_is() -> None:
+    swarm = SmallSwarm()
+    for name in ("ada", "dan"):
+        swarm.owners[name] = swarm._connect(name, serves="bob")
+    expected = {NodeId("bob"), NodeId("dan")}
+    swarm.live.holds = lambda node, *_: node in expected  # type: ignore[method-assign]
+    calls = swarm.router._router._calls
+    for _ in range(8):
+        calls.times.took(NodeId("bob"), 1, 2.0)
+        calls.times.took(NodeId("ada"), 1, 0.001)
+    way = {"combination": "gate", "top_k": 1, "owners": (NodeId("bob"),)}
+
+    async def server() -> str:
+        return (await swarm.ask("c", **way)).sources[0][0].served_by
+
+    assert await server() == "dan"
+    swarm.owners["dan"].fails = True
+    swarm.owners["bob"].fails = True
+    assert await server() == "ada"
+    expected.add(NodeId("ada"))
+    swarm.owners["bob"].fails = False
+    calls.times.took(NodeId("bob"), 1, 2.0)
+    assert await server() == "ada"
