@@ -4,18 +4,23 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from swarm.answering.combining import LEAST_SHARE, Reading, root_owners
 from swarm.answering.head_changes import MOST, HeadChanges
 from swarm.answering.known_head import KnownHead
 from swarm.answering.known_swarm import KnownSwarm
+from swarm.answering.leaf_index import LeafIndex
 from swarm.answering.roster import Allowed, Roster, Rosters
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import ExpertId, NodeId, SwarmId, expert_of, leaf_of
 from swarm.domain.members import RevocationList
+from swarm.gating.tree import Tree
 from swarm.trust.statements import sign_statement
 from tests.support.answers import SmallHeads, SmallSwarm, best, gate, head
 from tests.support.trust import SWARM, found
@@ -162,3 +167,26 @@ async def test_who_is_not_expected_to_hold_a_version_is_asked_last_however_fast_
     swarm.owners["bob"].fails = False
     calls.times.took(NodeId("bob"), 1, 2.0)
     assert await server() == "ada"
+
+
+def test_what_the_root_rests_on_is_added_up_one_region_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    owners = [NodeId("abc"[number]) for number in rng.integers(3, size=40)]
+    own = [
+        replace(gate().value.leaves[0], leaf=leaf_of(owner, row), owner=owner)
+        for row, owner in enumerate(owners)
+    ]
+    shares = (rng.random((5, 40)) ** 8).astype(np.float32)
+    shares /= shares.sum(axis=1, keepdims=True)
+    analytic = SimpleNamespace(region_shares=lambda *_: shares, tree=Tree.flat(40))
+    active: Any = SimpleNamespace(analytic=analytic, leaf_index=LeafIndex.of(own, Tree.flat(40)))
+    none = np.zeros((5, 1), np.float32)
+    found = root_owners(active, Reading(weights=none, scores=none, features=none), none)
+    for row in range(5):
+        sums: dict[str, np.float32] = {}
+        for owner, share in zip(owners, shares[row], strict=True):
+            sums[owner] = np.float32(sums.get(owner, np.float32(0)) + share)
+        ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+        assert [(each.owner, each.weight) for each in found[row]] == [
+            (owner, float(share)) for owner, share in ranked if share >= LEAST_SHARE
+        ]
