@@ -36,6 +36,7 @@ from swarm.domain.membership import (
     Caller,
     Event,
     Heartbeat,
+    PlacedVersions,
     SwarmStatus,
     TokenView,
     Welcome,
@@ -179,6 +180,10 @@ class Membership:
         task.add_done_callback(self._under_way.discard)
 
     # Who and what
+
+    async def placement(self) -> PlacedVersions:
+        """Return which nodes hold what answers, beside its owner."""
+        return self._parts.status.replicas.placement()
 
     async def status(self) -> SwarmStatus:
         return await self._parts.status.now()

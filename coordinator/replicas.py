@@ -6,6 +6,7 @@ stand in by their own reckoning besides, also while the coordinator is away (doc
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -18,12 +19,16 @@ from coordinator.placement import Place, Placeable, Places, plan_placement
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.call_times import CallTimes
 from swarm.answering.known_head import KnownHead
+from swarm.digests import digest_of
 from swarm.domain.ids import Digest, NodeId
+from swarm.domain.membership import PlacedVersions
 from swarm.rpc.ports import NodeLink
 
 LOOK_S: Final = 2.0
 GRACE_S: Final = 30.0
 """So long a node that is gone is expected back, and after a start of the coordinator every node is."""
+MOST_TOLD: Final = 4
+"""So many holders of a version are told to who routes elsewhere."""
 log = structlog.get_logger()
 
 
@@ -51,6 +56,7 @@ class Replicas:
         self._gone: dict[NodeId, float] = {}
         self._waited_for: set[Digest] = set()
         self._kicked = asyncio.Event()
+        self._told_of: tuple[float, PlacedVersions] = (-math.inf, PlacedVersions(mark="", nodes={}))
 
     async def run(self) -> None:
         """Look now and then, and whenever somebody waits for an expert that nobody there can answer with."""
@@ -102,6 +108,28 @@ class Replicas:
             count = sum(node.link.node == leaf.owner or head.digest in node.loaded for node in self._live)
             if count < self.replicas:
                 found[str(leaf.leaf)] = count
+        return found
+
+    def placement(self) -> PlacedVersions:
+        """Return who beside the owner has each version loaded, or was told to, as of a moment ago."""
+        now = self._clock()
+        if now - self._told_of[0] >= self._look_s:
+            nodes = self._placed()
+            mark = digest_of(repr(sorted(nodes.items())).encode())
+            self._told_of = now, PlacedVersions(mark=mark, nodes=nodes)
+        return self._told_of[1]
+
+    def _placed(self) -> Places:
+        loaded: dict[Digest, list[NodeId]] = {}
+        for node in sorted(self._live, key=lambda node: node.link.node):
+            for digest in node.loaded:
+                loaded.setdefault(digest, []).append(node.link.node)
+        found: Places = {}
+        for version in self._versions():
+            names = dict.fromkeys((*loaded.get(version.manifest, ()), *self._plan.get(version.manifest, ())))
+            names.pop(version.owner, None)
+            if names:
+                found[version.manifest] = tuple(names)[:MOST_TOLD]
         return found
 
     def _note_who_is_there(self) -> set[NodeId]:

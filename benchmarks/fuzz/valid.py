@@ -252,6 +252,7 @@ def _makers(on: Requests) -> dict[AnyMethod, Callable[[], Made]]:
 
     return {
         m.STATUS: plain(membership_pb2.StatusRequest),
+        m.GET_PLACEMENT: plain(membership_pb2.GetPlacementRequest),
         m.GET_RECORD: plain(lambda: membership_pb2.GetRecordRequest(id="ada")),
         m.GET_SPECIFICATION: plain(lambda: membership_pb2.GetSpecificationRequest(version=1)),
         m.GET_REVOCATIONS: plain(membership_pb2.GetRevocationsRequest),

@@ -100,6 +100,9 @@ class Node:
     def holders(self, manifest: Manifest, digest: Digest) -> list["Node"]:
         return [self]
 
+    def holds(self, node: NodeId, manifest: Manifest, digest: Digest) -> bool:
+        return True
+
     async def predict(self, request: ExpertRequest, timeout_s: float) -> list[ExpertAnswer]:
         return [
             ExpertAnswer(

@@ -184,8 +184,10 @@ class OpenInference:
     def _versions(self, expert: ExpertId) -> list[KnownHead]:
         """Return what of an expert can be asked: what answers in the gate first, then its newest."""
         active, newest = self._active(), self._heads.get(expert)
-        leaves = active.value.leaves if active is not None else ()
-        answering = [self._heads.answering(leaf) for leaf in leaves if leaf.expert == expert]
+        answering = []
+        if active is not None:
+            rows = active.leaf_index.by_expert.get(expert, ())
+            answering = [self._heads.answering(active.value.leaves[row]) for row in rows]
         found = {head.digest: head for head in (*answering, newest) if head is not None}
         return list(found.values())
 

@@ -60,6 +60,7 @@ class DirectAnswers:
             owners=lambda: self.known.owners,
             is_revoked=self.known.keyring.is_revoked,
             own=own,
+            placed=lambda digest: self.known.placed.get(digest, ()),
         )
         self._coordinator, self._registry, self._import_paths = coordinator, registry, tuple(import_paths)
         self._look_s = look_s

@@ -72,6 +72,9 @@ class Holders(Protocol):
     def holders(self, manifest: Manifest, digest: Digest) -> Sequence[LiveExperts]:
         """Return who can answer for this version now, the owner first, those under suspicion left out."""
 
+    def holds(self, node: NodeId, manifest: Manifest, digest: Digest) -> bool:
+        """Say whether one of these is expected to have the version: others are asked only where none is."""
+
 
 class ExpertCalls:
     """Calls to the live nodes' experts, and what they took."""
@@ -93,6 +96,11 @@ class ExpertCalls:
         names = [node.link.node for node in self._live.holders(head.manifest, head.digest)]
         now = time.monotonic()
         return sorted(names, key=lambda name: self._lacking.get((name, head.digest), 0.0) > now)
+
+    def is_expected(self, node: NodeId, head: KnownHead) -> bool:
+        """Say whether a holder is expected to have this version, and did not say otherwise a moment ago."""
+        lacks = self._lacking.get((node, head.digest), 0.0) > time.monotonic()
+        return not lacks and self._live.holds(node, head.manifest, head.digest)
 
     def nobody(self, head: KnownHead, tried: Iterable[NodeId]) -> None:
         """Called where nobody is left to ask for a version; what it raises ends the query."""

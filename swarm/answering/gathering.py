@@ -52,11 +52,13 @@ class _Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Place:
-    """Who can be asked for a part, by which version, speaking for which row of the gate."""
+    """Who can be asked for a part, by which version, speaking for which row of the gate; `is_expected` to
+    have it."""
 
     node: NodeId
     speaker: int
     head: KnownHead
+    is_expected: bool
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -122,12 +124,13 @@ class Gathering:
                     self._calls.nobody(head, self.failed.get(part.leaf, ()))
                 lost.setdefault(part.leaf, []).append(part.rows)
                 continue
-            best = self._calls.times.best([place.node for place in places], len(part.rows))
-            chosen.append((part, places[best], [*places[:best], *places[best + 1 :]]))
-        others = {id(part): rest for part, _, rest in chosen}
+            best = self._best(places, len(part.rows))
+            others = [place for place in places if place is not best and place.is_expected]
+            chosen.append((part, best, others))
+        beside = {id(part): rest for part, _, rest in chosen}
         for call in _by_node((part, place) for part, place, _ in chosen):
             self._calls.hedges.call()
-            self._start(call, [others[id(part)] for part, _ in call.parts.values()])
+            self._start(call, [beside[id(part)] for part, _ in call.parts.values()])
         if lost:
             self._want(self._lost({leaf: np.unique(np.concatenate(rows)) for leaf, rows in lost.items()}))
 
@@ -138,8 +141,15 @@ class Gathering:
         for speaker, head in self._speakers(part.leaf):
             for node in self._calls.holders(head):
                 if node not in passed:
-                    found.setdefault(node, _Place(node=node, speaker=speaker, head=head))
+                    expected = self._calls.is_expected(node, head)
+                    place = _Place(node=node, speaker=speaker, head=head, is_expected=expected)
+                    found.setdefault(node, place)
         return list(found.values())
+
+    def _best(self, places: Sequence[_Place], rows: int) -> _Place:
+        """Return whom of these to ask first: who is expected to have the version, where anybody is."""
+        likely = [place for place in places if place.is_expected] or places
+        return likely[self._calls.times.best([place.node for place in likely], rows)]
 
     def _start(self, call: _Call, others: Sequence[Sequence[_Place]] = ()) -> None:
         """Begin a call; `others`: who could be asked for each of its parts as well (none: no hedge)."""
@@ -188,12 +198,11 @@ class Gathering:
                 continue
             call.hedge_at = NEVER
             open_parts = [part for part, _ in call.parts.values() if not part.answered]
-            choices = [self._places(part) for part in open_parts]
+            choices = [[each for each in self._places(part) if each.is_expected] for part in open_parts]
             if not all(choices) or not self._calls.hedges.take():
                 continue
             best = [
-                places[self._calls.times.best([place.node for place in places], len(part.rows))]
-                for part, places in zip(open_parts, choices, strict=True)
+                self._best(places, len(part.rows)) for part, places in zip(open_parts, choices, strict=True)
             ]
             for hedge in _by_node(zip(open_parts, best, strict=True)):
                 self._start(hedge)

@@ -1,8 +1,9 @@
 """A swarm as a client or a node knows it, verified and on disk: enough to route without the coordinator.
 
-The gate with its arrays, the manifests of the versions that answer, who is revoked, and where nodes listen.
-Gates, manifests, records, the specification and the revocation list are signed, and verified here; which
-version is an expert's newest, and where a node listens, is what registry and coordinator say over mutual TLS.
+The gate with its arrays, the manifests of the versions that answer, who is revoked, and where nodes listen
+and what they hold. Gates, manifests, records, the specification and the revocation list are signed, and
+verified here; which version is an expert's newest, where a node listens, and which others hold a version, is
+what registry and coordinator say over mutual TLS.
 """
 
 import asyncio
@@ -54,6 +55,12 @@ class KnownSwarm:
             NodeId(name): address for name, address in self._kept.table("nodes").items()
         }
         """Where nodes listen, `host:port`; those that do not are absent."""
+        self.placed: Mapping[Digest, tuple[NodeId, ...]] = {
+            Digest(manifest): tuple(map(NodeId, nodes.split()))
+            for manifest, nodes in self._kept.table("placement").items()
+        }
+        """On which nodes the coordinator has the versions that answer, beside their owners."""
+        self._placement_mark = ""
         self._take_kept()
 
     def specification(self) -> Specification:
@@ -130,6 +137,7 @@ class KnownSwarm:
         try:
             await self.refresh_members(coordinator)
             gate = await self._newest_gate(coordinator, registry)
+            await self._refresh_placement(coordinator)
         except SwarmError as error:
             refusals.append(error)
         try:
@@ -153,6 +161,14 @@ class KnownSwarm:
                 nodes.pop(view.id, None)
         self.nodes = nodes
         await asyncio.to_thread(self._kept.keep_table, "nodes", nodes.items())
+
+    async def _refresh_placement(self, coordinator: CoordinatorClient) -> None:
+        found = await coordinator.placement(self._placement_mark)
+        if found is None:
+            return
+        self.placed, self._placement_mark = found.nodes, found.mark
+        rows = [(manifest, " ".join(nodes)) for manifest, nodes in found.nodes.items()]
+        await asyncio.to_thread(self._kept.keep_table, "placement", rows)
 
     async def take_specification(self, envelope: bytes) -> None:
         """Take up a specification; VerificationError if the coordinator did not sign it, or its trunk is

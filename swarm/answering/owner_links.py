@@ -67,11 +67,13 @@ class OwnerLinks:
         owners: Callable[[], Iterable[NodeId]],
         is_revoked: Callable[[NodeId], bool],
         own: ExpertLink | None = None,
+        placed: Callable[[Digest], tuple[NodeId, ...]] = lambda digest: (),
     ) -> None:
         """`nodes`: where they listen; `owners`: those with leaves in the gate; `own`: this process's own
-        experts, if it has any."""
+        experts, if it has any; `placed`: on which nodes the coordinator has a version, beside its owner."""
         self._source, self._nodes, self._owners, self._is_revoked = source, nodes, owners, is_revoked
         self._own = None if own is None else OwnLink(own)
+        self._placed = placed
         self._open: dict[NodeId, OwnerLink] = {}
         self._ranked_of: Iterable[NodeId] = ()
         self._ranked: dict[ExpertId, tuple[NodeId, ...]] = {}
@@ -100,13 +102,20 @@ class OwnerLinks:
         return known
 
     def holders(self, manifest: Manifest, digest: Digest) -> list[OwnerLink | OwnLink]:
-        """Return who can answer for a version: its owner, then those that are to stand in for it; a
-        serve-only expert is its owner's alone. One that does not hold it says so when it is asked."""
+        """Return who can answer for a version: its owner, then those that the coordinator placed it on, then
+        those that stand in for it anyway; a serve-only expert is its owner's alone. One that does not hold it
+        says so when it is asked."""
         names: tuple[NodeId, ...] = (manifest.owner,)
         if manifest.share != "serve-only":
-            names = (manifest.owner, *self._stand_ins(manifest.expert, manifest.owner))
-        found = [self.get(name) for name in names]
+            names = (*names, *self._placed(digest), *self._stand_ins(manifest.expert, manifest.owner))
+        found = [self.get(name) for name in dict.fromkeys(names)]
         return [each for each in found if each is not None and not each.suspected]
+
+    def holds(self, node: NodeId, manifest: Manifest, digest: Digest) -> bool:
+        """Say whether one of the holders is expected to have a version: those that it was placed on, where
+        that is known; else nobody can tell."""
+        placed = self._placed(digest)
+        return not placed or node == manifest.owner or node in placed
 
     async def close(self) -> None:
         """Close all connections."""

@@ -166,6 +166,15 @@ class SwarmStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedVersions:
+    """Which nodes hold, or were told to hold, each version that answers, beside its owner: those that have it
+    loaded first. The same `mark` says the same."""
+
+    mark: str
+    nodes: Mapping[Digest, tuple[NodeId, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryHealth:
     """What `swarm doctor` learns from the registry. `owners`: what each fills; `node_quota_bytes`: what each
     node may, 0: no limit."""

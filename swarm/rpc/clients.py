@@ -22,6 +22,7 @@ from swarm.domain.membership import (
     ContributionOutcome,
     Event,
     Head,
+    PlacedVersions,
     RegistryHealth,
     SwarmStatus,
     TokenView,
@@ -81,6 +82,13 @@ class CoordinatorClient(GrowthCalls):
         reply = await self.connection.unary(m.STATUS, membership_pb2.StatusRequest(), timeout_s)
         with reply_checked(self.connection.peer):
             return convert.status_from_pb(reply)
+
+    async def placement(self, known: str = "", timeout_s: float = UNARY_TIMEOUT_S) -> PlacedVersions | None:
+        """Return which nodes hold what answers; None where that is what the mark `known` says."""
+        request = membership_pb2.GetPlacementRequest(known=known)
+        reply = await self.connection.unary(m.GET_PLACEMENT, request, timeout_s)
+        with reply_checked(self.connection.peer):
+            return convert.placed_from_pb(reply, known)
 
     async def record(self, member: NodeId, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
         """Return a member's record, signed by the CA."""

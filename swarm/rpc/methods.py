@@ -85,6 +85,13 @@ def _parsed(kind: type[Parsed], data: bytes, path: str) -> Parsed:
 AnyMethod = Method[Any, Any]
 
 STATUS = Method("Membership", "Status", membership_pb2.StatusRequest, membership_pb2.StatusReply, EVERYONE)
+GET_PLACEMENT = Method(
+    "Membership",
+    "GetPlacement",
+    membership_pb2.GetPlacementRequest,
+    membership_pb2.GetPlacementReply,
+    EVERYONE,
+)
 GET_RECORD = Method("Membership", "GetRecord", membership_pb2.GetRecordRequest, types_pb2.Signed, EVERYONE)
 GET_SPECIFICATION = Method(
     "Membership", "GetSpecification", membership_pb2.GetSpecificationRequest, types_pb2.Signed, EVERYONE

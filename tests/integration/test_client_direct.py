@@ -18,7 +18,7 @@ from swarm.domain.errors import InvalidInputError, NotFoundError, UnreachableErr
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, ExpertAnswer, ExpertRequest
-from swarm.rpc.server import create_server
+from swarm.rpc.server import RpcServer, create_server
 from swarm.rpc.servicers import expert_service
 from tests.support.coordinator import BackEnd, SmallNode, back_end, samples
 
@@ -60,21 +60,30 @@ class Small:
         self.back_end, self.stack, self.folder = back_end, stack, folder
         self.nodes: dict[str, SmallNode] = {}
         self.listeners: dict[str, Listener] = {}
+        self.servers: dict[str, RpcServer] = {}
 
-    async def plant(self, name: str, classes: str, *, listens: bool = True, **options: Any) -> None:
+    async def plant(
+        self, name: str, classes: str, *, listens: bool = True, trains: bool = True, **options: Any
+    ) -> None:
         """Let a node join, train, and be routed to."""
         identity = await self.back_end.join(name)
         node = SmallNode(self.back_end, identity, tuple(classes), **options)
         if listens:
             listener = self.listeners[name] = Listener(node)
-            server = create_server(
+            server = self.servers[name] = create_server(
                 identity.folder, lambda other: node.keyring.is_revoked(other), [expert_service(listener)]
             )
             node.advertise = f"127.0.0.1:{server.add_port('127.0.0.1:0')}"
             await server.start()
             self.stack.push_async_callback(server.stop, 0)
         self.nodes[name] = await self.back_end.connect(node)
-        await node.train()
+        if trains:
+            await node.train()
+
+    async def kill(self, name: str) -> None:
+        """End a node at once."""
+        await self.servers[name].stop(0)
+        await self.nodes[name].disconnect()
 
     def client(self, cache: str, **options: Any) -> AsyncClient:
         return AsyncClient(

@@ -36,7 +36,16 @@ from swarm.domain.inference import (
     SocketBytes,
 )
 from swarm.domain.members import Role
-from swarm.domain.membership import Caller, Event, Heartbeat, Hello, SwarmStatus, TokenView, Welcome
+from swarm.domain.membership import (
+    Caller,
+    Event,
+    Heartbeat,
+    Hello,
+    PlacedVersions,
+    SwarmStatus,
+    TokenView,
+    Welcome,
+)
 from swarm.rpc.channel import Connection, open_channel
 from swarm.rpc.clients import CoordinatorClient
 from swarm.rpc.node_stream import Link
@@ -149,6 +158,9 @@ class Membership:
         self.parted.append(link.node)
         if self.links.get(link.node) is link:
             del self.links[link.node]
+
+    async def placement(self) -> PlacedVersions:
+        return PlacedVersions(mark="one", nodes={digest_of(b"manifest"): (NodeId("bob"), NodeId("ada"))})
 
     async def status(self) -> SwarmStatus:
         if self.refusal is not None:

@@ -11,7 +11,7 @@ from swarm.answering.known_swarm import KnownSwarm
 from swarm.answering.owner_links import OwnerLinks
 from swarm.digests import digest_of
 from swarm.domain.errors import NotReadyError, VerificationError
-from swarm.domain.ids import NodeId
+from swarm.domain.ids import Digest, NodeId
 from swarm.rpc.credentials import IdentitySource
 from swarm.transfer import likeliest
 from swarm.trust.statements import sign_statement
@@ -79,4 +79,29 @@ async def test_owners_are_asked_first_then_who_stands_in_and_nobody_who_is_revok
     assert links.get(ADA) is not ada and ADA in asked()
     revoked.add(ADA)
     assert links.get(ADA) is None and ADA not in asked()
+    await links.close()
+
+
+async def test_holders_by_hash_are_asked_after_those_that_an_expert_was_placed_on(tmp_path: Path) -> None:
+    app = found(tmp_path / "s", now=datetime.now(UTC)).member("app", role="client", now=datetime.now(UTC))
+    names = [ADA, BOB, DAN, EVE, NodeId("zed")]
+    value, digest = manifest("ada"), digest_of(b"m")
+    hashed = likeliest(value.expert, names[0], {*names[1:4]})[:2]
+    placed: dict[Digest, tuple[NodeId, ...]] = {}
+    links = OwnerLinks(
+        IdentitySource(app.folder),
+        nodes=lambda: {name: f"{name}:1" for name in names},
+        owners=lambda: names[:4],
+        is_revoked=lambda name: name == DAN,
+        placed=lambda digest: placed.get(digest, ()),
+    )
+
+    def order() -> list[str]:
+        return [each.link.node for each in links.holders(value, digest)]
+
+    by_hash = [name for name in hashed if name != "dan"]
+    assert order() == ["ada", *by_hash] and all(links.holds(NodeId(n), value, digest) for n in order())
+    placed[digest] = (NodeId("zed"), NodeId("dan"))
+    assert order() == ["ada", "zed", *by_hash]
+    assert [links.holds(NodeId(name), value, digest) for name in order()[:3]] == [True, True, False]
     await links.close()

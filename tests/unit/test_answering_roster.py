@@ -4,18 +4,23 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from swarm.answering.combining import LEAST_SHARE, Reading, root_owners
 from swarm.answering.head_changes import MOST, HeadChanges
 from swarm.answering.known_head import KnownHead
 from swarm.answering.known_swarm import KnownSwarm
+from swarm.answering.leaf_index import LeafIndex
 from swarm.answering.roster import Allowed, Roster, Rosters
 from swarm.domain.errors import NotFoundError
 from swarm.domain.gates import GateLeaf
 from swarm.domain.ids import ExpertId, NodeId, SwarmId, expert_of, leaf_of
 from swarm.domain.members import RevocationList
+from swarm.gating.tree import Tree
 from swarm.trust.statements import sign_statement
 from tests.support.answers import SmallHeads, SmallSwarm, best, gate, head
 from tests.support.trust import SWARM, found
@@ -137,3 +142,51 @@ def test_who_is_revoked_answers_for_nothing_from_the_next_query_on(tmp_path: Pat
     mark = known.changes.mark
     known.keyring.set_revocations(sign_statement(listed, swarm.coordinator_signer))
     assert known.changes.mark == mark
+
+
+async def test_who_is_not_expected_to_hold_a_version_is_asked_last_however_fast_it_is() -> None:
+    swarm = SmallSwarm()
+    for name in ("ada", "dan"):
+        swarm.owners[name] = swarm._connect(name, serves="bob")
+    expected = {NodeId("bob"), NodeId("dan")}
+    swarm.live.holds = lambda node, *_: node in expected  # type: ignore[method-assign]
+    calls = swarm.router._router._calls
+    for _ in range(8):
+        calls.times.took(NodeId("bob"), 1, 2.0)
+        calls.times.took(NodeId("ada"), 1, 0.001)
+    way = {"combination": "gate", "top_k": 1, "owners": (NodeId("bob"),)}
+
+    async def server() -> str:
+        return (await swarm.ask("c", **way)).sources[0][0].served_by
+
+    assert await server() == "dan"
+    swarm.owners["dan"].fails = True
+    swarm.owners["bob"].fails = True
+    assert await server() == "ada"
+    expected.add(NodeId("ada"))
+    swarm.owners["bob"].fails = False
+    calls.times.took(NodeId("bob"), 1, 2.0)
+    assert await server() == "ada"
+
+
+def test_what_the_root_rests_on_is_added_up_one_region_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    owners = [NodeId("abc"[number]) for number in rng.integers(3, size=40)]
+    own = [
+        replace(gate().value.leaves[0], leaf=leaf_of(owner, row), owner=owner)
+        for row, owner in enumerate(owners)
+    ]
+    shares = (rng.random((5, 40)) ** 8).astype(np.float32)
+    shares /= shares.sum(axis=1, keepdims=True)
+    analytic = SimpleNamespace(region_shares=lambda *_: shares, tree=Tree.flat(40))
+    active: Any = SimpleNamespace(analytic=analytic, leaf_index=LeafIndex.of(own, Tree.flat(40)))
+    none = np.zeros((5, 1), np.float32)
+    found = root_owners(active, Reading(weights=none, scores=none, features=none), none)
+    for row in range(5):
+        sums: dict[str, np.float32] = {}
+        for owner, share in zip(owners, shares[row], strict=True):
+            sums[owner] = np.float32(sums.get(owner, np.float32(0)) + share)
+        ranked = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+        assert [(each.owner, each.weight) for each in found[row]] == [
+            (owner, float(share)) for owner, share in ranked if share >= LEAST_SHARE
+        ]

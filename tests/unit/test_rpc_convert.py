@@ -35,6 +35,7 @@ from swarm.domain.membership import (
     Head,
     Heartbeat,
     NodeView,
+    PlacedVersions,
     RegistryHealth,
     SwarmStatus,
     TokenView,
@@ -43,7 +44,7 @@ from swarm.domain.membership import (
 from swarm.rpc import convert
 from swarm.rpc.convert.inference import MAX_OPTIONS
 from swarm.rpc.convert.tensors import WIRE_DTYPES
-from swarm.rpc.pb import expert_pb2, types_pb2
+from swarm.rpc.pb import expert_pb2, membership_pb2, types_pb2
 from tests.support.rpc import Experts, expert_request, hello, trial
 
 A, B = digest_of(b"a"), digest_of(b"b")
@@ -454,3 +455,26 @@ def test_a_hello_that_would_burden_every_status_is_refused_by_its_field(field: s
     """What a node says of itself is kept while it is connected and repeated to whoever asks."""
     with pytest.raises(InvalidInputError, match=field):
         convert.hello_from_pb(convert.hello_to_pb(replace(hello(), **{field: value})))
+
+
+def test_a_placement_comes_over_the_wire_as_it_is_and_a_false_one_is_refused() -> None:
+    ada, bob, eve = map(NodeId, ("ada", "bob", "eve"))
+    placed = PlacedVersions(
+        mark="m", nodes={digest_of(b"1"): (eve, ada), digest_of(b"2"): (), digest_of(b"3"): (bob,)}
+    )
+    assert convert.placed_from_pb(convert.placed_to_pb(placed, ""), "") == placed
+    short = convert.placed_to_pb(placed, "m")
+    assert not short.nodes and convert.placed_from_pb(short, "m") is None
+    for change in (
+        {"manifests": bytes(32)},
+        {"places": [0, 1]},
+        {"places": [0, 1, 3]},
+        {"counts": [1, 1, 2]},
+    ):
+        message = membership_pb2.GetPlacementReply()
+        message.CopyFrom(convert.placed_to_pb(placed, ""))
+        for name in change:
+            message.ClearField(name)
+        message.MergeFrom(membership_pb2.GetPlacementReply(**change))
+        with pytest.raises(InvalidInputError, match="placement"):
+            convert.placed_from_pb(message, "")

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.ids import Digest, node_id
+from swarm.domain.ids import Digest, NodeId, node_id
 from swarm.domain.membership import (
     ContributionOutcome,
     Event,
     Heartbeat,
     Hello,
     NodeView,
+    PlacedVersions,
     SwarmStatus,
     TokenView,
     Welcome,
@@ -27,6 +28,7 @@ from swarm.rpc.pb import gate_pb2, membership_pb2, node_stream_pb2, types_pb2
 
 _MAX_ACTIVITY = 200
 _MAX_NETS, _MAX_MANIFESTS, _MAX_SERVED = 1024, 1000, 1 << 16
+_DIGEST_BYTES = 32
 Item = TypeVar("Item")
 
 
@@ -207,6 +209,44 @@ def status_from_pb(message: membership_pb2.StatusReply) -> SwarmStatus:
         replicas=message.replicas,
         under_replicated=dict(message.under_replicated),
     )
+
+
+def placed_to_pb(placement: PlacedVersions, known: str) -> membership_pb2.GetPlacementReply:
+    """Return the reply for a caller who has what the mark `known` says."""
+    if placement.mark == known:
+        return membership_pb2.GetPlacementReply(mark=known)
+    names = sorted({node for nodes in placement.nodes.values() for node in nodes})
+    place = {name: number for number, name in enumerate(names)}
+    return membership_pb2.GetPlacementReply(
+        mark=placement.mark,
+        nodes=names,
+        manifests=b"".join(map(bytes.fromhex, placement.nodes)),
+        counts=[len(nodes) for nodes in placement.nodes.values()],
+        places=[place[node] for nodes in placement.nodes.values() for node in nodes],
+    )
+
+
+def placed_from_pb(message: membership_pb2.GetPlacementReply, known: str) -> PlacedVersions | None:
+    """Return a placement, None where it is what the caller has; InvalidInputError for one that is none."""
+    if known and message.mark == known:
+        return None
+    names, places = [node_id(name) for name in message.nodes], iter(message.places)
+    if len(message.manifests) != _DIGEST_BYTES * len(message.counts) or sum(message.counts) != len(
+        message.places
+    ):
+        raise InvalidInputError(
+            "placement",
+            found=f"{len(message.manifests)} bytes of digests, {len(message.counts)} counts,"
+            f" {len(message.places)} places",
+            expected="a digest for each count, and as many places as they say",
+        )
+    if any(place >= len(names) for place in message.places):
+        raise InvalidInputError("placement", found="a place without a node")
+    found: dict[Digest, tuple[NodeId, ...]] = {}
+    for row, count in enumerate(message.counts):
+        manifest = message.manifests[_DIGEST_BYTES * row : _DIGEST_BYTES * (row + 1)].hex()
+        found[Digest(manifest)] = tuple(names[next(places)] for _ in range(count))
+    return PlacedVersions(mark=message.mark, nodes=found)
 
 
 def _node_to_pb(node: NodeView) -> membership_pb2.NodeView:

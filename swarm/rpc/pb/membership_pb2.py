@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarm.rpc.pb import types_pb2 as swarm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarm/v1/membership.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x0f\n\rStatusRequest\"\xcd\x01\n\x08NodeView\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x11\n\tadvertise\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x11\n\tlast_seen\x18\x07 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\x08 \x03(\t\x12+\n\x0csocket_bytes\x18\t \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08software\x18\n \x01(\t\"\xb3\x04\n\x0bStatusReply\x12\r\n\x05swarm\x18\x01 \x01(\t\x12\x1d\n\x15specification_version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lass_names\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12!\n\x05nodes\x18\x05 \x03(\x0b\x32\x12.swarm.v1.NodeView\x12\x1c\n\x14leaves_without_owner\x18\x06 \x03(\t\x12\r\n\x05redis\x18\x07 \x01(\t\x12\x12\n\ndurability\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0bserver_time\x18\n \x01(\x01\x12+\n\x0csocket_bytes\x18\x0b \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x18\n\x10\x63\x65rtificate_days\x18\x0c \x01(\x01\x12\x36\n\tstand_ins\x18\r \x03(\x0b\x32#.swarm.v1.StatusReply.StandInsEntry\x12\x10\n\x08replicas\x18\x14 \x01(\r\x12\x44\n\x10under_replicated\x18\x15 \x03(\x0b\x32*.swarm.v1.StatusReply.UnderReplicatedEntry\x1a/\n\rStandInsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14UnderReplicatedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x1e\n\x10GetRecordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"*\n\x17GetSpecificationRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x17\n\x15GetRevocationsRequest\"C\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"0\n\x15RenewCertificateReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"7\n\x0cLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"J\n\x11RevokeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"=\n\nLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"]\n\x12\x43reateTokenRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x12\n\nlifetime_s\x18\x03 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"I\n\x10\x43reateTokenReply\x12\x11\n\tjoin_line\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"R\n\x13\x43reateBearerRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"E\n\x11\x43reateBearerReply\x12\r\n\x05token\x18\x01 \x01(\t\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"p\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x11\n\tuses_left\x18\x03 \x01(\r\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x0e\n\x06\x62\x65\x61rer\x18\x06 \x01(\t\"\x13\n\x11ListTokensRequest\"6\n\x0fListTokensReply\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.swarm.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x12\n\x10RevokeTokenReply\"=\n\rEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r2\xb9\x06\n\nMembership\x12\x38\n\x06Status\x12\x17.swarm.v1.StatusRequest\x1a\x15.swarm.v1.StatusReply\x12\x39\n\tGetRecord\x12\x1a.swarm.v1.GetRecordRequest\x1a\x10.swarm.v1.Signed\x12G\n\x10GetSpecification\x12!.swarm.v1.GetSpecificationRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x0eGetRevocations\x12\x1f.swarm.v1.GetRevocationsRequest\x1a\x10.swarm.v1.Signed\x12V\n\x10RenewCertificate\x12!.swarm.v1.RenewCertificateRequest\x1a\x1f.swarm.v1.RenewCertificateReply\x12\x35\n\x05Leave\x12\x16.swarm.v1.LeaveRequest\x1a\x14.swarm.v1.LeaveReply\x12?\n\nRevokeNode\x12\x1b.swarm.v1.RevokeNodeRequest\x1a\x14.swarm.v1.LeaveReply\x12G\n\x0b\x43reateToken\x12\x1c.swarm.v1.CreateTokenRequest\x1a\x1a.swarm.v1.CreateTokenReply\x12J\n\x0c\x43reateBearer\x12\x1d.swarm.v1.CreateBearerRequest\x1a\x1b.swarm.v1.CreateBearerReply\x12\x44\n\nListTokens\x12\x1b.swarm.v1.ListTokensRequest\x1a\x19.swarm.v1.ListTokensReply\x12G\n\x0bRevokeToken\x12\x1c.swarm.v1.RevokeTokenRequest\x1a\x1a.swarm.v1.RevokeTokenReply\x12\x34\n\x06\x45vents\x12\x17.swarm.v1.EventsRequest\x1a\x0f.swarm.v1.Event0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarm/v1/membership.proto\x12\x08swarm.v1\x1a\x14swarm/v1/types.proto\"\x0f\n\rStatusRequest\"\xcd\x01\n\x08NodeView\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x12\r\n\x05\x66\x65nce\x18\x04 \x01(\x04\x12\x11\n\tadvertise\x18\x05 \x01(\t\x12\x10\n\x08\x61\x63tivity\x18\x06 \x01(\t\x12\x11\n\tlast_seen\x18\x07 \x01(\x01\x12\x0f\n\x07\x65xperts\x18\x08 \x03(\t\x12+\n\x0csocket_bytes\x18\t \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x10\n\x08software\x18\n \x01(\t\"\xb3\x04\n\x0bStatusReply\x12\r\n\x05swarm\x18\x01 \x01(\t\x12\x1d\n\x15specification_version\x18\x02 \x01(\x04\x12\x13\n\x0b\x63lass_names\x18\x03 \x03(\t\x12\x14\n\x0cgate_version\x18\x04 \x01(\x04\x12!\n\x05nodes\x18\x05 \x03(\x0b\x32\x12.swarm.v1.NodeView\x12\x1c\n\x14leaves_without_owner\x18\x06 \x03(\t\x12\r\n\x05redis\x18\x07 \x01(\t\x12\x12\n\ndurability\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0bserver_time\x18\n \x01(\x01\x12+\n\x0csocket_bytes\x18\x0b \x01(\x0b\x32\x15.swarm.v1.SocketBytes\x12\x18\n\x10\x63\x65rtificate_days\x18\x0c \x01(\x01\x12\x36\n\tstand_ins\x18\r \x03(\x0b\x32#.swarm.v1.StatusReply.StandInsEntry\x12\x10\n\x08replicas\x18\x14 \x01(\r\x12\x44\n\x10under_replicated\x18\x15 \x03(\x0b\x32*.swarm.v1.StatusReply.UnderReplicatedEntry\x1a/\n\rStandInsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14UnderReplicatedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"$\n\x13GetPlacementRequest\x12\r\n\x05known\x18\x01 \x01(\t\"c\n\x11GetPlacementReply\x12\x0c\n\x04mark\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x03(\t\x12\x11\n\tmanifests\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x04 \x03(\r\x12\x0e\n\x06places\x18\x05 \x03(\r\"\x1e\n\x10GetRecordRequest\x12\n\n\x02id\x18\x01 \x01(\t\"*\n\x17GetSpecificationRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\x17\n\x15GetRevocationsRequest\"C\n\x17RenewCertificateRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"0\n\x15RenewCertificateReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\"7\n\x0cLeaveRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"J\n\x11RevokeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"=\n\nLeaveReply\x12\x14\n\x0cgate_version\x18\x01 \x01(\x04\x12\x19\n\x11withdrawn_experts\x18\x02 \x03(\t\"]\n\x12\x43reateTokenRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04uses\x18\x02 \x01(\r\x12\x12\n\nlifetime_s\x18\x03 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"I\n\x10\x43reateTokenReply\x12\x11\n\tjoin_line\x18\x01 \x01(\t\x12\"\n\x05token\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"R\n\x13\x43reateBearerRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\x01\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"E\n\x11\x43reateBearerReply\x12\r\n\x05token\x18\x01 \x01(\t\x12!\n\x04view\x18\x02 \x01(\x0b\x32\x13.swarm.v1.TokenView\"p\n\tTokenView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x11\n\tuses_left\x18\x03 \x01(\r\x12\x12\n\nexpires_at\x18\x04 \x01(\x01\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x0e\n\x06\x62\x65\x61rer\x18\x06 \x01(\t\"\x13\n\x11ListTokensRequest\"6\n\x0fListTokensReply\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.swarm.v1.TokenView\"9\n\x12RevokeTokenRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x12\n\x10RevokeTokenReply\"=\n\rEventsRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\r\n\x05limit\x18\x03 \x01(\r2\x85\x07\n\nMembership\x12\x38\n\x06Status\x12\x17.swarm.v1.StatusRequest\x1a\x15.swarm.v1.StatusReply\x12J\n\x0cGetPlacement\x12\x1d.swarm.v1.GetPlacementRequest\x1a\x1b.swarm.v1.GetPlacementReply\x12\x39\n\tGetRecord\x12\x1a.swarm.v1.GetRecordRequest\x1a\x10.swarm.v1.Signed\x12G\n\x10GetSpecification\x12!.swarm.v1.GetSpecificationRequest\x1a\x10.swarm.v1.Signed\x12\x43\n\x0eGetRevocations\x12\x1f.swarm.v1.GetRevocationsRequest\x1a\x10.swarm.v1.Signed\x12V\n\x10RenewCertificate\x12!.swarm.v1.RenewCertificateRequest\x1a\x1f.swarm.v1.RenewCertificateReply\x12\x35\n\x05Leave\x12\x16.swarm.v1.LeaveRequest\x1a\x14.swarm.v1.LeaveReply\x12?\n\nRevokeNode\x12\x1b.swarm.v1.RevokeNodeRequest\x1a\x14.swarm.v1.LeaveReply\x12G\n\x0b\x43reateToken\x12\x1c.swarm.v1.CreateTokenRequest\x1a\x1a.swarm.v1.CreateTokenReply\x12J\n\x0c\x43reateBearer\x12\x1d.swarm.v1.CreateBearerRequest\x1a\x1b.swarm.v1.CreateBearerReply\x12\x44\n\nListTokens\x12\x1b.swarm.v1.ListTokensRequest\x1a\x19.swarm.v1.ListTokensReply\x12G\n\x0bRevokeToken\x12\x1c.swarm.v1.RevokeTokenRequest\x1a\x1a.swarm.v1.RevokeTokenReply\x12\x34\n\x06\x45vents\x12\x17.swarm.v1.EventsRequest\x1a\x0f.swarm.v1.Event0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,42 +46,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREPLY_STANDINSENTRY']._serialized_end=794
   _globals['_STATUSREPLY_UNDERREPLICATEDENTRY']._serialized_start=796
   _globals['_STATUSREPLY_UNDERREPLICATEDENTRY']._serialized_end=850
-  _globals['_GETRECORDREQUEST']._serialized_start=852
-  _globals['_GETRECORDREQUEST']._serialized_end=882
-  _globals['_GETSPECIFICATIONREQUEST']._serialized_start=884
-  _globals['_GETSPECIFICATIONREQUEST']._serialized_end=926
-  _globals['_GETREVOCATIONSREQUEST']._serialized_start=928
-  _globals['_GETREVOCATIONSREQUEST']._serialized_end=951
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=953
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=1020
-  _globals['_RENEWCERTIFICATEREPLY']._serialized_start=1022
-  _globals['_RENEWCERTIFICATEREPLY']._serialized_end=1070
-  _globals['_LEAVEREQUEST']._serialized_start=1072
-  _globals['_LEAVEREQUEST']._serialized_end=1127
-  _globals['_REVOKENODEREQUEST']._serialized_start=1129
-  _globals['_REVOKENODEREQUEST']._serialized_end=1203
-  _globals['_LEAVEREPLY']._serialized_start=1205
-  _globals['_LEAVEREPLY']._serialized_end=1266
-  _globals['_CREATETOKENREQUEST']._serialized_start=1268
-  _globals['_CREATETOKENREQUEST']._serialized_end=1361
-  _globals['_CREATETOKENREPLY']._serialized_start=1363
-  _globals['_CREATETOKENREPLY']._serialized_end=1436
-  _globals['_CREATEBEARERREQUEST']._serialized_start=1438
-  _globals['_CREATEBEARERREQUEST']._serialized_end=1520
-  _globals['_CREATEBEARERREPLY']._serialized_start=1522
-  _globals['_CREATEBEARERREPLY']._serialized_end=1591
-  _globals['_TOKENVIEW']._serialized_start=1593
-  _globals['_TOKENVIEW']._serialized_end=1705
-  _globals['_LISTTOKENSREQUEST']._serialized_start=1707
-  _globals['_LISTTOKENSREQUEST']._serialized_end=1726
-  _globals['_LISTTOKENSREPLY']._serialized_start=1728
-  _globals['_LISTTOKENSREPLY']._serialized_end=1782
-  _globals['_REVOKETOKENREQUEST']._serialized_start=1784
-  _globals['_REVOKETOKENREQUEST']._serialized_end=1841
-  _globals['_REVOKETOKENREPLY']._serialized_start=1843
-  _globals['_REVOKETOKENREPLY']._serialized_end=1861
-  _globals['_EVENTSREQUEST']._serialized_start=1863
-  _globals['_EVENTSREQUEST']._serialized_end=1924
-  _globals['_MEMBERSHIP']._serialized_start=1927
-  _globals['_MEMBERSHIP']._serialized_end=2752
+  _globals['_GETPLACEMENTREQUEST']._serialized_start=852
+  _globals['_GETPLACEMENTREQUEST']._serialized_end=888
+  _globals['_GETPLACEMENTREPLY']._serialized_start=890
+  _globals['_GETPLACEMENTREPLY']._serialized_end=989
+  _globals['_GETRECORDREQUEST']._serialized_start=991
+  _globals['_GETRECORDREQUEST']._serialized_end=1021
+  _globals['_GETSPECIFICATIONREQUEST']._serialized_start=1023
+  _globals['_GETSPECIFICATIONREQUEST']._serialized_end=1065
+  _globals['_GETREVOCATIONSREQUEST']._serialized_start=1067
+  _globals['_GETREVOCATIONSREQUEST']._serialized_end=1090
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=1092
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=1159
+  _globals['_RENEWCERTIFICATEREPLY']._serialized_start=1161
+  _globals['_RENEWCERTIFICATEREPLY']._serialized_end=1209
+  _globals['_LEAVEREQUEST']._serialized_start=1211
+  _globals['_LEAVEREQUEST']._serialized_end=1266
+  _globals['_REVOKENODEREQUEST']._serialized_start=1268
+  _globals['_REVOKENODEREQUEST']._serialized_end=1342
+  _globals['_LEAVEREPLY']._serialized_start=1344
+  _globals['_LEAVEREPLY']._serialized_end=1405
+  _globals['_CREATETOKENREQUEST']._serialized_start=1407
+  _globals['_CREATETOKENREQUEST']._serialized_end=1500
+  _globals['_CREATETOKENREPLY']._serialized_start=1502
+  _globals['_CREATETOKENREPLY']._serialized_end=1575
+  _globals['_CREATEBEARERREQUEST']._serialized_start=1577
+  _globals['_CREATEBEARERREQUEST']._serialized_end=1659
+  _globals['_CREATEBEARERREPLY']._serialized_start=1661
+  _globals['_CREATEBEARERREPLY']._serialized_end=1730
+  _globals['_TOKENVIEW']._serialized_start=1732
+  _globals['_TOKENVIEW']._serialized_end=1844
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1846
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1865
+  _globals['_LISTTOKENSREPLY']._serialized_start=1867
+  _globals['_LISTTOKENSREPLY']._serialized_end=1921
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1923
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1980
+  _globals['_REVOKETOKENREPLY']._serialized_start=1982
+  _globals['_REVOKETOKENREPLY']._serialized_end=2000
+  _globals['_EVENTSREQUEST']._serialized_start=2002
+  _globals['_EVENTSREQUEST']._serialized_end=2063
+  _globals['_MEMBERSHIP']._serialized_start=2066
+  _globals['_MEMBERSHIP']._serialized_end=2967
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,26 @@ class StatusReply(_message.Message):
     under_replicated: _containers.ScalarMap[str, int]
     def __init__(self, swarm: _Optional[str] = ..., specification_version: _Optional[int] = ..., class_names: _Optional[_Iterable[str]] = ..., gate_version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeView, _Mapping[str, object]]]] = ..., leaves_without_owner: _Optional[_Iterable[str]] = ..., redis: _Optional[str] = ..., durability: _Optional[str] = ..., started_at: _Optional[float] = ..., server_time: _Optional[float] = ..., socket_bytes: _Optional[_Union[_types_pb2.SocketBytes, _Mapping[str, object]]] = ..., certificate_days: _Optional[float] = ..., stand_ins: _Optional[_Mapping[str, str]] = ..., replicas: _Optional[int] = ..., under_replicated: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
+class GetPlacementRequest(_message.Message):
+    __slots__ = ("known",)
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    known: str
+    def __init__(self, known: _Optional[str] = ...) -> None: ...
+
+class GetPlacementReply(_message.Message):
+    __slots__ = ("mark", "nodes", "manifests", "counts", "places")
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    MANIFESTS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    mark: str
+    nodes: _containers.RepeatedScalarFieldContainer[str]
+    manifests: bytes
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    places: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, mark: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., manifests: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., places: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class GetRecordRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]

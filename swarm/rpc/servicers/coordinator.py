@@ -24,6 +24,11 @@ class _Membership:
     async def status(self, _: membership_pb2.StatusRequest, context: Context) -> membership_pb2.StatusReply:
         return convert.status_to_pb(await self._port.status())
 
+    async def placement(
+        self, request: membership_pb2.GetPlacementRequest, context: Context
+    ) -> membership_pb2.GetPlacementReply:
+        return convert.placed_to_pb(await self._port.placement(), request.known)
+
     async def record(self, request: membership_pb2.GetRecordRequest, context: Context) -> types_pb2.Signed:
         return types_pb2.Signed(envelope=await self._port.record(node_id(request.id)))
 
@@ -179,6 +184,7 @@ def membership_service(port: MembershipPort) -> Service:
     on = _Membership(port)
     behaviours: dict[m.AnyMethod, Behaviour] = {
         m.STATUS: on.status,
+        m.GET_PLACEMENT: on.placement,
         m.GET_RECORD: on.record,
         m.GET_SPECIFICATION: on.specification,
         m.GET_REVOCATIONS: on.revocations,
