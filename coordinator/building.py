@@ -413,7 +413,7 @@ async def build(
         door=door,
         trail=trail,
         open_inference=OpenInference(
-            router=guarded,
+            router=inference,
             experts=SingleExpert(calls, lambda: specifications.current.value),
             heads=heads,
             active=lambda: keeper.active,

@@ -28,6 +28,7 @@ from tritonclient.utils import InferenceServerException
 from node.enrol import join
 from swarm.config import NodeHome
 from swarm.domain.ids import NodeId
+from swarm.domain.inference import MAX_QUERY_ROWS, ExpertAnswer, ExpertRequest, Query
 from tests.support.commands import shell
 from tests.support.coordinator import BackEnd, refusal
 from tests.support.documented import Example, examples_of, grpcurl_line, ran
@@ -166,6 +167,8 @@ async def test_the_server_tells_what_it_is_and_which_models_it_has(swarm: Served
     assert [(each["name"], each["datatype"], each["shape"]) for each in model["outputs"]] == [
         ("probabilities", "FP32", ["-1", "4"]),
         ("label", "BYTES", ["-1"]),
+        ("confidence", "FP32", ["-1"]),
+        ("out_of_distribution", "FP32", ["-1"]),
     ]
     assert config["max_batch_size"] == 4096 and config["input"][0]["data_type"] == "TYPE_FP32"
     assert json.loads(config["parameters"]["class_names"]["string_value"]) == ["a", "b"]
@@ -295,6 +298,98 @@ async def test_the_best_classes_come_by_name_where_they_are_asked_for(swarm: Ser
     assert (column, name) == ("3", "d") and float(value) > 0.5
 
 
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+async def test_an_answer_says_how_sure_it_is_how_far_out_its_rows_lie_and_what_nobody_knows(
+    swarm: Served, transport: str
+) -> None:
+    strange = np.full((1, 6), 60, np.float32)
+    inputs = np.concatenate([rows("ad"), (rows("a") + rows("c")) / 2, strange])
+    plain = await swarm.ada.coordinator.predict(Query(inputs=inputs))
+    least = float((plain.confidence[2] + plain.confidence[:2].min()) / 2)
+    ours = await swarm.ada.coordinator.predict(Query(inputs=inputs, min_confidence=least))
+    assert ours.unknown[:3] == (False, False, True) and ours.out_of_distribution is not None
+
+    def ask(model: str, **parameters: Any) -> tuple[Any, dict[str, Any]]:
+        if transport == "grpc":
+            with swarm.grpc_client() as client:
+                found = client.infer(model, [grpc_input(inputs)], parameters=parameters)
+                return found, facts_of(found.get_response())
+        with triton_http.InferenceServerClient(swarm.http_address) as client:
+            found = client.infer(model, [http_input(inputs)], parameters=parameters)
+            return found, found.get_response()["parameters"]
+
+    found, facts = await asyncio.to_thread(ask, "swarm", min_confidence=least)
+    assert found.as_numpy("label").tolist() == [label.encode() for label in ours.labels]
+    assert np.array_equal(found.as_numpy("probabilities"), ours.probabilities)
+    assert np.array_equal(found.as_numpy("confidence"), ours.confidence)
+    assert np.array_equal(found.as_numpy("out_of_distribution"), ours.out_of_distribution)
+    assert found.as_numpy("out_of_distribution")[3] > 5
+    assert (facts["swarm_unknown"], facts["swarm_calibration"]) == (True, ours.calibration)
+    assert len(json.loads(facts["swarm_route"])) == 4, "who was asked is said of unknown rows, too"
+    found, facts = await asyncio.to_thread(ask, "swarm", uniform=True)
+    assert found.as_numpy("out_of_distribution").tolist() == [-1] * 4
+    assert (facts["swarm_unknown"], facts["swarm_calibration"]) == (False, 0)
+    found, facts = await asyncio.to_thread(ask, "ada.e0", min_confidence=1)
+    sure = found.as_numpy("confidence") >= 1
+    assert not sure.all() and facts["swarm_unknown"] is True
+    assert (found.as_numpy("label") != b"").tolist() == sure.tolist()
+    assert found.as_numpy("out_of_distribution") is None, "no gate is asked of an expert by name"
+
+
+async def test_an_unknown_row_has_no_best_classes(swarm: Served) -> None:
+    inputs = np.concatenate([rows("a"), (rows("a") + rows("c")) / 2])
+
+    def ask() -> Any:
+        with swarm.grpc_client() as client:
+            confidence = client.infer("swarm", [grpc_input(inputs)]).as_numpy("confidence")
+            wanted = [triton_grpc.InferRequestedOutput("probabilities", class_count=2)]
+            found = client.infer(
+                "swarm",
+                [grpc_input(inputs)],
+                outputs=wanted,
+                parameters={"min_confidence": float(confidence.mean())},
+            )
+            return found.as_numpy("probabilities").tolist()
+
+    known, unknown = await asyncio.to_thread(ask)
+    assert known[0].endswith(b":0:a") and unknown == [b"", b""]
+
+
+async def test_the_time_until_a_requests_turn_is_in_the_statistics(
+    swarm: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, answer, held_s = asyncio.Event(), swarm.bob.predict, 0.5
+
+    async def held(request: ExpertRequest) -> list[ExpertAnswer]:
+        await may_go.wait()
+        return await answer(request)
+
+    monkeypatch.setattr(swarm.bob, "predict", held)
+
+    def statistics() -> Any:
+        with swarm.grpc_client() as client:
+            return client.get_inference_statistics("bob.e0", "1").model_stats[0].inference_stats
+
+    def ask(count: int) -> None:
+        with swarm.grpc_client() as client:
+            client.infer("bob.e0", [grpc_input(np.tile(rows("c"), (count, 1)))])
+
+    before = await asyncio.to_thread(statistics)
+    # As many rows as are worked on at once; then one more.
+    asked = [asyncio.create_task(asyncio.to_thread(ask, MAX_QUERY_ROWS)) for _ in range(4)]
+    await asyncio.sleep(held_s)
+    asked.append(asyncio.create_task(asyncio.to_thread(ask, 1)))
+    await asyncio.sleep(held_s)
+    may_go.set()
+    await asyncio.gather(*asked)
+    after = await asyncio.to_thread(statistics)
+    assert after.queue.count - before.queue.count == 5
+    waited_s, computed_s = (
+        (getattr(after, phase).ns - getattr(before, phase).ns) / 1e9 for phase in ("queue", "compute_infer")
+    )
+    assert held_s / 2 < waited_s < 4 * held_s < computed_s
+
+
 async def test_statistics_count_what_was_asked_and_what_failed(swarm: Served) -> None:
     def ask() -> tuple[Any, Any, Any]:
         with swarm.grpc_client() as client:
@@ -380,7 +475,10 @@ BAD_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("NaN", "row 0", {"raw": np.full(6, np.nan, np.float32).tobytes()}),
     ("a misspelt parameter", "top_k", {"parameters": {"topk": 1}}),
     ("a parameter of another type", "a number from 0", {"parameters": {"top_k": "2"}}),
-    ("another output", "probabilities or label", {"outputs": ["scores"]}),
+    ("another output", "confidence or out_of_distribution", {"outputs": ["scores"]}),
+    ("an output twice", "each once", {"outputs": ["confidence", "confidence"]}),
+    ("a confidence that cannot be", "a number from 0 to 1", {"parameters": {"min_confidence": 2}}),
+    ("a confidence that is a text", "a number from 0 to 1", {"parameters": {"min_confidence": "0.9"}}),
     ("an unknown combination", "corrected", {"parameters": {"combination": "best"}}),
     ("an unknown owner", "ada, bob", {"parameters": {"owners": "eve"}}),
 ]
