@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.output import plain
-from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,10 +38,19 @@ def inputs_digest(inputs: "NDArray[np.generic]") -> str:
 
 
 def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> None:
-    """Write an answer to inputs that came from the file `source`; the inputs stay there."""
+    """Write an answer to inputs that came from the file `source`; the inputs stay there.
+
+    Raises VerificationError for an answer that does not say what it came from.
+    """
     from swarm.trust.codec import to_json
 
-    assert answer.record is not None, "the query asked for a replayable answer"
+    if answer.record is None:
+        raise VerificationError(
+            f"answer by gate {answer.gate_version}",
+            found="no record of what it came from: who answered is older than this command",
+            expected="a record, to compute it again by",
+            remedy="upgrade the coordinator (a node that answers while it is away, too), or leave --save out",
+        )
     asked = {"owners": query.owners, "min_confidence": query.min_confidence}
     inputs: dict[str, Any] = {"path": str(Path(source).resolve()), "digest": inputs_digest(query.inputs)}
     inputs |= {"dtype": query.inputs.dtype.name, "shape": list(query.inputs.shape)}
