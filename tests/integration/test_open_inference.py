@@ -266,6 +266,62 @@ async def test_a_stream_answers_in_order_and_goes_on_after_a_wrong_request(swarm
     assert all(facts_of(each)["triton_final_response"] for each in found)
 
 
+async def test_requests_of_a_stream_are_worked_on_side_by_side_and_answered_in_their_order(
+    swarm: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, begun, answers = asyncio.Event(), list[str](), list[Any]()
+    for node in (swarm.ada, swarm.bob):
+
+        async def held(request: ExpertRequest, node: Any = node, answer: Any = node.predict) -> Any:
+            begun.append(node.id)
+            # bob's have to wait for nobody.
+            await (may_go.wait() if node.id == "ada" else asyncio.sleep(0))
+            return await answer(request)
+
+        monkeypatch.setattr(node, "predict", held)
+
+    def failed(client: Any) -> int:
+        return sum(
+            client.get_inference_statistics(name, "1").model_stats[0].inference_stats.fail.count
+            for name in ("ada.e0", "bob.e0")
+        )
+
+    def ask(client: Any) -> None:
+        client.start_stream(lambda result, error: answers.append(error or result.get_response().id))
+        for number in range(20):
+            model = "bob.e0" if number % 4 else "ada.e0"
+            client.async_stream_infer(model, [grpc_input(rows("a"))], request_id=str(number))
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(begun) < count:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert len(begun) == count, "no more are taken up than are worked on at once"
+
+    with swarm.grpc_client() as client:
+        await asyncio.to_thread(ask, client)
+        await until(8)
+        assert begun.count("bob") == 6 and not answers, "the first is not answered yet"
+        may_go.set()
+        async with asyncio.timeout(20):
+            while len(answers) < 20:
+                await asyncio.sleep(0.02)
+        assert answers == [str(number) for number in range(20)]
+        await asyncio.to_thread(client.stop_stream)
+        before = await asyncio.to_thread(failed, client)
+        may_go.clear()
+        begun.clear()
+        await asyncio.to_thread(ask, client)
+        await until(8)
+        await asyncio.to_thread(client.stop_stream, True)
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(failed, client) - before < 2:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        assert len(begun) == 8 and await asyncio.to_thread(failed, client) - before == 2
+
+
 async def test_http_carries_numbers_as_json_and_as_bytes(swarm: Served) -> None:
     def ask(binary: bool) -> Any:
         with triton_http.InferenceServerClient(swarm.http_address) as client:
