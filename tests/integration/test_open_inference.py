@@ -68,7 +68,31 @@ def http_ask(
         return error.code, json.loads(error.read())
 
 
+READINESS = "inference.GRPCInferenceService"
+
+
+def health_of(swarm: BackEnd, service: str) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{swarm.endpoints.loopback_port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+def watched_until_ready(swarm: BackEnd) -> list[str]:
+    """Return what a watcher hears until the service is ready."""
+    heard: list[str] = []
+    with grpc.insecure_channel(f"127.0.0.1:{swarm.endpoints.loopback_port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=READINESS)
+        for reply in health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60):
+            heard.append(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+            if heard[-1] == "SERVING":
+                break
+    return heard
+
+
 async def not_ready(swarm: BackEnd) -> None:
+    BEFORE["watch"] = asyncio.create_task(asyncio.to_thread(watched_until_ready, swarm))
+    BEFORE["health"] = [await asyncio.to_thread(health_of, swarm, name) for name in ("", READINESS)]
     BEFORE["probe"], BEFORE["ready"], BEFORE["model"], BEFORE["live"] = await asyncio.gather(
         asyncio.to_thread(probe, swarm),
         asyncio.to_thread(http_ask, swarm, "/v2/health/ready"),
@@ -108,6 +132,11 @@ async def test_a_swarm_without_a_gate_is_alive_and_not_ready(swarm: Served) -> N
     assert code == 5 and "no gate" in said and "swarm train" in said
     assert BEFORE["ready"][0] == 503 and "swarm train" in BEFORE["ready"][1]["error"]
     assert BEFORE["model"][0] == 503 and BEFORE["live"] == (200, {"live": True})
+    assert BEFORE["health"] == ["SERVING", "NOT_SERVING"]
+    assert await BEFORE["watch"] == ["NOT_SERVING", "SERVING"]
+    assert [await asyncio.to_thread(health_of, swarm.swarm, name) for name in ("", READINESS)] == [
+        "SERVING"
+    ] * 2
     assert await asyncio.to_thread(probe, swarm.swarm) == (0, "inference: ready\n")
     assert await asyncio.to_thread(http_ask, swarm.swarm, "/v2/health/ready") == (200, {"ready": True})
 

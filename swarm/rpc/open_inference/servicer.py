@@ -117,4 +117,4 @@ def open_inference_service(port: OpenInferencePort, admission: Admission | None 
     }
     asking: tuple[Method[Any, Any], ...] = (m.MODEL_INFER, m.MODEL_STREAM_INFER)
     admissions = dict.fromkeys(asking, admission) if admission is not None else {}
-    return Service(f"inference.{m.SERVICE}", behaviours, admissions)
+    return Service(f"inference.{m.SERVICE}", behaviours, admissions, port.is_ready)
