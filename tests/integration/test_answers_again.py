@@ -79,6 +79,14 @@ def test_a_saved_answer_is_the_same_to_the_bit_when_it_is_computed_again(
     assert (code, found["verdict"], found["differences"]) == (0, "same", []), (found, error)
 
 
+OWN_NET = """
+import torch
+
+def factory(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+"""
+
+
 async def test_what_else_is_asked_beside_a_query_changes_no_bit_of_a_replayable_answer(
     swarm: WholeSwarm,
 ) -> None:
@@ -154,3 +162,31 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
     file.write_text("{}")
     assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
     assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
+
+
+def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """The last: there is one more in the gate then."""
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "own_meadow.py").write_text(OWN_NET)
+
+    async def train() -> None:
+        home = swarm.joined("daisy")
+        swarm.agent(home)
+        data = write_digits(tmp_path / "daisy.npz", count=300, seed=5, only=(1, 2))
+        order = TrainOrder(
+            data=str(data), net="own_meadow:factory", steps=50, borrow=False, import_paths=(str(lab),)
+        )
+        async with agent_of(home) as client:
+            await carried_out(client, order)
+
+    asyncio.run(train())
+    file = saved(swarm, tmp_path, "--owner", "daisy")
+    assert json.loads(file.read_text())["record"]["said"], "the expert answered"
+    code, found, error = command(swarm, "replay", str(file))
+    assert isinstance(error, NotFoundError), (code, found)
+    assert "own_meadow" in str(error) and "--import-path" in error.remedy
+    code, found, error = command(swarm, "replay", str(file), "--import-path", str(lab))
+    assert (code, found["verdict"]) == (0, "same"), error
