@@ -12,7 +12,8 @@ from swarm.answering.expert_calls import Asked
 from swarm.answering.known_head import KnownHead
 from swarm.answering.replaying import answered_again
 from swarm.answering.routing import allowed_leaves, planned
-from swarm.cli.answer_files import SavedAnswer, inputs_digest
+from swarm.answering.vouching import inputs_digest
+from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import progress
 from swarm.client.inputs import as_batch
 from swarm.data.sources import load_inputs

@@ -36,16 +36,19 @@ def replay(
     from swarm.cli.places import find_place
     from swarm.cli.recomputing import computed_again
     from swarm.cli.verified import verified_registry
+    from swarm.cli.vouched import voucher_of
 
     place, saved = find_place(home), read_answer(answer)
     paths = import_paths(import_path) if import_path else ()
 
     async def work() -> bool:
         async with verified_registry(place) as registry:
+            voucher = await voucher_of(registry, saved)
             again, computed_on = await computed_again(registry, saved, source, paths)
         found = compared(saved, again, computed_on, TOLERANCE)
-        emit("replay", found.facts(), as_json=json, text=found.text())
-        return found.is_same
+        facts, text = found.facts() | voucher.facts(), f"{found.text()}\n{voucher.text()}"
+        emit("replay", facts, as_json=json, text=text)
+        return found.is_same and not voucher.otherwise
 
     if not run_async(work()):
         raise typer.Exit(NOT_THE_SAME)

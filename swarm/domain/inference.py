@@ -113,7 +113,7 @@ class Answer:
     how far out each row lies (`swarm.gating.out_of_distribution`), above 1 farther than 99 of 100 training
     samples; None where nobody looked. `unknown[b]` (left out: never): the query asked for more confidence
     than this row has; its probabilities are all 0. `record` is there where the query asked for a replayable
-    answer.
+    answer, `signed` then is the statement (`swarm.domain.replay.GivenAnswer`) of whoever gave it.
     """
 
     class_names: tuple[str, ...]
@@ -130,6 +130,7 @@ class Answer:
     out_of_distribution: NDArray[np.float32] | None = None
     unknown: tuple[bool, ...] = ()
     record: AnswerRecord | None = None
+    signed: bytes = b""
 
     def __post_init__(self) -> None:
         rows = len(self.probabilities)

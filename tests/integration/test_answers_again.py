@@ -77,6 +77,7 @@ def test_a_saved_answer_is_the_same_to_the_bit_when_it_is_computed_again(
     assert len(gate) == 64 and document["inputs"]["path"] == str((swarm.folder / "x.npy").resolve())
     code, found, error = command(swarm, "replay", str(file))
     assert (code, found["verdict"], found["differences"]) == (0, "same", []), (found, error)
+    assert (found["signed_by"], found["not_as_signed"]) == ("coordinator", [])
 
 
 OWN_NET = """
@@ -120,6 +121,37 @@ def test_a_figure_that_was_changed_is_found_and_named(swarm: WholeSwarm, tmp_pat
     assert len(found["differences"]) == 1
     assert found["differences"][0].startswith("probabilities: 1 of 21 rows differ, by at most ")
     assert found["differences"][0].endswith("(row 3)")
+    assert found["not_as_signed"] == ["figures"]
+
+
+def test_a_saved_answer_says_who_gave_it_and_what_of_it_is_not_as_they_signed(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    file = saved(swarm, tmp_path, "--owner", "tulip")
+    whole = file.read_text()
+    for name, change in (
+        ("inputs", lambda it: it["inputs"].update(path="elsewhere")),
+        ("query", lambda it: it["query"].update(min_confidence=1e-9)),
+        ("record", lambda it: it["record"].update(computed_on="cpu of somebody")),
+        ("figures", lambda it: it["answer"]["degraded"].__setitem__(0, True)),
+    ):
+        document = json.loads(whole)
+        change(document)
+        file.write_text(json.dumps(document))
+        code, found, error = command(swarm, "replay", str(file), "--input", str(swarm.folder / "x.npy"))
+        # Where the inputs lie is nobody's to sign.
+        assert found["not_as_signed"] == ([name] if name != "inputs" else []), error
+        assert code == (NOT_THE_SAME if name != "inputs" else 0)
+    document = json.loads(whole)
+    del document["signed"]
+    file.write_text(json.dumps(document))
+    code, found, _ = command(swarm, "replay", str(file))
+    assert (code, found["verdict"], found["signed_by"]) == (0, "same", "")
+    document = json.loads(whole)
+    document["signed"]["signatures"][0]["sig"] = "A" * 86 + "=="
+    file.write_text(json.dumps(document))
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "answer of coordinator" in str(error)
 
 
 def test_bits_that_another_type_of_device_changed_are_close_and_not_the_same(

@@ -131,6 +131,7 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         unknown=answer.unknown if any(answer.unknown) else (),
         record=to_json(answer.record) if answer.record is not None else b"",
         gate_entropy=answer.gate_entropy,
+        signed=answer.signed,
     )
 
 
@@ -163,6 +164,7 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         unknown=tuple(message.unknown),
         record=from_json(AnswerRecord, message.record) if message.record else None,
         gate_entropy=tuple(finite(each, "gate_entropy") for each in message.gate_entropy),
+        signed=message.signed,
     )
 
 
