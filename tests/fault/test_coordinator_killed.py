@@ -13,6 +13,7 @@ import structlog
 
 from coordinator.answer_trail import read_trail
 from node.enrol import join
+from swarm.cli.checks import start_again
 from swarm.client import AsyncClient, Client
 from swarm.config import NodeHome
 from swarm.domain.errors import ExhaustedError, NotReadyError, UnreachableError
@@ -77,6 +78,12 @@ async def test_predictions_go_on_over_a_kill_of_the_coordinator(swarm: Garden) -
         for answers in await asyncio.gather(*asking):
             assert len(answers) >= 5 and all(same_answers(answer, before) for answer in answers)
             assert all(owners(answer) == {"rose", "tulip"} and not any(answer.degraded) for answer in answers)
+
+
+async def test_the_doctor_starts_a_killed_coordinator_again_at_its_http_port(swarm: Garden) -> None:
+    founder = swarm.swarm.home
+    known = Identity.load(founder.operator / "identity")
+    assert f"--http-port {swarm.swarm.http_port}" in start_again("coordinator", known, founder.root)
 
 
 async def test_a_client_that_begins_without_a_coordinator_goes_by_what_it_kept(swarm: Garden) -> None:
