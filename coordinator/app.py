@@ -120,7 +120,7 @@ async def _serve(
             membership_service(parts.membership),
             gate_service(parts.keeper),
             growth_service(parts.growth),
-            inference_service(parts.router, parts.door.check),
+            inference_service(parts.router, parts.door.check, parts.open_inference.is_ready),
             open_inference_service(parts.open_inference, parts.door.check),
             federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),

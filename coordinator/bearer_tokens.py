@@ -148,6 +148,15 @@ class BearerTokens:
         self._known[token_id] = token
 
 
+def as_revoked(kept: bytes) -> bytes | None:
+    """Return what is kept of a token as one that was revoked; None where it is revoked, or is no token."""
+    try:
+        known = BearerToken(**json.loads(kept))
+    except (ValueError, TypeError):
+        return None
+    return None if known.is_revoked else json.dumps(asdict(replace(known, is_revoked=True))).encode()
+
+
 def _view(token_id: str, known: BearerToken) -> TokenView:
     return TokenView(
         id=token_id,

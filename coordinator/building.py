@@ -61,6 +61,7 @@ from swarm.answering.front_door import FrontDoor, GuardedInference
 from swarm.answering.query_queue import QueryQueue
 from swarm.answering.rate_limits import RateLimits
 from swarm.answering.routing import Router
+from swarm.answering.vouching import SignedAnswers
 from swarm.domain.errors import NotReadyError, SwarmError, UnreachableError
 from swarm.domain.ids import Digest, ExpertId
 from swarm.domain.inference import SocketBytes
@@ -407,7 +408,8 @@ async def build(
     )
     trail = AnswerTrail(folder.audit, config.audit_days, clock)
     door = FrontDoor(QueryQueue(), RateLimits(config.query_rate, dict(config.query_rates)), trail)
-    guarded = GuardedInference(inference, door)
+    signed = SignedAnswers(inference, identity.id, identity.swarm, signer, clock)
+    guarded = GuardedInference(signed, door)
     return Coordinator(
         membership=membership,
         keeper=keeper,
@@ -415,7 +417,7 @@ async def build(
         door=door,
         trail=trail,
         open_inference=OpenInference(
-            router=guarded,
+            router=inference,
             experts=SingleExpert(calls, lambda: specifications.current.value),
             heads=heads,
             active=lambda: keeper.active,

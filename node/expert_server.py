@@ -11,6 +11,7 @@ import ipaddress
 import json
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -34,6 +35,7 @@ from node.stream.novelty import fresh_counts
 from swarm.answering.direct import DirectAnswers, tell_failure
 from swarm.answering.front_door import FrontDoor, GuardedInference
 from swarm.answering.query_queue import QueryQueue
+from swarm.answering.vouching import SignedAnswers
 from swarm.config import NodeHome
 from swarm.domain.errors import SwarmError
 from swarm.domain.ids import NodeId
@@ -112,7 +114,14 @@ async def serve(config: ExpertServerConfig) -> None:
                 look_s=ROUTING_LOOK_S,
             )
             stack.push_async_callback(answers.close)
-            routed = GuardedInference(RoutingForOthers(coordinator, answers), door)
+            signed = SignedAnswers(
+                RoutingForOthers(coordinator, answers),
+                identity.id,
+                identity.swarm,
+                identity.required_signer(),
+                time.time,
+            )
+            routed = GuardedInference(signed, door)
             routing = inference_service(routed, door.check)
             services = [expert_service(service), holdings, routing]
             direct = create_server(home.identity, revocations.is_revoked, services)

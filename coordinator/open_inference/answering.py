@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.open_inference.models import LABEL, PROBABILITIES
+from coordinator.open_inference.models import CONFIDENCE, DISTANCE, LABEL, PROBABILITIES
 from swarm.domain.combination import NAMES
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import digest, node_id
@@ -14,6 +14,7 @@ from swarm.domain.inference import Answer, Query
 from swarm.domain.open_inference import (
     InferRequest,
     InferResult,
+    ModelDescription,
     OutputTensor,
     Parameter,
     Parameters,
@@ -22,10 +23,12 @@ from swarm.domain.open_inference import (
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 
 MICROSECOND = 1e-6
-_OURS = ("top_k", "combination", "owners", "uniform", "profile", "route", "class_names", "timeout")
+_ROUTING = ("top_k", "combination", "owners", "uniform", "profile")
+_OURS = (*_ROUTING, "min_confidence", "route", "class_names", "timeout")
 _OF_THE_PROTOCOL = ("priority", "binary_data_output", "sequence_id", "sequence_start", "sequence_end")
 """Clients send these where they mean nothing here; each request is answered by itself."""
-_ALL = (RequestedOutput(name=PROBABILITIES), RequestedOutput(name=LABEL))
+NOBODY_LOOKED = -1.0
+"""How far out a row lies where no gate was asked: JSON has no NaN."""
 
 
 def check_parameters(parameters: Parameters) -> None:
@@ -57,12 +60,23 @@ def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: i
         combination=combination,
         profile=digest(profile) if profile else "",
         gate_version=gate_version,
+        min_confidence=min_confidence(given),
     )
+
+
+def min_confidence(given: Parameters) -> float:
+    """Return the confidence below which rows are unknown; InvalidInputError for what is none, 0 to 1."""
+    value = given.get("min_confidence", 0)
+    if isinstance(value, bool | str) or not 0 <= value <= 1:
+        raise InvalidInputError(
+            "parameter min_confidence", found=repr(value)[:40], expected="a number from 0 to 1"
+        )
+    return float(value)
 
 
 def check_expert_parameters(parameters: Parameters) -> None:
     """Raise InvalidInputError for what routes, in a request that names its expert."""
-    routing = sorted({"top_k", "combination", "owners", "uniform", "profile"} & parameters.keys())
+    routing = sorted({*_ROUTING} & parameters.keys())
     if routing:
         raise InvalidInputError(
             f"parameter {routing[0]}",
@@ -82,25 +96,26 @@ def time_limit_s(parameters: Parameters, left_s: float) -> float:
     return min(asked, left_s) if asked else left_s
 
 
-def check_outputs(outputs: Sequence[RequestedOutput]) -> None:
-    """Raise InvalidInputError for an output that no model here has, or one asked for twice."""
-    names = [output.name for output in outputs]
-    wrong = next((name for name in names if name not in (PROBABILITIES, LABEL)), None)
-    if wrong is None and len(set(names)) < len(names):
-        wrong = next(name for name in names if names.count(name) > 1)
+def check_outputs(outputs: Sequence[RequestedOutput], model: ModelDescription) -> None:
+    """Raise InvalidInputError for an output that the model does not have, or one asked for twice."""
+    names, known = [output.name for output in outputs], [output.name for output in model.outputs]
+    wrong = next((name for name in names if name not in known or names.count(name) > 1), None)
     if wrong is not None:
-        twice = "twice" if wrong in (PROBABILITIES, LABEL) else "no such output"
         raise InvalidInputError(
-            f"output {wrong[:40]!r}", found=twice, expected=f"{PROBABILITIES} or {LABEL}, each once"
+            f"output {wrong[:40]!r}",
+            found="twice" if wrong in known else "no such output",
+            expected=f"{', '.join(known[:-1])} or {known[-1]}, each once",
         )
-    labelled = next((each for each in outputs if each.name == LABEL and each.classification), None)
-    if labelled is not None:
+    classified = next((each for each in outputs if each.name != PROBABILITIES and each.classification), None)
+    if classified is not None:
         raise InvalidInputError(
-            f"output {LABEL}", found="with classification", expected=f"classification of {PROBABILITIES}"
+            f"output {classified.name}",
+            found="with classification",
+            expected=f"classification of {PROBABILITIES}",
         )
 
 
-def result_of(request: InferRequest, answer: Answer, version: str) -> InferResult:
+def result_of(request: InferRequest, answer: Answer, model: ModelDescription, version: str) -> InferResult:
     """Return an answer as the request's outputs, with the facts of its route as parameters.
 
     Raises InvalidInputError where both do not fit into one message.
@@ -121,12 +136,22 @@ def result_of(request: InferRequest, answer: Answer, version: str) -> InferResul
         version=version,
         id=request.id,
         parameters=facts,
-        outputs=tuple(_output(wanted, answer) for wanted in request.outputs or _ALL),
+        outputs=tuple(_output(each, answer) for each in request.outputs or _all_of(model)),
     )
+
+
+def _all_of(model: ModelDescription) -> tuple[RequestedOutput, ...]:
+    return tuple(RequestedOutput(name=each.name) for each in model.outputs)
 
 
 def _output(wanted: RequestedOutput, answer: Answer) -> OutputTensor:
     rows = len(answer.probabilities)
+    if wanted.name == CONFIDENCE:
+        return OutputTensor(name=CONFIDENCE, shape=(rows,), values=answer.confidence.astype(np.float32))
+    if wanted.name == DISTANCE:
+        far = answer.out_of_distribution
+        values = np.full(rows, NOBODY_LOOKED) if far is None else far
+        return OutputTensor(name=DISTANCE, shape=(rows,), values=values.astype(np.float32))
     if wanted.name == LABEL:
         labels = tuple(label.encode() for label in answer.labels)
         return OutputTensor(name=LABEL, shape=(rows,), values=labels)
@@ -138,12 +163,13 @@ def _output(wanted: RequestedOutput, answer: Answer) -> OutputTensor:
 
 
 def _classification(answer: Answer, count: int) -> OutputTensor:
-    """`value:index:name` of each row's best classes, the best first; ties: the lower index."""
+    """`value:index:name` of each row's best classes, the best first; ties: the lower index. Of a row that is
+    unknown: empty texts."""
     most = min(count, len(answer.class_names))
     order = np.argsort(-answer.probabilities, axis=1, kind="stable")[:, :most]
     texts = tuple(
-        f"{row[column]:f}:{column}:{answer.class_names[column]}".encode()
-        for row, columns in zip(answer.probabilities, order, strict=True)
+        b"" if unknown else f"{row[column]:f}:{column}:{answer.class_names[column]}".encode()
+        for row, columns, unknown in zip(answer.probabilities, order, answer.unknown, strict=True)
         for column in columns
     )
     return OutputTensor(name=PROBABILITIES, shape=order.shape, values=texts)
@@ -154,6 +180,8 @@ def _facts(given: Parameters, answer: Answer) -> Parameters:
         "swarm_gate_version": answer.gate_version,
         "swarm_degraded": any(answer.degraded),
         "swarm_combination": answer.combination,
+        "swarm_calibration": float(answer.calibration),
+        "swarm_unknown": any(answer.unknown),
     }
     if wants_route(given):
         facts["swarm_route"] = json.dumps(_route(answer), separators=(",", ":"))

@@ -7,11 +7,13 @@ from swarm.answering.known_head import KnownHead
 from swarm.answering.query_checks import rows_that_fit
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.gates import GateStatement
+from swarm.domain.ids import ROOT_EXPERT
 from swarm.domain.open_inference import Datatype, ModelDescription, TensorMetadata
 from swarm.domain.specification import Specification
 
 SWARM_MODEL = "swarm"
 INPUT, PROBABILITIES, LABEL = "inputs", "probabilities", "label"
+CONFIDENCE, DISTANCE = "confidence", "out_of_distribution"
 _DATATYPES: dict[str, Datatype] = {"float32": "FP32", "uint8": "UINT8"}
 _LONGEST_VERSION = 18
 
@@ -35,7 +37,14 @@ def swarm_model(specification: Specification, gate: GateStatement | None, versio
     if gate is not None:
         facts |= {"combination": gate.combination().label, "leaves": str(len(gate.leaves))}
     return _model(
-        SWARM_MODEL, str(version) if version else "", newest, "swarm_routed", specification, names, facts
+        SWARM_MODEL,
+        str(version) if version else "",
+        newest,
+        "swarm_routed",
+        specification,
+        names,
+        facts,
+        by_gate=True,
     )
 
 
@@ -58,6 +67,7 @@ def expert_model(
             "manifest": head.digest,
             "share": manifest.share,
         },
+        by_gate=manifest.expert == ROOT_EXPERT,
     )
 
 
@@ -69,7 +79,11 @@ def _model(
     specification: Specification,
     class_names: tuple[str, ...],
     facts: dict[str, str],
+    *,
+    by_gate: bool,
 ) -> ModelDescription:
+    """`by_gate`: a gate reads its inputs, and says how far out each row lies."""
+    each_row = (CONFIDENCE, DISTANCE) if by_gate else (CONFIDENCE,)
     return ModelDescription(
         name=name,
         version=version,
@@ -83,6 +97,7 @@ def _model(
         outputs=(
             TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=(-1, len(class_names))),
             TensorMetadata(name=LABEL, datatype="BYTES", shape=(-1,)),
+            *(TensorMetadata(name=each, datatype="FP32", shape=(-1,)) for each in each_row),
         ),
         class_names=class_names,
         most_rows=rows_that_fit(class_names),

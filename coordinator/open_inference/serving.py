@@ -2,15 +2,21 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.heads import Heads
 from coordinator.open_inference.answering import (
     check_expert_parameters,
     check_outputs,
     check_parameters,
+    min_confidence,
     query_of,
     result_of,
     time_limit_s,
@@ -59,7 +65,7 @@ class OpenInference:
         statistics: Statistics,
         door: FrontDoor,
     ) -> None:
-        """`router` is behind the door; experts asked by name go through it here."""
+        """Nothing is behind the door yet: requests go through it here, so that their waiting is counted."""
         self._router, self._experts, self._heads, self._door = router, experts, heads, door
         self._active, self._specification = active, specification
         self._statistics = statistics
@@ -127,14 +133,14 @@ class OpenInference:
         with self._statistics.request(model.name, model.version) as watch:
             with watch.phase("compute_input"):
                 check_parameters(request.parameters)
-                check_outputs(request.outputs)
+                check_outputs(request.outputs, model)
                 limit_s = time_limit_s(request.parameters, timeout_s)
             answer = await self._answer(request, model, limit_s, watch)
             watch.rows = len(answer.probabilities)
             version = str(answer.gate_version) if model.name == SWARM_MODEL else model.version
             with watch.phase("compute_output"):
                 return await _off_loop(
-                    answer.probabilities.size > _SMALL, result_of, request, answer, version
+                    answer.probabilities.size > _SMALL, result_of, request, answer, model, version
                 )
 
     async def _answer(
@@ -143,28 +149,42 @@ class OpenInference:
         with watch.phase("compute_input"):
             is_long = any(_is_long(tensor) for tensor in request.inputs)
             inputs = await _off_loop(is_long, read_input, request.inputs, model.input)
-        with watch.phase("compute_infer"):
-            if model.name == SWARM_MODEL:
-                asked = version_number(request.version, request.model)
-                return await self._router.predict(query_of(request, inputs, asked), limit_s)
-            check_expert_parameters(request.parameters)
-            active = self._active()
-            if active is None:
-                raise NotReadyError(
-                    "gate",
-                    found="none yet",
-                    expected="a contribution of at least one node",
-                    remedy="on a node: swarm train DATA",
-                )
-            head = self._version_of(request.model, request.version)
-            if head.manifest.expert == ROOT_EXPERT:
-                gate = head.manifest.gate_version_seen
-                query = query_of(request, inputs, 0 if gate == active.version else gate)
-                return await self._router.predict(replace(query, combination="root"), limit_s)
-            name, rows = head.manifest.expert, max(1, len(inputs))
-            async with self._door.query(current_caller(), name, rows, limit_s) as passed:
-                passed.answer = await self._experts.predict(head, active.value, inputs, passed.left_s)
-            return passed.answer
+            ask = self._asking(request, inputs)
+        async with AsyncExitStack() as turn:
+            with watch.phase("queue"):
+                waiting = self._door.query(current_caller(), model.name, max(1, len(inputs)), limit_s)
+                passed = await turn.enter_async_context(waiting)
+            with watch.phase("compute_infer"):
+                answer = passed.answer = await ask(passed.left_s)
+        return answer
+
+    def _asking(
+        self, request: InferRequest, inputs: NDArray[np.generic]
+    ) -> Callable[[float], Awaitable[Answer]]:
+        """Return how a request's model answers, given the seconds that are left."""
+        if request.model == SWARM_MODEL:
+            asked = version_number(request.version, request.model)
+            return partial(self._router.predict, query_of(request, inputs, asked))
+        check_expert_parameters(request.parameters)
+        least, active = min_confidence(request.parameters), self._active()
+        if active is None:
+            raise NotReadyError(
+                "gate",
+                found="none yet",
+                expected="a contribution of at least one node",
+                remedy="on a node: swarm train DATA",
+            )
+        head, gate = self._version_of(request.model, request.version), active.value
+        if head.manifest.expert == ROOT_EXPERT:
+            seen = head.manifest.gate_version_seen
+            query = query_of(request, inputs, 0 if seen == active.version else seen)
+            return partial(self._router.predict, replace(query, combination="root"))
+
+        async def by_name(left_s: float) -> Answer:
+            answer = await self._experts.predict(head, gate, inputs, left_s)
+            return answer.at_least(least)
+
+        return by_name
 
     def _version_of(self, name: str, version: str) -> KnownHead:
         versions, number = self._versions(ExpertId(name)), version_number(version, name)

@@ -10,7 +10,8 @@ from swarm.domain.open_inference import BatchStatistics, Durations, ModelStatist
 MOST_VERSIONS = 1024
 """The versions that were asked last are told of; what is older is forgotten."""
 MOST_BATCH_SIZES = 64
-PHASES = ("compute_input", "compute_infer", "compute_output")
+COMPUTED = ("compute_input", "compute_infer", "compute_output")
+PHASES = ("queue", *COMPUTED)
 
 
 @dataclass(slots=True)
@@ -44,8 +45,8 @@ class _Sum:
         return Durations(count=self.count, ns=self.ns)
 
 
-def _sums() -> dict[str, _Sum]:
-    return {phase: _Sum() for phase in PHASES}
+def _sums(phases: tuple[str, ...] = PHASES) -> dict[str, _Sum]:
+    return {phase: _Sum() for phase in phases}
 
 
 @dataclass(slots=True)
@@ -82,10 +83,10 @@ class Statistics:
         account.last_ms = int(self._clock() * 1000)
         batch = account.batches.get(watch.rows)
         if batch is None and len(account.batches) < MOST_BATCH_SIZES:
-            batch = account.batches[watch.rows] = _sums()
+            batch = account.batches[watch.rows] = _sums(COMPUTED)
         for name, ns in watch.phases.items():
             account.phases[name].add(ns)
-            if batch is not None:
+            if batch is not None and name in batch:
                 batch[name].add(ns)
 
     def of(self, model: str, version: str) -> ModelStatistics:

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarm.cli.output import plain
-from swarm.domain.errors import InvalidInputError, NotFoundError
+from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from swarm.domain.inference import Answer, Query
     from swarm.domain.replay import AnswerRecord
 
@@ -20,35 +17,39 @@ SCHEMA = "swarm.answer/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedAnswer:
-    """What a file says: `answer` and `query` as JSON has them, `record` checked."""
+    """What a file says: `answer` and `query` as JSON has them, `record` checked, `signed` the statement of
+    who gave it (not verified; empty: nobody)."""
 
     answer: dict[str, Any]
     query: dict[str, Any]
     record: "AnswerRecord"
-
-
-def inputs_digest(inputs: "NDArray[np.generic]") -> str:
-    """Return the blake3 of a batch's dtype, shape and values."""
-    import numpy as np
-
-    from swarm.digests import digest_of
-
-    little = np.ascontiguousarray(inputs)
-    return digest_of(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
+    signed: bytes = b""
 
 
 def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> None:
-    """Write an answer to inputs that came from the file `source`; the inputs stay there."""
+    """Write an answer to inputs that came from the file `source`; the inputs stay there.
+
+    Raises VerificationError for an answer that does not say what it came from.
+    """
+    from swarm.answering.vouching import inputs_digest
     from swarm.trust.codec import to_json
 
-    assert answer.record is not None, "the query asked for a replayable answer"
+    if answer.record is None:
+        raise VerificationError(
+            f"answer by gate {answer.gate_version}",
+            found="no record of what it came from: who answered is older than this command",
+            expected="a record, to compute it again by",
+            remedy="upgrade the coordinator (a node that answers while it is away, too), or leave --save out",
+        )
     asked = {"owners": query.owners, "min_confidence": query.min_confidence}
     inputs: dict[str, Any] = {"path": str(Path(source).resolve()), "digest": inputs_digest(query.inputs)}
     inputs |= {"dtype": query.inputs.dtype.name, "shape": list(query.inputs.shape)}
     said = plain(replace(answer, record=None)) | {"labels": list(answer.labels)}
-    said.pop("record")
+    del said["record"], said["signed"]
     record = json.loads(to_json(answer.record))
     document = {"schema": SCHEMA, "inputs": inputs, "query": plain(asked), "record": record, "answer": said}
+    if answer.signed:
+        document["signed"] = json.loads(answer.signed)
     file.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
@@ -73,4 +74,5 @@ def read_answer(file: Path) -> SavedAnswer:
         )
     record = from_json(AnswerRecord, canonical_json(document["record"]))
     query = {**document["query"], "inputs": document["inputs"]}
-    return SavedAnswer(answer=document["answer"], query=query, record=record)
+    signed = canonical_json(document["signed"]) if "signed" in document else b""
+    return SavedAnswer(answer=document["answer"], query=query, record=record, signed=signed)

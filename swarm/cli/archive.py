@@ -8,12 +8,13 @@ import os
 import tarfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from coordinator.bearer_tokens import as_revoked
 from swarm.cli.blob_places import PLACE_FILE
 from swarm.config import SwarmHome
 from swarm.domain.errors import ConflictError, InvalidInputError, NotFoundError, VerificationError
@@ -23,16 +24,19 @@ Row = tuple[bytes, bytes, int]
 SCHEMA = "swarm.backup/1"
 _PARTS = ("ca", "coordinator", "registry", "operator", "swarm.toml")
 _BLOBS = PurePosixPath("registry/blobs")
+_BEARERS = PurePosixPath("coordinator/bearer-tokens")
 _ABOUT, _REDIS = "backup.json", "redis.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What a file of `swarm backup` holds: `blobs` says whether the weights are in it."""
+    """What a file of `swarm backup` holds: `blobs` says whether the weights are in it, `bearers_revoked` how
+    many bearer tokens were unpacked as revoked ones."""
 
     swarm: SwarmId
     rows: Sequence[Row]
     blobs: bool
+    bearers_revoked: int = 0
 
 
 def write_archive(
@@ -75,8 +79,11 @@ def write_archive(
         draft.unlink(missing_ok=True)
 
 
-def read_archive(file: Path, home: SwarmHome) -> Backup:
+def read_archive(file: Path, home: SwarmHome, *, bearer_tokens: bool = False) -> Backup:
     """Unpack a backup into an empty home; return what else it holds.
+
+    Bearer tokens are unpacked as revoked ones, for which of them were revoked since is told nowhere;
+    `bearer_tokens`: as they were.
 
     Raises ConflictError where home has something already, InvalidInputError for another kind of file,
     VerificationError for a damaged one. Only plain files below the known folders are written.
@@ -94,15 +101,22 @@ def read_archive(file: Path, home: SwarmHome) -> Backup:
             found = {member.name: member for member in archive.getmembers()}
             about = _about(archive, found, file)
             rows = _rows(archive, found)
+            revoked = 0
             for name in found.keys() - {_ABOUT, _REDIS}:
-                _unpack(archive, found[name], home.root)
+                is_bearer = PurePosixPath(name).parent == _BEARERS and not bearer_tokens
+                revoked += _unpack(archive, found[name], home.root, as_revoked if is_bearer else None)
     except FileNotFoundError:
         raise NotFoundError(str(file), found="no such file", expected="a file of swarm backup") from None
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise VerificationError(
             str(file), found=f"{type(error).__name__}: {error}", expected="a whole file of swarm backup"
         ) from error
-    return Backup(swarm=swarm_id(str(about["swarm"])), rows=rows, blobs=bool(about.get("blobs", True)))
+    return Backup(
+        swarm=swarm_id(str(about["swarm"])),
+        rows=rows,
+        blobs=bool(about.get("blobs", True)),
+        bearers_revoked=revoked,
+    )
 
 
 def _check_whole(file: Path) -> None:
@@ -166,7 +180,13 @@ def _rows(archive: tarfile.TarFile, found: dict[str, tarfile.TarInfo]) -> list[R
     return [(base64.b64decode(key), base64.b64decode(payload), int(ttl)) for key, payload, ttl in parsed]
 
 
-def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+def _unpack(
+    archive: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    root: Path,
+    changed: Callable[[bytes], bytes | None] | None,
+) -> bool:
+    """Write an entry as a file, `changed` where that says so; return whether it did."""
     name = PurePosixPath(member.name)
     if not member.isreg() or name.is_absolute() or ".." in name.parts or name.parts[0] not in _PARTS:
         raise InvalidInputError("backup", found=f"an entry {member.name!r}", expected="files of a home")
@@ -174,5 +194,8 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> No
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     for folder in reversed(target.relative_to(root).parents[:-1]):
         (root / folder).mkdir(exist_ok=True, mode=0o700)
+    content = _content(archive, member, member.name)
+    other = changed(content) if changed is not None else None
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(_content(archive, member, member.name))
+        out.write(content if other is None else other)
+    return other is not None

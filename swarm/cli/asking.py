@@ -158,8 +158,9 @@ def predict(
             query, answer = await by_own_node(unreachable)
         if save is not None:
             save_answer(save, answer, query, source)
-        if save is not None and not explain:
-            answer = replace(answer, sources=())
+            answer = replace(answer, signed=b"")
+            if not explain:
+                answer = replace(answer, sources=(), gate_entropy=())
         facts: dict[str, object] = {"answer": answer, "labels": answer.labels}
         text = describe_answer(answer, top_k)
         if profile and gate:

@@ -89,6 +89,13 @@ def _refuse_bucket(url: str) -> None:
 
 def restore(
     file: Annotated[Path, typer.Argument(help="A file that swarm backup wrote.")],
+    bearer_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--bearer-tokens",
+            help="Bearer tokens count as when the backup was made, those revoked since too; else none does.",
+        ),
+    ] = False,
     redis_url: RedisUrl = None,
     home: Home = None,
     json: Json = False,
@@ -100,7 +107,7 @@ def restore(
 
     founder = SwarmHome(home_folder(home))
     url = load_settings(founder.root, redis_url=redis_url).redis_url
-    kept = read_archive(file, founder)
+    kept = read_archive(file, founder, bearer_tokens=bearer_tokens)
 
     async def work() -> None:
         async with _store(founder, url, kept.swarm) as store:
@@ -110,9 +117,15 @@ def restore(
     progress("members keep their certificates; start the services at the addresses they know")
     for line in _about_weights(founder, has_blobs=kept.blobs):
         progress(line)
+    if kept.bearers_revoked:
+        progress(
+            f"{kept.bearers_revoked} bearer tokens do not count any more, for nobody knows which were revoked"
+            " since the backup; make new ones: swarm token create --bearer NAME"
+        )
     text = f"swarm {kept.swarm} is restored in {founder.root}: swarm redis, swarm registry, swarm coordinator"
     facts = {"swarm": kept.swarm, "home": str(founder.root), "redis_keys": len(kept.rows)}
-    emit("restore", {**facts, "blobs": kept.blobs}, as_json=json, text=text)
+    facts |= {"blobs": kept.blobs, "bearer_tokens_revoked": kept.bearers_revoked}
+    emit("restore", facts, as_json=json, text=text)
 
 
 def _about_weights(founder: SwarmHome, *, has_blobs: bool) -> list[str]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from swarm.cli.clock import span
 from swarm.cli.output import bytes_text
-from swarm.config import COORDINATOR_JOIN_PORT, COORDINATOR_PORT, REGISTRY_PORT, home_flag
+from swarm.cli.processes import noted_ports
+from swarm.config import (
+    COORDINATOR_HTTP_PORT,
+    COORDINATOR_JOIN_PORT,
+    COORDINATOR_PORT,
+    REGISTRY_PORT,
+    SwarmHome,
+    home_flag,
+)
 from swarm.domain.errors import SwarmError
 
 if TYPE_CHECKING:
@@ -235,6 +243,8 @@ def start_again(service: Literal["coordinator", "registry"], known: "Identity", 
         port = where.rpartition(":")[2]
         words += [flag, port] if port.isdecimal() and int(port) != usual else []
     if (root / service / "identity").exists():
+        for flag, number in noted_ports(SwarmHome(root).run, service).items():
+            words += [flag, str(number)] if (flag, number) != ("--http-port", COORDINATOR_HTTP_PORT) else []
         return " ".join([*words, home_flag(root)])
     return f"{' '.join(words)}, on the founder's machine, in the founder's home"
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,6 +66,24 @@ def recorded(run: Path, name: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def note_ports(run: Path, service: str, flags: Mapping[str, int]) -> None:
+    """Write down the ports, by their flags, that a service listens on and that no member is told.
+
+    Only advice is made of them: where they cannot be written, nothing is.
+    """
+    with contextlib.suppress(OSError):
+        said = json.dumps({flag: port for flag, port in flags.items() if port})
+        (run / f"{service}.ports.json").write_text(said)
+
+
+def noted_ports(run: Path, service: str) -> dict[str, int]:
+    """Return the ports that a service noted when it ran last; none where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads((run / f"{service}.ports.json").read_text())
+        return {str(flag): int(port) for flag, port in found.items()}
+    return {}
 
 
 def recorded_processes(run: Path) -> list[tuple[Path, ProcessRecord]]:

@@ -12,7 +12,8 @@ from swarm.answering.expert_calls import Asked
 from swarm.answering.known_head import KnownHead
 from swarm.answering.replaying import answered_again
 from swarm.answering.routing import allowed_leaves, planned
-from swarm.cli.answer_files import SavedAnswer, inputs_digest
+from swarm.answering.vouching import inputs_digest
+from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import progress
 from swarm.client.inputs import as_batch
 from swarm.data.sources import load_inputs
@@ -31,10 +32,13 @@ from swarm.rpc.verified import VerifiedRegistry
 Heads = Sequence[KnownHead | None]
 
 
-async def computed_again(registry: VerifiedRegistry, saved: SavedAnswer, source: str) -> tuple[Answer, str]:
+async def computed_again(
+    registry: VerifiedRegistry, saved: SavedAnswer, source: str, import_paths: Sequence[str] = ()
+) -> tuple[Answer, str]:
     """Return a saved answer computed again here, and what the experts were computed on.
 
-    `source` is a file with its inputs, empty for the one that the answer names. Raises NotFoundError for a
+    `source` is a file with its inputs, empty for the one that the answer names; `import_paths` lead to nets
+    and a trunk of people's own. Raises NotFoundError for a
     version that is gone, VerificationError for inputs or statements that are not those of the answer,
     NotAuthorisedError for an expert that its owner alone may hold.
     """
@@ -43,9 +47,12 @@ async def computed_again(registry: VerifiedRegistry, saved: SavedAnswer, source:
     query = _query(saved, source, specification)
     active = await _gate(registry, saved, specification)
     leaves = [await _head(registry, digest) for digest in record.heads]
-    experts = {each.manifest: await _expert(registry, each, leaves, specification) for each in record.said}
+    experts = {
+        each.manifest: await _expert(registry, each, leaves, specification, import_paths)
+        for each in record.said
+    }
     progress(f"gate {active.version} and {len(experts)} experts are verified")
-    trunk = await _trunk(registry, specification)
+    trunk = await _trunk(registry, specification, import_paths)
 
     def planned_again(way: Way, reading: Reading) -> AnswerBoard:
         return planned(way, reading, leaves, allowed_leaves(query.owners, way, active, leaves))
@@ -137,7 +144,11 @@ async def _head(registry: VerifiedRegistry, digest: str) -> KnownHead | None:
 
 
 async def _expert(
-    registry: VerifiedRegistry, said: Said, leaves: Heads, specification: Specification
+    registry: VerifiedRegistry,
+    said: Said,
+    leaves: Heads,
+    specification: Specification,
+    import_paths: Sequence[str],
 ) -> LoadedExpert:
     head = leaves[said.speaker] if said.speaker < len(leaves) else None
     if head is None or head.digest != said.manifest:
@@ -154,14 +165,22 @@ async def _expert(
             expected="share borrow or public: nobody but its owner can compute it again",
         )
     await registry.blobs(manifest)
-    return LoadedExpert.load(manifest, registry.cache.open_verified, specification, device=best_device())
+    return LoadedExpert.load(
+        manifest, registry.cache.open_verified, specification, import_paths, device=best_device()
+    )
 
 
-async def _trunk(registry: VerifiedRegistry, specification: Specification) -> Trunk:
+async def _trunk(
+    registry: VerifiedRegistry, specification: Specification, import_paths: Sequence[str]
+) -> Trunk:
     reference = specification.trunk
     await registry.fetch((*reference.weights.tensors, *reference.probe.tensors))
     return Trunk.load(
-        reference, registry.cache.open_verified, scale=specification.scale, offset=specification.offset
+        reference,
+        registry.cache.open_verified,
+        scale=specification.scale,
+        offset=specification.offset,
+        import_paths=import_paths,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from swarm.cli.options import Home, Json
+from swarm.cli.options import Home, ImportPath, Json, import_paths
 from swarm.cli.output import emit, run_async
 
 TOLERANCE = 1e-4
@@ -22,27 +22,33 @@ def replay(
     source: Annotated[
         str, typer.Option("--input", help="The inputs, where they lie elsewhere by now.", metavar="FILE")
     ] = "",
+    import_path: ImportPath = None,
     home: Home = None,
     json: Json = False,
 ) -> None:
     """Compute a saved answer again from its gate, experts and inputs; 0 only where it is the same to the bit.
 
-    Everything is fetched by the digests that the answer names, and verified.
+    Everything is fetched by the digests that the answer names, and verified. --import-path is for experts of
+    nets, or a trunk, of somebody's own: their code is to be on this machine, as its owner has it.
     """
     from swarm.cli.answer_files import read_answer
     from swarm.cli.comparing import compared
     from swarm.cli.places import find_place
     from swarm.cli.recomputing import computed_again
     from swarm.cli.verified import verified_registry
+    from swarm.cli.vouched import voucher_of
 
     place, saved = find_place(home), read_answer(answer)
+    paths = import_paths(import_path) if import_path else ()
 
     async def work() -> bool:
         async with verified_registry(place) as registry:
-            again, computed_on = await computed_again(registry, saved, source)
+            voucher = await voucher_of(registry, saved)
+            again, computed_on = await computed_again(registry, saved, source, paths)
         found = compared(saved, again, computed_on, TOLERANCE)
-        emit("replay", found.facts(), as_json=json, text=found.text())
-        return found.is_same
+        facts, text = found.facts() | voucher.facts(), f"{found.text()}\n{voucher.text()}"
+        emit("replay", facts, as_json=json, text=text)
+        return found.is_same and not voucher.otherwise
 
     if not run_async(work()):
         raise typer.Exit(NOT_THE_SAME)

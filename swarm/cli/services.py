@@ -190,8 +190,14 @@ def coordinator(
     )
 
     def serve() -> Coroutine[Any, Any, None]:
+        from coordinator.addresses import Endpoints
         from coordinator.app import CoordinatorConfig
         from coordinator.app import serve as serve_coordinator
+        from swarm.cli.processes import note_ports
+
+        def noted(at: Endpoints) -> None:
+            ports = {"--http-port": at.http_port, "--loopback-port": at.loopback_port}
+            note_ports(founder.root / "run", "coordinator", ports)
 
         return serve_coordinator(
             CoordinatorConfig(
@@ -217,7 +223,8 @@ def coordinator(
                 growth_patience_s=settings.growth_patience_s,
                 replicas=settings.replicas,
                 replica_grace_s=settings.replica_grace_s,
-            )
+            ),
+            noted,
         )
 
     _run("coordinator", founder.root, serve, log_level=log_level, log_json=log_json)

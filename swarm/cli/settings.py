@@ -4,14 +4,23 @@ The TOML file is `swarm.toml` in the founder's home (a node's own is read by `no
 address may hold a password, so it comes from the environment or a flag only.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ByteSize, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -50,6 +59,11 @@ def _whole_bytes(value: Any, read: ValidatorFunctionWrapHandler) -> ByteSize:
     return size
 
 
+def _table(value: Any) -> Any:
+    """Read a table that a variable says in JSON, or as nothing at all."""
+    return (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Every setting of the services and of the command, with its default."""
 
@@ -79,8 +93,8 @@ class Settings(BaseSettings):
     """Of so many of the newest gate versions all arrays are kept: to roll back to them, or ask by them."""
     query_rate: float = Field(default=0.0, ge=0)
     """About how many rows a second each caller may ask in the long run; 0: as many as it likes."""
-    query_rates: dict[str, float] = Field(default_factory=dict)
-    """The rates of those named, as `{"client/ada": 100}`; 0: no limit for that one."""
+    query_rates: Annotated[dict[str, float], NoDecode, BeforeValidator(_table)] = Field(default_factory=dict)
+    """The rates of those named, as `{"client/ada": 100}`; 0: no limit for that one. Empty: none."""
     audit_days: int = Field(default=30, ge=0, le=3650)
     """For so many days the coordinator keeps who was answered what; 0: it does not write that down."""
     registry_node_quota: Annotated[ByteSize, WrapValidator(_whole_bytes)] = ByteSize(0)

@@ -1,5 +1,6 @@
 """Large batches: what one call takes, and the answers of several calls put together again. Pure."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ def joined(answers: Sequence[Answer]) -> Answer:
                 expected="one gate for all rows",
                 remedy="ask again",
             )
+    entropies = [each.gate_entropy for each in answers if each.gate_entropy]
     far = [part for answer in answers if (part := answer.out_of_distribution) is not None]
     rows = np.array([len(answer.probabilities) for answer in answers])
     return Answer(
@@ -49,6 +51,7 @@ def joined(answers: Sequence[Answer]) -> Answer:
         missing_experts=tuple(sorted({name for answer in answers for name in answer.missing_experts})),
         flops_per_query=float(np.average([answer.flops_per_query for answer in answers], weights=rows)),
         combination=first.combination,
+        gate_entropy=tuple(itertools.chain(*entropies)) if len(entropies) == len(answers) else (),
         confidence=np.concatenate([answer.confidence for answer in answers]),
         calibration=first.calibration,
         out_of_distribution=np.concatenate(far) if len(far) == len(answers) else None,

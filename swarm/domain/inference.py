@@ -104,8 +104,8 @@ class Answer:
     `sources[b]` (empty unless explained) lists the experts in falling weight; of `prototypes`, `gate` and
     uniform answers the weights sum to 1. The root answers whole rows: alone in `root`, in rows that fell back
     to it and for a profile; in `poe` and `corrected` it comes first with weight 1, then the experts asked.
-    `gate_entropy[b]` (as the sources) is that of the gate's leaf weights in nats; it travels by the Open
-    Inference Protocol only.
+    `gate_entropy[b]` (empty as the sources, and of coordinators before it was there) is that of the gate's
+    leaf weights in nats.
 
     `confidence` float32 [B] is the probability of each row's likeliest class (left out: of `probabilities`).
     `calibration` is the temperature by which probabilities were brought to how often such answers are right
@@ -113,7 +113,7 @@ class Answer:
     how far out each row lies (`swarm.gating.out_of_distribution`), above 1 farther than 99 of 100 training
     samples; None where nobody looked. `unknown[b]` (left out: never): the query asked for more confidence
     than this row has; its probabilities are all 0. `record` is there where the query asked for a replayable
-    answer.
+    answer, `signed` then is the statement (`swarm.domain.replay.GivenAnswer`) of whoever gave it.
     """
 
     class_names: tuple[str, ...]
@@ -130,6 +130,7 @@ class Answer:
     out_of_distribution: NDArray[np.float32] | None = None
     unknown: tuple[bool, ...] = ()
     record: AnswerRecord | None = None
+    signed: bytes = b""
 
     def __post_init__(self) -> None:
         rows = len(self.probabilities)
@@ -148,14 +149,15 @@ class Answer:
         )
 
     def at_least(self, min_confidence: float) -> "Answer":
-        """Return the answer with the rows below min_confidence unknown: their probabilities are 0."""
+        """Return the answer with the rows below min_confidence unknown: their probabilities are 0. Again, it
+        changes nothing."""
         below = self.confidence < min_confidence
         if not below.any():
             return self
         return replace(
             self,
             probabilities=np.where(below[:, None], np.float32(0), self.probabilities),
-            unknown=tuple(bool(flag) for flag in below),
+            unknown=tuple(bool(flag) for flag in below | np.array(self.unknown, dtype=bool)),
         )
 
 

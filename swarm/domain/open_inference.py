@@ -160,6 +160,7 @@ class ModelStatistics:
     requests: int
     success: Durations
     fail: Durations
+    queue: Durations
     compute_input: Durations
     compute_infer: Durations
     compute_output: Durations

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from swarm.domain.combination import Combination
-from swarm.domain.ids import Digest, NodeId
+from swarm.domain.ids import Digest, NodeId, SwarmId
 from swarm.domain.tensors import FORBID_UNKNOWN
 
 
@@ -48,3 +48,23 @@ class AnswerRecord:
     heads: tuple[str, ...]
     said: tuple[Said, ...]
     computed_on: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenAnswer:
+    """What whoever routed a replayable answer signs: that it gave `figures` to `inputs`, by `record`.
+
+    Both are digests (`swarm.answering.vouching`); `owners` and `min_confidence` are the query's. `given_at`:
+    seconds since the epoch, by the giver's clock.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
+    swarm: SwarmId
+    given_by: NodeId
+    given_at: float
+    inputs: Digest
+    owners: tuple[NodeId, ...]
+    min_confidence: float
+    figures: Digest
+    record: AnswerRecord

@@ -67,7 +67,8 @@ class CoordinatorClient(GrowthCalls):
         """Return the swarm's answer; the coordinator knows how long it may take."""
         reply = await self.connection.unary(m.PREDICT, convert.query_to_pb(query), timeout_s)
         with reply_checked(self.connection.peer):
-            return convert.answer_from_pb(reply)
+            # A coordinator of before `min_confidence` does not know what it was asked for.
+            return convert.answer_from_pb(reply).at_least(query.min_confidence)
 
     async def make_profile(
         self, examples: Examples, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from swarm.audit import RefusalLog
@@ -21,6 +21,7 @@ from swarm.domain.membership import Caller
 from swarm.rpc.allowances import MOST_CALLS_OF_ALL, Allowances, Limits
 from swarm.rpc.callers import CertificateGatekeeper, Gatekeeper, LoopbackGatekeeper, SameMachineGatekeeper
 from swarm.rpc.credentials import IdentitySource, server_credentials
+from swarm.rpc.health import Health
 from swarm.rpc.interceptors import RECHECK_S, Admission, Behaviour, CallGuard
 from swarm.rpc.methods import Method
 from swarm.rpc.open_inference.descriptors import ServedDescriptors
@@ -36,6 +37,8 @@ class Service:
     behaviours: Mapping[Method[Any, Any], Behaviour]
     admissions: Mapping[Method[Any, Any], Admission] = field(default_factory=dict)
     """What may refuse a caller of a method before any of its request is read."""
+    is_ready: Callable[[], bool] = lambda: True
+    """Whether it can answer now, for health."""
 
     def handler(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Return the service as gRPC takes it."""
@@ -65,11 +68,10 @@ class RpcServer:
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=None if allowances is None else MOST_CALLS_OF_ALL,
         )
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._names = [service.name for service in offered]
+        self._health = Health({service.name: service.is_ready for service in offered})
         self._server.add_generic_rpc_handlers([service.handler() for service in offered])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        names = [*(service.name for service in offered), health.SERVICE_NAME, reflection.SERVICE_NAME]
         served: Any = ServedDescriptors()
         reflection.enable_server_reflection(names, self._server, pool=served)
 
@@ -125,18 +127,16 @@ class RpcServer:
             ) from error
 
     async def start(self) -> None:
-        """Serve from now on; health says SERVING for every service."""
-        for name in self._names:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        """Serve from now on; health says SERVING for every service that is ready."""
         await self._server.start()
 
     async def say_ending(self) -> None:
         """Let health say NOT_SERVING from now on, whatever is served still."""
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Take no new calls, give running ones grace_s to end, then end them."""
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         await self._server.stop(grace_s)
         self._refusals.flush()
         # A call that ended with an error is kept alive by its traceback; at exit gRPC waits 2 s for such.

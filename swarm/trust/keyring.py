@@ -11,6 +11,7 @@ from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ExpertId, NodeId, SwarmId, expert_of, node_id, owner_of
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import MemberRecord, RevocationList, Role, Tombstone
+from swarm.domain.replay import GivenAnswer
 from swarm.domain.specification import Specification
 from swarm.trust.certificates import ca_swarm, certificate_pin, load_certificate
 from swarm.trust.signing import SSlibKey
@@ -162,6 +163,8 @@ class Keyring:
             return value.owner
         if isinstance(value, Tombstone):
             return self._withdrawing_signer(value, claimed.key_id)
+        if isinstance(value, GivenAnswer):
+            return value.given_by
         if isinstance(value, GateStatement | Specification | RevocationList):
             return COORDINATOR
         raise InvalidInputError("statement", found=type(value).__name__, expected="a signed statement")
@@ -216,6 +219,8 @@ def _subject(value: object) -> str:
             return f"record of {value.id}"
         case Tombstone():
             return f"tombstone of {value.id}"
+        case GivenAnswer():
+            return f"answer of {value.given_by}"
         case RevocationList():
             return f"revocation list {value.number}"
     return "statement"

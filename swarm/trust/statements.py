@@ -19,6 +19,7 @@ from swarm.domain.gates import GateStatement
 from swarm.domain.ids import Digest
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import MemberRecord, RevocationList, Tombstone
+from swarm.domain.replay import GivenAnswer
 from swarm.domain.specification import Specification
 from swarm.trust.codec import MAX_JSON_BYTES, canonical_json, from_json, parse_json, to_json
 from swarm.trust.signing import Envelope, SSlibKey, StatementSigner, statement_key
@@ -50,6 +51,7 @@ PREDICATE_TYPES: dict[type, str] = {
     MemberRecord: "swarm:member/v1",
     Tombstone: "swarm:tombstone/v1",
     RevocationList: "swarm:revocations/v1",
+    GivenAnswer: "swarm:answer/v1",
 }
 
 

@@ -13,10 +13,15 @@ import structlog
 
 from coordinator.answer_trail import read_trail
 from node.enrol import join
+from swarm.cli.checks import start_again
 from swarm.client import AsyncClient, Client
 from swarm.config import NodeHome
 from swarm.domain.errors import ExhaustedError, NotReadyError, UnreachableError
 from swarm.domain.inference import Answer, Query
+from swarm.domain.replay import GivenAnswer
+from swarm.trust.codec import canonical_json
+from swarm.trust.identity import Identity
+from swarm.trust.statements import open_statement
 from tests.support.forked_processes import ENVIRONMENT, ROOT
 from tests.support.garden import IMAGES, LABELS, Garden, garden, owners, same_answers
 from tests.support.whole_swarm import until
@@ -75,6 +80,12 @@ async def test_predictions_go_on_over_a_kill_of_the_coordinator(swarm: Garden) -
             assert all(owners(answer) == {"rose", "tulip"} and not any(answer.degraded) for answer in answers)
 
 
+async def test_the_doctor_starts_a_killed_coordinator_again_at_its_http_port(swarm: Garden) -> None:
+    founder = swarm.swarm.home
+    known = Identity.load(founder.operator / "identity")
+    assert f"--http-port {swarm.swarm.http_port}" in start_again("coordinator", known, founder.root)
+
+
 async def test_a_client_that_begins_without_a_coordinator_goes_by_what_it_kept(swarm: Garden) -> None:
     assert "coordinator" not in swarm.swarm.processes
     async with client(swarm, "direct", direct=True) as direct, client(swarm, "plain") as plain:
@@ -88,7 +99,9 @@ async def test_a_client_that_begins_without_a_coordinator_goes_by_what_it_kept(s
 
 async def test_the_command_at_a_node_that_listens_answers_without_the_coordinator(swarm: Garden) -> None:
     np.save(swarm.swarm.folder / "x.npy", IMAGES[:4])
-    words = ("predict", str(swarm.swarm.folder / "x.npy"), "--json", "--home", str(swarm.homes["rose"].root))
+    home, file = swarm.homes["rose"], swarm.swarm.folder / "answer.json"
+    inputs = str(swarm.swarm.folder / "x.npy")
+    words = ("predict", inputs, "--save", str(file), "--json", "--home", str(home.root))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "swarm.cli", *words,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENVIRONMENT,
@@ -97,6 +110,9 @@ async def test_the_command_at_a_node_that_listens_answers_without_the_coordinato
     assert process.returncode == 0, told.decode()
     assert "this node routes" in told.decode()
     assert len(json.loads(out)["answer"]["probabilities"]) == 4
+    signed = canonical_json(json.loads(file.read_text())["signed"])
+    rose = Identity.load(home.identity).required_signer()
+    assert open_statement(signed, GivenAnswer, rose.public_hex).value.given_by == "rose"
 
 
 async def test_a_coordinator_that_is_back_is_followed(swarm: Garden) -> None:

@@ -77,6 +77,15 @@ def test_a_saved_answer_is_the_same_to_the_bit_when_it_is_computed_again(
     assert len(gate) == 64 and document["inputs"]["path"] == str((swarm.folder / "x.npy").resolve())
     code, found, error = command(swarm, "replay", str(file))
     assert (code, found["verdict"], found["differences"]) == (0, "same", []), (found, error)
+    assert (found["signed_by"], found["not_as_signed"]) == ("coordinator", [])
+
+
+OWN_NET = """
+import torch
+
+def factory(input_shape, classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+"""
 
 
 async def test_what_else_is_asked_beside_a_query_changes_no_bit_of_a_replayable_answer(
@@ -112,6 +121,37 @@ def test_a_figure_that_was_changed_is_found_and_named(swarm: WholeSwarm, tmp_pat
     assert len(found["differences"]) == 1
     assert found["differences"][0].startswith("probabilities: 1 of 21 rows differ, by at most ")
     assert found["differences"][0].endswith("(row 3)")
+    assert found["not_as_signed"] == ["figures"]
+
+
+def test_a_saved_answer_says_who_gave_it_and_what_of_it_is_not_as_they_signed(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    file = saved(swarm, tmp_path, "--owner", "tulip")
+    whole = file.read_text()
+    for name, change in (
+        ("inputs", lambda it: it["inputs"].update(path="elsewhere")),
+        ("query", lambda it: it["query"].update(min_confidence=1e-9)),
+        ("record", lambda it: it["record"].update(computed_on="cpu of somebody")),
+        ("figures", lambda it: it["answer"]["degraded"].__setitem__(0, True)),
+    ):
+        document = json.loads(whole)
+        change(document)
+        file.write_text(json.dumps(document))
+        code, found, error = command(swarm, "replay", str(file), "--input", str(swarm.folder / "x.npy"))
+        # Where the inputs lie is nobody's to sign.
+        assert found["not_as_signed"] == ([name] if name != "inputs" else []), error
+        assert code == (NOT_THE_SAME if name != "inputs" else 0)
+    document = json.loads(whole)
+    del document["signed"]
+    file.write_text(json.dumps(document))
+    code, found, _ = command(swarm, "replay", str(file))
+    assert (code, found["verdict"], found["signed_by"]) == (0, "same", "")
+    document = json.loads(whole)
+    document["signed"]["signatures"][0]["sig"] = "A" * 86 + "=="
+    file.write_text(json.dumps(document))
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "answer of coordinator" in str(error)
 
 
 def test_bits_that_another_type_of_device_changed_are_close_and_not_the_same(
@@ -154,3 +194,31 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
     file.write_text("{}")
     assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
     assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
+
+
+def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """The last: there is one more in the gate then."""
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "own_meadow.py").write_text(OWN_NET)
+
+    async def train() -> None:
+        home = swarm.joined("daisy")
+        swarm.agent(home)
+        data = write_digits(tmp_path / "daisy.npz", count=300, seed=5, only=(1, 2))
+        order = TrainOrder(
+            data=str(data), net="own_meadow:factory", steps=50, borrow=False, import_paths=(str(lab),)
+        )
+        async with agent_of(home) as client:
+            await carried_out(client, order)
+
+    asyncio.run(train())
+    file = saved(swarm, tmp_path, "--owner", "daisy")
+    assert json.loads(file.read_text())["record"]["said"], "the expert answered"
+    code, found, error = command(swarm, "replay", str(file))
+    assert isinstance(error, NotFoundError), (code, found)
+    assert "own_meadow" in str(error) and "--import-path" in error.remedy
+    code, found, error = command(swarm, "replay", str(file), "--import-path", str(lab))
+    assert (code, found["verdict"]) == (0, "same"), error

@@ -1,11 +1,16 @@
 """`swarm backup` takes the weights along wherever the registry has them, or says that it does not."""
 
+import asyncio
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
+from coordinator.bearer_tokens import BearerTokens
 from swarm.cli.up.supervisor import free_ports
+from swarm.domain.ids import NodeId
 from swarm.modules.blobs import BlobFiles
+from swarm.trust.signing import Signer
 from tests.support.commands import shell
 
 
@@ -20,6 +25,8 @@ def test_weights_in_a_folder_that_only_the_registry_was_told_of_are_in_the_backu
         home, other, port = root / "home", root / "other", str(free_ports(1)[0])
         sh.json("init", "lab", "--data", "digits", "--host", "127.0.0.1", "--home", str(home))
         blob = BlobFiles(other).put(b"weights")
+        bearers = BearerTokens(home / "coordinator" / "bearer-tokens", Signer.generate(), time.time)
+        asyncio.run(bearers.create(NodeId("app"), 60.0, "key"))
         with (
             sh.until("redis.ready", "redis", "--home", str(home)),
             sh.until(
@@ -46,6 +53,7 @@ def test_weights_in_a_folder_that_only_the_registry_was_told_of_are_in_the_backu
 
         restored = sh.swarm("restore", str(root / "whole.tgz"), "--home", str(root / "restored"))
         assert restored.returncode == 0, restored.stderr
+        assert "1 bearer tokens do not count any more" in restored.stderr
         assert BlobFiles(root / "restored" / "registry" / "blobs").open_verified(blob) == b"weights"
         restored = sh.swarm("restore", str(root / "less.tgz"), "--home", str(root / "second"))
         assert "not in this backup" in restored.stderr

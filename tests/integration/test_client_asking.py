@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import structlog
+from typer.testing import CliRunner
 
+from swarm.cli.app import build
 from swarm.client import AsyncClient, Client, parts
 from swarm.client.retrying import until_answered
 from swarm.domain.errors import (
@@ -25,6 +27,7 @@ from swarm.domain.errors import (
     SwarmError,
     UnauthenticatedError,
     UnreachableError,
+    VerificationError,
 )
 from swarm.domain.inference import MAX_QUERY_ROWS, Answer, Query
 from swarm.rpc.servicers import inference_service, membership_service
@@ -63,6 +66,7 @@ class Echo(Inference):
         return replace(
             answer,
             probabilities=np.stack([first, 1 - first], axis=1),
+            confidence=np.empty(0, np.float32),  # that of the probabilities
             gate_version=self.gate_version,
             flops_per_query=1.0,
         )
@@ -245,6 +249,40 @@ async def test_errors_name_what_is_wrong(running: Running, tmp_path: Path) -> No
     async with AsyncClient(ADDRESS, running.home) as client:
         with pytest.raises(UnreachableError, match="nobody listens"):
             await client.predict(rows(1), timeout_s=3)
+
+
+async def test_an_earlier_coordinator_answers_without_what_it_does_not_know(running: Running) -> None:
+    """It takes no notice of `min_confidence`."""
+    array = np.array([[0.5, 0, 0, 0], [0.9, 0, 0, 0]], np.float32)
+    async with AsyncClient(credentials=running.home) as client:
+        answer = await client.predict(array, min_confidence=0.6)
+        assert answer.unknown == (True, False) and answer.labels == ("", "beech")
+        assert answer.probabilities[0].tolist() == [0, 0] and answer.confidence[0] == 0.5
+
+
+def test_an_answer_that_does_not_say_what_it_came_from_is_not_saved(tmp_path: Path) -> None:
+    found = Running(tmp_path)
+    with in_a_thread(found):
+        np.save(tmp_path / "x.npy", rows(2))
+        file = tmp_path / "answer.json"
+        words = ["predict", str(tmp_path / "x.npy"), "--save", str(file), "--home", str(found.home)]
+        done = CliRunner().invoke(build(), words)
+    assert isinstance(done.exception, VerificationError), done.exception
+    assert "older" in done.exception.found and "leave --save out" in done.exception.remedy
+    assert not file.exists()
+
+
+async def test_parts_of_a_large_answer_keep_the_entropy_of_the_gate(running: Running) -> None:
+    class Undecided(Echo):
+        async def predict(self, query: Query, timeout_s: float) -> Answer:
+            answer = await super().predict(query, timeout_s)
+            return replace(answer, gate_entropy=tuple(map(float, answer.probabilities[:, 0])))
+
+    running.echo.predict = Undecided().predict  # type: ignore[method-assign]
+    async with AsyncClient(credentials=running.home) as client:
+        array = rows(600)
+        answer = await client.predict(array, explain=True)
+        assert answer.gate_entropy == tuple(map(float, array[:, 0]))
 
 
 def test_parts_of_several_gates_are_no_answer() -> None:

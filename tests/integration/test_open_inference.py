@@ -28,6 +28,7 @@ from tritonclient.utils import InferenceServerException
 from node.enrol import join
 from swarm.config import NodeHome
 from swarm.domain.ids import NodeId
+from swarm.domain.inference import MAX_QUERY_ROWS, ExpertAnswer, ExpertRequest, Query
 from tests.support.commands import shell
 from tests.support.coordinator import BackEnd, refusal
 from tests.support.documented import Example, examples_of, grpcurl_line, ran
@@ -67,7 +68,31 @@ def http_ask(
         return error.code, json.loads(error.read())
 
 
+READINESS = "inference.GRPCInferenceService"
+
+
+def health_of(swarm: BackEnd, service: str) -> str:
+    with grpc.insecure_channel(f"127.0.0.1:{swarm.endpoints.loopback_port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+def watched_until_ready(swarm: BackEnd) -> list[str]:
+    """Return what a watcher hears until the service is ready."""
+    heard: list[str] = []
+    with grpc.insecure_channel(f"127.0.0.1:{swarm.endpoints.loopback_port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=READINESS)
+        for reply in health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60):
+            heard.append(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+            if heard[-1] == "SERVING":
+                break
+    return heard
+
+
 async def not_ready(swarm: BackEnd) -> None:
+    BEFORE["watch"] = asyncio.create_task(asyncio.to_thread(watched_until_ready, swarm))
+    BEFORE["health"] = [await asyncio.to_thread(health_of, swarm, name) for name in ("", READINESS)]
     BEFORE["probe"], BEFORE["ready"], BEFORE["model"], BEFORE["live"] = await asyncio.gather(
         asyncio.to_thread(probe, swarm),
         asyncio.to_thread(http_ask, swarm, "/v2/health/ready"),
@@ -107,6 +132,11 @@ async def test_a_swarm_without_a_gate_is_alive_and_not_ready(swarm: Served) -> N
     assert code == 5 and "no gate" in said and "swarm train" in said
     assert BEFORE["ready"][0] == 503 and "swarm train" in BEFORE["ready"][1]["error"]
     assert BEFORE["model"][0] == 503 and BEFORE["live"] == (200, {"live": True})
+    assert BEFORE["health"] == ["SERVING", "NOT_SERVING"]
+    assert await BEFORE["watch"] == ["NOT_SERVING", "SERVING"]
+    assert [await asyncio.to_thread(health_of, swarm.swarm, name) for name in ("", READINESS)] == [
+        "SERVING"
+    ] * 2
     assert await asyncio.to_thread(probe, swarm.swarm) == (0, "inference: ready\n")
     assert await asyncio.to_thread(http_ask, swarm.swarm, "/v2/health/ready") == (200, {"ready": True})
 
@@ -166,6 +196,8 @@ async def test_the_server_tells_what_it_is_and_which_models_it_has(swarm: Served
     assert [(each["name"], each["datatype"], each["shape"]) for each in model["outputs"]] == [
         ("probabilities", "FP32", ["-1", "4"]),
         ("label", "BYTES", ["-1"]),
+        ("confidence", "FP32", ["-1"]),
+        ("out_of_distribution", "FP32", ["-1"]),
     ]
     assert config["max_batch_size"] == 4096 and config["input"][0]["data_type"] == "TYPE_FP32"
     assert json.loads(config["parameters"]["class_names"]["string_value"]) == ["a", "b"]
@@ -263,6 +295,62 @@ async def test_a_stream_answers_in_order_and_goes_on_after_a_wrong_request(swarm
     assert all(facts_of(each)["triton_final_response"] for each in found)
 
 
+async def test_requests_of_a_stream_are_worked_on_side_by_side_and_answered_in_their_order(
+    swarm: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, begun, answers = asyncio.Event(), list[str](), list[Any]()
+    for node in (swarm.ada, swarm.bob):
+
+        async def held(request: ExpertRequest, node: Any = node, answer: Any = node.predict) -> Any:
+            begun.append(node.id)
+            # bob's have to wait for nobody.
+            await (may_go.wait() if node.id == "ada" else asyncio.sleep(0))
+            return await answer(request)
+
+        monkeypatch.setattr(node, "predict", held)
+
+    def failed(client: Any) -> int:
+        return sum(
+            client.get_inference_statistics(name, "1").model_stats[0].inference_stats.fail.count
+            for name in ("ada.e0", "bob.e0")
+        )
+
+    def ask(client: Any) -> None:
+        client.start_stream(lambda result, error: answers.append(error or result.get_response().id))
+        for number in range(20):
+            model = "bob.e0" if number % 4 else "ada.e0"
+            client.async_stream_infer(model, [grpc_input(rows("a"))], request_id=str(number))
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(begun) < count:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert len(begun) == count, "no more are taken up than are worked on at once"
+
+    with swarm.grpc_client() as client:
+        await asyncio.to_thread(ask, client)
+        await until(8)
+        assert begun.count("bob") == 6 and not answers, "the first is not answered yet"
+        may_go.set()
+        async with asyncio.timeout(20):
+            while len(answers) < 20:
+                await asyncio.sleep(0.02)
+        assert answers == [str(number) for number in range(20)]
+        await asyncio.to_thread(client.stop_stream)
+        before = await asyncio.to_thread(failed, client)
+        may_go.clear()
+        begun.clear()
+        await asyncio.to_thread(ask, client)
+        await until(8)
+        await asyncio.to_thread(client.stop_stream, True)
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(failed, client) - before < 2:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        assert len(begun) == 8 and await asyncio.to_thread(failed, client) - before == 2
+
+
 async def test_http_carries_numbers_as_json_and_as_bytes(swarm: Served) -> None:
     def ask(binary: bool) -> Any:
         with triton_http.InferenceServerClient(swarm.http_address) as client:
@@ -293,6 +381,98 @@ async def test_the_best_classes_come_by_name_where_they_are_asked_for(swarm: Ser
     assert found.shape == (1, 2)
     value, column, name = found[0, 0].decode().split(":")
     assert (column, name) == ("3", "d") and float(value) > 0.5
+
+
+@pytest.mark.parametrize("transport", ["grpc", "http"])
+async def test_an_answer_says_how_sure_it_is_how_far_out_its_rows_lie_and_what_nobody_knows(
+    swarm: Served, transport: str
+) -> None:
+    strange = np.full((1, 6), 60, np.float32)
+    inputs = np.concatenate([rows("ad"), (rows("a") + rows("c")) / 2, strange])
+    plain = await swarm.ada.coordinator.predict(Query(inputs=inputs))
+    least = float((plain.confidence[2] + plain.confidence[:2].min()) / 2)
+    ours = await swarm.ada.coordinator.predict(Query(inputs=inputs, min_confidence=least))
+    assert ours.unknown[:3] == (False, False, True) and ours.out_of_distribution is not None
+
+    def ask(model: str, **parameters: Any) -> tuple[Any, dict[str, Any]]:
+        if transport == "grpc":
+            with swarm.grpc_client() as client:
+                found = client.infer(model, [grpc_input(inputs)], parameters=parameters)
+                return found, facts_of(found.get_response())
+        with triton_http.InferenceServerClient(swarm.http_address) as client:
+            found = client.infer(model, [http_input(inputs)], parameters=parameters)
+            return found, found.get_response()["parameters"]
+
+    found, facts = await asyncio.to_thread(ask, "swarm", min_confidence=least)
+    assert found.as_numpy("label").tolist() == [label.encode() for label in ours.labels]
+    assert np.array_equal(found.as_numpy("probabilities"), ours.probabilities)
+    assert np.array_equal(found.as_numpy("confidence"), ours.confidence)
+    assert np.array_equal(found.as_numpy("out_of_distribution"), ours.out_of_distribution)
+    assert found.as_numpy("out_of_distribution")[3] > 5
+    assert (facts["swarm_unknown"], facts["swarm_calibration"]) == (True, ours.calibration)
+    assert len(json.loads(facts["swarm_route"])) == 4, "who was asked is said of unknown rows, too"
+    found, facts = await asyncio.to_thread(ask, "swarm", uniform=True)
+    assert found.as_numpy("out_of_distribution").tolist() == [-1] * 4
+    assert (facts["swarm_unknown"], facts["swarm_calibration"]) == (False, 0)
+    found, facts = await asyncio.to_thread(ask, "ada.e0", min_confidence=1)
+    sure = found.as_numpy("confidence") >= 1
+    assert not sure.all() and facts["swarm_unknown"] is True
+    assert (found.as_numpy("label") != b"").tolist() == sure.tolist()
+    assert found.as_numpy("out_of_distribution") is None, "no gate is asked of an expert by name"
+
+
+async def test_an_unknown_row_has_no_best_classes(swarm: Served) -> None:
+    inputs = np.concatenate([rows("a"), (rows("a") + rows("c")) / 2])
+
+    def ask() -> Any:
+        with swarm.grpc_client() as client:
+            confidence = client.infer("swarm", [grpc_input(inputs)]).as_numpy("confidence")
+            wanted = [triton_grpc.InferRequestedOutput("probabilities", class_count=2)]
+            found = client.infer(
+                "swarm",
+                [grpc_input(inputs)],
+                outputs=wanted,
+                parameters={"min_confidence": float(confidence.mean())},
+            )
+            return found.as_numpy("probabilities").tolist()
+
+    known, unknown = await asyncio.to_thread(ask)
+    assert known[0].endswith(b":0:a") and unknown == [b"", b""]
+
+
+async def test_the_time_until_a_requests_turn_is_in_the_statistics(
+    swarm: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, answer, held_s = asyncio.Event(), swarm.bob.predict, 0.5
+
+    async def held(request: ExpertRequest) -> list[ExpertAnswer]:
+        await may_go.wait()
+        return await answer(request)
+
+    monkeypatch.setattr(swarm.bob, "predict", held)
+
+    def statistics() -> Any:
+        with swarm.grpc_client() as client:
+            return client.get_inference_statistics("bob.e0", "1").model_stats[0].inference_stats
+
+    def ask(count: int) -> None:
+        with swarm.grpc_client() as client:
+            client.infer("bob.e0", [grpc_input(np.tile(rows("c"), (count, 1)))])
+
+    before = await asyncio.to_thread(statistics)
+    # As many rows as are worked on at once; then one more.
+    asked = [asyncio.create_task(asyncio.to_thread(ask, MAX_QUERY_ROWS)) for _ in range(4)]
+    await asyncio.sleep(held_s)
+    asked.append(asyncio.create_task(asyncio.to_thread(ask, 1)))
+    await asyncio.sleep(held_s)
+    may_go.set()
+    await asyncio.gather(*asked)
+    after = await asyncio.to_thread(statistics)
+    assert after.queue.count - before.queue.count == 5
+    waited_s, computed_s = (
+        (getattr(after, phase).ns - getattr(before, phase).ns) / 1e9 for phase in ("queue", "compute_infer")
+    )
+    assert held_s / 2 < waited_s < 4 * held_s < computed_s
 
 
 async def test_statistics_count_what_was_asked_and_what_failed(swarm: Served) -> None:
@@ -380,7 +560,10 @@ BAD_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("NaN", "row 0", {"raw": np.full(6, np.nan, np.float32).tobytes()}),
     ("a misspelt parameter", "top_k", {"parameters": {"topk": 1}}),
     ("a parameter of another type", "a number from 0", {"parameters": {"top_k": "2"}}),
-    ("another output", "probabilities or label", {"outputs": ["scores"]}),
+    ("another output", "confidence or out_of_distribution", {"outputs": ["scores"]}),
+    ("an output twice", "each once", {"outputs": ["confidence", "confidence"]}),
+    ("a confidence that cannot be", "a number from 0 to 1", {"parameters": {"min_confidence": 2}}),
+    ("a confidence that is a text", "a number from 0 to 1", {"parameters": {"min_confidence": "0.9"}}),
     ("an unknown combination", "corrected", {"parameters": {"combination": "best"}}),
     ("an unknown owner", "ada, bob", {"parameters": {"owners": "eve"}}),
 ]

@@ -373,6 +373,41 @@ async def test_health_and_reflection_answer_members_on_every_server(swarm: Found
         assert b"PredictRequest" in replies[0].file_descriptor_response.file_descriptor_proto[0]
 
 
+async def test_watchers_of_health_hear_what_becomes_ready_and_of_the_end(
+    swarm: Founded, ada: Identity
+) -> None:
+    served, ready = health_pb2.HealthCheckResponse, list[str]()
+    service = inference_service(Inference(), is_ready=lambda: bool(ready))
+    async with (
+        serving(swarm.coordinator, [service]) as (server, address),
+        _raw_channel(swarm, ada, address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        named = {
+            name: health_pb2.HealthCheckRequest(service=name) for name in ("", "swarm.v1.Inference", "x")
+        }
+        watched = {name: stub.Watch(request, timeout=20) for name, request in named.items()}
+        gone = stub.Watch(named["swarm.v1.Inference"], timeout=20)
+        assert (await gone.read()).status == served.NOT_SERVING
+        gone.cancel()  # another's end is nobody else's
+        first = [(await call.read()).status for call in watched.values()]
+        assert first == [served.SERVING, served.NOT_SERVING, served.SERVICE_UNKNOWN]
+        ready.append("a gate")
+        assert (await stub.Check(named["swarm.v1.Inference"])).status == served.SERVING
+        assert (await watched["swarm.v1.Inference"].read()).status == served.SERVING
+        ready.clear()
+        assert (await watched["swarm.v1.Inference"].read()).status == served.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(named["x"])
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        ready.append("a gate")
+        assert (await watched["swarm.v1.Inference"].read()).status == served.SERVING
+        await server.say_ending()
+        for name in ("", "swarm.v1.Inference"):
+            assert (await watched[name].read()).status == served.NOT_SERVING
+            assert (await stub.Check(named[name])).status == served.NOT_SERVING
+
+
 async def test_a_unix_socket_serves_without_tls_only_in_a_private_folder(
     tmp_path: Path, ada: Identity
 ) -> None:

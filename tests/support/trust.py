@@ -11,6 +11,7 @@ from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import NodeId, SwarmId, expert_of, leaf_of
 from swarm.domain.manifests import Cost, Manifest, NetReference, Parent
 from swarm.domain.members import MemberRecord, RevocationList, Role, Tombstone
+from swarm.domain.replay import AnswerRecord, GivenAnswer, Said
 from swarm.domain.specification import Specification, TrunkReference
 from swarm.domain.tensors import ModuleEntry, TensorEntry
 from swarm.trust.ca import CertificateAuthority
@@ -203,6 +204,38 @@ def tombstone(id: str = "ada.e1", kind: str = "expert") -> Tombstone:
         id=id,
         reason="left",
         created_at=NOW.timestamp(),
+    )
+
+
+def given_answer(given_by: str = "coordinator") -> GivenAnswer:
+    return GivenAnswer(
+        swarm=SWARM,
+        given_by=NodeId(given_by),
+        given_at=NOW.timestamp(),
+        inputs=digest_of(b"inputs"),
+        owners=(NodeId("ada"),),
+        min_confidence=0.5,
+        figures=digest_of(b"figures"),
+        record=AnswerRecord(
+            specification=digest_of(b"specification"),
+            gate=digest_of(b"gate"),
+            gate_version=1,
+            combination=Combination(name="prototypes", temperature=0.5, top_k=2, calibration=1.5),
+            evenly=False,
+            falls_back=False,
+            heads=(digest_of(b"manifest"), ""),
+            said=(
+                Said(
+                    leaf=0,
+                    speaker=0,
+                    manifest=digest_of(b"manifest"),
+                    served_by=NodeId("ada"),
+                    rows=(0, 2),
+                    computed_on="cpu",
+                ),
+            ),
+            computed_on="cpu",
+        ),
     )
 
 

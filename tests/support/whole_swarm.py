@@ -101,6 +101,11 @@ class WholeSwarm:
         """Return a service's gRPC port."""
         return self._ports[name]["--port"]
 
+    @property
+    def http_port(self) -> int:
+        """The coordinator's HTTP port."""
+        return self._ports["coordinator"]["--http-port"]
+
     def log(self, name: str) -> str:
         """Return a service's log."""
         return (self.folder / f"{name}.log").read_text()

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.bearer_tokens import BearerTokens
 from swarm.cli import archive
 from swarm.config import SwarmHome
-from swarm.domain.ids import SwarmId
+from swarm.domain.errors import UnauthenticatedError
+from swarm.domain.ids import NodeId, SwarmId
+from swarm.trust.signing import Signer
 
 KEPT = ("ca/ca.pem", "coordinator/gates/1.json", "registry/blobs/ab/abcd", "operator/identity.json")
 LEFT_OUT = (
@@ -64,3 +67,35 @@ def test_blobs_in_another_folder_are_kept_as_the_homes_own(home: Path, inside: s
     restored = SwarmHome(home.parent / "restored")
     assert not archive.read_archive(home.parent / "swarm.tar.gz", restored).blobs
     assert not (restored.registry / "blobs").exists()
+
+
+async def test_a_bearer_token_that_was_revoked_after_a_backup_stays_revoked_when_it_is_restored(
+    home: Path,
+) -> None:
+    signer = Signer.generate()
+
+    def tokens_in(root: Path) -> BearerTokens:
+        return BearerTokens(root / "coordinator" / "bearer-tokens", signer, lambda: 1000.0)
+
+    tokens = tokens_in(home)
+    made = [await tokens.create(NodeId("app"), 60.0, key) for key in ("a", "b", "c")]
+    await tokens.revoke(made[0][1].id)
+    (home / "coordinator" / "bearer-tokens" / "odd.json").write_bytes(b"no token")
+    backup(home)
+    await tokens.revoke(made[1][1].id)
+
+    file, restored = home.parent / "swarm.tar.gz", SwarmHome(home.parent / "restored")
+    assert archive.read_archive(file, restored).bearers_revoked == 2
+    found = tokens_in(restored.root)
+    for text, _ in made:
+        with pytest.raises(UnauthenticatedError, match="revoked"):
+            found.holder(text)
+    text, _ = await found.create(NodeId("app"), 60.0, "d")
+    assert found.holder(text) == "app" and [view.bearer for view in found.views()] == ["app"]
+
+    as_then = SwarmHome(home.parent / "as-then")
+    assert archive.read_archive(file, as_then, bearer_tokens=True).bearers_revoked == 0
+    found = tokens_in(as_then.root)
+    assert [found.holder(text) for text, _ in made[1:]] == ["app", "app"]
+    with pytest.raises(UnauthenticatedError, match="revoked"):
+        found.holder(made[0][0])

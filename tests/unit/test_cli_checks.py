@@ -1,9 +1,12 @@
 """What `swarm doctor` says of the swarm."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from swarm.cli.checks import owners_check
+from swarm.cli.checks import owners_check, start_again
+from swarm.cli.processes import note_ports, noted_ports
+from swarm.config import home_flag
 from tests.support.answers import KNOWS, gate
 
 
@@ -25,3 +28,23 @@ def test_the_doctor_names_live_owners_that_the_gate_is_without() -> None:
     found = owners_check(seen(**in_the_gate, fay=True, gil=True), value)
     assert not found.ok and found.found == "fay, gil with experts, but without a leaf in gate 7"
     assert "swarm gate rollback VERSION" in found.remedy and "swarm train DATA" in found.remedy
+
+
+def test_a_coordinator_is_started_again_at_the_ports_that_it_had(tmp_path: Path) -> None:
+    known = cast(Any, SimpleNamespace(coordinator="h:7071", join="h:1234", registry="h:7072"))
+    elsewhere = start_again("coordinator", known, tmp_path)
+    assert elsewhere.startswith("swarm coordinator --join-port 1234, on the founder's machine")
+    for service in ("coordinator", "registry"):
+        (tmp_path / service / "identity").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    home = home_flag(tmp_path)
+    for http_port, flags in ((0, ""), (7080, ""), (8080, " --http-port 8080")):
+        note_ports(tmp_path / "run", "coordinator", {"--http-port": http_port, "--loopback-port": 0})
+        line = start_again("coordinator", known, tmp_path)
+        assert line == f"swarm coordinator --join-port 1234{flags} {home}"
+    note_ports(tmp_path / "run", "coordinator", {"--http-port": 7080, "--loopback-port": 99})
+    assert "--loopback-port 99" in start_again("coordinator", known, tmp_path)
+    assert start_again("registry", known, tmp_path) == f"swarm registry {home}"
+    (tmp_path / "run" / "coordinator.ports.json").write_text("[")
+    assert noted_ports(tmp_path / "run", "coordinator") == {}
+    note_ports(tmp_path / "nowhere", "coordinator", {"--http-port": 1})

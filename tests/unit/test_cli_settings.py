@@ -99,7 +99,7 @@ def test_what_growth_looks_for_and_how_long_it_waits_can_be_set(
 
 def test_the_coordinators_process_is_set_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[CoordinatorConfig] = []
-    monkeypatch.setattr("coordinator.app.serve", given.append)
+    monkeypatch.setattr("coordinator.app.serve", lambda config, _: given.append(config))
     monkeypatch.setattr("swarm.cli.services._run", lambda *arguments, **options: arguments[2]())
     monkeypatch.setattr("swarm.cli.places.founder_home", lambda home: SwarmHome(tmp_path))
     for name, value in (("CRITERION", "usage"), ("STALE_AFTER_S", "9"), ("PATIENCE_S", "8")):
@@ -112,3 +112,17 @@ def test_the_coordinators_process_is_set_by_them(tmp_path: Path, monkeypatch: py
         9.0,
         8.0,
     )
+
+
+def test_rates_are_json_in_the_environment_and_a_table_in_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "swarm.toml").write_text('query_rates = { "client/ada" = 7 }\n')
+    assert load_settings(tmp_path).query_rates == {"client/ada": 7}
+    for said, read in (('{"client/app": 5000}', {"client/app": 5000}), ("", {}), (" ", {})):
+        monkeypatch.setenv("SWARM_QUERY_RATES", said)
+        assert load_settings(tmp_path).query_rates == read
+    for wrong in ("5000", "{", '{"client/app": "many"}'):
+        monkeypatch.setenv("SWARM_QUERY_RATES", wrong)
+        with pytest.raises(UsageError, match="query_rates"):
+            load_settings(tmp_path)

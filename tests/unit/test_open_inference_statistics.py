@@ -16,15 +16,15 @@ def counting() -> Statistics:
 def test_a_request_counts_once_with_its_rows_and_its_phases() -> None:
     found = counting()
     with found.request("swarm", "2") as watch:
-        for phase in ("compute_input", "compute_infer", "compute_output", "compute_input"):
+        for phase in ("compute_input", "queue", "compute_infer", "compute_output", "compute_input"):
             with watch.phase(phase):
                 pass
         watch.rows = 3
     told = found.of("swarm", "2")
     assert (told.requests, told.rows, told.last_inference_ms) == (1, 3, 5000)
-    assert told.success == Durations(count=1, ns=90) and told.fail == Durations()
+    assert told.success == Durations(count=1, ns=110) and told.fail == Durations()
     assert told.compute_input == Durations(count=1, ns=20)
-    assert told.compute_infer == told.compute_output == Durations(count=1, ns=10)
+    assert told.queue == told.compute_infer == told.compute_output == Durations(count=1, ns=10)
     (batch,) = told.batches
     assert batch.rows == 3 and batch.compute_input == told.compute_input
 

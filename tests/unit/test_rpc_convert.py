@@ -129,12 +129,13 @@ def test_queries_and_answers_cross_unchanged() -> None:
         missing_experts=(ExpertId("ada.e1"),),
         flops_per_query=12.5,
         combination="corrected top-2",
+        gate_entropy=(0.1,),
     )
     returned = convert.answer_from_pb(convert.answer_to_pb(answer))
     assert returned.sources == answer.sources and returned.degraded == (True,)
     assert np.array_equal(returned.probabilities, answer.probabilities)
     assert (returned.missing_experts, returned.flops_per_query) == (("ada.e1",), 12.5)
-    assert returned.combination == "corrected top-2"
+    assert returned.combination == "corrected top-2" and returned.gate_entropy == (0.1,)
 
 
 @pytest.mark.parametrize(("field", "value"), [("combination", "best"), ("profile", "not a digest")])

@@ -11,6 +11,7 @@ from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
 from swarm.domain.manifests import Manifest
 from swarm.domain.members import MemberRecord, RevocationList, Tombstone
+from swarm.domain.replay import GivenAnswer
 from swarm.domain.specification import Specification
 from swarm.trust.keyring import Keyring, UnknownMemberError
 from swarm.trust.signing import Signer
@@ -22,6 +23,7 @@ from tests.support.trust import (
     contribution,
     found,
     gate,
+    given_answer,
     manifest,
     revocations,
     specification,
@@ -61,6 +63,20 @@ def test_another_members_manifest_is_refused(swarm: Founded) -> None:
     envelope = sign_statement(manifest("ada"), bob.required_signer())
     with pytest.raises(VerificationError, match=r"^manifest ada\.e1@1: .* a signature of ada by key"):
         keyring.open(envelope, Manifest)
+
+
+def test_an_answer_counts_as_that_of_whoever_signed_it(swarm: Founded) -> None:
+    ada, bob = swarm.member("ada"), swarm.member("bob")
+    keyring = swarm.keyring(ada, bob)
+    for giver, signer in (("coordinator", swarm.coordinator_signer), ("ada", ada.required_signer())):
+        given = given_answer(giver)
+        assert keyring.open(sign_statement(given, signer), GivenAnswer).value == given
+        with pytest.raises(VerificationError, match=f"answer of {giver}"):
+            keyring.open(sign_statement(given, bob.required_signer()), GivenAnswer)
+    client = swarm.member("app", role="client")
+    keyring.add_record(client.record)
+    with pytest.raises(VerificationError, match="who signs no statements"):
+        keyring.open(sign_statement(given_answer("app"), bob.required_signer()), GivenAnswer)
 
 
 def test_a_contribution_names_own_leaves_only(swarm: Founded) -> None:

@@ -34,6 +34,7 @@ from tests.support.trust import (
     contribution,
     found,
     gate,
+    given_answer,
     manifest,
     revocations,
     specification,
@@ -41,7 +42,15 @@ from tests.support.trust import (
 )
 
 SIGNER = Signer.from_hex("11" * 32)
-SAMPLES = [manifest(), contribution(), gate(), specification(), tombstone(), revocations(3, "ada")]
+SAMPLES = [
+    manifest(),
+    contribution(),
+    gate(),
+    specification(),
+    tombstone(),
+    revocations(3, "ada"),
+    given_answer(),
+]
 
 
 def envelope_of(payload: bytes, signer: Signer = SIGNER, payload_type: str = PAYLOAD_TYPE) -> bytes:

@@ -130,6 +130,8 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         else answer.out_of_distribution.tolist(),
         unknown=answer.unknown if any(answer.unknown) else (),
         record=to_json(answer.record) if answer.record is not None else b"",
+        gate_entropy=answer.gate_entropy,
+        signed=answer.signed,
     )
 
 
@@ -139,7 +141,7 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
     One without confidences, of an earlier coordinator, has those of its probabilities.
     """
     rows = len(message.degraded)
-    for name in ("explanations", "confidence", "out_of_distribution", "unknown"):
+    for name in ("explanations", "confidence", "out_of_distribution", "unknown", "gate_entropy"):
         found = len(getattr(message, name))
         if found not in (0, rows):
             raise ShapeMismatchError(name, found=f"{found}", expected=f"{rows}")
@@ -161,6 +163,8 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
         out_of_distribution=distances if len(distances) else None,
         unknown=tuple(message.unknown),
         record=from_json(AnswerRecord, message.record) if message.record else None,
+        gate_entropy=tuple(finite(each, "gate_entropy") for each in message.gate_entropy),
+        signed=message.signed,
     )
 
 

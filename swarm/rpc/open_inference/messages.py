@@ -138,7 +138,7 @@ def _statistics_to_pb(found: ModelStatistics) -> pb.ModelStatistics:
         inference_stats=pb.InferStatistics(
             success=_durations(found.success),
             fail=_durations(found.fail),
-            queue=pb.StatisticDuration(),
+            queue=_durations(found.queue),
             compute_input=_durations(found.compute_input),
             compute_infer=_durations(found.compute_infer),
             compute_output=_durations(found.compute_output),

@@ -1,7 +1,8 @@
 """The Open Inference Protocol over gRPC: converts, asks the port, converts back."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import aclosing
+from typing import Any, Final
 
 from swarm import __version__
 from swarm.domain.errors import SwarmError
@@ -10,6 +11,7 @@ from swarm.rpc.interceptors import Admission, Behaviour, Context
 from swarm.rpc.methods import Method
 from swarm.rpc.open_inference import messages
 from swarm.rpc.open_inference import methods as m
+from swarm.rpc.open_inference.side_by_side import in_order
 from swarm.rpc.pb import open_inference_pb2 as pb
 from swarm.rpc.ports import OpenInferencePort
 from swarm.rpc.server import Service
@@ -18,6 +20,10 @@ from swarm.rpc.servicers.coordinator import time_left
 SERVER_NAME = "swarm"
 _FINAL = "triton_enable_empty_final_response"
 """Streaming clients ask with it to be told that a request has its last response: each has exactly one."""
+
+
+STREAM_AT_ONCE: Final = 8
+"""So many requests of one stream are worked on at once. One of some MiB counts as so many more."""
 
 
 class _OpenInference:
@@ -64,24 +70,33 @@ class _OpenInference:
     async def model_stream_infer(
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """Answer each request in its turn; a wrong one is answered by its error, and the stream goes on."""
-        async for request in requests:
+        """Answer the requests in their order, some worked on at once; a wrong one is answered by its error,
+        and the stream goes on."""
+
+        async def answered(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
                 found = await self._infer(request, context)
             except SwarmError as error:
-                yield pb.ModelStreamInferResponse(
+                return pb.ModelStreamInferResponse(
                     error_message=str(error), infer_response=pb.ModelInferResponse(id=request.id)
                 )
-                continue
             if request.parameters[_FINAL].bool_param:
                 found.parameters["triton_final_response"].bool_param = True
-            yield pb.ModelStreamInferResponse(infer_response=found)
+            return pb.ModelStreamInferResponse(infer_response=found)
+
+        async with aclosing(in_order(requests, answered, room=STREAM_AT_ONCE, size=_size)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         read = messages.request_from_pb(request)
         result = await self._port.infer(read, time_left(context))
         is_raw = not any(tensor.HasField("contents") for tensor in request.inputs)
         return messages.result_to_pb(result, is_raw=is_raw)
+
+
+def _size(request: pb.ModelInferRequest) -> int:
+    return 1 + (request.ByteSize() >> 20)
 
 
 def open_inference_service(port: OpenInferencePort, admission: Admission | None = None) -> Service:
@@ -102,4 +117,4 @@ def open_inference_service(port: OpenInferencePort, admission: Admission | None 
     }
     asking: tuple[Method[Any, Any], ...] = (m.MODEL_INFER, m.MODEL_STREAM_INFER)
     admissions = dict.fromkeys(asking, admission) if admission is not None else {}
-    return Service(f"inference.{m.SERVICE}", behaviours, admissions)
+    return Service(f"inference.{m.SERVICE}", behaviours, admissions, port.is_ready)

@@ -68,7 +68,7 @@ class RowExplanation(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[_Union[Source, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PredictReply(_message.Message):
-    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query", "combination", "confidence", "calibration", "out_of_distribution", "unknown", "record")
+    __slots__ = ("class_names", "probabilities", "gate_version", "degraded", "explanations", "missing_experts", "flops_per_query", "combination", "confidence", "calibration", "out_of_distribution", "unknown", "record", "gate_entropy", "signed")
     CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,8 @@ class PredictReply(_message.Message):
     OUT_OF_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
+    GATE_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FIELD_NUMBER: _ClassVar[int]
     class_names: _containers.RepeatedScalarFieldContainer[str]
     probabilities: _types_pb2.Tensor
     gate_version: int
@@ -95,7 +97,9 @@ class PredictReply(_message.Message):
     out_of_distribution: _containers.RepeatedScalarFieldContainer[float]
     unknown: _containers.RepeatedScalarFieldContainer[bool]
     record: bytes
-    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., combination: _Optional[str] = ..., confidence: _Optional[_Iterable[float]] = ..., calibration: _Optional[float] = ..., out_of_distribution: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[bool]] = ..., record: _Optional[bytes] = ...) -> None: ...
+    gate_entropy: _containers.RepeatedScalarFieldContainer[float]
+    signed: bytes
+    def __init__(self, class_names: _Optional[_Iterable[str]] = ..., probabilities: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., gate_version: _Optional[int] = ..., degraded: _Optional[_Iterable[bool]] = ..., explanations: _Optional[_Iterable[_Union[RowExplanation, _Mapping[str, object]]]] = ..., missing_experts: _Optional[_Iterable[str]] = ..., flops_per_query: _Optional[float] = ..., combination: _Optional[str] = ..., confidence: _Optional[_Iterable[float]] = ..., calibration: _Optional[float] = ..., out_of_distribution: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[bool]] = ..., record: _Optional[bytes] = ..., gate_entropy: _Optional[_Iterable[float]] = ..., signed: _Optional[bytes] = ...) -> None: ...
 
 class ProfileRequest(_message.Message):
     __slots__ = ("inputs", "labels", "idempotency_key")

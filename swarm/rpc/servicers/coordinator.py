@@ -1,6 +1,6 @@
 """The coordinator's services: membership, gate, inference."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from swarm.domain.errors import ExhaustedError, InvalidInputError
 from swarm.domain.ids import digest, node_id
@@ -214,12 +214,17 @@ def gate_service(port: GatePort) -> Service:
     return Service("swarm.v1.Gate", behaviours)
 
 
-def inference_service(port: InferencePort, admission: Admission | None = None) -> Service:
-    """Return `swarm.v1.Inference` over port; `admission` may refuse a caller before its query is read."""
+def inference_service(
+    port: InferencePort,
+    admission: Admission | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
+) -> Service:
+    """Return `swarm.v1.Inference` over port; `admission` may refuse a caller before its query is read, and
+    `is_ready` is what health says of it."""
     on = _Inference(port)
     behaviours: dict[m.AnyMethod, Behaviour] = {m.PREDICT: on.predict, m.MAKE_PROFILE: on.make_profile}
     admissions = dict.fromkeys(behaviours, admission) if admission is not None else {}
-    return Service("swarm.v1.Inference", behaviours, admissions)
+    return Service("swarm.v1.Inference", behaviours, admissions, is_ready)
 
 
 def time_left(context: Context) -> float:

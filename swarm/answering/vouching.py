@@ -1,0 +1,92 @@
+"""Answers that whoever gave them signs: which inputs, which figures, and what they came from."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.digests import digest_of
+from swarm.domain.ids import Digest, NodeId, SwarmId
+from swarm.domain.inference import Answer, Examples, Profile, Query
+from swarm.domain.membership import Caller
+from swarm.domain.replay import GivenAnswer
+from swarm.rpc.ports import InferencePort
+from swarm.trust.codec import canonical_json
+from swarm.trust.signing import Signer
+from swarm.trust.statements import sign_statement
+
+Floats = NDArray[np.floating]
+
+
+def inputs_digest(inputs: NDArray[np.generic]) -> Digest:
+    """Return the blake3 of a batch's dtype, shape and values."""
+    little = np.ascontiguousarray(inputs)
+    return digest_of(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
+
+
+def figures_digest(
+    *,
+    class_names: Sequence[str],
+    probabilities: Floats,
+    confidence: Floats,
+    out_of_distribution: Floats | None,
+    degraded: Sequence[bool],
+    unknown: Sequence[bool],
+) -> Digest:
+    """Return the blake3 of what an answer says of each row, as float32."""
+    arrays = (probabilities, confidence, np.empty(0) if out_of_distribution is None else out_of_distribution)
+    said = {
+        "class_names": list(class_names),
+        "degraded": list(map(bool, degraded)),
+        "unknown": list(map(bool, unknown)),
+        "shapes": [list(each.shape) for each in arrays],
+    }
+    data = (np.ascontiguousarray(each, dtype="<f4").tobytes() for each in arrays)
+    return digest_of(b"\0".join([canonical_json(said), *data]))
+
+
+class SignedAnswers:
+    """Implements `InferencePort`: another one, whose replayable answers are signed by `giver`.
+
+    What somebody else has signed already, whom this one asked, stays theirs.
+    """
+
+    def __init__(
+        self, port: InferencePort, giver: NodeId, swarm: SwarmId, signer: Signer, clock: Callable[[], float]
+    ) -> None:
+        self._port, self._giver, self._swarm, self._signer = port, giver, swarm, signer
+        self._clock = clock
+
+    async def predict(self, query: Query, timeout_s: float) -> Answer:
+        """Return the port's answer, signed where it is replayable; raises as the port does."""
+        answer = await self._port.predict(query, timeout_s)
+        if answer.record is None or answer.signed:
+            return answer
+        return await asyncio.to_thread(self._signed, answer, query)
+
+    async def make_profile(self, caller: Caller, examples: Examples, timeout_s: float) -> Profile:
+        """Return the port's profile."""
+        return await self._port.make_profile(caller, examples, timeout_s)
+
+    def _signed(self, answer: Answer, query: Query) -> Answer:
+        assert answer.record is not None, "the caller looked"
+        given = GivenAnswer(
+            swarm=self._swarm,
+            given_by=self._giver,
+            given_at=self._clock(),
+            inputs=inputs_digest(query.inputs),
+            owners=query.owners,
+            min_confidence=query.min_confidence,
+            figures=figures_digest(
+                class_names=answer.class_names,
+                probabilities=answer.probabilities,
+                confidence=answer.confidence,
+                out_of_distribution=answer.out_of_distribution,
+                degraded=answer.degraded,
+                unknown=answer.unknown,
+            ),
+            record=answer.record,
+        )
+        return replace(answer, signed=sign_statement(given, self._signer))

@@ -1,0 +1,68 @@
+"""Who vouches for a saved answer: whose signature it has, and whether it is what they signed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.answering.vouching import figures_digest
+from swarm.cli.answer_files import SavedAnswer
+from swarm.cli.clock import stamp
+from swarm.domain.replay import GivenAnswer
+from swarm.rpc.verified import VerifiedRegistry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voucher:
+    """`by` is empty where nobody signed; `otherwise` names what is not as it was signed."""
+
+    by: str = ""
+    at: float = 0.0
+    otherwise: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        return {"signed_by": self.by, "signed_at": self.at, "not_as_signed": list(self.otherwise)}
+
+    def text(self) -> str:
+        if not self.by:
+            return "signed by nobody: it says what to compute, not who gave it"
+        when = f"{self.by} at {stamp(self.at)}"
+        if self.otherwise:
+            return f"NOT what {when} signed: other {', '.join(self.otherwise)}"
+        return f"signed by {when}"
+
+
+async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
+    """Return who signed a saved answer. VerificationError for a signature that is not its signer's, or of a
+    member that was revoked."""
+    if not saved.signed:
+        return Voucher()
+    given = (await registry.open(saved.signed, GivenAnswer)).value
+    said = {
+        "inputs": (given.inputs, saved.query["inputs"]["digest"]),
+        "query": (
+            (list(given.owners), given.min_confidence),
+            (list(saved.query["owners"]), float(saved.query["min_confidence"])),
+        ),
+        "record": (given.record, saved.record),
+        "figures": (given.figures, _figures(saved.answer)),
+    }
+    otherwise = tuple(name for name, (signed, found) in said.items() if signed != found)
+    return Voucher(by=given.given_by, at=given.given_at, otherwise=otherwise)
+
+
+def _figures(answer: dict[str, Any]) -> str:
+    far = answer["out_of_distribution"]
+    return figures_digest(
+        class_names=answer["class_names"],
+        probabilities=_floats(answer["probabilities"]),
+        confidence=_floats(answer["confidence"]),
+        out_of_distribution=None if far is None else _floats(far),
+        degraded=answer["degraded"],
+        unknown=answer["unknown"],
+    )
+
+
+def _floats(values: Any) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float64).astype(np.float32)
