@@ -21,6 +21,7 @@ MAIN = {
     "load": ("goodput_at_5x_over_peak",),
     "failures": ("slow_node_p99_over_baseline", "killed_owner_p99_over_baseline"),
     "gate_lookup": ("gate_lookup_ms_100k", "gate_recall_100k"),
+    "analytic_gate": ("analytic_gate_ms_100k", "analytic_gate_agreement_100k"),
     "routing_many_leaves": ("routed_decision_ms_100k",),
     "beside_hivemind": ("routed_over_hivemind",),
 }
@@ -43,9 +44,11 @@ def hivemind_python() -> str:
     return str(python) if subprocess.run(install, check=False).returncode == 0 else ""
 
 
-def run(part: str, hivemind: str) -> bool:
+def run(part: str, hivemind: str, data_dir: str) -> bool:
     """Run a part; return whether it ended well."""
     more: tuple[str, ...] = ()
+    if part == "analytic_gate" and data_dir:
+        more = ("--data-dir", data_dir)
     if part == "beside_hivemind":
         python = hivemind or hivemind_python()
         if not python:
@@ -73,8 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", choices=MAIN, action="append", help="this part alone, may be repeated")
     parser.add_argument("--hivemind", default="", metavar="PYTHON", help="an interpreter that has hivemind")
+    parser.add_argument("--data-dir", default="", metavar="DIR", help="real images for analytic_gate")
     chosen = parser.parse_args(arguments)
-    failed = [part for part in chosen.only or MAIN if not run(part, chosen.hivemind)]
+    failed = [part for part in chosen.only or MAIN if not run(part, chosen.hivemind, chosen.data_dir)]
     figures = merged()
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")

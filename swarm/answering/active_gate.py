@@ -12,6 +12,7 @@ from swarm.domain.specification import TrunkReference
 from swarm.gating.analytic_gate import AnalyticGate
 from swarm.gating.branches import splits_of
 from swarm.gating.gate_arrays import Placed
+from swarm.gating.indexed_columns import IndexedColumns
 from swarm.gating.indexed_prototypes import IndexedPrototypes
 from swarm.gating.out_of_distribution import reaches
 from swarm.gating.prototype_gate import PrototypeGate
@@ -26,7 +27,7 @@ class ActiveGate:
 
     `prototypes` is None where it has no leaves, `analytic` where no owner of a leaf gave sums. Never
     changes, so a request in flight finishes on the version that it started with. More than EXACT_TO
-    prototypes are indexed here, which takes seconds: make it outside the event loop.
+    prototypes or regions are indexed here, which takes up to a minute: make it outside the event loop.
     """
 
     statement: Statement[GateStatement]
@@ -36,6 +37,8 @@ class ActiveGate:
     """How far each region reaches (`swarm.gating.out_of_distribution`), float64 [regions]."""
     indexed: IndexedPrototypes | None = field(init=False)
     """The index of very many prototypes, None where they are looked up exactly."""
+    columns: IndexedColumns | None = field(init=False)
+    """The index of very many regions' columns, None where all are scored."""
     leaf_index: LeafIndex = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,6 +46,10 @@ class ActiveGate:
         object.__setattr__(self, "reach", found)
         indexed = None if self.prototypes is None else IndexedPrototypes.of(self.prototypes)
         object.__setattr__(self, "indexed", indexed)
+        columns = None
+        if self.prototypes is not None and self.analytic is not None:
+            columns = IndexedColumns.of(self.analytic, self.prototypes)
+        object.__setattr__(self, "columns", columns)
         tree = Tree.flat(0) if self.analytic is None else self.analytic.tree
         object.__setattr__(self, "leaf_index", LeafIndex.of(self.value.leaves, tree))
 

@@ -1,4 +1,4 @@
-"""How one query is answered, from its combination to its mixture: pure.
+"""How what experts and root say is mixed into one answer, and whose it is: pure.
 
 Where the gate has sums, the root stands in for an expert that does not answer, with the weight that the gate
 gave it: it knows more of the row than an expert that the gate did not choose (docs/adr/0013). The root is a
@@ -7,7 +7,7 @@ source like any other: in `root` and in rows that no expert answered, it is the 
 their leaf weights; in rows that lack one expert of several it has that one's weight.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,70 +16,20 @@ from numpy.typing import NDArray
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.answer_board import Rows, Shares
 from swarm.answering.expert_calls import Asked
+from swarm.answering.gate_reading import Reading, class_scores, region_shares
 from swarm.answering.known_head import KnownHead
-from swarm.domain.combination import USES_EXPERTS, USES_SUMS, Combination
+from swarm.answering.ways import Way
+from swarm.domain.combination import Combination
 from swarm.domain.errors import InvalidInputError, NotReadyError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import ROOT_EXPERT, ROOT_LEAF, ROOT_OWNER
-from swarm.domain.inference import ExpertForm, OwnerShare, Query, Source
+from swarm.domain.inference import OwnerShare, Source
 from swarm.gating.calibration import calibrated
-from swarm.gating.combinations import expert_weights, mix
-from swarm.gating.indexed_prototypes import IndexedPrototypes
-from swarm.gating.out_of_distribution import flops_of_distances, out_of_distribution
-from swarm.gating.regions import region_columns
-from swarm.gating.shortlist import Shortlist
-from swarm.gating.tiles import in_tiles
+from swarm.gating.combinations import mix
 
-OF_SOME_OWNERS = ("gate", "prototypes")
-"""The combinations that can be restricted to some owners: class scores are of all owners' sums."""
 LEAST_SHARE = 0.01
 """Owners that give less of an answer are not named."""
-EVENLY = Combination(name="prototypes")
-
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """One query's combination. `evenly`: all experts alike, no gate; `falls_back`: to the root at need."""
-
-    combination: Combination
-    evenly: bool = False
-    falls_back: bool = False
-
-    @property
-    def label(self) -> str:
-        """A name for people: `gate top-2`, `uniform`."""
-        return "uniform" if self.evenly else self.combination.label
-
-    @property
-    def form(self) -> ExpertForm:
-        return "corrections" if self.combination.name == "corrected" else "probabilities"
-
-    @property
-    def asks_experts(self) -> bool:
-        return self.evenly or self.combination.name in USES_EXPERTS
-
-    @property
-    def uses_sums(self) -> bool:
-        return not self.evenly and self.combination.name in USES_SUMS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reading:
-    """What the gate says of B rows: leaf weights [B, L]; where the way uses sums, the scores of targets
-    [B, T] and of classes [B, C].
-
-    `features` float32 [B, D] are None where nobody needed them; `flops` are the gate's, per query. Where
-    there are very many leaves, `weights` list some of them, and in_full(rows) gives all of theirs, [n, L].
-    """
-
-    weights: NDArray[np.floating] | Shortlist
-    scores: Floats | None = None
-    class_scores: Floats | None = None
-    features: Floats | None = None
-    flops: int = 0
-    in_full: Callable[[Rows], NDArray[np.floating]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,104 +41,6 @@ class Reply:
     rows: Rows
     answer: Asked
     speaker: int
-
-
-def choose_way(query: Query, active: ActiveGate) -> Way:
-    """Return how to answer the query with this gate.
-
-    Among some owners only `gate` and `prototypes` mean anything; where the gate serves another combination,
-    `gate` takes its place, or `prototypes` where those owners gave no sums. Raises InvalidInputError for
-    what does not go together, NotFoundError for a combination that this gate has not.
-    """
-    gate = active.value
-    if query.uniform:
-        if query.combination:
-            raise InvalidInputError(
-                f"combination {query.combination}",
-                found="together with uniform",
-                expected="one of them: uniform asks all experts alike",
-            )
-        return Way(combination=EVENLY, evenly=True)
-    if not query.owners:
-        return Way(
-            combination=gate.combination(query.combination, query.top_k),
-            falls_back=active.analytic is not None,
-        )
-    if query.combination and query.combination not in OF_SOME_OWNERS:
-        raise InvalidInputError(
-            f"combination {query.combination}",
-            found=f"together with owners {', '.join(query.owners[:5])}",
-            expected=f"{' or '.join(OF_SOME_OWNERS)}: class scores are of all owners' sums",
-            remedy="leave out the owners or the combination",
-        )
-    with_sums = not active.leaf_index.with_columns.isdisjoint(query.owners)
-    if query.combination == "gate" and not with_sums:
-        raise InvalidInputError(
-            "combination gate",
-            found=f"no sums of {', '.join(query.owners[:5])} in gate {active.version}",
-            expected="owners that gave sums, or prototypes",
-        )
-    # Validation data spoke of all owners together.
-    return Way(combination=replace(_among_owners(query, gate, with_sums), calibration=0.0))
-
-
-def _among_owners(query: Query, gate: GateStatement, with_sums: bool) -> Combination:
-    """Without a name, their own mixture: the served one if it is theirs to give, else by the most experts."""
-    served = gate.combination().name
-    if query.combination or served == "prototypes" or (served == "gate" and with_sums):
-        return gate.combination(query.combination, query.top_k)
-    names = {each.name for each in gate.combinations}
-    name = "gate" if with_sums and "gate" in names else "prototypes"
-    widest = max((each.top_k for each in gate.combinations if each.name == name), default=0)
-    return gate.combination(name, query.top_k or widest)
-
-
-def read_gate(way: Way, active: ActiveGate, features: Floats) -> Reading:
-    """Return what the gate says of features float32 [B, D]: the analytic gate is asked once."""
-    if not way.uses_sums:
-        if active.indexed is not None:
-            return _read_listed(way, active, active.indexed, features)
-        weights = expert_weights(way.combination, None, active.prototypes, None, features)
-        flops = 0 if active.prototypes is None else active.prototypes.flops_per_query
-        return Reading(weights=weights, features=features, flops=flops)
-    analytic = active.analytic
-    if analytic is None:
-        raise _no_sums(active)
-    scores = analytic.scores(features)
-    weights = (
-        expert_weights(way.combination, analytic, active.prototypes, scores, features)
-        if way.asks_experts
-        else np.zeros((len(features), len(active.value.leaves)), dtype=np.float32)
-    )
-    return Reading(
-        weights=weights,
-        scores=scores,
-        class_scores=analytic.class_scores(scores),
-        features=features,
-        flops=analytic.flops_per_query,
-    )
-
-
-def _read_listed(way: Way, active: ActiveGate, indexed: IndexedPrototypes, features: Floats) -> Reading:
-    regions = features[:, region_columns(features.shape[1])]
-    return Reading(
-        weights=indexed.shortlist(regions, way.combination.temperature),
-        features=features,
-        flops=indexed.flops_per_query,
-        in_full=in_full(way, active, features),
-    )
-
-
-def in_full(way: Way, active: ActiveGate, features: Floats) -> Callable[[Rows], NDArray[np.floating]]:
-    """Return what gives all leaves' weights of some of the rows, [n, L], to the bit whichever they are."""
-
-    def weights_of(rows: Rows) -> NDArray[np.floating]:
-        def weights(tile: NDArray[np.generic]) -> NDArray[np.floating]:
-            return expert_weights(way.combination, None, active.prototypes, None, tile)
-
-        return in_tiles(weights, features[rows])
-
-    return weights_of
 
 
 def class_rows(class_names: Sequence[str], gate: GateStatement) -> NDArray[np.int64]:
@@ -234,17 +86,9 @@ def mixed(
     return found
 
 
-def distances_out(active: ActiveGate, reading: Reading) -> Floats | None:
-    """Return how far out each row lies, float32 [B]; None where nobody computed features."""
-    if active.prototypes is None or reading.features is None:
-        return None
-    regions = reading.features[:, region_columns(reading.features.shape[1])]
-    return out_of_distribution(active.prototypes, regions, active.reach, active.indexed)
-
-
 def _by_root(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
     gate = active.value
-    scores = _scores_of(active, reading, rows)
+    scores = class_scores(active, reading, rows)
     return mix(
         root_combination(gate),
         class_scores=scores,
@@ -257,18 +101,6 @@ def _by_root(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
 def root_combination(gate: GateStatement) -> Combination:
     """Return the gate's combination `root`, at its default temperature where none was chosen."""
     return next((each for each in gate.combinations if each.name == "root"), Combination(name="root"))
-
-
-def gate_flops(active: ActiveGate, reading: Reading, root_shares: NDArray[np.float64]) -> float:
-    """Return the gate's FLOPs per query, those rows included that asked the root after all, and how far out
-    they lie."""
-    distances = 0
-    if reading.features is not None and active.prototypes is not None:
-        distances = flops_of_distances(active.prototypes, active.indexed)
-    if reading.class_scores is not None or active.analytic is None:
-        return float(reading.flops + distances)
-    helped = np.count_nonzero(root_shares) / max(len(root_shares), 1)
-    return reading.flops + distances + active.analytic.flops_per_query * helped
 
 
 def sources(
@@ -322,12 +154,11 @@ def root_owners(active: ActiveGate, reading: Reading, probabilities: Floats) -> 
     """Return on whose sums the root's score for each row's answer rests; nothing where the gate has none."""
     if active.analytic is None or reading.features is None:
         return [()] * len(probabilities)
-    scores = active.analytic.scores(reading.features) if reading.scores is None else reading.scores
-    shares = active.analytic.region_shares(scores, probabilities.argmax(axis=1))
     names, owner_of = active.leaf_index.owner_names, active.leaf_index.region_owners
-    by_owner = np.zeros((len(shares), len(names)), dtype=shares.dtype)
-    for own, row in zip(by_owner, shares, strict=True):
-        np.add.at(own, owner_of, row)
+    by_owner = np.zeros((len(probabilities), len(names)), dtype=np.float32)
+    shares = region_shares(active, reading, probabilities.argmax(axis=1))
+    for own, (regions, given) in zip(by_owner, shares, strict=True):
+        np.add.at(own, owner_of[regions], given)
     return [
         tuple(
             OwnerShare(owner=names[place], weight=float(own[place]))
@@ -357,20 +188,3 @@ def root_source(active: ActiveGate, root: KnownHead | None) -> Source:
 def is_silent(way: Way, head: KnownHead | None) -> bool:
     """Say whether a leaf with this version is not asked although chosen: it has no correction to add."""
     return way.form == "corrections" and head is not None and head.manifest.correction is None
-
-
-def _scores_of(active: ActiveGate, reading: Reading, rows: Rows) -> Floats:
-    if reading.class_scores is not None:
-        return reading.class_scores[rows]
-    if active.analytic is None or reading.features is None:
-        raise _no_sums(active)
-    return active.analytic.class_scores(active.analytic.scores(reading.features[rows]))
-
-
-def _no_sums(active: ActiveGate) -> NotReadyError:
-    return NotReadyError(
-        f"gate {active.version}",
-        found="no owner's sums",
-        expected="a contribution with sums",
-        remedy="on a node: swarm train DATA",
-    )

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
-from swarm.answering.combining import Reading, Way
+from swarm.answering.gate_reading import Reading
+from swarm.answering.ways import Way
 from swarm.domain.combination import Combination
 from swarm.domain.gates import GateStatement
 from swarm.gating.combinations import expert_weights
@@ -14,13 +15,18 @@ _WEIGHS = ("gate", "poe", "corrected")
 
 
 def gate_entropy(way: Way, active: ActiveGate, reading: Reading) -> tuple[float, ...]:
-    """Return the entropy of each row's leaf weights in nats: 0 for one leaf alone, log L for L alike.
+    """Return the entropy of each row's leaf weights in nats: 0 for one leaf alone, log L for L alike. Leaves
+    that are not listed, of very many, count with the weight that they are said to have.
 
     Where the way asks no expert, the weights are those that its scores give by the gate's own temperature.
     """
     weights = reading.weights
     if not way.asks_experts:
-        weights = expert_weights(_weighing(active.value), active.analytic, None, reading.scores, None)
+        weighing = _weighing(active.value)
+        if active.columns is not None and reading.features is not None:
+            weights = active.columns.shortlist(reading.features, weighing.temperature)
+        else:
+            weights = expert_weights(weighing, active.analytic, None, reading.scores, None)
     others = np.zeros(len(weights))
     if isinstance(weights, Shortlist):
         lacking = weights.total - (weights.leaves >= 0).sum(axis=1)

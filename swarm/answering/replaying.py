@@ -11,19 +11,11 @@ from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.answer_board import AnswerBoard
-from swarm.answering.combining import (
-    Floats,
-    Reading,
-    Reply,
-    Way,
-    distances_out,
-    in_full,
-    is_silent,
-    mixed,
-    read_gate,
-)
+from swarm.answering.combining import Floats, Reply, is_silent, mixed
+from swarm.answering.gate_reading import Reading, distances_out, in_full, read_gate
 from swarm.answering.known_head import KnownHead
 from swarm.answering.roster import Roster
+from swarm.answering.ways import Way
 from swarm.domain.errors import VerificationError
 from swarm.domain.inference import Answer, Query
 from swarm.domain.replay import AnswerRecord, Said

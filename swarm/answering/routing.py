@@ -15,29 +15,18 @@ from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.answer_board import AnswerBoard, Rows
-from swarm.answering.combining import (
-    Floats,
-    Reading,
-    Reply,
-    Way,
-    choose_way,
-    distances_out,
-    gate_flops,
-    is_silent,
-    mixed,
-    read_gate,
-    root_owners,
-    sources,
-)
+from swarm.answering.combining import Floats, Reply, is_silent, mixed, root_owners, sources
 from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.feature_service import FeatureService
 from swarm.answering.gate_entropy import gate_entropy
+from swarm.answering.gate_reading import Reading, distances_out, gate_flops, read_gate
 from swarm.answering.gathering import Asking, Gathering
 from swarm.answering.known_head import KnownHead, KnownHeads
 from swarm.answering.listed_planning import planned_listed
 from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.answering.replaying import distances_in_tiles, read_in_tiles, record_of
 from swarm.answering.roster import Allowed, Roster, Rosters, Speaking
+from swarm.answering.ways import Way, choose_way
 from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
 from swarm.domain.inference import Answer, Query, Source

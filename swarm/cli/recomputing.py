@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate, gates_of, prototype_temperature
 from swarm.answering.answer_board import AnswerBoard
-from swarm.answering.combining import Reading, Reply, Way
+from swarm.answering.combining import Reply
 from swarm.answering.expert_calls import Asked
+from swarm.answering.gate_reading import Reading
 from swarm.answering.known_head import KnownHead
 from swarm.answering.replaying import answered_again
 from swarm.answering.routing import allowed_leaves, planned
 from swarm.answering.vouching import inputs_digest
+from swarm.answering.ways import Way
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import progress
 from swarm.client.inputs import as_batch

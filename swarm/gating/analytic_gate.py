@@ -35,6 +35,9 @@ from swarm.gating.regions import region_columns
 from swarm.gating.sums import constant_of, quantised
 from swarm.gating.tree import Tree, softmax_shares
 
+_PICKED = 1_000
+"""Up to so many sums come by a product; beyond, its matrix would be larger than the gate's own."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AnalyticGate:
@@ -259,6 +262,20 @@ class AnalyticGate:
         shares: Floats = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
         return shares
 
+    def speaking_regions(self, point: Floats, answered: int) -> tuple[NDArray[np.int64], Floats]:
+        """Return one row of `region_shares` without its zeros: the regions, int64 [n], and their shares [n];
+        point float32 [M] are the features in fixed point. Only the columns of that class are looked at."""
+        if self.by_class is not None and self.class_regions is not None:
+            best = self.by_class.best_target(point[None] @ self.by_class.weights, np.array([answered]))
+            regions = self.class_regions[best[best >= 0]]
+            return regions, np.ones(len(regions), dtype=np.float32)
+        own = np.flatnonzero(self.class_rows == answered)
+        speaking = np.maximum(point @ self.weights[:, own], 0)
+        regions, places = np.unique(self.leaf_rows[own], return_inverse=True)
+        sums = np.bincount(places, speaking, len(regions))
+        kept = sums > 0
+        return regions[kept], (sums[kept] / max(float(sums.sum()), 1e-300)).astype(np.float32)
+
     def _of_targets(self, scores: Floats) -> Floats:
         # A copy, so that the products over it have the bits that they had without branches.
         return np.ascontiguousarray(scores[:, : self.weights.shape[1]])
@@ -277,6 +294,12 @@ def in_fixed_point(
 
 
 def _summed(scores: Floats, rows: NDArray[np.int64], count: int) -> Floats:
+    if count > _PICKED:
+        order = np.argsort(rows, kind="stable")
+        known, starts = np.unique(rows[order], return_index=True)
+        found: Floats = np.zeros((len(scores), count), dtype=np.float32)
+        found[:, known] = np.add.reduceat(scores[:, order], starts, axis=1)
+        return found
     pick = np.zeros((len(rows), count), dtype=np.float32)
     pick[np.arange(len(rows)), rows] = 1
     sums: Floats = np.asarray(scores, dtype=np.float32) @ pick

@@ -121,6 +121,15 @@ class ScoredBranches:
                 found.append(points @ block)
         return np.concatenate(found, axis=1).astype(np.float32, copy=False)
 
+    def share(self, row: int, point: Floats, features: NDArray[np.generic], temperature: float) -> Doubles:
+        """Return one branch's shares, float64 [children], of features [D] and of them in fixed point [M]."""
+        if row in self.splits:
+            logits = learned_logits(np.asarray(features)[None, self.columns], self.splits[row])
+            found: Doubles = logistic_shares(logits.astype(np.float32))[0]
+        else:
+            found = softmax_shares((point @ self.weights[row])[None], temperature)[0]
+        return found
+
     def shares(self, scores: Floats, temperature: float) -> list[Doubles]:
         """Return each branch's shares, float64 [B, children], by what `scores` gave."""
         found, start = [], 0

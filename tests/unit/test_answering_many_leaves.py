@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from swarm.answering.active_gate import ActiveGate
-from swarm.answering.combining import Reading, Reply, Way, distances_out, in_full, read_gate
+from swarm.answering.combining import Reply
 from swarm.answering.expert_calls import Asked
 from swarm.answering.gate_entropy import gate_entropy
+from swarm.answering.gate_reading import Reading, distances_out, in_full, read_gate
 from swarm.answering.replaying import answered_again, read_in_tiles
 from swarm.answering.routing import allowed_leaves, planned
+from swarm.answering.ways import Way
 from swarm.domain.combination import Combination
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Query

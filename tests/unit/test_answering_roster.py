@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swarm.answering.combining import LEAST_SHARE, Reading, root_owners
+from swarm.answering.combining import LEAST_SHARE, root_owners
+from swarm.answering.gate_reading import Reading
 from swarm.answering.head_changes import MOST, HeadChanges
 from swarm.answering.known_head import KnownHead
 from swarm.answering.known_swarm import KnownSwarm
