@@ -14,6 +14,7 @@ from swarm.answering.query_checks import (
     check_replayable,
 )
 from swarm.answering.routing import Router, with_leaves
+from swarm.answering.short_work import is_small, worked
 from swarm.domain.inference import Answer, Examples, Profile, Query
 from swarm.domain.membership import Caller
 from swarm.domain.specification import Specification
@@ -41,7 +42,7 @@ class Inference:
         """
         if not query.profile:
             return await self._router.predict(query, timeout_s)
-        await asyncio.to_thread(check_query, query, self._specification())
+        await worked(is_small(query), check_query, query, self._specification())
         check_profiled(query)
         check_replayable(query)
         known = await asyncio.to_thread(self._profiles.get, query.profile, with_leaves(self._active()))

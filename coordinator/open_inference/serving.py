@@ -1,12 +1,10 @@
 """The models behind the protocol: finds them by name and version, and asks the router or one expert."""
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +25,7 @@ from coordinator.open_inference.statistics import Statistics, Stopwatch
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.front_door import FrontDoor
 from swarm.answering.known_head import KnownHead
+from swarm.answering.short_work import worked
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, ExpertId, owner_of
 from swarm.domain.inference import Answer
@@ -46,9 +45,6 @@ from swarm.rpc.ports import InferencePort
 _NAMED = 10
 _SMALL = 1 << 16
 """More numbers than this are converted off the event loop."""
-
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
 
 
 class OpenInference:
@@ -139,16 +135,15 @@ class OpenInference:
             watch.rows = len(answer.probabilities)
             version = str(answer.gate_version) if model.name == SWARM_MODEL else model.version
             with watch.phase("compute_output"):
-                return await _off_loop(
-                    answer.probabilities.size > _SMALL, result_of, request, answer, model, version
-                )
+                is_short = answer.probabilities.size <= _SMALL
+                return await worked(is_short, result_of, request, answer, model, version)
 
     async def _answer(
         self, request: InferRequest, model: ModelDescription, limit_s: float, watch: Stopwatch
     ) -> Answer:
         with watch.phase("compute_input"):
             is_long = any(_is_long(tensor) for tensor in request.inputs)
-            inputs = await _off_loop(is_long, read_input, request.inputs, model.input)
+            inputs = await worked(not is_long, read_input, request.inputs, model.input)
             ask = self._asking(request, inputs)
         async with AsyncExitStack() as turn:
             with watch.phase("queue"):
@@ -235,9 +230,3 @@ class OpenInference:
 def _is_long(tensor: OfferedTensor) -> bool:
     """Say whether a tensor's numbers take a while to read; raw bytes take none."""
     return not isinstance(tensor.content, bytes | memoryview) and math.prod(tensor.shape) > _SMALL
-
-
-async def _off_loop(
-    is_long: bool, make: Callable[Given, Made], *given: Given.args, **named: Given.kwargs
-) -> Made:
-    return await asyncio.to_thread(make, *given, **named) if is_long else make(*given, **named)

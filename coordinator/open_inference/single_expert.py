@@ -1,6 +1,5 @@
 """One expert asked by its name: no gate, no mixture; whoever holds its version answers."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from swarm.answering.expert_calls import ExpertCalls
 from swarm.answering.gathering import Asking, Gathering
 from swarm.answering.known_head import KnownHead
 from swarm.answering.query_checks import check_answer_size, check_inputs
+from swarm.answering.short_work import SHORT_VALUES, worked
 from swarm.domain.errors import NotReadyError
 from swarm.domain.gates import GateStatement
 from swarm.domain.ids import NodeId
@@ -37,7 +37,8 @@ class SingleExpert:
         NotReadyError where nobody who holds it answers, DeadlineError beyond timeout_s.
         """
         deadline = time.monotonic() + timeout_s
-        await asyncio.to_thread(check_inputs, inputs, self._specification(), MAX_QUERY_ROWS)
+        is_small = inputs.size <= SHORT_VALUES
+        await worked(is_small, check_inputs, inputs, self._specification(), MAX_QUERY_ROWS)
         manifest = head.manifest
         check_answer_size(len(inputs), manifest.class_names)
         asking = Asking(inputs=inputs, gate=gate, form="probabilities", deadline=deadline)

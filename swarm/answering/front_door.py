@@ -1,6 +1,7 @@
 """In front of whoever answers: what a caller may ask, whose turn it is, and a trail of what was answered."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -51,14 +52,14 @@ class FrontDoor:
         """Say whether nothing new is taken up any more."""
         return self.queue.is_closing
 
-    def check(self, caller: Caller) -> None:
+    def check(self, caller: Caller, timeout_s: float | None = None) -> None:
         """Raise where a caller's query would be refused whatever it is, before any of it is read.
 
-        ExhaustedError beyond its rate, or where too much waits, with when to ask again; NotReadyError while
-        this process ends.
+        ExhaustedError beyond its rate, or where too much waits for the time that it has, with when to ask
+        again; NotReadyError while this process ends.
         """
         name = named(caller)
-        self.queue.check(name)
+        self.queue.check(name, math.inf if timeout_s is None else timeout_s)
         self._rates.check(name)
 
     @asynccontextmanager
@@ -71,9 +72,11 @@ class FrontDoor:
         try:
             self._rates.spend(name, rows)
             async with self.queue.turn(name, rows, timeout_s):
-                passed.left_s = timeout_s - (time.monotonic() - began)
-                if passed.left_s <= 0:
-                    raise DeadlineError("query", found=f"no turn within {timeout_s:g} s")
+                waited_s = time.monotonic() - began
+                passed.left_s = timeout_s - waited_s
+                if passed.left_s <= (self.queue.takes_s if waited_s > passed.left_s else 0):
+                    # Most of its time went by in the queue: work on it would be lost.
+                    raise DeadlineError("query", found=f"no turn in time, of {timeout_s:g} s")
                 yield passed
         except SwarmError as error:
             self._note(name, model, rows, began, None, error.code)

@@ -92,14 +92,21 @@ class QueryQueue:
         return self._working_queries
 
     @property
+    def takes_s(self) -> float:
+        """What a query took lately once it was its turn, in seconds."""
+        return self._pace.takes_s
+
+    @property
     def is_closing(self) -> bool:
         """Say whether nothing new is taken up any more."""
         return bool(self._closing)
 
-    def check(self, caller: str) -> None:
-        """Raise as `turn` does where it would refuse even a query of one row, before that is read.
+    def check(self, caller: str, timeout_s: float = math.inf) -> None:
+        """Raise as `turn` does where it would refuse even a query of one row, before that is read: reading
+        one costs several times as much as refusing it.
 
-        ExhaustedError where too much waits and this caller has its share of it, NotReadyError at the end.
+        ExhaustedError where too much waits and this caller has its share of it, or its turn would come too
+        late; NotReadyError at the end.
         """
         if self._closing:
             raise NotReadyError(
@@ -110,6 +117,8 @@ class QueryQueue:
             )
         if self._is_full(1) and not self._has_less_than_most(caller):
             raise self._busy(self._wait_s())
+        if self._waiting_queries or not self._fits(1):
+            self._check_wait(caller, 1, timeout_s)
 
     @asynccontextmanager
     async def turn(self, caller: str, rows: int, timeout_s: float) -> AsyncIterator[None]:
@@ -159,11 +168,7 @@ class QueryQueue:
         return not self._working_queries or self._working_rows + rows <= self.limits.working_rows
 
     async def _wait(self, caller: str, rows: int, timeout_s: float) -> None:
-        line = self._lines.get(caller)
-        wait_s = self._wait_s(caller, rows + QUERY_COST + (line.cost if line else 0))
-        most_s = min(_SHARE_OF_DEADLINE * timeout_s - self._pace.takes_s, self.limits.longest_wait_s)
-        if wait_s > max(most_s, 0.0):
-            raise self._busy(wait_s)
+        self._check_wait(caller, rows, timeout_s)
         while self._is_full(rows):
             if not self._has_less_than_most(caller, rows + QUERY_COST):
                 raise self._busy(self._wait_s())
@@ -198,6 +203,13 @@ class QueryQueue:
                     remedy="ask again later, or with a longer deadline",
                 ) from None
             raise
+
+    def _check_wait(self, caller: str, rows: int, timeout_s: float) -> None:
+        line = self._lines.get(caller)
+        wait_s = self._wait_s(caller, rows + QUERY_COST + (line.cost if line else 0))
+        most_s = min(_SHARE_OF_DEADLINE * timeout_s - self._pace.takes_s, self.limits.longest_wait_s)
+        if wait_s > max(most_s, 0.0):
+            raise self._busy(wait_s)
 
     def _give_turns(self) -> None:
         while self._lines:

@@ -26,6 +26,7 @@ from swarm.answering.listed_planning import planned_listed
 from swarm.answering.query_checks import check_answer_size, check_query
 from swarm.answering.replaying import distances_in_tiles, read_in_tiles, record_of
 from swarm.answering.roster import Allowed, Roster, Rosters, Speaking
+from swarm.answering.short_work import is_short, is_small, worked
 from swarm.answering.ways import Way, choose_way
 from swarm.domain.errors import NotReadyError
 from swarm.domain.ids import ROOT_EXPERT, NodeId
@@ -63,14 +64,15 @@ class Router:
         nobody to answer, DeadlineError beyond timeout_s.
         """
         deadline = time.monotonic() + timeout_s
-        await asyncio.to_thread(check_query, query, self._specification())
+        await worked(is_small(query), check_query, query, self._specification())
         active = await self._asked(query.gate_version)
         check_answer_size(len(query.inputs), active.value.class_names)
         way = choose_way(query, active)
         roster = self._rosters.of(active)
         allowed = allowed_among(query.owners, way, active, roster)
         reading, computed_on = await self._read(query, way, active)
-        board = await asyncio.to_thread(planned_among, way, reading, allowed)
+        short = is_short(query, active)
+        board = await worked(short, planned_among, way, reading, allowed)
         replies, missing = await self._collect(query, way, active, allowed, board, deadline)
         fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
         if len(fallen) and not way.falls_back:
@@ -105,7 +107,7 @@ class Router:
                 record=record_of(active, way, roster, replies, computed_on) if query.replayable else None,
             ).at_least(query.min_confidence)
 
-        return await asyncio.to_thread(answered)
+        return await worked(short and not query.replayable, answered)
 
     async def _asked(self, version: int) -> ActiveGate:
         active = self._active()
@@ -121,7 +123,7 @@ class Router:
         if way.evenly:
             return Reading(weights=np.ones((len(query.inputs), len(active.value.leaves)))), ""
         features = await self._features.features(query.inputs)
-        return await asyncio.to_thread(read_gate, way, active, features), ""
+        return await worked(is_short(query, active), read_gate, way, active, features), ""
 
     def _distances(self, query: Query, active: ActiveGate, reading: Reading) -> Floats | None:
         if query.replayable and not query.uniform and reading.features is not None:

@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any] | AsyncIterator[Any]]
-Admission = Callable[[Caller], None]
+Admission = Callable[[Caller, float | None], None]
 """Raises the domain error by which a caller is refused."""
 
 
@@ -117,7 +117,7 @@ class _Guarded:
             who = f"{standing.caller.role}/{standing.caller.id}"
             set_current_caller(standing.caller)
             if self.admission is not None:
-                self.admission(standing.caller)
+                self.admission(standing.caller, context.time_remaining())
             with self._counted(who, self.path, self._kind):
                 received = _Received(messages, self._message)
                 request = received if self.streams_in else await self._only(received)
