@@ -25,7 +25,8 @@ QUERY_COST: Final = 16
 _QUANTUM: Final = 256
 _MEMORY_S: Final = 5.0
 """Over how long the pace of the work is averaged."""
-_SHARE_OF_DEADLINE: Final = 0.8
+_SHARE_OF_DEADLINE: Final = 0.5
+"""Whoever waits for more of its time than this would often be answered too late, and the work be lost."""
 _NEWEST_COUNTS: Final = 0.05
 _SMALL_ROWS: Final = 256
 """Queries of more rows take longer anyway: they say nothing of how much there is to do."""
