@@ -1,7 +1,7 @@
 """What is answered in time when five times as much is asked as can be: `python -m benchmarks.serving.load`.
 
-A swarm of two nodes in real processes with mutual TLS, on the first core (with Redis and registry); the load
-comes from the second. The peak is what callers that wait for each answer get at most, over several numbers of
+A swarm of two nodes in real processes with mutual TLS. The coordinator has the first core; nodes, which would
+be other machines, and the load share the second. The peak is what callers that wait for each answer get at most, over several numbers of
 them. Then five times as many queries arrive, at random moments and whatever becomes of earlier ones, nobody
 heeding the hint when to ask again. Goodput counts answers within the deadline. Both in turns, medians.
 
@@ -167,16 +167,17 @@ def summary(peaks: Sequence[Tally], over: Sequence[Tally], heeding: Sequence[Tal
 
 
 def pin(swarm: Garden) -> None:
-    """Put the swarm on the first core and this process on the second, where there are two."""
+    """Put the coordinator on the first core and everything else on the second, where there are two."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         return
+    processes = [psutil.Process()]
     for pid in [*swarm.pids().values(), swarm.swarm.redis.pid]:
-        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-            for thread in process.threads():
-                os.sched_setaffinity(thread.id, cores[:1])
-    for thread in psutil.Process().threads():
-        os.sched_setaffinity(thread.id, cores[1:2])
+        processes += [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
+        own = cores[:1] if process.pid == swarm.pids()["coordinator"] else cores[1:2]
+        for thread in process.threads():
+            os.sched_setaffinity(thread.id, own)
 
 
 def figures(rows: int = 8, rounds: int = 5, seconds: float = 4.0, seed: int = 0) -> dict[str, float]:

@@ -114,6 +114,20 @@ async def test_what_would_come_after_its_deadline_is_refused_with_when_to_ask_ag
     await work.end_all()
 
 
+async def test_what_has_too_little_time_left_is_refused_before_it_is_read() -> None:
+    work = Work(working_queries=1, longest_wait_s=100.0)
+    for _ in range(12):
+        await work.ask("client/ada")
+    for _ in range(4):
+        await work.end_one(1.0)
+    with pytest.raises(ExhaustedError) as caught:
+        work.queue.check("client/ada", 5.0)
+    assert 6.0 < caught.value.retry_after_s < 10.0
+    work.queue.check("client/ada", 60.0)
+    work.queue.check("client/bob", 5.0)
+    await work.end_all()
+
+
 async def test_beyond_the_longest_wait_nobody_waits() -> None:
     work = Work(working_queries=1, longest_wait_s=3.0)
     for _ in range(6):
