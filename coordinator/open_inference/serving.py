@@ -40,7 +40,7 @@ from swarm.domain.open_inference import (
 )
 from swarm.domain.specification import Specification
 from swarm.rpc.callers import current_caller
-from swarm.rpc.open_inference.tensors import read_input
+from swarm.rpc.open_inference.tensors import MOST_SIZES, read_input
 from swarm.rpc.ports import InferencePort
 
 _NAMED = 10
@@ -234,7 +234,9 @@ class OpenInference:
 
 def _is_long(tensor: OfferedTensor) -> bool:
     """Say whether a tensor's numbers take a while to read; raw bytes take none."""
-    return not isinstance(tensor.content, bytes | memoryview) and math.prod(tensor.shape) > _SMALL
+    return not isinstance(tensor.content, bytes | memoryview) and (
+        math.prod(tensor.shape[:MOST_SIZES]) > _SMALL
+    )
 
 
 async def _off_loop(
