@@ -107,6 +107,15 @@ def compared(saved: SavedAnswer, again: Answer, here: str, tolerance: float) -> 
             differences.append(f"{name}: other in rows {', '.join(map(str, rows[:10]))}")
     if tuple(before["class_names"]) != again.class_names:
         differences.append("class names: others than the gate's")
+    differences += [
+        f"{name.replace('_', ' ')}: {before[name]!r:.60} before, {now!r:.60} now"
+        for name, now in (
+            ("gate_version", again.gate_version),
+            ("combination", again.combination),
+            ("calibration", again.calibration),
+        )
+        if before[name] != now
+    ]
     recorded = dict.fromkeys([saved.record.computed_on, *(each.computed_on for each in saved.record.said)])
     elsewhere = tuple(each for each in recorded if each != here)
     return Comparison(

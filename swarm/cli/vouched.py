@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.answering.vouching import figures_digest
+from swarm.answering.vouching import figures_digest, route_digest
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.clock import stamp
 from swarm.domain.replay import GivenAnswer
@@ -47,6 +47,7 @@ async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
         ),
         "record": (given.record, saved.record),
         "figures": (given.figures, _figures(saved.answer)),
+        "route": (given.route, _route(saved.answer)),
     }
     otherwise = tuple(name for name, (signed, found) in said.items() if signed != found)
     return Voucher(by=given.given_by, at=given.given_at, otherwise=otherwise)
@@ -61,6 +62,17 @@ def _figures(answer: dict[str, Any]) -> str:
         out_of_distribution=None if far is None else _floats(far),
         degraded=answer["degraded"],
         unknown=answer["unknown"],
+    )
+
+
+def _route(answer: dict[str, Any]) -> str:
+    return route_digest(
+        gate_version=answer["gate_version"],
+        combination=answer["combination"],
+        calibration=answer["calibration"],
+        sources=answer["sources"],
+        missing_experts=answer["missing_experts"],
+        gate_entropy=answer["gate_entropy"],
     )
 
 

@@ -134,6 +134,10 @@ def test_a_saved_answer_says_who_gave_it_and_what_of_it_is_not_as_they_signed(
         ("query", lambda it: it["query"].update(min_confidence=1e-9)),
         ("record", lambda it: it["record"].update(computed_on="cpu of somebody")),
         ("figures", lambda it: it["answer"]["degraded"].__setitem__(0, True)),
+        ("route", lambda it: it["answer"]["sources"][0][0].update(expert="rose.e9", served_by="rose")),
+        ("route", lambda it: it["answer"].update(gate_version=99)),
+        ("route", lambda it: it["answer"].update(calibration=0.125)),
+        ("route", lambda it: it["answer"].update(missing_experts=["rose.e9"])),
     ):
         document = json.loads(whole)
         change(document)
@@ -193,6 +197,20 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
     assert isinstance(command(swarm, "replay", str(file))[2], NotFoundError)
     file.write_text("{}")
     assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
+    for part, name, value in (
+        ("answer", "labels", None),
+        ("answer", "labels", ["1"]),
+        ("answer", "probabilities", "x"),
+        ("answer", "probabilities", [[1.0], [0.5, 0.5]]),
+        ("answer", "sources", [1]),
+        ("query", "owners", 3),
+        ("inputs", "path", None),
+    ):
+        document = json.loads(whole)
+        document[part][name] = value
+        file.write_text(json.dumps(document))
+        error = command(swarm, "replay", str(file))[2]
+        assert isinstance(error, InvalidInputError), (part, name, error)
     assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
 
 
