@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from swarm.cli.answer_files import SavedAnswer
+from swarm.cli.output import printable
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Answer
 
@@ -51,8 +52,8 @@ class Comparison:
 
     def text(self) -> str:
         lines = [f"the same to the bit: {self.rows} rows, computed on {self.here}"] if self.is_same else []
-        lines += self.differences
-        lines += [f"answered on {each}" for each in self.elsewhere]
+        lines += map(printable, self.differences)
+        lines += [f"answered on {printable(each)}" for each in self.elsewhere]
         if self.elsewhere:
             lines.append(f"computed here on {self.here}")
         if not self.is_same:
