@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import build
 from swarm.cli.replaying import NOT_THE_SAME
+from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Query
+from swarm.domain.replay import GivenAnswer
+from swarm.trust.codec import canonical_json
+from swarm.trust.identity import Identity
+from swarm.trust.statements import read_statement, sign_statement
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
@@ -217,7 +224,7 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
 def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
-    """The last: there is one more in the gate then."""
+    """Near the last: there is one more in the gate then."""
     lab = tmp_path / "lab"
     lab.mkdir()
     (lab / "own_meadow.py").write_text(OWN_NET)
@@ -240,3 +247,29 @@ def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
     assert "own_meadow" in str(error) and "--import-path" in error.remedy
     code, found, error = command(swarm, "replay", str(file), "--import-path", str(lab))
     assert (code, found["verdict"]) == (0, "same"), error
+
+
+def test_an_answer_signed_by_a_revoked_member_is_vouched_for_by_nobody_and_others_stay_the_same(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """After the last: somebody is gone then."""
+    file = saved(swarm, tmp_path, "--combination", "root")
+    before = file.read_text()
+
+    async def revoke() -> None:
+        async with swarm.coordinator() as client:
+            await client.revoke_node(NodeId("daisy"), "a test")
+
+    document = json.loads(before)
+    given = read_statement(canonical_json(document["signed"]), GivenAnswer).value
+    daisy = Identity.load(NodeHome(swarm.folder / "daisy").identity)
+    forged = sign_statement(replace(given, given_by=NodeId("daisy")), daisy.signer)
+    document["signed"] = json.loads(forged)
+    file.write_text(json.dumps(document))
+    assert command(swarm, "replay", str(file))[1]["signed_by"] == "daisy"
+    asyncio.run(revoke())
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "revoked" in error.found
+    file.write_text(before)
+    code, found, error = command(swarm, "replay", str(file))
+    assert (code, found["signed_by"]) == (0, "coordinator"), error
