@@ -14,7 +14,7 @@ from coordinator.addresses import Endpoints, joined_address
 from coordinator.building import Coordinator, build
 from coordinator.config import CoordinatorConfig, CoordinatorFolder
 from coordinator.follower import Follower
-from coordinator.http_server import HttpServer
+from coordinator.http_server import MOST_CONNECTIONS, HttpServer
 from coordinator.join_app import join_app
 from coordinator.open_inference.callers import HttpCallers, is_loopback
 from coordinator.open_inference.rest import rest_app
@@ -25,7 +25,7 @@ from swarm.federation.child import FLOWER_ENVIRONMENT
 from swarm.forking.forks import forking
 from swarm.open_files import raise_limit
 from swarm.registry.redis_store import connect_redis
-from swarm.rpc.allowances import Allowances
+from swarm.rpc.allowances import Allowances, Limits
 from swarm.rpc.channel import open_channel
 from swarm.rpc.clients import RegistryClient
 from swarm.rpc.node_stream import NodeStreamServicer
@@ -195,8 +195,9 @@ def _http_server(
         return None
     is_plain = is_loopback(config.http_listen)
     callers = HttpCallers(parts.bearer_tokens, is_loopback=is_plain)
+    allowances = Allowances(Limits(calls=MOST_CONNECTIONS // 2))
     return HttpServer(
-        rest_app(parts.open_inference, callers, Allowances(), time.monotonic, parts.door.check),
+        rest_app(parts.open_inference, callers, allowances, time.monotonic, parts.door.check),
         None if is_plain else folder.identity,
         name="HTTP port",
         flag="--http-port",

@@ -10,9 +10,11 @@ from pathlib import Path
 import uvicorn
 from starlette.applications import Starlette
 
+from coordinator.http_connections import PatientProtocol
 from swarm.domain.errors import UsageError
 
-MOST_CONNECTIONS = 128
+MOST_CONNECTIONS = 1024
+"""At most; a new one takes the place of one that asks nothing (`coordinator.http_connections`)."""
 
 
 class HttpServer:
@@ -29,7 +31,7 @@ class HttpServer:
             app,
             ssl_certfile=str(identity_folder / "certificate.pem") if identity_folder else None,
             ssl_keyfile=str(identity_folder / "key.pem") if identity_folder else None,
-            http="h11",
+            http=PatientProtocol,
             ws="none",
             lifespan="off",
             access_log=False,

@@ -23,6 +23,8 @@ from swarm.domain.open_inference import (
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 
 MICROSECOND = 1e-6
+_MOST_OWNERS = 4096
+_LONGEST_TIMEOUT = 1 << 53
 _ROUTING = ("top_k", "combination", "owners", "uniform", "profile")
 _OURS = (*_ROUTING, "min_confidence", "route", "class_names", "timeout")
 _OF_THE_PROTOCOL = ("priority", "binary_data_output", "sequence_id", "sequence_start", "sequence_end")
@@ -49,7 +51,14 @@ def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: i
         raise InvalidInputError(
             "parameter combination", found=repr(combination[:40]), expected=", ".join(NAMES)
         )
-    owners = [name.strip() for name in _text(given, "owners").split(",") if name.strip()]
+    names = _text(given, "owners")
+    if names.count(",") >= _MOST_OWNERS:
+        raise InvalidInputError(
+            "parameter owners",
+            found=f"{names.count(',') + 1} names",
+            expected=f"at most {_MOST_OWNERS}, or none for all",
+        )
+    owners = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
     profile = _text(given, "profile")
     return Query(
         inputs=inputs,
@@ -92,7 +101,7 @@ def wants_route(parameters: Parameters) -> bool:
 
 def time_limit_s(parameters: Parameters, left_s: float) -> float:
     """Return what a request may take: its caller's time, or less by `timeout`, which is in microseconds."""
-    asked = _count(parameters, "timeout") * MICROSECOND
+    asked = min(_count(parameters, "timeout"), _LONGEST_TIMEOUT) * MICROSECOND
     return min(asked, left_s) if asked else left_s
 
 

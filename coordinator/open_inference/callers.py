@@ -21,7 +21,8 @@ class HttpCallers:
         """Return who calls, as `role/name`; UnauthenticatedError where that is not proven.
 
         Without a token only on loopback, and only by one of its own names: a web page that a browser on this
-        machine has open must not ask in its name (DNS rebinding).
+        machine has open must not ask in its name, by a name of its own (DNS rebinding) or from where it is
+        (browsers then send `Origin`).
         """
         authorisation = headers.get("authorization")
         if authorisation is not None:
@@ -41,6 +42,14 @@ class HttpCallers:
                 "header Host",
                 found=repr(name[:80]),
                 expected=f"{' or '.join(_LOCAL_NAMES)}, or a bearer token",
+                remedy=_REMEDY,
+            )
+        origin = headers.get("origin")
+        if origin is not None and _host_name(origin.partition("://")[2]) not in _LOCAL_NAMES:
+            raise UnauthenticatedError(
+                "header Origin",
+                found=repr(origin[:80]),
+                expected="a page of this machine, or a bearer token",
                 remedy=_REMEDY,
             )
         return LOCAL_CALLER

@@ -20,6 +20,7 @@ from coordinator.http_bodies import BodyReader
 from coordinator.open_inference.callers import HttpCallers
 from coordinator.open_inference.description import openapi
 from swarm import __version__
+from swarm.answering.front_door import named
 from swarm.audit import RefusalLog
 from swarm.domain.errors import (
     ExhaustedError,
@@ -133,13 +134,13 @@ class _Rest:
         return JSONResponse(statistics_json(self._port.statistics(*_asked(request))))
 
     async def index(self, request: Request) -> Response:
-        wanted = only_ready(await self._bodies.read(request))
+        wanted = only_ready(await self._bodies.read(request, named(current_caller())))
         return JSONResponse(index_json(self._port.index(only_ready=wanted)))
 
     async def infer(self, request: Request) -> Response:
         self._admission(current_caller())
         header_size = _header_size(request)
-        body = await self._bodies.read(request)
+        body = await self._bodies.read(request, named(current_caller()))
         name, version = _asked(request)
         # The JSON is what takes time; bytes behind it are not read here.
         is_short = (len(body) if header_size is None else header_size) <= _SHORT_BYTES

@@ -39,7 +39,7 @@ from swarm.domain.open_inference import (
 )
 from swarm.domain.specification import Specification
 from swarm.rpc.callers import current_caller
-from swarm.rpc.open_inference.tensors import read_input
+from swarm.rpc.open_inference.tensors import MOST_SIZES, read_input
 from swarm.rpc.ports import InferencePort
 
 _NAMED = 10
@@ -229,4 +229,6 @@ class OpenInference:
 
 def _is_long(tensor: OfferedTensor) -> bool:
     """Say whether a tensor's numbers take a while to read; raw bytes take none."""
-    return not isinstance(tensor.content, bytes | memoryview) and math.prod(tensor.shape) > _SMALL
+    if isinstance(tensor.content, bytes | memoryview):
+        return False
+    return math.prod(tensor.shape[:MOST_SIZES]) > _SMALL

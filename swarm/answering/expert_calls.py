@@ -30,6 +30,9 @@ SUM_TOLERANCE = 1e-3
 LARGEST_CORRECTION = 1e4
 """No expert may move a class score by more: class scores lie around 0 to 1, so this is beyond any sense."""
 
+LARGEST_FLOPS = 1e15
+"""Of one query: what a node says is added up, and infinity is refused by whoever asked."""
+
 log = structlog.get_logger()
 
 
@@ -205,8 +208,8 @@ class ExpertCalls:
 def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId, form: ExpertForm) -> Asked:
     """Return an answer that is what its manifest promises, in the form that was asked for.
 
-    Raises VerificationError otherwise: probabilities sum to 1 in each row; corrections are finite, at most
-    LARGEST_CORRECTION and sum to 0.
+    Its FLOPs count unless they are absurd. Raises VerificationError otherwise: probabilities sum to 1 in each
+    row; corrections are finite, at most LARGEST_CORRECTION and sum to 0.
     """
     manifest = head.manifest
     subject = f"answer of {manifest.expert}@{manifest.version} from {served_by}"
@@ -226,8 +229,8 @@ def believed(answer: ExpertAnswer, head: KnownHead, rows: int, served_by: NodeId
         served_by=served_by,
         class_names=manifest.class_names,
         values=values.astype(np.float32, copy=False),
-        flops_per_query=flops if np.isfinite(flops) and flops >= 0 else 0.0,
-        computed_on=answer.computed_on,
+        flops_per_query=flops if 0 <= flops <= LARGEST_FLOPS else 0.0,
+        computed_on="".join(filter(str.isprintable, answer.computed_on)),
     )
 
 

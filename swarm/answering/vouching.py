@@ -1,15 +1,15 @@
 """Answers that whoever gave them signs: which inputs, which figures, and what they came from."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarm.digests import digest_of
 from swarm.domain.ids import Digest, NodeId, SwarmId
-from swarm.domain.inference import Answer, Examples, Profile, Query
+from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.membership import Caller
 from swarm.domain.replay import GivenAnswer
 from swarm.rpc.ports import InferencePort
@@ -45,6 +45,27 @@ def figures_digest(
     }
     data = (np.ascontiguousarray(each, dtype="<f4").tobytes() for each in arrays)
     return digest_of(b"\0".join([canonical_json(said), *data]))
+
+
+def route_digest(
+    *,
+    gate_version: int,
+    combination: str,
+    calibration: float,
+    sources: Sequence[Sequence[Mapping[str, object]]],
+    missing_experts: Sequence[str],
+    gate_entropy: Sequence[float],
+) -> Digest:
+    """Return the blake3 of what an answer says of where it comes from, its sources as JSON has them."""
+    said = {
+        "gate_version": int(gate_version),
+        "combination": combination,
+        "calibration": float(calibration),
+        "sources": [list(row) for row in sources],
+        "missing_experts": list(missing_experts),
+        "gate_entropy": list(map(float, gate_entropy)),
+    }
+    return digest_of(canonical_json(said))
 
 
 class SignedAnswers:
@@ -87,6 +108,20 @@ class SignedAnswers:
                 degraded=answer.degraded,
                 unknown=answer.unknown,
             ),
+            route=route_digest(
+                gate_version=answer.gate_version,
+                combination=answer.combination,
+                calibration=answer.calibration,
+                sources=[[_as_json(source) for source in row] for row in answer.sources],
+                missing_experts=answer.missing_experts,
+                gate_entropy=answer.gate_entropy,
+            ),
             record=answer.record,
         )
         return replace(answer, signed=sign_statement(given, self._signer))
+
+
+def _as_json(source: Source) -> dict[str, object]:
+    """As it is once it was sent and saved: numbers that are no counts are floats."""
+    shares = [{"owner": each.owner, "weight": float(each.weight)} for each in source.owners]
+    return asdict(source) | {"weight": float(source.weight), "owners": shares}

@@ -16,6 +16,48 @@ SCHEMA = "swarm.answer/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    path: str
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    owners: tuple[str, ...]
+    min_confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    class_names: tuple[str, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    confidence: tuple[float, ...]
+    out_of_distribution: tuple[float, ...] | None
+    degraded: tuple[bool, ...]
+    unknown: tuple[bool, ...]
+    labels: tuple[str, ...]
+    gate_version: int
+    combination: str
+    calibration: float
+    missing_experts: tuple[str, ...]
+    flops_per_query: float
+    gate_entropy: tuple[float, ...]
+    sources: tuple[tuple[dict[str, Any], ...], ...]
+
+    @property
+    def fits(self) -> bool:
+        """Say whether each row has all its figures."""
+        far = self.confidence if self.out_of_distribution is None else self.out_of_distribution
+        by_row = (self.confidence, far, self.degraded, self.unknown, self.labels)
+        rows = len(self.probabilities)
+        return all(len(each) == rows for each in by_row) and all(
+            len(row) == len(self.class_names) for row in self.probabilities
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedAnswer:
     """What a file says: `answer` and `query` as JSON has them, `record` checked, `signed` the statement of
     who gave it (not verified; empty: nobody)."""
@@ -71,6 +113,15 @@ def read_answer(file: Path) -> SavedAnswer:
             found="another kind of JSON",
             expected=f"{SCHEMA} with {', '.join(parts)}",
             remedy="write one: swarm predict INPUT --save ANSWER.json",
+        )
+    said = from_json(_Said, canonical_json(document["answer"]))
+    for kind, name in ((_Inputs, "inputs"), (_Asked, "query")):
+        from_json(kind, canonical_json(document[name]))
+    if not said.fits:
+        raise InvalidInputError(
+            f"answer {file}",
+            found="figures of another number of rows or classes than there are",
+            expected="the file as `swarm predict --save` wrote it",
         )
     record = from_json(AnswerRecord, canonical_json(document["record"]))
     query = {**document["query"], "inputs": document["inputs"]}

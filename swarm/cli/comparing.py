@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from swarm.cli.answer_files import SavedAnswer
+from swarm.cli.output import printable
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.inference import Answer
 
@@ -51,8 +52,8 @@ class Comparison:
 
     def text(self) -> str:
         lines = [f"the same to the bit: {self.rows} rows, computed on {self.here}"] if self.is_same else []
-        lines += self.differences
-        lines += [f"answered on {each}" for each in self.elsewhere]
+        lines += map(printable, self.differences)
+        lines += [f"answered on {printable(each)}" for each in self.elsewhere]
         if self.elsewhere:
             lines.append(f"computed here on {self.here}")
         if not self.is_same:
@@ -107,6 +108,15 @@ def compared(saved: SavedAnswer, again: Answer, here: str, tolerance: float) -> 
             differences.append(f"{name}: other in rows {', '.join(map(str, rows[:10]))}")
     if tuple(before["class_names"]) != again.class_names:
         differences.append("class names: others than the gate's")
+    differences += [
+        f"{name.replace('_', ' ')}: {before[name]!r:.60} before, {now!r:.60} now"
+        for name, now in (
+            ("gate_version", again.gate_version),
+            ("combination", again.combination),
+            ("calibration", again.calibration),
+        )
+        if before[name] != now
+    ]
     recorded = dict.fromkeys([saved.record.computed_on, *(each.computed_on for each in saved.record.said)])
     elsewhere = tuple(each for each in recorded if each != here)
     return Comparison(

@@ -43,8 +43,10 @@ def replay(
 
     async def work() -> bool:
         async with verified_registry(place) as registry:
-            voucher = await voucher_of(registry, saved)
             again, computed_on = await computed_again(registry, saved, source, paths)
+            # Only now: what a member signed before it left or was revoked still computes the same.
+            await registry.learn_revocations()
+            voucher = await voucher_of(registry, saved)
         found = compared(saved, again, computed_on, TOLERANCE)
         facts, text = found.facts() | voucher.facts(), f"{found.text()}\n{voucher.text()}"
         emit("replay", facts, as_json=json, text=text)

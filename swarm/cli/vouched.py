@@ -1,16 +1,20 @@
 """Who vouches for a saved answer: whose signature it has, and whether it is what they signed."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from swarm.answering.vouching import figures_digest
+from swarm.answering.vouching import figures_digest, route_digest
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.clock import stamp
+from swarm.domain.errors import VerificationError
 from swarm.domain.replay import GivenAnswer
 from swarm.rpc.verified import VerifiedRegistry
+
+_CLOCKS_APART_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,16 @@ class Voucher:
 
 async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
     """Return who signed a saved answer. VerificationError for a signature that is not its signer's, or of a
-    member that was revoked."""
+    member that was revoked, or for a time to come."""
     if not saved.signed:
         return Voucher()
     given = (await registry.open(saved.signed, GivenAnswer)).value
+    if not 0 <= given.given_at <= time.time() + _CLOCKS_APART_S:
+        raise VerificationError(
+            f"answer of {given.given_by}",
+            found=f"signed {given.given_at:.6g} s after 1970",
+            expected="a time that has come by this machine's clock",
+        )
     said = {
         "inputs": (given.inputs, saved.query["inputs"]["digest"]),
         "query": (
@@ -47,6 +57,7 @@ async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
         ),
         "record": (given.record, saved.record),
         "figures": (given.figures, _figures(saved.answer)),
+        "route": (given.route, _route(saved.answer)),
     }
     otherwise = tuple(name for name, (signed, found) in said.items() if signed != found)
     return Voucher(by=given.given_by, at=given.given_at, otherwise=otherwise)
@@ -61,6 +72,17 @@ def _figures(answer: dict[str, Any]) -> str:
         out_of_distribution=None if far is None else _floats(far),
         degraded=answer["degraded"],
         unknown=answer["unknown"],
+    )
+
+
+def _route(answer: dict[str, Any]) -> str:
+    return route_digest(
+        gate_version=answer["gate_version"],
+        combination=answer["combination"],
+        calibration=answer["calibration"],
+        sources=answer["sources"],
+        missing_experts=answer["missing_experts"],
+        gate_entropy=answer["gate_entropy"],
     )
 
 

@@ -52,10 +52,11 @@ class AnswerRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenAnswer:
-    """What whoever routed a replayable answer signs: that it gave `figures` to `inputs`, by `record`.
+    """What whoever routed a replayable answer signs: that it gave `figures` to `inputs`, by `record`,
+    and said by `route` whom they are of.
 
-    Both are digests (`swarm.answering.vouching`); `owners` and `min_confidence` are the query's. `given_at`:
-    seconds since the epoch, by the giver's clock.
+    All three are digests (`swarm.answering.vouching`); `owners` and `min_confidence` are the query's.
+    `given_at`: seconds since the epoch, by the giver's clock.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -67,4 +68,5 @@ class GivenAnswer:
     owners: tuple[NodeId, ...]
     min_confidence: float
     figures: Digest
+    route: Digest
     record: AnswerRecord

@@ -108,6 +108,12 @@ class VerifiedRegistry:
             self.keyring.add_record(await self._coordinator.record(NodeId(unknown.member)))
             return self.keyring.open(envelope, cls)
 
+    async def learn_revocations(self) -> None:
+        """Ask the coordinator who is revoked: from here on no statement of theirs is opened."""
+        revocations = await self._required().revocations()
+        if revocations:
+            self.keyring.set_revocations(revocations)
+
     async def gate(self, version: int = 0) -> Statement[GateStatement]:
         """Return a gate's statement from the coordinator; version 0: the current one."""
         statement = await self.open(await self._required().gate(version), GateStatement)

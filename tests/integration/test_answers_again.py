@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import build
 from swarm.cli.replaying import NOT_THE_SAME
+from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, NotFoundError, SwarmError, VerificationError
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Query
+from swarm.domain.replay import GivenAnswer
+from swarm.trust.codec import canonical_json
+from swarm.trust.identity import Identity
+from swarm.trust.statements import read_statement, sign_statement
 from tests.support.learning import digits_like
 from tests.support.node_homes import write_digits
 from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
@@ -134,6 +141,10 @@ def test_a_saved_answer_says_who_gave_it_and_what_of_it_is_not_as_they_signed(
         ("query", lambda it: it["query"].update(min_confidence=1e-9)),
         ("record", lambda it: it["record"].update(computed_on="cpu of somebody")),
         ("figures", lambda it: it["answer"]["degraded"].__setitem__(0, True)),
+        ("route", lambda it: it["answer"]["sources"][0][0].update(expert="rose.e9", served_by="rose")),
+        ("route", lambda it: it["answer"].update(gate_version=99)),
+        ("route", lambda it: it["answer"].update(calibration=0.125)),
+        ("route", lambda it: it["answer"].update(missing_experts=["rose.e9"])),
     ):
         document = json.loads(whole)
         change(document)
@@ -193,13 +204,27 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
     assert isinstance(command(swarm, "replay", str(file))[2], NotFoundError)
     file.write_text("{}")
     assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
+    for part, name, value in (
+        ("answer", "labels", None),
+        ("answer", "labels", ["1"]),
+        ("answer", "probabilities", "x"),
+        ("answer", "probabilities", [[1.0], [0.5, 0.5]]),
+        ("answer", "sources", [1]),
+        ("query", "owners", 3),
+        ("inputs", "path", None),
+    ):
+        document = json.loads(whole)
+        document[part][name] = value
+        file.write_text(json.dumps(document))
+        error = command(swarm, "replay", str(file))[2]
+        assert isinstance(error, InvalidInputError), (part, name, error)
     assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
 
 
 def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:
-    """The last: there is one more in the gate then."""
+    """Near the last: there is one more in the gate then."""
     lab = tmp_path / "lab"
     lab.mkdir()
     (lab / "own_meadow.py").write_text(OWN_NET)
@@ -222,3 +247,29 @@ def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(
     assert "own_meadow" in str(error) and "--import-path" in error.remedy
     code, found, error = command(swarm, "replay", str(file), "--import-path", str(lab))
     assert (code, found["verdict"]) == (0, "same"), error
+
+
+def test_an_answer_signed_by_a_revoked_member_is_vouched_for_by_nobody_and_others_stay_the_same(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """After the last: somebody is gone then."""
+    file = saved(swarm, tmp_path, "--combination", "root")
+    before = file.read_text()
+
+    async def revoke() -> None:
+        async with swarm.coordinator() as client:
+            await client.revoke_node(NodeId("daisy"), "a test")
+
+    document = json.loads(before)
+    given = read_statement(canonical_json(document["signed"]), GivenAnswer).value
+    daisy = Identity.load(NodeHome(swarm.folder / "daisy").identity)
+    forged = sign_statement(replace(given, given_by=NodeId("daisy")), daisy.signer)
+    document["signed"] = json.loads(forged)
+    file.write_text(json.dumps(document))
+    assert command(swarm, "replay", str(file))[1]["signed_by"] == "daisy"
+    asyncio.run(revoke())
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "revoked" in error.found
+    file.write_text(before)
+    code, found, error = command(swarm, "replay", str(file))
+    assert (code, found["signed_by"]) == (0, "coordinator"), error

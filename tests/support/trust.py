@@ -216,6 +216,7 @@ def given_answer(given_by: str = "coordinator") -> GivenAnswer:
         owners=(NodeId("ada"),),
         min_confidence=0.5,
         figures=digest_of(b"figures"),
+        route=digest_of(b"route"),
         record=AnswerRecord(
             specification=digest_of(b"specification"),
             gate=digest_of(b"gate"),

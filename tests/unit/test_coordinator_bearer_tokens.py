@@ -98,6 +98,11 @@ async def test_on_loopback_everybody_is_admitted_by_its_own_names_and_elsewhere_
     for host in ("evil.example:7080", "", "127.0.0.1.evil.example", "[::2]"):
         with pytest.raises(UnauthenticatedError, match="Host"):
             here.admit({"host": host})
+    local = {"host": "127.0.0.1:7080", "origin": "http://localhost:3000"}
+    assert here.admit(local) == "client/loopback"
+    for origin in ("https://evil.example", "null", "http://localhost.evil.example:7080", ""):
+        with pytest.raises(UnauthenticatedError, match="Origin"):
+            here.admit({"host": "127.0.0.1:7080", "origin": origin})
     elsewhere = HttpCallers(book.tokens, is_loopback=False)
     for callers in (here, elsewhere):
         assert callers.admit({"authorization": f"bearer {token}", "host": "any.example"}) == "client/app"

@@ -204,6 +204,33 @@ def test_many_single_numbers_are_refused_and_bytes_are_named_instead() -> None:
         result_to_body(replace(RESULT, outputs=(output,)), asked)
 
 
+HALF = "\\ud800"
+"""Half of a pair of surrogates, as JSON escapes it."""
+TENSOR = '{"name": "inputs", "datatype": "FP32", "shape": [1], "data": [1]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"id": "{HALF}", "inputs": []}}',
+        f'{{"parameters": {{"{HALF}": 1}}}}',
+        f'{{"parameters": {{"combination": "{HALF}"}}}}',
+        f'{{"inputs": [{TENSOR.replace("FP32", HALF)}]}}',
+        f'{{"inputs": [{TENSOR.replace("inputs", HALF)}]}}',
+        f'{{"outputs": [{{"name": "{HALF}"}}]}}',
+        f'{{"inputs": [{TENSOR.replace("[1], ", "[1" + "0" * 4290 + "], ")}]}}',
+        f'{{"inputs": [{TENSOR.replace("[1], ", "[" + "7," * 100_000 + "7], ")}]}}',
+        f'{{"inputs": [{",".join([TENSOR] * 5000)}]}}',
+        f'{{"parameters": {json.dumps(dict.fromkeys(map(str, range(5000)), 1))}}}',
+    ],
+    ids=lambda body: body[:48],
+)
+def test_texts_and_sizes_that_nothing_can_answer_are_refused_in_words_that_can_be_sent(body: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        request_from_body("swarm", "", body.encode(), None)
+    assert len(str(caught.value).encode()) < 500
+
+
 @pytest.mark.parametrize("classes", [-1, True, 1.5, "2"])
 def test_a_classification_that_is_no_count_is_refused(classes: Any) -> None:
     with pytest.raises(InvalidInputError, match="number of classes"):

@@ -1,7 +1,7 @@
 """The Open Inference Protocol's HTTP bodies: JSON, and JSON with the tensors' bytes behind it. Pure."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,15 @@ from swarm.domain.open_inference import (
     Parameters,
     RequestedOutput,
 )
-from swarm.rpc.open_inference.tensors import raw_of
+from swarm.rpc.open_inference.tensors import MOST_SIZES, raw_of
 
 Json = Mapping[str, Any]
 MOST_JSON_BYTES = 8 << 20
 MOST_JSON_NUMBERS = 1 << 17
 """More takes so long to read or write that all others would wait; bytes have no such limit."""
+_MOST_ENTRIES = 1024
+_LARGEST_SIZE = (1 << 63) - 1
+"""Of a dimension: what the protocol's messages hold."""
 _SUBJECT = "request body"
 
 
@@ -197,6 +200,7 @@ def _list_of(said: Json, name: str) -> list[Json]:
         return []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise InvalidInputError(f"{name} of the request", found="no list of objects", expected="one")
+    _check_few(found, f"{name} of the request")
     return found
 
 
@@ -208,14 +212,21 @@ def _text(said: Json, name: str, subject: str) -> str:
         raise InvalidInputError(
             subject, found=f"{name} of type {_kind(found)}", expected=f"a text as its {name}"
         )
+    _check_text(found, f"{name} of {subject}")
     return found
 
 
 def _shape(said: Json, subject: str) -> tuple[int, ...]:
     found = said.get("shape")
-    sizes = found if isinstance(found, list) else [None]
+    sizes: list[Any] = found if isinstance(found, list) else [None]
     if any(isinstance(size, bool) or not isinstance(size, int) for size in sizes):
         raise InvalidInputError(subject, found="no shape", expected="its sizes as a list of whole numbers")
+    if len(sizes) > MOST_SIZES or any(abs(size) > _LARGEST_SIZE for size in sizes):
+        raise InvalidInputError(
+            subject,
+            found=f"a shape of {len(sizes)} sizes" if len(sizes) > MOST_SIZES else "a size that is no int64",
+            expected=f"at most {MOST_SIZES} sizes of 64 bits",
+        )
     return tuple(sizes)
 
 
@@ -225,12 +236,27 @@ def _parameters(said: Json, subject: str) -> Parameters:
         return {}
     if not isinstance(found, dict):
         raise InvalidInputError(subject, found=f"parameters of type {_kind(found)}", expected="an object")
+    _check_few(found, f"parameters of {subject}")
     for name, value in found.items():
+        _check_text(name, f"the name of a parameter of {subject}")
+        if isinstance(value, str):
+            _check_text(value, f"parameter {name[:40]}")
         if not isinstance(value, bool | int | float | str):
             raise InvalidInputError(
                 f"parameter {name[:40]}", found=f"a JSON {_kind(value)}", expected="a text, number or truth"
             )
     return found
+
+
+def _check_few(entries: Sized, subject: str) -> None:
+    if len(entries) > _MOST_ENTRIES:
+        raise InvalidInputError(subject, found=f"{len(entries)} of them", expected=f"at most {_MOST_ENTRIES}")
+
+
+def _check_text(text: str, subject: str) -> None:
+    """Raise for half a pair of surrogates, which JSON can escape and nothing can answer or write down."""
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InvalidInputError(subject, found=repr(text[:40]), expected="a text of Unicode characters")
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,8 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"FP32": np.dtype("<f4"), "UINT8": 
 """The datatypes that a swarm's inputs may have."""
 MOST_NUMBERS: Final = 1 << 20
 """An input that comes as single numbers has at most so many: reading them keeps the process from all else."""
+MOST_SIZES: Final = 64
+"""No shape has more: their product, and naming it, would keep the process from all else."""
 _LENGTH: Final = struct.Struct("<I")
 
 
