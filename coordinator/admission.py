@@ -98,7 +98,7 @@ class Admission:
         if granted != role:
             raise NotAuthorisedError(
                 f"join token {token.id}", found=f"a token for {granted}", expected=f"one for {role}",
-                remedy=f"ask the operator: swarm token create --role {role}",
+                remedy=f"join with --role {granted}, or ask the operator: swarm token create --role {role}",
             )  # fmt: skip
         if record is None:
             record = self.ca.sign_record(

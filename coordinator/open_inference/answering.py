@@ -67,7 +67,7 @@ def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: i
         owners=tuple(node_id(owner) for owner in owners),
         uniform=_flag(given, "uniform", False),
         combination=combination,
-        profile=digest(profile) if profile else "",
+        profile=digest(profile, "parameter profile") if profile else "",
         gate_version=gate_version,
         min_confidence=min_confidence(given),
     )

@@ -5,6 +5,7 @@ Errors are `{"error": ...}` with the status of `swarm.rpc.status`.
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -47,15 +48,12 @@ BODY_TIMEOUT_S = 60.0
 HEADER_SIZE = "Inference-Header-Content-Length"
 _SHORT_BYTES = 1 << 16
 """A body up to this is converted on the event loop: a thread takes longer to begin than it to be read."""
-_ELSEWHERE = (
-    "load",
-    "unload",
-    "generate",
-    "generate_stream",
-    "trace",
-    "systemsharedmemory",
-    "cudasharedmemory",
+_ELSEWHERE = re.compile(
+    r"/v2/(repository/models/[^/]+/(un)?load"
+    r"|(models/[^/]+/(versions/[^/]+/)?)?(generate|generate_stream|trace/setting)"
+    r"|logging|(system|cuda)sharedmemory/(region/[^/]+/)?(status|register|unregister))"
 )
+"""Pages that other servers of the protocol have."""
 
 log = structlog.get_logger()
 Handler = Callable[[Request], Awaitable[Response]]
@@ -218,7 +216,7 @@ def error_response(error: SwarmError) -> Response:
 async def _no_such_page(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     page = f"{request.method} {request.url.path[:120]}"
-    if status == 404 and request.url.path.rpartition("/")[2] in _ELSEWHERE:
+    if status == 404 and _ELSEWHERE.fullmatch(request.url.path):
         return JSONResponse({"error": f"{page}: not implemented here; see docs/serving.md"}, status_code=501)
     found = "another method is served" if status == 405 else "nothing here"
     return JSONResponse({"error": f"{page}: {found}; the pages are in docs/serving.md"}, status_code=status)

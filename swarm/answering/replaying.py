@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from swarm.answering.active_gate import ActiveGate
 from swarm.answering.answer_board import AnswerBoard
-from swarm.answering.combining import Floats, Reply, is_silent, mixed
+from swarm.answering.combining import Floats, Reply, is_silent, mixed, sources
 from swarm.answering.gate_reading import Reading, distances_out, in_full, read_gate
 from swarm.answering.known_head import KnownHead
 from swarm.answering.roster import Roster
@@ -113,7 +113,8 @@ def answered_again(
     leaves: Sequence[KnownHead | None],
     planned: Planned,
 ) -> Answer:
-    """Return a recorded answer, computed again from features float32 [B, D] and experts' replies.
+    """Return a recorded answer, computed again from features float32 [B, D] and experts' replies. Its sources
+    are without the root's owners, and the root's manifest is the gate's statement.
 
     Raises VerificationError where the gate would have asked others than the record says.
     """
@@ -124,11 +125,13 @@ def answered_again(
     fallen = board.unanswered() if way.asks_experts else np.empty(0, dtype=np.int64)
     board.degraded[fallen] = True
     root_shares = board.root_shares() if way.asks_experts else np.zeros(len(features))
+    shares, ordered = board.all_shares(), in_order(replies)
     return Answer(
         class_names=active.value.class_names,
-        probabilities=mixed(way, active, reading, board.all_shares(), in_order(replies), root_shares),
+        probabilities=mixed(way, active, reading, shares, ordered, root_shares),
         gate_version=active.version,
         degraded=tuple(bool(flag) for flag in board.degraded),
+        sources=sources(way, active, leaves, None, shares, ordered, root_shares, [()] * len(features)),
         combination=way.label,
         calibration=way.combination.calibration,
         out_of_distribution=None if way.evenly else distances_in_tiles(active, features),

@@ -16,48 +16,6 @@ SCHEMA = "swarm.answer/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Inputs:
-    path: str
-    digest: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    owners: tuple[str, ...]
-    min_confidence: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Said:
-    class_names: tuple[str, ...]
-    probabilities: tuple[tuple[float, ...], ...]
-    confidence: tuple[float, ...]
-    out_of_distribution: tuple[float, ...] | None
-    degraded: tuple[bool, ...]
-    unknown: tuple[bool, ...]
-    labels: tuple[str, ...]
-    gate_version: int
-    combination: str
-    calibration: float
-    missing_experts: tuple[str, ...]
-    flops_per_query: float
-    gate_entropy: tuple[float, ...]
-    sources: tuple[tuple[dict[str, Any], ...], ...]
-
-    @property
-    def fits(self) -> bool:
-        """Say whether each row has all its figures."""
-        far = self.confidence if self.out_of_distribution is None else self.out_of_distribution
-        by_row = (self.confidence, far, self.degraded, self.unknown, self.labels)
-        rows = len(self.probabilities)
-        return all(len(each) == rows for each in by_row) and all(
-            len(row) == len(self.class_names) for row in self.probabilities
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedAnswer:
     """What a file says: `answer` and `query` as JSON has them, `record` checked, `signed` the statement of
     who gave it (not verified; empty: nobody)."""
@@ -96,7 +54,10 @@ def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> No
 
 
 def read_answer(file: Path) -> SavedAnswer:
-    """Return what a file says. Raises NotFoundError, or InvalidInputError for another kind of file."""
+    """Return what a file says.
+
+    Raises NotFoundError, or InvalidInputError for another kind of file or one that lacks something.
+    """
     from swarm.domain.replay import AnswerRecord
     from swarm.trust.codec import canonical_json, from_json, parse_json
 
@@ -105,7 +66,12 @@ def read_answer(file: Path) -> SavedAnswer:
     except FileNotFoundError:
         remedy = "write one: swarm predict INPUT --save ANSWER.json"
         raise NotFoundError(f"answer {file}", found="no such file", remedy=remedy) from None
-    document = parse_json(data, f"answer {file}")
+    try:
+        document = parse_json(data, f"answer {file}")
+    except InvalidInputError as error:
+        remedy = "name what swarm predict INPUT --save ANSWER.json wrote"
+        expected = error.expected or f"{SCHEMA} as JSON"
+        raise InvalidInputError(error.subject, found=error.found, expected=expected, remedy=remedy) from error
     parts = ("inputs", "query", "record", "answer")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.keys() >= {*parts}:
         raise InvalidInputError(
@@ -114,16 +80,100 @@ def read_answer(file: Path) -> SavedAnswer:
             expected=f"{SCHEMA} with {', '.join(parts)}",
             remedy="write one: swarm predict INPUT --save ANSWER.json",
         )
-    said = from_json(_Said, canonical_json(document["answer"]))
-    for kind, name in ((_Inputs, "inputs"), (_Asked, "query")):
-        from_json(kind, canonical_json(document[name]))
-    if not said.fits:
+    try:
+        _check_figures(document, f"answer {file}")
+        record = from_json(AnswerRecord, canonical_json(document["record"]))
+    except InvalidInputError as error:
         raise InvalidInputError(
-            f"answer {file}",
-            found="figures of another number of rows or classes than there are",
-            expected="the file as `swarm predict --save` wrote it",
-        )
-    record = from_json(AnswerRecord, canonical_json(document["record"]))
+            error.subject,
+            found=error.found,
+            expected=error.expected or "what swarm predict --save wrote",
+            remedy="save the answer again: swarm predict INPUT --save ANSWER.json",
+        ) from error
+    if record.gate_version < 1:
+        found = str(record.gate_version)
+        raise InvalidInputError(f"answer {file}: gate_version", found=found, expected="a version, from 1")
     query = {**document["query"], "inputs": document["inputs"]}
     signed = canonical_json(document["signed"]) if "signed" in document else b""
     return SavedAnswer(answer=document["answer"], query=query, record=record, signed=signed)
+
+
+def _check_figures(document: dict[str, Any], subject: str) -> None:
+    """Raise InvalidInputError, naming the field, where one is missing or of another type or size."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        answer = TypeAdapter(_File).validate_json(json.dumps(document), strict=True).answer
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"{subject}: {where}", found=first["msg"]) from error
+    rows, classes = len(answer.probabilities), len(answer.class_names)
+    by_row: dict[str, list[Any] | None] = {
+        "confidence": answer.confidence,
+        "labels": answer.labels,
+        "degraded": answer.degraded,
+        "unknown": answer.unknown,
+        "out_of_distribution": answer.out_of_distribution,
+    }
+    for name, values in by_row.items():
+        if values is not None and len(values) != rows:
+            raise InvalidInputError(
+                f"{subject}: {name}", found=f"{len(values)} rows", expected=f"{rows} rows"
+            )
+    if any(len(row) != classes for row in answer.probabilities):
+        found = "a row of another size"
+        raise InvalidInputError(f"{subject}: probabilities", found=found, expected=f"{classes} classes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    path: str
+    digest: str
+    dtype: str
+    shape: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    owners: list[str]
+    min_confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    leaf: str
+    expert: str
+    version: int
+    manifest: str
+    owner: str
+    served_by: str
+    weight: float
+    module_digests: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figures:
+    class_names: list[str]
+    probabilities: list[list[float]]
+    confidence: list[float]
+    out_of_distribution: list[float] | None
+    labels: list[str]
+    degraded: list[bool]
+    unknown: list[bool]
+    gate_version: int
+    combination: str
+    calibration: float
+    missing_experts: list[str]
+    flops_per_query: float
+    gate_entropy: list[float]
+    sources: list[list[_Source]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """What commands look at, of what `plain` makes of an answer and its query."""
+
+    inputs: _Inputs
+    query: _Asked
+    answer: _Figures

@@ -31,12 +31,12 @@ def audit(
     from_on = datetime.now(UTC) - timedelta(seconds=min(seconds(since, "--since"), 3650 * 86_400.0))
     folder = CoordinatorFolder(founder_home(home).coordinator).audit
     lines = list(read_trail(folder, from_on.isoformat(timespec="milliseconds"), caller))
-    emit("audit", {"queries": lines}, as_json=json, text=_described(lines, since))
+    emit("audit", {"queries": lines}, as_json=json, text=_described(lines, since, caller))
 
 
-def _described(lines: list[dict[str, object]], since: str) -> str:
+def _described(lines: list[dict[str, object]], since: str, caller: str) -> str:
     if not lines:
-        return f"nobody asked in the last {since}"
+        return f"nobody{f' with {caller!r} in their role/name' if caller else ''} asked in the last {since}"
     rows = [
         (
             str(line.get("at", ""))[:19],

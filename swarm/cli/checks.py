@@ -244,7 +244,8 @@ def start_again(service: Literal["coordinator", "registry"], known: "Identity", 
         words += [flag, port] if port.isdecimal() and int(port) != usual else []
     if (root / service / "identity").exists():
         for flag, number in noted_ports(SwarmHome(root).run, service).items():
-            words += [flag, str(number)] if (flag, number) != ("--http-port", COORDINATOR_HTTP_PORT) else []
+            if flag != "--port" and (flag, number) != ("--http-port", COORDINATOR_HTTP_PORT):
+                words += [flag, str(number)]
         return " ".join([*words, home_flag(root)])
     return f"{' '.join(words)}, on the founder's machine, in the founder's home"
 

@@ -8,7 +8,8 @@ import numpy as np
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import printable
 from swarm.domain.errors import InvalidInputError
-from swarm.domain.inference import Answer
+from swarm.domain.ids import ROOT_LEAF
+from swarm.domain.inference import Answer, Source
 
 Verdict = Literal["same", "close", "different"]
 
@@ -61,10 +62,38 @@ class Comparison:
             lines.append(
                 f"close, not the same: probabilities {compared}"
                 if self.verdict == "close"
-                else f"different: probabilities by at most {self.largest:.3g}"
+                else (
+                    f"different: probabilities by at most {self.largest:.3g}" if self.largest else "different"
+                )
                 + (f", more than {self.tolerance:g} or with other labels" if self.other_device else "")
             )
         return "\n".join(lines)
+
+
+def _other_sources(before: list[list[dict[str, Any]]], again: Answer, tolerance: float) -> list[str]:
+    """Return in which rows others are named than who answered. Answers that explain nothing name nobody."""
+    if not before:
+        return []
+    if len(before) != len(again.sources):
+        return [f"sources: of {len(before)} rows"]
+    rows = [
+        row
+        for row, (then, now) in enumerate(zip(before, again.sources, strict=True))
+        if len(then) != len(now)
+        or not all(any(_is_source(each, source, tolerance) for each in then) for source in now)
+    ]
+    return [f"sources: others in rows {', '.join(map(str, rows[:10]))}"] if rows else []
+
+
+def _is_source(said: dict[str, Any], source: Source, tolerance: float) -> bool:
+    """Not looked at: on whose sums the root rests, and which version of its expert there was by then."""
+    names = ["leaf", "expert", "owner", "served_by"]
+    if source.leaf != ROOT_LEAF:
+        names += ["version", "manifest"]
+        if said.get("module_digests") != list(source.module_digests):
+            return False
+    same = all(said.get(name) == getattr(source, name) for name in names)
+    return same and abs(float(said["weight"]) - source.weight) <= tolerance
 
 
 def compared(saved: SavedAnswer, again: Answer, here: str, tolerance: float) -> Comparison:
@@ -106,17 +135,15 @@ def compared(saved: SavedAnswer, again: Answer, here: str, tolerance: float) -> 
         rows = [row for row, pair in enumerate(zip(before[name], values, strict=True)) if pair[0] != pair[1]]
         if rows:
             differences.append(f"{name}: other in rows {', '.join(map(str, rows[:10]))}")
-    if tuple(before["class_names"]) != again.class_names:
-        differences.append("class names: others than the gate's")
-    differences += [
-        f"{name.replace('_', ' ')}: {before[name]!r:.60} before, {now!r:.60} now"
-        for name, now in (
-            ("gate_version", again.gate_version),
-            ("combination", again.combination),
-            ("calibration", again.calibration),
-        )
-        if before[name] != now
-    ]
+    for name, value in (
+        ("class_names", list(again.class_names)),
+        ("gate_version", again.gate_version),
+        ("combination", again.combination),
+        ("calibration", again.calibration),
+    ):
+        if before[name] != value:
+            differences.append(f"{name}: other than the gate's")
+    differences += _other_sources(before["sources"], again, tolerance)
     recorded = dict.fromkeys([saved.record.computed_on, *(each.computed_on for each in saved.record.said)])
     elsewhere = tuple(each for each in recorded if each != here)
     return Comparison(

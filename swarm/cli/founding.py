@@ -106,8 +106,8 @@ def _sizes(text: str) -> bool:
 
 
 def create(
-    role: Annotated[str, typer.Option(help="node, client or operator.")] = "node",
-    uses: Annotated[int, typer.Option(min=1, help="How often it may be used.")] = 1,
+    role: Annotated[str | None, typer.Option(help="node, client or operator (node).")] = None,
+    uses: Annotated[int | None, typer.Option(min=1, help="How often it may be used (1).")] = None,
     lifetime: Annotated[str, typer.Option(help="How long it is valid: 45m, 24h, 7d.")] = "24h",
     bearer: Annotated[
         str, typer.Option(metavar="NAME", help="A bearer token for this caller over HTTP instead.")
@@ -119,26 +119,38 @@ def create(
     from swarm.cli.places import coordinator, find_place
 
     if bearer:
+        if role is not None or uses is not None:
+            raise typer.BadParameter(
+                f"{'--role' if role is not None else '--uses'} is of join tokens; leave it out"
+            )
         _create_bearer(bearer, seconds(lifetime, "--lifetime"), home, as_json=json)
         return
+    role = role or "node"
     if role not in ("node", "client", "operator"):
         raise typer.BadParameter(f"--role {role!r}: choose node, client or operator")
     lifetime_s = seconds(lifetime, "--lifetime")
 
     async def work() -> None:
         async with coordinator(find_place(home)) as client:
-            line, view = await client.create_token(role, uses, lifetime_s)  # type: ignore[arg-type]
+            line, view = await client.create_token(role, uses or 1, lifetime_s)  # type: ignore[arg-type]
         facts = {"join_line": line.removeprefix("swarm join "), "token": view}
-        emit("token", facts, as_json=json, text=f"swarm join {facts['join_line']}")
+        as_role = "" if role == "node" else f" --role {role}"
+        emit("token", facts, as_json=json, text=f"swarm join {facts['join_line']}{as_role}")
 
     run_async(work())
 
 
 def _create_bearer(name: str, lifetime_s: float, home: Path | None, *, as_json: bool) -> None:
     from swarm.cli.places import coordinator, find_place
+    from swarm.domain.errors import InvalidInputError, UsageError
     from swarm.domain.ids import node_id
 
-    holder = node_id(name)
+    try:
+        holder = node_id(name)
+    except InvalidInputError as error:
+        raise UsageError(
+            "--bearer", found=error.found, expected=error.expected, remedy=error.remedy
+        ) from None
 
     async def work() -> None:
         async with coordinator(find_place(home)) as client:

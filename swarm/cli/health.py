@@ -27,7 +27,7 @@ def health(
 
     A node must be connected; for inference the coordinator must have a gate to answer by.
     """
-    from swarm.cli.places import home_folder
+    from swarm.cli.places import founder_home, home_folder
     from swarm.domain.errors import UsageError
 
     probes = {
@@ -38,11 +38,13 @@ def health(
     }
     if service not in probes:
         raise UsageError("service", found=service[:40], expected="registry, coordinator, inference or node")
-    said = run_async(probes[service](home_folder(home)))
+    root = home_folder(home) if service == "node" else founder_home(home).root
+    said = run_async(probes[service](root))
     emit("health", {"service": service, "says": said}, as_json=json, text=printable(f"{service}: {said}"))
 
 
 async def _registry(root: Path) -> str:
+    from swarm.cli.processes import listens_on
     from swarm.cli.settings import load_settings
     from swarm.config import SwarmHome
     from swarm.domain.errors import NotReadyError
@@ -52,7 +54,8 @@ async def _registry(root: Path) -> str:
     from swarm.trust.identity import Identity
 
     identity = Identity.load(SwarmHome(root).registry / "identity")
-    address = f"127.0.0.1:{load_settings(root).registry_port}"
+    port = listens_on(SwarmHome(root).run, "registry") or load_settings(root).registry_port
+    address = f"127.0.0.1:{port}"
     async with open_channel(identity, address, "registry", NodeId("registry")) as connection:
         found = await RegistryClient(connection).health(timeout_s=PROBE_SECONDS)
     if found.redis != "ok":
@@ -93,6 +96,7 @@ async def _inference(root: Path) -> str:
 def _to_coordinator(root: Path) -> "Connection":
     """Return a connection to the coordinator of this home, by its own identity."""
     from coordinator.config import CoordinatorFolder
+    from swarm.cli.processes import listens_on
     from swarm.cli.settings import load_settings
     from swarm.config import SwarmHome
     from swarm.domain.ids import NodeId
@@ -100,7 +104,8 @@ def _to_coordinator(root: Path) -> "Connection":
     from swarm.trust.identity import Identity
 
     identity = Identity.load(CoordinatorFolder(SwarmHome(root).coordinator).identity)
-    address = f"127.0.0.1:{load_settings(root).coordinator_port}"
+    port = listens_on(SwarmHome(root).run, "coordinator") or load_settings(root).coordinator_port
+    address = f"127.0.0.1:{port}"
     return open_channel(identity, address, "coordinator", NodeId("coordinator"))
 
 

@@ -11,6 +11,8 @@ from swarm.cli.options import Home, Json
 from swarm.cli.output import bytes_text, emit, plain, printable, progress, run_async, say, table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from swarm.domain.agent import AgentState, ExpertMemory
     from swarm.domain.membership import Event, SwarmStatus
 
@@ -44,10 +46,23 @@ def status(home: Home = None, json: Json = False) -> None:
                 beside = f"this node's agent does not run; start it: {error.remedy}\n\n"
         async with coordinator(place) as client:
             seen = await client.status()
-        text = f"{beside}{describe_status(seen)}"
+        text = f"{beside}{describe_status(seen)}{_where_to_ask(place.root)}"
         emit("status", {"swarm": seen, "agent": own}, as_json=json, text=text)
 
     run_async(work())
+
+
+def _where_to_ask(root: "Path") -> str:
+    """Return a line with the ports of the coordinator that runs from this home, empty where none does."""
+    from swarm.cli.processes import listens_on, noted_ports
+    from swarm.config import SwarmHome
+
+    run = SwarmHome(root).run
+    if not listens_on(run, "coordinator"):
+        return ""
+    names = {"--port": "gRPC", "--http-port": "HTTP", "--loopback-port": "gRPC without TLS"}
+    ports = noted_ports(run, "coordinator")
+    return f"\nasked on ports: {', '.join(f'{names[flag]} {ports[flag]}' for flag in names if flag in ports)}"
 
 
 def describe_status(seen: "SwarmStatus") -> str:

@@ -54,6 +54,11 @@ def find_place(home: Path | None) -> Place:
     )
 
 
+def _whose(place: Place) -> str:
+    role = place.identity().role if place.is_node else "founder"
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}'s"
+
+
 def node_place(home: Path | None) -> Place:
     """Return the place if it is a node's; UsageError in a founder's home."""
     place = find_place(home)
@@ -61,7 +66,7 @@ def node_place(home: Path | None) -> Place:
     if role != "node":
         raise UsageError(
             f"home {place.root}",
-            found=f"{'an' if role[0] in 'aeiou' else 'a'} {role}'s home",
+            found=f"{_whose(place)} home",
             expected="a node's home",
             remedy="swarm join TOKEN@HOST:PORT --home DIR first, then name that folder: --home DIR",
         )
@@ -101,7 +106,7 @@ def founder_home(home: Path | None) -> SwarmHome:
         return found
     raise UsageError(
         f"home {root}",
-        found="a node's home",
+        found=f"{_whose(find_place(home))} home",
         expected="the founder's home",
         remedy="name the folder that swarm init made: --home DIR",
     )

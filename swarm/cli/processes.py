@@ -69,9 +69,9 @@ def recorded(run: Path, name: str) -> Iterator[None]:
 
 
 def note_ports(run: Path, service: str, flags: Mapping[str, int]) -> None:
-    """Write down the ports, by their flags, that a service listens on and that no member is told.
+    """Write down the ports, by their flags, that a service listens on, for commands of the same home.
 
-    Only advice is made of them: where they cannot be written, nothing is.
+    Where they cannot be written, nothing is, and the settings count.
     """
     with contextlib.suppress(OSError):
         said = json.dumps({flag: port for flag, port in flags.items() if port})
@@ -84,6 +84,12 @@ def noted_ports(run: Path, service: str) -> dict[str, int]:
         found = json.loads((run / f"{service}.ports.json").read_text())
         return {str(flag): int(port) for flag, port in found.items()}
     return {}
+
+
+def listens_on(run: Path, service: str) -> int:
+    """Return the gRPC port of a service that runs from this home, 0 where that is not known."""
+    runs = any(each.name == service and each.process() for _, each in recorded_processes(run))
+    return noted_ports(run, service).get("--port", 0) if runs else 0
 
 
 def recorded_processes(run: Path) -> list[tuple[Path, ProcessRecord]]:

@@ -99,11 +99,13 @@ def registry(
     check_usable(place)
 
     def serve() -> Coroutine[Any, Any, None]:
+        from swarm.cli.processes import note_ports
         from swarm.domain.collection import RetentionPolicy
         from swarm.registry.app import RegistryConfig
         from swarm.registry.app import serve as serve_registry
 
         note_place(founder, place)
+        note_ports(founder.run, "registry", {"--port": settings.registry_port})
         return serve_registry(
             RegistryConfig(
                 identity=founder.registry / "identity",
@@ -196,7 +198,11 @@ def coordinator(
         from swarm.cli.processes import note_ports
 
         def noted(at: Endpoints) -> None:
-            ports = {"--http-port": at.http_port, "--loopback-port": at.loopback_port}
+            ports = {
+                "--port": at.port,
+                "--http-port": at.http_port,
+                "--loopback-port": at.loopback_port,
+            }
             note_ports(founder.root / "run", "coordinator", ports)
 
         return serve_coordinator(

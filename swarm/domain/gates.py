@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from swarm.domain.combination import Combination, CombinationName
+from swarm.domain.combination import USES_EXPERTS, Combination, CombinationName
 from swarm.domain.errors import InvalidInputError, NotFoundError
 from swarm.domain.ids import Digest, ExpertId, LeafId, NodeId, SwarmId
 from swarm.domain.tensors import FORBID_UNKNOWN, TensorEntry
@@ -124,7 +124,7 @@ class GateStatement:
         """Return the combination of that name (empty: the one served) at top_k (0: as it was chosen).
 
         Where none was chosen at that very top_k, the served or first one of the name is taken to it, without
-        its calibration.
+        its calibration. One that asks no expert is the same at any top_k.
         Raises NotFoundError where this gate has none of the name.
         """
         served = self.combinations[self.served]
@@ -137,7 +137,7 @@ class GateStatement:
                 found=f"gate {self.version} without it",
                 expected=f"one of {', '.join(dict.fromkeys(each.name for each in self.combinations))}",
             )
-        if not top_k:
+        if not top_k or wanted not in USES_EXPERTS:
             return of_name[0]
         exact = next((each for each in of_name if each.top_k == top_k), None)
         return exact if exact is not None else replace(of_name[0], top_k=top_k, calibration=0.0)

@@ -31,10 +31,10 @@ def node_id(text: str) -> NodeId:
     return NodeId(_matching(_NAME, text, "node name"))
 
 
-def digest(text: str) -> Digest:
-    """Return text as a digest; InvalidInputError unless it is 64 lowercase hexadecimal digits."""
+def digest(text: str, subject: str = "digest") -> Digest:
+    """Return text as a digest; InvalidInputError, about subject, unless it is 64 lowercase hex digits."""
     if not _DIGEST.fullmatch(text):
-        raise InvalidInputError("digest", found=text[:80], expected="64 lowercase hexadecimal digits")
+        raise InvalidInputError(subject, found=text[:80], expected="64 lowercase hexadecimal digits")
     return Digest(text)
 
 

@@ -96,7 +96,7 @@ def error_of(error: grpc.aio.AioRpcError, peer: str, timeout_s: float | None = N
 
 
 def _late(peer: str, timeout_s: float | None) -> DeadlineError:
-    waited = f" within {timeout_s:g} s" if timeout_s is not None else " in time"
+    waited = f" within {timeout_s:g} s" if timeout_s is not None and timeout_s > 0 else " in time"
     return DeadlineError(peer, found=f"no answer{waited}", remedy=DOCTOR)
 
 

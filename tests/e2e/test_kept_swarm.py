@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,12 @@ def test_the_documented_grpc_call_works_word_by_word(kept: Kept) -> None:
     guide = (ROOT / "docs" / "guides" / "predict-over-grpc.md").read_text()
     code = re.search(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
     assert code is not None
-    line = kept.sh.json("token", "create", "--role", "client", **kept.founder)["join_line"]
-    home = kept.root / "app"
-    joined = kept.sh.json("join", line, "--role", "client", "--name", "app", "--home", str(home))
+    printed = kept.sh.swarm("token", "create", "--role", "client", **kept.founder).stdout.split()
+    assert printed[:2] == ["swarm", "join"] and printed[3:] == ["--role", "client"], "it works as it is"
+    line, home = printed[2], kept.root / "app"
+    wrong = kept.sh.swarm("join", line, "--name", "app", "--home", str(kept.root / "no"))
+    assert wrong.returncode == 4 and "--role client" in wrong.stderr
+    joined = kept.sh.json(*printed[1:], "--name", "app", "--home", str(home))
     assert joined["role"] == "client"
     command = [sys.executable, "-c", code[1], str(home / "identity"), str(kept.inputs)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -138,6 +142,19 @@ def test_the_documented_grpc_call_works_word_by_word(kept: Kept) -> None:
         "join", line, "--role", "client", "--name", "other", "--home", str(kept.root / "no")
     )
     assert again.returncode == 4, "the token was for one use"
+
+
+def test_services_at_ports_of_their_own_are_found_by_who_probes_them_and_who_asks(kept: Kept) -> None:
+    for service in ("registry", "coordinator", "inference"):
+        assert kept.sh.json("health", service, **kept.founder)["service"] == service
+        elsewhere = kept.sh.swarm("health", service, **kept.node("ada"))
+        assert elsewhere.returncode == 2 and "found:    a node's home" in elsewhere.stderr
+    said = kept.sh.swarm("status", **kept.founder).stdout
+    http = re.search(r"^asked on ports: gRPC [0-9]+, HTTP ([0-9]+)$", said, re.MULTILINE)
+    assert http is not None
+    with urllib.request.urlopen(f"http://127.0.0.1:{http[1]}/v2/health/ready", timeout=10) as reply:
+        assert json.load(reply) == {"ready": True}
+    assert "asked on ports" not in kept.sh.swarm("status", **kept.node("ada")).stdout
 
 
 def test_a_coordinator_that_was_killed_comes_back_into_the_same_state(kept: Kept) -> None:

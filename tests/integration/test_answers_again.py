@@ -131,6 +131,55 @@ def test_a_figure_that_was_changed_is_found_and_named(swarm: WholeSwarm, tmp_pat
     assert found["not_as_signed"] == ["figures"]
 
 
+@pytest.mark.parametrize("words", [(), ("--combination", "gate", "--top-k", "2"), ("--combination", "poe")])
+def test_who_a_file_says_has_answered_is_who_answered(
+    swarm: WholeSwarm, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = saved(swarm, tmp_path, *words, "--explain")
+    whole = file.read_text()
+    for path, value, said in (
+        (("sources", 2, -1, "owner"), "eve", "sources: others in rows 2"),
+        (("sources", 2, -1, "expert"), "eve.e0", "sources: others in rows 2"),
+        (("sources", 2, -1, "served_by"), "eve", "sources: others in rows 2"),
+        (("sources", 2, -1, "weight"), 0.123, "sources: others in rows 2"),
+        (("sources", 2), [], "sources: others in rows 2"),
+        (("gate_version",), 7, "gate_version: other than the gate's"),
+        (("combination",), "corrected top-9", "combination: other than the gate's"),
+        (("calibration",), 0.5, "calibration: other than the gate's"),
+    ):
+        document = json.loads(whole)
+        place = document["answer"]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        file.write_text(json.dumps(document))
+        code, found, error = command(swarm, "replay", str(file))
+        assert (code, found["verdict"], found["differences"]) == (NOT_THE_SAME, "different", [said]), error
+
+
+def test_a_file_that_lacks_something_is_refused_by_the_field(swarm: WholeSwarm, tmp_path: Path) -> None:
+    file = saved(swarm, tmp_path, "--combination", "gate")
+    whole = file.read_text()
+    paths: list[tuple[str | int, ...]] = [("inputs",), ("query",), ("record",), ("answer",)]
+    paths += [("answer", name) for name in json.loads(whole)["answer"]]
+    paths += [("query", "owners"), ("query", "min_confidence"), ("record", "gate_version")]
+    paths += [("answer", "probabilities", 0), ("answer", "confidence", 0), ("answer", "degraded", 0)]
+    for path in paths:
+        for value in ("x", ...):
+            document: Any = json.loads(whole)
+            place = document
+            for key in path[:-1]:
+                place = place[key]
+            if value is ...:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = value
+            file.write_text(json.dumps(document))
+            done = CliRunner().invoke(build(), ["replay", str(file), "--home", str(swarm.home.root)])
+            named = isinstance(done.exception, SystemExit | SwarmError)
+            assert done.exit_code == 0 or named, (path, value, done.exception)
+
+
 def test_a_saved_answer_says_who_gave_it_and_what_of_it_is_not_as_they_signed(
     swarm: WholeSwarm, tmp_path: Path
 ) -> None:

@@ -41,6 +41,10 @@ async def test_a_judged_gate_answers_with_the_temperature_that_its_judges_valida
     assert np.array_equal(answer.confidence, answer.probabilities.max(axis=1))
     other = await asked(ada, samples("a", 3, 1), combination="gate", top_k=2)
     assert other.calibration == gate.combination("gate", 2).calibration
+    root = await asked(ada, samples("a", 3, 1), combination="root")
+    of_no_expert = await asked(ada, samples("a", 3, 1), combination="root", top_k=3)
+    assert of_no_expert.calibration == root.calibration > 0, "no expert answers, so their number says nothing"
+    assert np.array_equal(of_no_expert.probabilities, root.probabilities)
 
 
 async def test_what_no_validation_data_spoke_of_is_not_called_calibrated(ada: SmallNode) -> None:

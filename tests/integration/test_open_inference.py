@@ -517,11 +517,26 @@ async def test_what_is_not_served_is_unimplemented(swarm: Served) -> None:
         error = await told(by_grpc(method, *given))
         assert error.status() == "StatusCode.UNIMPLEMENTED", method
 
-    def by_http() -> None:
-        with triton_http.InferenceServerClient(swarm.http_address) as client:
-            client.load_model("swarm")
+    def by_http(method: str, *arguments: Any) -> Callable[[], None]:
+        def call() -> None:
+            with triton_http.InferenceServerClient(swarm.http_address) as client:
+                getattr(client, method)(*arguments)
 
-    assert (await told(by_http)).status() == "501"
+        return call
+
+    for method, *given in (
+        ("load_model", "swarm"),
+        ("unload_model", "swarm"),
+        ("get_trace_settings",),
+        ("update_trace_settings", "swarm"),
+        ("get_log_settings",),
+        ("update_log_settings", {}),
+        ("get_system_shared_memory_status",),
+        ("get_cuda_shared_memory_status", "r"),
+        ("register_system_shared_memory", "r", "key", 8),
+        ("unregister_cuda_shared_memory",),
+    ):
+        assert (await told(by_http(method, *given))).status() == "501", method
 
 
 async def test_who_is_unknown_is_named_by_grpc_and_http_alike(swarm: Served) -> None:
@@ -559,6 +574,7 @@ BAD_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("no content", "no content", {"raw": None}),
     ("NaN", "row 0", {"raw": np.full(6, np.nan, np.float32).tobytes()}),
     ("a misspelt parameter", "top_k", {"parameters": {"topk": 1}}),
+    ("a profile that is no id", "parameter profile: found abc", {"parameters": {"profile": "abc"}}),
     ("a parameter of another type", "a number from 0", {"parameters": {"top_k": "2"}}),
     ("another output", "confidence or out_of_distribution", {"outputs": ["scores"]}),
     ("an output twice", "each once", {"outputs": ["confidence", "confidence"]}),

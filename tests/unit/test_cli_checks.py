@@ -1,11 +1,12 @@
 """What `swarm doctor` says of the swarm."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from swarm.cli.checks import owners_check, start_again
-from swarm.cli.processes import note_ports, noted_ports
+from swarm.cli.processes import listens_on, note_ports, noted_ports, record_process
 from swarm.config import home_flag
 from tests.support.answers import KNOWS, gate
 
@@ -42,8 +43,12 @@ def test_a_coordinator_is_started_again_at_the_ports_that_it_had(tmp_path: Path)
         note_ports(tmp_path / "run", "coordinator", {"--http-port": http_port, "--loopback-port": 0})
         line = start_again("coordinator", known, tmp_path)
         assert line == f"swarm coordinator --join-port 1234{flags} {home}"
-    note_ports(tmp_path / "run", "coordinator", {"--http-port": 7080, "--loopback-port": 99})
-    assert "--loopback-port 99" in start_again("coordinator", known, tmp_path)
+    note_ports(tmp_path / "run", "coordinator", {"--port": 7, "--http-port": 7080, "--loopback-port": 99})
+    again = start_again("coordinator", known, tmp_path)
+    assert again == f"swarm coordinator --join-port 1234 --loopback-port 99 {home}"
+    assert listens_on(tmp_path / "run", "coordinator") == 0, "it does not run"
+    record_process(tmp_path / "run", "coordinator", os.getpid())
+    assert listens_on(tmp_path / "run", "coordinator") == 7
     assert start_again("registry", known, tmp_path) == f"swarm registry {home}"
     (tmp_path / "run" / "coordinator.ports.json").write_text("[")
     assert noted_ports(tmp_path / "run", "coordinator") == {}

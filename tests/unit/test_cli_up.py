@@ -12,6 +12,7 @@ import pytest
 
 from swarm.cli.app import build
 from swarm.cli.output import run_guarded
+from swarm.cli.processes import note_ports
 from swarm.cli.up import command
 from swarm.cli.up.command import claim_folder, how_to_use
 from swarm.cli.up.deal import Deal, deal
@@ -82,7 +83,13 @@ def test_a_kept_swarm_is_to_be_scored_on_the_data_that_it_was_dealt(
     dealt: Deal, source: str, command_line: str
 ) -> None:
     said = how_to_use(Path("/kept"), dealt, source, ("/code", "/more code"))
-    assert command_line in said
+    assert command_line in said and "curl" not in said
+
+
+def test_a_kept_swarm_says_where_it_is_asked_over_http(dealt: Deal, tmp_path: Path) -> None:
+    (tmp_path / "founder" / "run").mkdir(parents=True)
+    note_ports(tmp_path / "founder" / "run", "coordinator", {"--port": 41, "--http-port": 42})
+    assert "curl -s http://127.0.0.1:42/v2/models/swarm" in how_to_use(tmp_path, dealt, "digits", ())
 
 
 def test_the_closing_hint_names_a_file_as_any_folder_reaches_it(

@@ -142,8 +142,15 @@ def test_queries_and_answers_cross_unchanged() -> None:
 def test_a_query_for_what_cannot_be_is_refused(field: str, value: str) -> None:
     message = convert.query_to_pb(Query(inputs=np.ones((1, 3), np.uint8)))
     setattr(message, field, value)
-    with pytest.raises(InvalidInputError, match=r"combination: found 'best'|digest"):
+    with pytest.raises(InvalidInputError, match=r"combination: found 'best'|profile: found"):
         convert.query_from_pb(message)
+
+
+@pytest.mark.parametrize("numbers", [{"top_k": -1}, {"top_k": 1 << 32}, {"gate_version": -2}])
+def test_a_number_that_no_message_holds_is_refused_by_its_name(numbers: dict[str, int]) -> None:
+    (name,) = numbers
+    with pytest.raises(InvalidInputError, match=f"{name}: found .* expected a number from 0"):
+        convert.query_to_pb(Query(inputs=np.ones((1, 3), np.uint8), **numbers))  # type: ignore[arg-type]
 
 
 def test_examples_and_profiles_cross_and_each_input_needs_a_label() -> None:

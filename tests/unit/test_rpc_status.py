@@ -74,3 +74,12 @@ def test_a_failed_connection_says_why(details: str, cls: type[SwarmError], text:
     raw = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details, None)
     error = error_of(raw, "registry at h:7072")
     assert isinstance(error, cls) and text in str(error) and "registry at h:7072" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "text"), [(2.5, "within 2.5 s"), (-9e-6, "in time"), (None, "in time")]
+)
+def test_a_late_answer_says_how_long_was_waited_if_at_all(timeout_s: float | None, text: str) -> None:
+    nothing = grpc.aio.Metadata()
+    raw = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, nothing, nothing, "", None)
+    assert f"no answer {text}" in str(error_of(raw, "registry at h:7072", timeout_s))

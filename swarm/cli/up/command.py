@@ -14,7 +14,7 @@ from typing import Any
 from swarm.cli.asking import describe_row
 from swarm.cli.options import resolved_source
 from swarm.cli.output import emit, let_nothing_interrupt, note, progress, run_async
-from swarm.cli.processes import recorded_processes, remove_tree
+from swarm.cli.processes import noted_ports, recorded_processes, remove_tree
 from swarm.cli.up.comparisons import ALL
 from swarm.cli.up.deal import Deal, deal
 from swarm.cli.up.report import render
@@ -223,12 +223,15 @@ def how_to_use(root: Path, dealt: Deal, source: str, import_paths: Sequence[str]
     first = next(iter(dealt.nodes))
     paths = import_paths if is_reference(source) else ()
     data = shlex.join([source, *(word for path in paths for word in ("--import-path", path))])
+    port = noted_ports(root / "founder" / "run", "coordinator").get("--http-port")
+    by_http = [f"  curl -s http://127.0.0.1:{port}/v2/models/swarm    # docs/serving.md"] if port else []
     return "\n".join(
         [
             f"The swarm goes on running from {root}. As its founder:",
             f"  export SWARM_HOME={shlex.quote(str(root / 'founder'))}",
             "  swarm status; swarm experts; swarm gate show; swarm events; swarm doctor",
             f"  swarm predict x.npy --explain; swarm eval {data}; swarm token create",
+            *by_http,
             f"As node {first}: swarm outbound {home_flag(root / first / 'home')}",
             f"Stop it: swarm down {home_flag(root)}",
         ]

@@ -35,6 +35,12 @@ MAX_OPTIONS = 4096
 
 
 def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
+    """Return the message; InvalidInputError for a number that it cannot hold."""
+    for name, number, bits in (("top_k", query.top_k, 32), ("gate_version", query.gate_version, 64)):
+        if not 0 <= number < 1 << bits:
+            raise InvalidInputError(
+                name, found=str(number), expected="a number from 0", remedy=f"leave {name} out"
+            )
     return inference_pb2.PredictRequest(
         inputs=tensor_to_pb(query.inputs, "inputs"),
         top_k=query.top_k,
@@ -62,7 +68,7 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         owners=tuple(node_id(owner) for owner in message.owners),
         uniform=message.uniform,
         combination=message.combination,
-        profile=digest(message.profile) if message.profile else "",
+        profile=digest(message.profile, "profile") if message.profile else "",
         gate_version=message.gate_version,
         min_confidence=fraction(message.min_confidence, "min_confidence"),
         replayable=message.replayable,
