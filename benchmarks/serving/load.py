@@ -1,9 +1,10 @@
 """What is answered in time when five times as much is asked as can be: `python -m benchmarks.serving.load`.
 
 A swarm of two nodes in real processes with mutual TLS. The coordinator has the first core; nodes, which would
-be other machines, and the load share the second. The peak is what callers that wait for each answer get at most, over several numbers of
-them. Then five times as many queries arrive, at random moments and whatever becomes of earlier ones, nobody
-heeding the hint when to ask again. Goodput counts answers within the deadline. Both in turns, medians.
+be other machines, and the load share the second. The peak is what callers that wait for each answer get at
+most, over several numbers of them. Then five times as many queries arrive, at random moments and whatever
+becomes of earlier ones, nobody heeding the hint when to ask again. Goodput counts answers within the
+deadline. Both in turns, medians.
 
 Figures: `peak_per_s`, `goodput_at_5x_over_peak` (`_lowest`, `_highest`), `refused_share`, and latencies of
 what was answered; also with callers that wait for as long as they are told.
