@@ -31,6 +31,8 @@ _NEWEST_COUNTS: Final = 0.05
 _SMALL_ROWS: Final = 256
 """Queries of more rows take longer anyway: they say nothing of how much there is to do."""
 _FIRST_WIDTH, _LEAST_WIDTH = 16, 4
+_MOST_WORK_S: Final = 0.5
+"""Beyond the least width, no more is worked on at once than takes so long."""
 _SLOWER: Final = 4.0
 _HARDLY_ANY: Final = 1
 _SHORT_S: Final = 0.05
@@ -166,7 +168,14 @@ class QueryQueue:
     def _fits(self, rows: int) -> bool:
         if self._working_queries >= self._width.queries:
             return False
-        return not self._working_queries or self._working_rows + rows <= self.limits.working_rows
+        if not self._working_queries:
+            return True
+        if self._working_queries >= _LEAST_WIDTH:
+            # A few large queries are as much work as many small ones: whoever comes next waits for it all.
+            work = self._working_rows + rows + QUERY_COST * (self._working_queries + 1)
+            if self._pace.seconds_for(work) > _MOST_WORK_S:
+                return False
+        return self._working_rows + rows <= self.limits.working_rows
 
     async def _wait(self, caller: str, rows: int, timeout_s: float) -> None:
         self._check_wait(caller, rows, timeout_s)

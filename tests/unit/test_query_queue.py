@@ -128,6 +128,20 @@ async def test_what_has_too_little_time_left_is_refused_before_it_is_read() -> N
     await work.end_all()
 
 
+async def test_no_more_large_queries_are_worked_on_at_once_than_a_newcomer_can_wait_for() -> None:
+    work = Work(longest_wait_s=1e6)
+    for _ in range(64):
+        await work.ask("client/greedy", 1024, 1e6)
+    assert len(work.holding) == 16  # nothing is known yet of how long they take
+    for _ in range(30):
+        await work.end_one(0.2)
+    assert len(work.holding) == 4
+    await work.ask("client/polite", 1, 1e6)
+    await work.end_one(0.2)
+    assert work.order[-1] == "client/polite"
+    await work.end_all()
+
+
 async def test_beyond_the_longest_wait_nobody_waits() -> None:
     work = Work(working_queries=1, longest_wait_s=3.0)
     for _ in range(6):
