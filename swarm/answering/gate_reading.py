@@ -151,15 +151,14 @@ def region_shares(
 ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
     """Yield for each row regions of the analytic gate, int64 [n], and how much of its score for the class
     which it was answered is theirs, float32 [n]; `answered` int64 [B] are classes."""
-    analytic, features = _with_sums(active), reading.features
-    if reading.scores is None:
+    analytic, scores, features = _with_sums(active), reading.scores, reading.features
+    if scores is None:
         if features is None:
             raise _no_sums(active)
         if active.columns is not None:
             yield from active.columns.region_shares(features, answered)
             return
-    scores = analytic.scores(features) if reading.scores is None and features is not None else reading.scores
-    assert scores is not None, "there are features or scores"
+        scores = analytic.scores(features)
     everywhere = np.arange(len(analytic.tree.regions))
     for shares in analytic.region_shares(scores, answered):
         yield everywhere, shares

@@ -111,6 +111,11 @@ class QueryQueue:
         ExhaustedError where too much waits and this caller has its share of it, or its turn would come too
         late; NotReadyError at the end.
         """
+        self._check_room(caller)
+        if self._waiting_queries or not self._fits(1):
+            self._check_wait(caller, 1, timeout_s)
+
+    def _check_room(self, caller: str) -> None:
         if self._closing:
             raise NotReadyError(
                 self._closing,
@@ -120,8 +125,6 @@ class QueryQueue:
             )
         if self._is_full(1) and not self._has_less_than_most(caller):
             raise self._busy(self._wait_s())
-        if self._waiting_queries or not self._fits(1):
-            self._check_wait(caller, 1, timeout_s)
 
     @asynccontextmanager
     async def turn(self, caller: str, rows: int, timeout_s: float) -> AsyncIterator[None]:
@@ -131,7 +134,7 @@ class QueryQueue:
         or after the longest wait, or the waiting room is full of others' or own queries; NotReadyError
         while the queue ends; DeadlineError where the turn did not come within timeout_s.
         """
-        self.check(caller)
+        self._check_room(caller)
         if self._waiting_queries or not self._fits(rows):
             await self._wait(caller, rows, timeout_s)
         else:

@@ -39,15 +39,17 @@ async def test_an_answer_is_the_same_with_the_index(served: str, monkeypatch: py
             }
 
 
-async def test_where_all_that_are_listed_are_away_the_whole_gate_is_asked(
+async def test_more_experts_than_a_list_has_are_found_by_the_whole_gate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, active = both("gate", monkeypatch)
+    plain, indexed = both("gate", monkeypatch)
     monkeypatch.setattr(indexed_columns, "LISTED", 1)
-    swarm = SmallSwarm(active)
-    first = await swarm.ask("c", combination="gate", top_k=2)
-    assert len(first.sources[0]) == 2
-    assert swarm.features is not None and first.flops_per_query > TRUNK_FLOPS
+    first, second = [
+        await SmallSwarm(each).ask("c", combination="gate", top_k=2) for each in (plain, indexed)
+    ]
+    assert [source.owner for source in first.sources[0]] == [source.owner for source in second.sources[0]]
+    assert len(second.sources[0]) == 2
+    assert np.allclose(first.probabilities, second.probabilities, atol=1e-6)
 
 
 async def test_a_replayable_answer_reads_the_index_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,16 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def a_line_of_eight_seconds() -> Work:
+    """One query after the other, of which each takes a second, and eight that have not ended."""
+    work = Work(working_queries=1, longest_wait_s=100.0)
+    for _ in range(12):
+        await work.ask("client/ada")
+    for _ in range(4):
+        await work.end_one(1.0)
+    return work
+
+
 async def test_a_lone_query_has_its_turn_at_once() -> None:
     work = Work(working_queries=1)
     await work.ask("client/ada")
@@ -99,11 +109,7 @@ async def test_rows_are_shared_alike_whatever_the_size_of_queries() -> None:
 
 
 async def test_what_would_come_after_its_deadline_is_refused_with_when_to_ask_again() -> None:
-    work = Work(working_queries=1, longest_wait_s=100.0)
-    for _ in range(12):
-        await work.ask("client/ada")
-    for _ in range(4):
-        await work.end_one(1.0)
+    work = await a_line_of_eight_seconds()
     with pytest.raises(ExhaustedError) as caught:
         async with work.queue.turn("client/ada", 1, 5.0):
             pass
@@ -115,11 +121,7 @@ async def test_what_would_come_after_its_deadline_is_refused_with_when_to_ask_ag
 
 
 async def test_what_has_too_little_time_left_is_refused_before_it_is_read() -> None:
-    work = Work(working_queries=1, longest_wait_s=100.0)
-    for _ in range(12):
-        await work.ask("client/ada")
-    for _ in range(4):
-        await work.end_one(1.0)
+    work = await a_line_of_eight_seconds()
     with pytest.raises(ExhaustedError) as caught:
         work.queue.check("client/ada", 5.0)
     assert 6.0 < caught.value.retry_after_s < 10.0
