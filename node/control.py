@@ -132,6 +132,20 @@ def ensure_agent(home: NodeHome, timeout_s: float = 60.0) -> Path:
     )
 
 
+def await_end(home: NodeHome, timeout_s: float = 30.0) -> bool:
+    """Return, once no agent has the seat of this home any more, True; False if one has it after timeout_s.
+
+    Who told an agent to end waits here: until then its learner and its expert server may still be ending,
+    and its folder is not free. Blocks: an event loop calls it in a thread.
+    """
+    deadline = time.monotonic() + timeout_s
+    while _is_locked(home):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def last_line(log: Path, limit: int = 600) -> str:
     """Return the last line of a log file."""
     if not log.exists():

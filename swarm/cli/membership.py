@@ -88,7 +88,7 @@ def leave(
             named, found = await _opt_out(place, client, reason) if retrain else ([], [])
             gate_version, left = await client.leave(reason)
             note_departure(place)
-            await client.stop()
+        await _agent_ended(place.root)  # it ends by itself
         experts = sorted({*named, *left})
         text = f"left; {', '.join(experts) or 'no expert'} withdrawn, gate version {gate_version}"
         facts: dict[str, object] = {"gate_version": gate_version, "withdrawn": experts}
@@ -141,4 +141,16 @@ async def _stop_agent(root: Path) -> list[str]:
         return []
     async with agent(Place(root, is_node=True), start=False) as client:
         await client.stop()
+    await _agent_ended(root)
     return ["agent"]
+
+
+async def _agent_ended(root: Path) -> None:
+    """Wait until the agent of a home, which was told to end, has ended with all its children."""
+    import asyncio
+
+    from node.control import await_end
+    from swarm.config import NodeHome
+
+    if not await asyncio.to_thread(await_end, NodeHome(root)):
+        progress(f"the agent of {root} is still ending; its log: {NodeHome(root).run / 'agent.log'}")

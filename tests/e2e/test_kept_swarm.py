@@ -203,6 +203,8 @@ def test_a_killed_owner_is_answered_for_by_those_who_hold_its_expert(kept: Kept)
 def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
     left = kept.sh.json("leave", "--reason", "a test", **kept.node("cleo"))
     assert left["withdrawn"] == ["cleo.e1"]
+    run_file = kept.root / "cleo" / "home" / "run" / "agent.json"
+    assert not run_file.exists(), "its agent has ended"
     leaves = kept.sh.json("gate", "show", **kept.founder)["gate"]["leaves"]
     assert "cleo" not in {leaf["owner"] for leaf in leaves}
     refused = kept.sh.swarm("predict", str(kept.inputs), **kept.node("cleo"))
@@ -213,7 +215,7 @@ def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
     (kept.root / "cleo" / "home" / "left.json").unlink()  # as where an operator revoked it
     told = kept.sh.swarm(*train, **kept.node("cleo"))
     assert told.returncode == 4 and "revoked" in told.stderr
-    assert not (kept.root / "cleo" / "home" / "run" / "agent.json").exists(), "an agent was started"
+    assert not run_file.exists(), "an agent was started"
     assert kept.sh.json("outbound", **kept.node("cleo"))["listings"]
 
 

@@ -1,16 +1,17 @@
-"""Sockets' folders of agents that were killed are swept; whatever may still be somebody's stays."""
+"""An agent's seat: who waits for its end, and what is swept of agents that were killed."""
 
 import fcntl
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from node.control import AgentSeat, sweep_sockets
+from node.control import AgentSeat, await_end, sweep_sockets
 from swarm.config import NodeHome
 
 
@@ -76,6 +77,22 @@ def test_a_seat_is_locked_against_sweeps_until_it_is_left(
         assert seat.control_socket.exists()
     seat.leave()
     assert not seat.sockets.exists()
+
+
+def test_who_waits_for_an_agents_end_waits_until_its_seat_is_left(
+    among: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(among))
+    home = NodeHome(among / "home")
+    assert await_end(home), "there never was one"
+    seat = AgentSeat.take(home)
+    seat.announce(0.0)
+    assert not await_end(home, timeout_s=0.2)
+    leaving = threading.Timer(0.3, seat.leave)
+    leaving.start()
+    assert await_end(home)
+    assert not (home.run / "agent.json").exists()
+    leaving.join()
 
 
 def test_what_is_not_certain_to_be_an_agents_stays(among: Path) -> None:
