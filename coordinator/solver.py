@@ -5,10 +5,8 @@ matrices (seven at most, by discriminants of several owners) and no owner's sums
 the same job gives the same bits.
 """
 
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +35,7 @@ from swarm.domain.problems import Problem
 from swarm.gating.class_columns import ClassColumns, halved
 from swarm.gating.prototype_gate import build_prototype_gate
 from swarm.gating.tree import Tree
-
-NICENESS = 10
-"""Answers come first."""
+from swarm.niceness import step_back
 
 
 def solve_group(
@@ -159,8 +155,7 @@ def run(job: Job, folder: Path) -> None:
 def main() -> int:
     """Do the job in the folder that the command line names; return the exit status."""
     folder = Path(sys.argv[1])
-    with suppress(OSError):
-        os.nice(NICENESS)
+    step_back()
     try:
         run(read_job(folder), folder)
     except SwarmError as error:

@@ -24,6 +24,7 @@ from node.growth.jobs import GrowthJob, GrowthResult
 from node.jobs import RESULT_FILE, JobRecord, LearningJob, LearningResult
 from swarm.domain.errors import ExhaustedError, SwarmError, UsageError
 from swarm.domain.problems import Problem
+from swarm.niceness import step_back
 
 PROBLEM_EXIT = 2
 _said: TextIO = sys.stdout
@@ -125,6 +126,7 @@ if __name__ == "__main__":
     os.umask(0o077)
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, _stop)
+    step_back()
     mode = os.fstat(0).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         die_with_parent()

@@ -10,6 +10,7 @@ import typer
 from swarm.cli import collecting, rebuilding
 from swarm.cli.options import Home, ImportPath, import_paths
 from swarm.cli.output import run_async
+from swarm.niceness import step_back
 
 Listen = Annotated[
     str | None, typer.Option(help="The address to listen on (127.0.0.1; 0.0.0.0 for other machines).")
@@ -104,6 +105,7 @@ def registry(
         from swarm.registry.app import RegistryConfig
         from swarm.registry.app import serve as serve_registry
 
+        step_back()
         note_place(founder, place)
         note_ports(founder.run, "registry", {"--port": settings.registry_port})
         return serve_registry(

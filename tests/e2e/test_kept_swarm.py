@@ -98,6 +98,12 @@ def test_what_left_a_node_is_listed_and_is_never_raw_data(kept: Kept) -> None:
     assert not any(row in path.read_bytes() for path in elsewhere for row in rows if any(row))
 
 
+def test_the_registry_leaves_the_processor_to_answers(kept: Kept) -> None:
+    own = psutil.Process().nice()
+    assert kept.process("coordinator").nice() == own
+    assert kept.process("registry").nice() == max(10, own)
+
+
 def test_a_node_without_any_listener_answers(kept: Kept) -> None:
     agent = kept.process("node-ada")
     family = [agent, *agent.children(recursive=True)]
