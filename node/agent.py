@@ -126,6 +126,10 @@ class Agent:
         """Relay a query to the expert server."""
         return await self._relay.predict(request)
 
+    async def pass_on(self, query: bytes) -> bytes:
+        """Relay an encoded query to the expert server, which reads it; its encoded reply comes back."""
+        return await self._relay.pass_on(query)
+
     async def try_gate(
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:

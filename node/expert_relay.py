@@ -65,6 +65,11 @@ class ExpertRelay:
         await self._started()
         return await self._client.predict(request)
 
+    async def pass_on(self, query: bytes) -> bytes:
+        """Ask this node's experts what came encoded; the reply is encoded, too."""
+        await self._started()
+        return await self._client.pass_on(query)
+
     async def try_gate(
         self, candidate: bytes, incumbent: bytes, options: Sequence[TrialOption], specification: bytes
     ) -> GateTrial:

@@ -5,7 +5,7 @@ protobuf around it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar, get_args
 
 from google.protobuf.message import DecodeError, Message
@@ -63,6 +63,10 @@ class Method(Generic[Request, Reply]):
     @property
     def path(self) -> str:
         return f"/{self.full_service}/{self.name}"
+
+    def passed_on(self) -> "Method[bytes, bytes]":
+        """Return this method for who passes on encoded messages without reading them."""
+        return replace(self, request=bytes, reply=bytes)  # type: ignore[arg-type,return-value]
 
     @property
     def full_service(self) -> str:

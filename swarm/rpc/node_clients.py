@@ -20,6 +20,7 @@ from swarm.rpc.pb import agent_pb2, expert_pb2
 
 _TRIAL_TIMEOUT_S = 60.0
 _LEAVE_TIMEOUT_S = 200.0
+_PREDICT_ENCODED = m.EXPERT_PREDICT.passed_on()
 
 
 class ExpertClient:
@@ -34,6 +35,10 @@ class ExpertClient:
         reply = await self.connection.unary(m.EXPERT_PREDICT, message, timeout_s)
         with reply_checked(self.connection.peer):
             return convert.expert_answers_from_pb(reply, request)
+
+    async def pass_on(self, query: bytes, timeout_s: float = UNARY_TIMEOUT_S) -> bytes:
+        """Return the encoded reply to an encoded request of `predict`, both unread."""
+        return await self.connection.unary(_PREDICT_ENCODED, query, timeout_s)
 
     async def try_gate(
         self,

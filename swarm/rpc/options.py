@@ -61,8 +61,9 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.so_reuseport", 0),
     # On one connection; what comes beyond waits there. gRPC counts a call until its last byte was taken.
     ("grpc.max_concurrent_streams", 1_024),
-    # Calls that Python has not taken up yet; beyond, some and then all are refused by gRPC itself (HTTP/2's
-    # REFUSED_STREAM), before they are so old that nobody waits for them any more.
-    ("grpc.server.max_pending_requests", 128),
-    ("grpc.server.max_pending_requests_hard_limit", 512),
+    # Calls that Python has not taken up yet; beyond, the more of them the more there are, and then all, are
+    # refused by gRPC itself (HTTP/2's REFUSED_STREAM). Python takes up some hundreds in a second where it is
+    # busy: with more of them waiting, each would be half a second old before anybody looks at it.
+    ("grpc.server.max_pending_requests", 64),
+    ("grpc.server.max_pending_requests_hard_limit", 192),
 )

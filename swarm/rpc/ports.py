@@ -6,7 +6,7 @@ once and returns the first outcome again.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from swarm.domain.agent import AgentState, TrainOrder, TrainStep
 from swarm.domain.collection import Collection
@@ -204,6 +204,16 @@ class ExpertPort(Protocol):
     ) -> GateTrial: ...
 
     async def survey(self, gate: bytes, specification: bytes) -> Survey: ...
+
+
+@runtime_checkable
+class PassingExpertPort(ExpertPort, Protocol):
+    """Experts behind somebody who need not read what is asked of them (implemented by the agent)."""
+
+    async def pass_on(self, query: bytes) -> bytes:
+        """Return the encoded reply to an encoded request of `Expert.Predict`, both unread: whoever answers
+        checks the one, whoever asked the other."""
+        ...
 
 
 class GrowthPort(Protocol):

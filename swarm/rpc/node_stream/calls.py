@@ -13,7 +13,7 @@ from swarm.rpc.convert.growth import growth_order_from_pb, survey_to_pb
 from swarm.rpc.convert.scalars import finite
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 from swarm.rpc.pb import growth_pb2, node_stream_pb2
-from swarm.rpc.ports import ExpertPort, FederationClientPort, GrowerPort
+from swarm.rpc.ports import ExpertPort, FederationClientPort, GrowerPort, PassingExpertPort
 
 MAX_CONCURRENT = 16
 _log = structlog.get_logger(__name__)
@@ -30,6 +30,7 @@ class Calls:
         grower: GrowerPort | None = None,
     ) -> None:
         self._experts, self._send = experts, send
+        self._passing = experts if isinstance(experts, PassingExpertPort) else None
         self._federation, self._grower = federation, grower
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -95,6 +96,8 @@ class Calls:
         return payload
 
     async def _answer(self, path: str, payload: bytes) -> bytes:
+        if path == m.EXPERT_PREDICT.path and self._passing is not None:
+            return await self._passing.pass_on(payload)
         if path == m.EXPERT_PREDICT.path:
             request = convert.expert_request_from_pb(m.EXPERT_PREDICT.read_request(payload))
             answers = await self._experts.predict(request)
