@@ -6,12 +6,11 @@ most, over several numbers of them. Then five times as many queries arrive, at r
 becomes of earlier ones, nobody heeding the hint when to ask again. Goodput counts answers within the
 deadline. Both in turns, medians.
 
-Queries of 64 rows, and of 8 rows for comparison: there the load comes to a thousand queries a second, takes
-most of the nodes' core itself, and is late at times, which counts against the coordinator.
+Queries of 8 rows, a hard case: refusing one costs a tenth of answering it. For comparison, of 256 rows.
 
 Figures: `peak_per_s`, `goodput_at_5x_over_peak` (`_lowest`, `_highest`), `offered_over_peak`,
 `refused_share`, and latencies of what was answered; also with callers that wait for as long as they are
-told. Those of the smaller queries begin with their rows, `8_rows.`.
+told. Those of the larger queries begin with their rows, `256_rows.`.
 """
 
 import argparse
@@ -40,7 +39,7 @@ from tests.support.garden import IMAGES, Garden, garden
 
 DEADLINE_S = 1.0
 CALLERS = (4, 16, 64)
-ROWS = (64, 8)
+ROWS = (8, 256)
 """Of a query; the first are the main figures'."""
 TIMES = 5.0
 
@@ -58,7 +57,7 @@ class Tally:
 
     @property
     def per_s(self) -> float:
-        return self.outcomes["OK"] / self.seconds if self.seconds else 0.0
+        return self.outcomes["OK"] / max(self.seconds, self.asking_s)
 
     def quantile(self, share: float) -> float:
         return float(np.quantile(self.latencies, share)) if self.latencies else float("nan")
@@ -96,7 +95,7 @@ class Asking:
                     await asyncio.sleep(wait_s)
 
         await asyncio.gather(*(caller() for _ in range(callers)))
-        tally.asking_s = tally.seconds
+        tally.asking_s = seconds
         return tally
 
     async def opened(self, per_s: float, seconds: float, chance: random.Random) -> Tally:

@@ -4,6 +4,8 @@ Each class is one row of the table in `swarm.rpc.status`, which maps it to gRPC 
 exit code. A message reads `subject: found X; expected Y; remedy`.
 """
 
+from functools import cache
+
 
 class SwarmError(Exception):
     """The base of every error that a user may meet. `code` is stable and travels on the wire."""
@@ -154,6 +156,7 @@ def _subclasses(cls: type[SwarmError]) -> list[type[SwarmError]]:
     return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
 
 
+@cache
 def error_classes() -> dict[str, type[SwarmError]]:
-    """Return every error class by its wire code; a class without a code of its own does not travel."""
+    """Return every error class of this module by its wire code; a class without a code does not travel."""
     return {cls.code: cls for cls in _subclasses(SwarmError) if "code" in vars(cls)}

@@ -59,11 +59,7 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
-    # On one connection; what comes beyond waits there. gRPC counts a call until its last byte was taken.
-    ("grpc.max_concurrent_streams", 1_024),
-    # Calls that Python has not taken up yet; beyond, the more of them the more there are, and then all, are
-    # refused by gRPC itself (HTTP/2's REFUSED_STREAM). Python takes up some hundreds in a second where it is
-    # busy: with more of them waiting, each would be half a second old before anybody looks at it.
-    ("grpc.server.max_pending_requests", 64),
-    ("grpc.server.max_pending_requests_hard_limit", 192),
-)
+    # On one connection: what comes beyond waits at its client, or is refused by gRPC itself (HTTP/2's
+    # REFUSED_STREAM). Python takes up some hundreds of calls in a second where it is busy; with a thousand
+    # waiting to be taken up, each would be past its deadline before anybody looks at it.
+    ("grpc.max_concurrent_streams", 128),
