@@ -168,6 +168,7 @@ async def play(
         refine=settings.refine,
         fedavg_rounds=settings.fedavg_rounds,
         comparisons=settings.comparisons,
+        listening=keep,
     )
     environment = {
         "SWARM_JOIN_PORT": str(join_port),
