@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swarm.cli.output import progress
-from swarm.domain.errors import ExhaustedError, NotReadyError, UnreachableError
+from swarm.domain.errors import ExhaustedError, NotFoundError, NotReadyError, UnreachableError
 
 if TYPE_CHECKING:
     from swarm.cli.places import Place
@@ -52,6 +52,9 @@ async def _by_another(
         try:
             query = query_of(known.specification())
             name, answer = await nodes.predict(query, timeout_s)
+        except NotFoundError:
+            progress(f"{unreachable.subject} does not answer: nodes that route were asked")
+            raise
         except (UnreachableError, NotReadyError) as error:
             silent = "; ".join([*own, *([error.found] if nodes else [])])
             said = f"no node answers either ({silent})" if silent else "no node that listens is known here"

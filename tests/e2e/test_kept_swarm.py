@@ -214,6 +214,7 @@ def test_when_the_coordinator_was_killed_every_home_still_gets_answers(kept: Kep
         assert open_statement(signed, GivenAnswer, signer.public_hex).value.given_by == giver
     unknown = kept.sh.swarm("predict", inputs, "--owner", "zed", **kept.founder)
     assert unknown.returncode == 2 and "no leaf in gate" in unknown.stderr
+    assert "does not answer: nodes that route were asked" in unknown.stderr
     shutil.rmtree(kept.root / "asker" / "client")
     nobody = kept.sh.swarm("predict", inputs, **client)
     assert nobody.returncode == 3 and "no node that listens is known here" in nobody.stderr
