@@ -132,7 +132,7 @@ def predict(
     async def by_coordinator() -> "tuple[Query, Answer, Profile | None, GateStatement | None]":
         async with coordinator(place) as client:
             keyring = place.identity().keyring()
-            specification = keyring.open(await client.specification(), Specification).value
+            specification = keyring.open(await client.specification(timeout_s=timeout_s), Specification).value
             query = query_of(specification)
             if not examples:
                 with advised("owner", WHO_ANSWERS):
