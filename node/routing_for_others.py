@@ -24,7 +24,7 @@ class RoutingForOthers:
     """Implements `InferencePort`, but for profiles: those are the coordinator's alone."""
 
     def __init__(self, coordinator: CoordinatorClient, answers: DirectAnswers) -> None:
-        self._ways = Ways(coordinator, direct=answers, links=None)
+        self._ways = Ways(coordinator, direct=answers)
 
     async def predict(self, query: Query, timeout_s: float) -> Answer:
         """Return the answer by the gate that this node has verified; by the coordinator's where an owner

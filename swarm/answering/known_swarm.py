@@ -7,21 +7,19 @@ what registry and coordinator say over mutual TLS.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
 from swarm.answering.active_gate import ActiveGate, active_gate
 from swarm.answering.head_changes import HeadChanges
-from swarm.answering.kept_statements import KeptStatements
 from swarm.answering.known_head import KnownHead
-from swarm.domain.errors import NotReadyError, SwarmError, TrunkMismatchError, VerificationError
+from swarm.answering.known_members import KnownMembers, take_kept
+from swarm.domain.errors import SwarmError, TrunkMismatchError
 from swarm.domain.gates import GateLeaf, GateStatement
 from swarm.domain.ids import ROOT_EXPERT, Digest, ExpertId, NodeId
 from swarm.domain.manifests import Manifest
-from swarm.domain.specification import Specification
 from swarm.domain.tensors import TensorEntry
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.clients import CoordinatorClient, RegistryClient
@@ -30,19 +28,16 @@ from swarm.trust.identity import Identity
 from swarm.trust.keyring import UnknownMemberError
 from swarm.trust.statements import Statement
 
-T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class KnownSwarm:
+class KnownSwarm(KnownMembers):
     """Implements `KnownHeads`. `refresh` brings it up to date; what is known stays while nobody answers."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         """Take up what is kept in folder; what does not verify is left out."""
-        self._kept = KeptStatements(folder)
+        super().__init__(folder, identity)
         self.blobs = BlobFiles(folder / "blobs")
-        self.keyring = identity.keyring()
-        self._specification: Specification | None = None
         self._gate: Statement[GateStatement] | None = None
         self._loading = asyncio.Lock()
         self._manifests: dict[Digest, KnownHead] = {}
@@ -51,10 +46,6 @@ class KnownSwarm:
         self._lacking: tuple[ActiveGate | None, int, tuple[ExpertId, ...]] = (None, -1, ())
         self._owners: tuple[Statement[GateStatement] | None, frozenset[NodeId]] = (None, frozenset())
         self._heads = {ExpertId(name): Digest(head) for name, head in self._kept.table("heads").items()}
-        self.nodes: dict[NodeId, str] = {
-            NodeId(name): address for name, address in self._kept.table("nodes").items()
-        }
-        """Where nodes listen, `host:port`; those that do not are absent."""
         self.placed: Mapping[Digest, tuple[NodeId, ...]] = {
             Digest(manifest): tuple(map(NodeId, nodes.split()))
             for manifest, nodes in self._kept.table("placement").items()
@@ -62,12 +53,6 @@ class KnownSwarm:
         """On which nodes the coordinator has the versions that answer, beside their owners."""
         self._placement_mark = ""
         self._take_kept()
-
-    def specification(self) -> Specification:
-        """Return the newest specification; NotReadyError before the first."""
-        if self._specification is None:
-            raise NotReadyError("specification", found="none yet", expected="one from the coordinator")
-        return self._specification
 
     @property
     def gate(self) -> GateStatement | None:
@@ -147,21 +132,6 @@ class KnownSwarm:
         if refusals:
             raise refusals[0]
 
-    async def refresh_members(self, coordinator: CoordinatorClient) -> None:
-        """Ask who is revoked, and where nodes listen."""
-        revocations = await coordinator.revocations()
-        if revocations:
-            self.keyring.set_revocations(revocations)
-            await asyncio.to_thread(self._kept.keep, "revocations", revocations)
-        nodes = dict(self.nodes)
-        for view in (await coordinator.status()).nodes:
-            if view.advertise and not view.revoked:
-                nodes[view.id] = view.advertise
-            elif view.alive or view.revoked:  # of others the coordinator may not know yet where they listen
-                nodes.pop(view.id, None)
-        self.nodes = nodes
-        await asyncio.to_thread(self._kept.keep_table, "nodes", nodes.items())
-
     async def _refresh_placement(self, coordinator: CoordinatorClient) -> None:
         found = await coordinator.placement(self._placement_mark)
         if found is None:
@@ -169,22 +139,6 @@ class KnownSwarm:
         self.placed, self._placement_mark = found.nodes, found.mark
         rows = [(manifest, " ".join(nodes)) for manifest, nodes in found.nodes.items()]
         await asyncio.to_thread(self._kept.keep_table, "placement", rows)
-
-    async def take_specification(self, envelope: bytes) -> None:
-        """Take up a specification; VerificationError if the coordinator did not sign it, or its trunk is
-        another than the one that was loaded here."""
-        found, known = self._open_specification(envelope).value, self._specification
-        if known is not None and found.version < known.version:
-            return
-        if known is not None and found.trunk.digest != known.trunk.digest:
-            raise VerificationError(
-                f"specification {found.version}",
-                found=f"trunk {found.trunk.digest[:12]}",
-                expected=f"trunk {known.trunk.digest[:12]}, as before",
-                remedy="forget what is kept of this swarm and begin anew",
-            )
-        self._specification = found
-        await asyncio.to_thread(self._kept.keep, "specification", envelope)
 
     async def load(self) -> ActiveGate | None:
         """Return the newest gate that is here with its arrays, loaded; None before the first."""
@@ -272,20 +226,14 @@ class KnownSwarm:
 
     def _take_kept(self) -> None:
         for record in self._kept.all_of("record"):
-            _take(self.keyring.add_record, record)
-        _take(self.keyring.set_revocations, self._kept.envelope("revocations"))
-        specification = _take(self._open_specification, self._kept.envelope("specification"))
-        if specification is not None:
-            self._specification = specification.value
-            self._gate = _take(self._open_gate, self._kept.envelope("gate"))
+            take_kept(self.keyring.add_record, record)
+        if self._specification is not None:
+            self._gate = take_kept(self._open_gate, self._kept.envelope("gate"))
         for envelope in self._kept.all_of("manifest"):
-            statement = _take(self._open_manifest, envelope)
+            statement = take_kept(self._open_manifest, envelope)
             if statement is not None:
                 head = KnownHead(manifest=statement.value, digest=statement.digest)
                 self._manifests[statement.digest] = head
-
-    def _open_specification(self, envelope: bytes) -> Statement[Specification]:
-        return self.keyring.open(envelope, Specification)
 
     def _open_gate(self, envelope: bytes) -> Statement[GateStatement]:
         return self.keyring.open(envelope, GateStatement)
@@ -298,12 +246,3 @@ def _version(leaf: GateLeaf, heads: Mapping[ExpertId, Digest]) -> Digest:
     """Return the digest of the version that answers for a leaf, empty where its expert was withdrawn."""
     head = heads.get(leaf.expert, Digest(""))
     return Digest(leaf.manifest) if head and leaf.manifest else head
-
-
-def _take(take: Callable[[bytes], T], envelope: bytes) -> T | None:
-    """Return what a kept envelope says; None where there is none, or it does not verify."""
-    try:
-        return take(envelope) if envelope else None
-    except SwarmError as error:
-        _log.warning("state.not_used", because=str(error))
-        return None

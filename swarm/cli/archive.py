@@ -136,6 +136,7 @@ def _files(home: SwarmHome, blobs: Path) -> list[Path]:
         home.registry / PLACE_FILE,  # of this machine; the next start writes it again
         home.operator / "cache",
         home.operator / "cache.lock",
+        home.operator / "client",
         blobs,
     }
     for part in _PARTS:

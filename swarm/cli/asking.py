@@ -94,11 +94,13 @@ def predict(
 ) -> None:
     """Ask the swarm about raw inputs. The inputs go to the owners that the gate chooses.
 
-    On a node that listens (--advertise) the node itself routes while the coordinator does not answer.
+    While the coordinator does not answer, a node that listens (--advertise) routes: this one, or another that
+    this home knows from before.
     """
     from swarm.cli.answer_files import save_answer
+    from swarm.cli.asking_nodes import ask_nodes
     from swarm.cli.destinations import check_destination
-    from swarm.cli.places import coordinator, find_place, own_routing
+    from swarm.cli.places import coordinator, find_place
     from swarm.cli.settings import load_settings
     from swarm.client.inputs import as_batch
     from swarm.data.sources import load_inputs
@@ -114,9 +116,9 @@ def predict(
     inputs = load_inputs(source)
     timeout_s = load_settings(place.root).timeout_s
 
-    def query_of(envelope: bytes) -> Query:
+    def query_of(specification: Specification) -> Query:
         return Query(
-            inputs=as_batch(inputs, place.identity().keyring().open(envelope, Specification).value),
+            inputs=as_batch(inputs, specification),
             top_k=top_k,
             explain=explain or save is not None,
             owners=tuple(node_id(name) for name in owner or []),
@@ -129,23 +131,16 @@ def predict(
 
     async def by_coordinator() -> "tuple[Query, Answer, Profile | None, GateStatement | None]":
         async with coordinator(place) as client:
-            envelope = await client.specification()
-            query = query_of(envelope)
+            keyring = place.identity().keyring()
+            specification = keyring.open(await client.specification(timeout_s=timeout_s), Specification).value
+            query = query_of(specification)
             if not examples:
                 with advised("owner", WHO_ANSWERS):
                     return query, await client.predict(query, timeout_s), None, None
-            specification = place.identity().keyring().open(envelope, Specification).value
             profile = await make_profile(client, examples, specification)
             asked = replace(query, profile=profile.id)
             answer = await client.predict(asked, timeout_s)
             return asked, answer, profile, await open_gate(client, place)
-
-    async def by_own_node(unreachable: UnreachableError) -> "tuple[Query, Answer]":
-        async with own_routing(place, unreachable) as (client, envelope):
-            progress(f"{unreachable.subject} does not answer: this node routes")
-            query = query_of(envelope)
-            with advised("owner", WHO_ANSWERS):
-                return query, await client.predict(query, timeout_s)
 
     async def work() -> None:
         profile: Profile | None = None
@@ -155,7 +150,8 @@ def predict(
         except UnreachableError as unreachable:
             if examples:
                 raise
-            query, answer = await by_own_node(unreachable)
+            with advised("owner", WHO_ANSWERS):
+                query, answer = await ask_nodes(place, unreachable, query_of, timeout_s)
         if save is not None:
             save_answer(save, answer, query, source)
             answer = replace(answer, signed=b"")

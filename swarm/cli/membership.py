@@ -39,7 +39,7 @@ def join(
 ) -> None:
     """Make this machine a member. Everything is checked before the token's secret leaves it."""
     from node import enrol
-    from swarm.cli.places import home_folder
+    from swarm.cli.places import Place, home_folder
     from swarm.config import NodeHome
     from swarm.domain.errors import UsageError
 
@@ -63,11 +63,21 @@ def join(
         role=role,  # type: ignore[arg-type]  # checked above
         on_step=progress,
     )
+    if identity.role != "node":
+        run_async(_keep_members(Place(root, is_node=True)))
     text = f"{identity.role} {identity.id} joined swarm {identity.swarm}; its folder is {root}"
     if role == "node":
         text += f"\nNext: swarm train DATA {home_flag(root)}"
     facts = {"swarm": identity.swarm, "role": identity.role, "id": identity.id, "home": str(root)}
     emit("join", {**facts, "coordinator": identity.coordinator}, as_json=json, text=text)
+
+
+async def _keep_members(place: "Place") -> None:
+    """Let the home know at once who answers while the coordinator does not; a node's agent sees to that."""
+    from swarm.cli.places import coordinator
+
+    async with coordinator(place):
+        pass
 
 
 def leave(

@@ -114,7 +114,9 @@ def founder_home(home: Path | None) -> SwarmHome:
 
 @asynccontextmanager
 async def coordinator(place: Place) -> "AsyncIterator[CoordinatorClient]":
-    """Open the coordinator's client with the place's identity."""
+    """Open the coordinator's client with the place's identity. Where it has answered, the home keeps who else
+    answers, for when it does not."""
+    from swarm.cli.kept_members import keep_members
     from swarm.rpc.channel import open_channel
     from swarm.rpc.clients import CoordinatorClient
     from swarm.rpc.renewing import renew_if_due
@@ -125,6 +127,7 @@ async def coordinator(place: Place) -> "AsyncIterator[CoordinatorClient]":
         client = CoordinatorClient(connection)
         await renew_if_due(identity, client)
         yield client
+        await keep_members(identity, client)
 
 
 @asynccontextmanager

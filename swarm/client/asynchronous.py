@@ -12,13 +12,14 @@ import structlog
 from numpy.typing import ArrayLike
 
 from swarm.answering.direct import LOOK_S, DirectAnswers, is_news, tell_failure
-from swarm.answering.known_swarm import KnownSwarm
+from swarm.answering.known_members import KnownMembers
 from swarm.answering.owner_links import OwnerLinks
 from swarm.client.cache import CacheFolder
 from swarm.client.credentials import Credentials, load_credentials
 from swarm.client.inputs import as_batch
 from swarm.client.parts import joined, rows_at_once
 from swarm.client.retrying import until_answered
+from swarm.client.routing_nodes import RoutingNodes
 from swarm.client.ways import Ways
 from swarm.domain.errors import ConflictError, NotFoundError, NotReadyError, SwarmError
 from swarm.domain.ids import NodeId, node_id
@@ -74,6 +75,7 @@ class AsyncClient:
         to_coordinator = open_channel(source, address or identity.coordinator, "coordinator", COORDINATOR)
         to_registry = open_channel(source, registry or identity.registry, "registry", REGISTRY)
         self._coordinator, self._registry = CoordinatorClient(to_coordinator), RegistryClient(to_registry)
+        self._known: KnownMembers
         self._direct: DirectAnswers | None = None
         if direct:
             self._direct = DirectAnswers(
@@ -86,7 +88,7 @@ class AsyncClient:
             )
             self._known, self._links = self._direct.known, self._direct.links
         else:
-            self._known = KnownSwarm(self._cache.folder, identity)
+            self._known = KnownMembers(self._cache.folder, identity)
             self._links = OwnerLinks(
                 source,
                 nodes=lambda: self._known.nodes,
@@ -96,8 +98,7 @@ class AsyncClient:
         self._ways = Ways(
             self._coordinator,
             direct=self._direct,
-            links=self._links,
-            nodes=lambda: tuple(node for node in self._known.nodes if node != identity.id),
+            nodes=RoutingNodes(self._links, lambda: self._known.nodes.keys() - {identity.id}),
         )
         self._upkeep: list[asyncio.Task[None]] = []
 

@@ -138,6 +138,10 @@ def test_a_swarm_in_containers_answers_and_outlives_what_happens_to_it(swarm: No
         run("docker", "kill", other, check=False)
     assert accuracy() > 0.85
 
+    run("docker", "kill", container("coordinator"))
+    assert len(predicted()["probabilities"]) == 3, "a node routes"
+    compose("up", "-d", "coordinator")
+
     compose("restart", "-t", "10", "coordinator")
     until("all nodes are back after the coordinator's restart", lambda: live() >= {"ada", "ben", "cleo"})
     assert accuracy() > 0.85

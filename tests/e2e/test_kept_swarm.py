@@ -1,7 +1,9 @@
-"""A swarm that was kept: every command on it, a node without any listener, failing over, coming back."""
+"""A swarm that was kept: every command on it, a node without any listener, answers without the coordinator,
+failing over, coming back."""
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,12 @@ import numpy as np
 import psutil
 import pytest
 
+from swarm.config import NodeHome
 from swarm.data.sources import load_test
+from swarm.domain.replay import GivenAnswer
+from swarm.trust.codec import canonical_json
+from swarm.trust.identity import Identity
+from swarm.trust.statements import open_statement
 from tests.support.commands import Shell, shell
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +37,9 @@ class Kept:
         self.inputs = root / "x.npy"
         test = load_test("digits")
         np.save(self.inputs, test.inputs[:40])
+        self.before: dict[str, Any] = {}
+        self.environment: dict[str, str] = {}
+        self.started: list[subprocess.Popen[str]] = []
 
     def node(self, name: str) -> dict[str, str]:
         return {"SWARM_HOME": str(self.root / name / "home")}
@@ -37,6 +47,16 @@ class Kept:
     def process(self, name: str) -> psutil.Process:
         record = json.loads((self.root / "run" / f"{name}.process.json").read_text())
         return psutil.Process(record["pid"])
+
+    def kill_the_coordinator(self) -> None:
+        """Kill it, once; `before` is what the status was, `environment` what it ran with."""
+        if self.environment:
+            return
+        self.before = self.sh.json("status", **self.founder)["swarm"]
+        service = self.process("coordinator")
+        self.environment = service.environ()
+        service.send_signal(signal.SIGKILL)
+        psutil.wait_procs([service], timeout=10)
 
     def owners(self) -> tuple[list[str], list[bool]]:
         """Return who gave the first source of each answer, and which answers are degraded."""
@@ -89,7 +109,7 @@ def test_every_command_speaks_json_under_its_schema(kept: Kept) -> None:
 def test_what_left_a_node_is_listed_and_is_never_raw_data(kept: Kept) -> None:
     listings = kept.sh.json("outbound", **kept.node("ada"))["listings"]
     assert {"blob", "manifest", "contribution"} <= {item["what"] for item in listings}
-    assert all(item["recipient"] in ("registry", "coordinator") for item in listings)
+    assert {item["recipient"] for item in listings} <= {"registry", "coordinator", "ben", "cleo"}
     private = (kept.root / "ada" / "private.npz").stat().st_size
     with np.load(kept.root / "ada" / "private.npz") as data:
         rows = [row.tobytes() for row in data["x_train"][:50]]
@@ -105,15 +125,27 @@ def test_the_registry_leaves_the_processor_to_answers(kept: Kept) -> None:
 
 
 def test_a_node_without_any_listener_answers(kept: Kept) -> None:
-    agent = kept.process("node-ada")
-    family = [agent, *agent.children(recursive=True)]
-    assert len(family) > 1
-    listening = [c for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert listening == []
-    answer = kept.sh.json("predict", str(kept.inputs), "--owner", "ada", "--explain", **kept.founder)[
-        "answer"
-    ]
-    assert all(source["served_by"] == "ada" for row in answer["sources"] for source in row)
+    agent = kept.process("node-cleo")
+    agent.terminate()
+    psutil.wait_procs([agent], timeout=30)
+    alone = kept.sh.start("node", stderr=subprocess.DEVNULL, SWARM_ADVERTISE="", **kept.node("cleo"))
+    try:
+        wait_for(kept, lambda seen: is_live_at(seen, "cleo", ""))
+        agent = psutil.Process(alone.pid)
+        family = [agent, *agent.children(recursive=True)]
+        assert len(family) > 1
+        listening = [c for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert listening == []
+        asked = ("predict", str(kept.inputs), "--owner", "cleo", "--explain")
+        deadline = time.monotonic() + 60  # who stands in for it answers until its own expert server is up
+        while served_by(kept.sh.json(*asked, **kept.founder)["answer"]) != {"cleo"}:
+            assert time.monotonic() < deadline, "others answer for it"
+    finally:
+        alone.terminate()
+        alone.communicate(timeout=30)
+    again = kept.sh.start("node", stderr=subprocess.DEVNULL, **kept.node("cleo"))
+    kept.started.append(again)
+    wait_for(kept, lambda seen: is_live_at(seen, "cleo", "127.0.0.1:"))
 
 
 def test_bad_queries_are_refused_by_name_and_change_nothing(kept: Kept) -> None:
@@ -163,12 +195,40 @@ def test_services_at_ports_of_their_own_are_found_by_who_probes_them_and_who_ask
     assert "asked on ports" not in kept.sh.swarm("status", **kept.node("ada")).stdout
 
 
+def test_when_the_coordinator_was_killed_every_home_still_gets_answers(kept: Kept) -> None:
+    line = kept.sh.swarm("token", "create", "--role", "client", **kept.founder).stdout.split()
+    client = {"SWARM_HOME": str(kept.root / "asker")}
+    kept.sh.json(*line[1:], "--name", "asker", **client)
+    inputs, file = str(kept.inputs), kept.root / "answer.json"
+    meant = kept.sh.json("predict", inputs, "--explain", **kept.founder)["answer"]
+    kept.kill_the_coordinator()
+    for home in (kept.founder, client, kept.node("ada")):
+        done = kept.sh.swarm("predict", inputs, "--explain", "--save", str(file), "--json", **home)
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)["answer"]
+        for name in ("class_names", "gate_version", "combination", "degraded"):
+            assert answer[name] == meant[name], name
+        assert np.allclose(answer["probabilities"], meant["probabilities"], atol=1e-4)
+        assert served_by(answer) == served_by(meant)
+        said = re.search(
+            r"^coordinator at \S+ does not answer: (this node|node (\w+)) route", done.stderr, re.M
+        )
+        assert said is not None, done.stderr
+        giver = said[2] or "ada"
+        signer = Identity.load(NodeHome(kept.root / giver / "home").identity).required_signer()
+        signed = canonical_json(json.loads(file.read_text())["signed"])
+        assert open_statement(signed, GivenAnswer, signer.public_hex).value.given_by == giver
+    unknown = kept.sh.swarm("predict", inputs, "--owner", "zed", **kept.founder)
+    assert unknown.returncode == 2 and "no leaf in gate" in unknown.stderr
+    assert "does not answer: nodes that route were asked" in unknown.stderr
+    shutil.rmtree(kept.root / "asker" / "client")
+    nobody = kept.sh.swarm("predict", inputs, **client)
+    assert nobody.returncode == 3 and "no node that listens is known here" in nobody.stderr
+
+
 def test_a_coordinator_that_was_killed_comes_back_into_the_same_state(kept: Kept) -> None:
-    before = kept.sh.json("status", **kept.founder)["swarm"]
-    service = kept.process("coordinator")
-    environment = service.environ()
-    service.send_signal(signal.SIGKILL)
-    psutil.wait_procs([service], timeout=10)
+    kept.kill_the_coordinator()
+    before, environment = kept.before, kept.environment
     assert kept.sh.swarm("status", **kept.founder).returncode == 3
     ports = {name: value for name, value in environment.items() if name.endswith("_PORT")}
     restarted = kept.sh.start(
@@ -211,6 +271,8 @@ def test_who_leaves_is_out_of_the_gate_and_locked_out(kept: Kept) -> None:
     assert left["withdrawn"] == ["cleo.e1"]
     run_file = kept.root / "cleo" / "home" / "run" / "agent.json"
     assert not run_file.exists(), "its agent has ended"
+    for process in kept.started:
+        process.communicate(timeout=30)
     leaves = kept.sh.json("gate", "show", **kept.founder)["gate"]["leaves"]
     assert "cleo" not in {leaf["owner"] for leaf in leaves}
     refused = kept.sh.swarm("predict", str(kept.inputs), **kept.node("cleo"))
@@ -259,6 +321,18 @@ def test_down_stops_everything_and_a_backup_brings_the_swarm_back(kept: Kept) ->
         file.truncate(backup.stat().st_size // 2)
     torn = kept.sh.swarm("restore", str(backup), SWARM_HOME=str(kept.root / "torn"))
     assert torn.returncode == 7 and not (kept.root / "torn" / "ca").exists()
+
+
+def served_by(answer: dict[str, Any]) -> set[str]:
+    """Return who gave the sources of an explained answer."""
+    return {source["served_by"] for row in answer["sources"] for source in row}
+
+
+def is_live_at(status: dict[str, Any], name: str, address: str) -> bool:
+    """Say whether a node lives and listens at an address that begins so; empty: whether nowhere."""
+    seen = next(node for node in status["nodes"] if node["id"] == name)
+    at: str = seen["advertise"]
+    return bool(seen["alive"]) and (at.startswith(address) if address else not at)
 
 
 def gate_leaves(kept: Kept) -> list[dict[str, Any]]:

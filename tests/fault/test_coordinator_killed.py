@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,12 +14,18 @@ import structlog
 
 from coordinator.answer_trail import read_trail
 from node.enrol import join
+from swarm.answering.known_members import KnownMembers
+from swarm.answering.owner_links import OwnerLinks
 from swarm.cli.checks import start_again
+from swarm.cli.up.supervisor import free_ports
 from swarm.client import AsyncClient, Client
+from swarm.client.routing_nodes import RoutingNodes
 from swarm.config import NodeHome
-from swarm.domain.errors import ExhaustedError, NotReadyError, UnreachableError
+from swarm.domain.errors import ExhaustedError, NotFoundError, NotReadyError, UnreachableError
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Query
 from swarm.domain.replay import GivenAnswer
+from swarm.rpc.credentials import IdentitySource
 from swarm.trust.codec import canonical_json
 from swarm.trust.identity import Identity
 from swarm.trust.statements import open_statement
@@ -26,6 +33,7 @@ from tests.support.forked_processes import ENVIRONMENT, ROOT
 from tests.support.garden import IMAGES, LABELS, Garden, garden, owners, same_answers
 from tests.support.whole_swarm import until
 
+GONE = NodeId("gone")
 WAITING_HELPS = ExhaustedError | NotReadyError | UnreachableError
 
 
@@ -95,6 +103,30 @@ async def test_a_client_that_begins_without_a_coordinator_goes_by_what_it_kept(s
     async with client(swarm, "new", timeout_s=3.0) as unknowing:
         with pytest.raises(UnreachableError, match="coordinator at"):
             await unknowing.predict(IMAGES)
+
+
+async def test_nodes_that_route_are_asked_until_one_answers(swarm: Garden) -> None:
+    identity = Identity.load(swarm.swarm.home.operator / "identity")
+    known = dict(KnownMembers(swarm.swarm.folder / "plain", identity).nodes)
+    assert known.keys() == {"rose", "tulip"}
+    known[GONE] = f"127.0.0.1:{free_ports(1)[0]}"
+    links = OwnerLinks(
+        IdentitySource(identity.folder), nodes=lambda: known, owners=tuple, is_revoked=lambda node: False
+    )
+    nodes, query = RoutingNodes(links, known.keys), Query(inputs=IMAGES[:2], top_k=1)
+    try:
+        for _ in range(6):
+            name, answer = await nodes.predict(query, 30.0)
+            assert name in ("rose", "tulip") and len(answer.probabilities) == 2
+        with pytest.raises(NotFoundError, match="nobody"):
+            await nodes.predict(replace(query, owners=(NodeId("nobody"),)), 30.0)
+        known = {GONE: known[GONE]}
+        with pytest.raises(UnreachableError, match="gone: nobody listens there"):
+            await RoutingNodes(links, known.keys).predict(query, 30.0)
+        known = {}
+        assert not RoutingNodes(links, known.keys)
+    finally:
+        await links.close()
 
 
 async def test_the_command_at_a_node_that_listens_answers_without_the_coordinator(swarm: Garden) -> None:

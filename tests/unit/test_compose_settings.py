@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from node.config import NodeConfig
+from node.expert_server import listen_address
 from swarm.cli.settings import Settings, load_settings
 
 FOLDER = Path(__file__).parents[2]
@@ -45,3 +46,15 @@ def test_every_node_is_told_what_its_experts_may_take_of_memory(
 def test_what_a_user_sets_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARM_QUERY_RATES", '{"client/app": 5000}')
     assert load_settings(tmp_path).query_rates == {"client/app": 5000}
+
+
+@pytest.mark.parametrize(("file", "nodes"), [("docker-compose.yml", 3), ("compose.join.yaml", 1)])
+def test_every_node_listens_at_its_own_services_name_and_publishes_nothing(file: str, nodes: int) -> None:
+    yaml = pytest.importorskip("yaml")
+    services = yaml.safe_load((FOLDER / file).read_text())["services"]
+    found = {name: each for name, each in services.items() if "SWARM_NODE" in each.get("environment", {})}
+    assert len(found) == nodes
+    for name, service in found.items():
+        address = service["environment"]["SWARM_ADVERTISE"]
+        assert address == f"{name}:7073" and listen_address(address) == "0.0.0.0:7073"
+        assert service["networks"] == ["edge"] and "ports" not in service

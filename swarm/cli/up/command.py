@@ -168,6 +168,7 @@ async def play(
         refine=settings.refine,
         fedavg_rounds=settings.fedavg_rounds,
         comparisons=settings.comparisons,
+        listening=keep,
     )
     environment = {
         "SWARM_JOIN_PORT": str(join_port),
@@ -232,6 +233,7 @@ def how_to_use(root: Path, dealt: Deal, source: str, import_paths: Sequence[str]
             "  swarm status; swarm experts; swarm gate show; swarm events; swarm doctor",
             f"  swarm predict x.npy --explain; swarm eval {data}; swarm token create",
             *by_http,
+            "Its nodes listen on loopback: should the coordinator die, swarm predict asks one of them.",
             f"As node {first}: swarm outbound {home_flag(root / first / 'home')}",
             f"Stop it: swarm down {home_flag(root)}",
         ]

@@ -14,7 +14,8 @@ from typing import Any
 from swarm.cli import places
 from swarm.cli.places import Place
 from swarm.cli.up.deal import Deal, write_private
-from swarm.cli.up.supervisor import Service, Supervisor
+from swarm.cli.up.supervisor import Service, Supervisor, free_ports
+from swarm.config import LOOPBACK
 from swarm.data.dataset import Dataset
 from swarm.domain.errors import NotReadyError, SwarmError
 from swarm.domain.gates import GateStatement
@@ -35,6 +36,7 @@ class Plan:
 
     `sums` and `sums_mb` are `swarm train`'s; without `refine` no expert learns a correction.
     `fedavg_rounds` 0: no federated averaging. `comparisons`: the names of the rows to compare with.
+    `listening`: each node has a listener on loopback, so that it answers while the coordinator does not.
     """
 
     deal: Deal
@@ -49,6 +51,7 @@ class Plan:
     refine: bool = True
     fedavg_rounds: int = 20
     comparisons: tuple[str, ...] = ()
+    listening: bool = False
 
 
 def trunk_for(trunk: str, input_shape: Sequence[int]) -> str:
@@ -142,9 +145,12 @@ class Stage:
         private = write_private(data, folder)
         classes = " ".join(data.class_names)
         self.tell(f"{name}: {len(data)} private samples of classes {classes}")
+        listener = {"advertise": f"{LOOPBACK}:{free_ports(1)[0]}"} if self.plan.listening else {}
         await self.supervisor.run(
             f"swarm join ({name})",
-            command(f"join {line}", self._paths(), name=name, data=private, home=self.node_home(name)),
+            command(
+                f"join {line}", self._paths(), name=name, data=private, home=self.node_home(name), **listener
+            ),
             cwd=folder,
             on_line=lambda said: self.tell(f"{name}: {said.strip()}"),
         )
@@ -202,7 +208,8 @@ class Stage:
                 self.supervisor.check(service)
             live = {node.id for node in (await client.status()).nodes if node.alive}
             if set(names) <= live:
-                self.tell(f"connected: {', '.join(names)} (no port opened)")
+                ports = "each with a listener on loopback" if self.plan.listening else "no port opened"
+                self.tell(f"connected: {', '.join(names)} ({ports})")
                 return
             if asyncio.get_running_loop().time() > deadline:
                 missing = ", ".join(sorted(set(names) - live))
