@@ -418,7 +418,7 @@ async def build(
         door=door,
         trail=trail,
         open_inference=OpenInference(
-            router=inference,
+            router=signed,
             experts=SingleExpert(calls, lambda: specifications.current.value),
             heads=heads,
             active=lambda: keeper.active,

@@ -29,6 +29,12 @@ def version_number(text: str, model: str) -> int:
     return int(text)
 
 
+def input_of(specification: Specification) -> TensorMetadata:
+    """Return the one input that every model has."""
+    datatype = _DATATYPES[specification.input_dtype]
+    return TensorMetadata(name=INPUT, datatype=datatype, shape=(-1, *specification.input_shape))
+
+
 def swarm_model(
     specification: Specification, gate: GateStatement | None, version: int, versions: Sequence[int]
 ) -> ModelDescription:
@@ -91,11 +97,7 @@ def _model(
         version=version,
         versions=versions,
         platform=platform,
-        input=TensorMetadata(
-            name=INPUT,
-            datatype=_DATATYPES[specification.input_dtype],
-            shape=(-1, *specification.input_shape),
-        ),
+        input=input_of(specification),
         outputs=(
             TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=(-1, len(class_names))),
             TensorMetadata(name=LABEL, datatype="BYTES", shape=(-1,)),

@@ -17,8 +17,10 @@ from coordinator.open_inference.answering import (
     check_parameters,
     min_confidence,
     query_of,
+    replayable_answer,
     result_of,
     time_limit_s,
+    wanted_outputs,
 )
 from coordinator.open_inference.models import SWARM_MODEL, expert_model, swarm_model, version_number
 from coordinator.open_inference.single_expert import SingleExpert
@@ -158,16 +160,16 @@ class OpenInference:
                 check_parameters(request.parameters)
                 check_outputs(request.outputs, model)
                 limit_s = time_limit_s(request.parameters, timeout_s)
-            answer = await self._answer(request, model, limit_s, watch)
+            answer, inputs = await self._answer(request, model, limit_s, watch)
             watch.rows = len(answer.probabilities)
             version = str(answer.gate_version) if model.name == SWARM_MODEL else model.version
             with watch.phase("compute_output"):
-                is_short = answer.probabilities.size <= _SMALL
-                return await worked(is_short, result_of, request, answer, model, version)
+                is_short = answer.probabilities.size <= _SMALL and answer.record is None
+                return await worked(is_short, _result, request, inputs, answer, model, version)
 
     async def _answer(
         self, request: InferRequest, model: ModelDescription, limit_s: float, watch: Stopwatch
-    ) -> Answer:
+    ) -> tuple[Answer, NDArray[np.generic]]:
         with watch.phase("compute_input"):
             is_long = any(_is_long(tensor) for tensor in request.inputs)
             inputs = await worked(not is_long, read_input, request.inputs, model.input)
@@ -178,7 +180,7 @@ class OpenInference:
                 passed = await turn.enter_async_context(waiting)
             with watch.phase("compute_infer"):
                 answer = passed.answer = await ask(passed.left_s)
-        return answer
+        return answer, inputs
 
     def _asking(
         self, request: InferRequest, inputs: NDArray[np.generic]
@@ -252,6 +254,17 @@ class OpenInference:
         if self._heads.has_left(owner):
             return f"an expert of {owner}, who left or was revoked"
         return "an expert that was withdrawn" if self._heads.is_withdrawn(ExpertId(name)) else ""
+
+
+def _result(
+    request: InferRequest,
+    inputs: NDArray[np.generic],
+    answer: Answer,
+    model: ModelDescription,
+    version: str,
+) -> InferResult:
+    outputs = wanted_outputs(request, model)
+    return result_of(request, answer, outputs, version, replayable_answer(request, inputs, answer))
 
 
 def _is_long(tensor: OfferedTensor) -> bool:

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+import os
 import ssl
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -784,7 +786,13 @@ async def test_the_documented_examples_do_what_is_printed(
     (tmp_path / "identity").symlink_to(swarm.swarm.home.operator / "identity")
     token, _ = await (await swarm.swarm.operator()).create_bearer(NodeId("reader"), 600.0, "docs")
     code = swarm.at_its_ports(example.code)
-    said = await asyncio.to_thread(ran, example.language, code, tmp_path, TOKEN=token)
+    environment = {"TOKEN": token, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if "swarm replay" in code:
+        line, _ = await (await swarm.swarm.operator()).create_token("client")
+        home = NodeHome(tmp_path / "home")
+        await asyncio.to_thread(join, line, home, name="replayer", role="client")
+        environment["SWARM_HOME"] = str(home.root)
+    said = await asyncio.to_thread(ran, example.language, code, tmp_path, **environment)
     assert said == example.prints
 
 
