@@ -304,3 +304,13 @@ async def _taught(swarm: WholeSwarm, name: str) -> None:
     swarm.agent(home)
     data = write_digits(swarm.folder / f"{name}.npz", count=300, only=(0, 1))
     await trained(home, TrainOrder(data=str(data), net="mlp:16x1", steps=50))
+
+
+def test_an_owner_gets_its_own_expert_also_while_the_coordinator_is_away(swarm: WholeSwarm) -> None:
+    """After the last: nobody says who was revoked any more."""
+    swarm.kill("coordinator")
+    done = run_process("swarm.cli", "expert", "pull", "tulip.e1", "--home", str(swarm.folder / "tulip"))
+    assert done.returncode == 0, done.stderr
+    assert "nobody says who was revoked by now: coordinator" in done.stderr
+    told = command(swarm.folder / "lily", "expert", "pull", "rose.e1@1", code=3)
+    assert "coordinator" in told["subject"], "who is not known here cannot be verified"
