@@ -381,17 +381,18 @@ async def build(
     )
     calls = ExpertCalls(live, times, replicas.wait_for)
     features = FeatureService(trunk_loader(specifications, blobs, config.import_paths))
+    older = OlderGates(
+        gates,
+        lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner),
+        withdrawn=lambda: (heads.withdrawn, keyring.revoked),
+    )
     router = Router(
         active=lambda: keeper.active,
         specification=lambda: specifications.current.value,
         heads=heads,
         features=features,
         calls=calls,
-        older=OlderGates(
-            gates,
-            lambda leaf: heads.is_withdrawn(leaf.expert) or revocations.is_revoked(leaf.owner),
-            withdrawn=lambda: (heads.withdrawn, keyring.revoked),
-        ).get,
+        older=older.get,
     )
     inference = Inference(
         active=lambda: keeper.active,
@@ -417,10 +418,11 @@ async def build(
         door=door,
         trail=trail,
         open_inference=OpenInference(
-            router=inference,
+            router=signed,
             experts=SingleExpert(calls, lambda: specifications.current.value),
             heads=heads,
             active=lambda: keeper.active,
+            older=older,
             specification=lambda: specifications.current.value,
             statistics=Statistics(clock),
             door=door,

@@ -3,15 +3,26 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from coordinator.gate_files import GateFiles, versions_there
 from swarm.answering.active_gate import ActiveGate
-from swarm.domain.errors import NotFoundError
-from swarm.domain.gates import GateLeaf
+from swarm.domain.errors import NotFoundError, SwarmError
+from swarm.domain.gates import GateLeaf, GateStatement
+from swarm.domain.ids import Digest
 
 KEPT = 4
 """So many versions stay loaded: those who lag behind lag by a few."""
 _REMEDY = "ask by the present one: leave --gate out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A version's arrays, and whether it had no leaf that was withdrawn, going `by` this."""
+
+    blobs: tuple[Digest, ...]
+    is_clean: bool
+    by: tuple[frozenset[str], ...] | None
 
 
 class OlderGates:
@@ -35,7 +46,8 @@ class OlderGates:
         self._loaded: OrderedDict[int, ActiveGate] = OrderedDict()
         self._clean: dict[int, tuple[frozenset[str], ...]] = {}
         """By which of that a version had no leaf that was withdrawn."""
-        self._loading = asyncio.Lock()
+        self._seen: dict[int, _Seen] = {}
+        self._loading, self._looking = asyncio.Lock(), asyncio.Lock()
 
     async def get(self, version: int) -> ActiveGate:
         """Return a version that was active once.
@@ -65,6 +77,41 @@ class OlderGates:
             self._clean = {each: by for each, by in self._clean.items() if each in self._loaded}
             self._clean[version] = present
         return gate
+
+    async def answering(self, before: int) -> tuple[int, ...]:
+        """Return the versions below `before` that `get` would return, the newest last."""
+        async with self._looking:
+            return await asyncio.to_thread(self._answering, before)
+
+    async def statement(self, version: int) -> GateStatement:
+        """Return what was signed of a version; NotFoundError where there is none."""
+        return (await asyncio.to_thread(self._files.statement, version)).value
+
+    def _answering(self, before: int) -> tuple[int, ...]:
+        seen, found = dict[int, _Seen](), list[int]()
+        present = None if self._withdrawn is None else self._withdrawn()
+        for version in range(before - 1, 0, -1):
+            known = self._seen.get(version)
+            try:
+                if known is None or known.by != present or present is None:
+                    known = self._look(version, present)
+            except SwarmError:  # one that cannot be read: those before it count as gone, as everywhere
+                break
+            seen[version] = known
+            if self._files.blobs.missing(known.blobs):
+                break
+            if known.is_clean:
+                found.append(version)
+        self._seen = seen
+        return tuple(reversed(found))
+
+    def _look(self, version: int, present: tuple[frozenset[str], ...] | None) -> "_Seen":
+        value = self._files.statement(version).value
+        return _Seen(
+            blobs=tuple(dict.fromkeys(entry.blob for entry in value.arrays)),
+            is_clean=not any(map(self._is_withdrawn, value.leaves)),
+            by=present,
+        )
 
     def _load(self, version: int) -> ActiveGate:
         statement = self._files.statement(version)

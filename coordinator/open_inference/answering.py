@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.open_inference.models import CONFIDENCE, DISTANCE, LABEL, PROBABILITIES
+from swarm.answering.answer_document import answer_document
 from swarm.domain.combination import NAMES
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.ids import digest, node_id
@@ -25,10 +26,12 @@ from swarm.rpc.options import MAX_MESSAGE_BYTES
 MICROSECOND = 1e-6
 _MOST_OWNERS = 4096
 _LONGEST_TIMEOUT = 1 << 53
-_ROUTING = ("top_k", "combination", "owners", "uniform", "profile")
+_ROUTING = ("top_k", "combination", "owners", "uniform", "profile", "replayable")
 _OURS = (*_ROUTING, "min_confidence", "route", "class_names", "timeout")
 _OF_THE_PROTOCOL = ("priority", "binary_data_output", "sequence_id", "sequence_start", "sequence_end")
 """Clients send these where they mean nothing here; each request is answered by itself."""
+ANSWER = "swarm_answer"
+"""The parameter of a response that has the whole answer with its signature."""
 NOBODY_LOOKED = -1.0
 """How far out a row lies where no gate was asked: JSON has no NaN."""
 
@@ -60,6 +63,7 @@ def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: i
         )
     owners = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
     profile = _text(given, "profile")
+    replayable = _flag(given, "replayable", False)
     return Query(
         inputs=inputs,
         top_k=_count(given, "top_k"),
@@ -70,6 +74,8 @@ def query_of(request: InferRequest, inputs: NDArray[np.generic], gate_version: i
         profile=digest(profile, "parameter profile") if profile else "",
         gate_version=gate_version,
         min_confidence=min_confidence(given),
+        replayable=replayable,
+        request_id=request.id if replayable else "",
     )
 
 
@@ -124,12 +130,19 @@ def check_outputs(outputs: Sequence[RequestedOutput], model: ModelDescription) -
         )
 
 
-def result_of(request: InferRequest, answer: Answer, model: ModelDescription, version: str) -> InferResult:
-    """Return an answer as the request's outputs, with the facts of its route as parameters.
+def result_of(
+    request: InferRequest,
+    answer: Answer,
+    outputs: Sequence[RequestedOutput],
+    version: str,
+    replayable: str = "",
+) -> InferResult:
+    """Return an answer as these outputs of the model's `version`, with the facts of its route as parameters.
 
-    Raises InvalidInputError where both do not fit into one message.
+    `replayable`: what `replayable_answer` made of it, which is one of them then. Raises InvalidInputError
+    where all this does not fit into one message.
     """
-    facts = _facts(request.parameters, answer)
+    facts = _facts(request.parameters, answer) | ({ANSWER: replayable} if replayable else {})
     size_bytes = answer.probabilities.nbytes + sum(
         len(text) for text in facts.values() if isinstance(text, str)
     )
@@ -145,11 +158,22 @@ def result_of(request: InferRequest, answer: Answer, model: ModelDescription, ve
         version=version,
         id=request.id,
         parameters=facts,
-        outputs=tuple(_output(each, answer) for each in request.outputs or _all_of(model)),
+        outputs=tuple(_output(each, answer) for each in outputs),
     )
 
 
-def _all_of(model: ModelDescription) -> tuple[RequestedOutput, ...]:
+def replayable_answer(request: InferRequest, inputs: NDArray[np.generic], answer: Answer) -> str:
+    """Return the JSON that `swarm replay` computes an answer again by; empty where that was not asked for."""
+    if answer.record is None:
+        return ""
+    document = answer_document(answer, query_of(request, inputs, answer.gate_version))
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def wanted_outputs(request: InferRequest, model: ModelDescription) -> tuple[RequestedOutput, ...]:
+    """Return the outputs that a request names; all where it names none."""
+    if request.outputs:
+        return request.outputs
     return tuple(RequestedOutput(name=each.name) for each in model.outputs)
 
 
@@ -184,7 +208,7 @@ def _classification(answer: Answer, count: int) -> OutputTensor:
     return OutputTensor(name=PROBABILITIES, shape=order.shape, values=texts)
 
 
-def _facts(given: Parameters, answer: Answer) -> Parameters:
+def _facts(given: Parameters, answer: Answer) -> dict[str, Parameter]:
     facts: dict[str, Parameter] = {
         "swarm_gate_version": answer.gate_version,
         "swarm_degraded": any(answer.degraded),

@@ -29,17 +29,25 @@ def version_number(text: str, model: str) -> int:
     return int(text)
 
 
-def swarm_model(specification: Specification, gate: GateStatement | None, version: int) -> ModelDescription:
-    """Return the swarm as a model, its versions those of the gate; `version` 0 before the first gate."""
+def input_of(specification: Specification) -> TensorMetadata:
+    """Return the one input that every model has."""
+    datatype = _DATATYPES[specification.input_dtype]
+    return TensorMetadata(name=INPUT, datatype=datatype, shape=(-1, *specification.input_shape))
+
+
+def swarm_model(
+    specification: Specification, gate: GateStatement | None, version: int, versions: Sequence[int]
+) -> ModelDescription:
+    """Return the swarm as a model by `gate`, its versions those of gates that are answered; `version` 0
+    before the first gate."""
     names = gate.class_names if gate is not None else specification.class_names
-    newest = () if gate is None else (str(gate.version),)
     facts = {"swarm": specification.swarm, "specification": str(specification.version)}
     if gate is not None:
         facts |= {"combination": gate.combination().label, "leaves": str(len(gate.leaves))}
     return _model(
         SWARM_MODEL,
         str(version) if version else "",
-        newest,
+        tuple(map(str, versions)),
         "swarm_routed",
         specification,
         names,
@@ -89,11 +97,7 @@ def _model(
         version=version,
         versions=versions,
         platform=platform,
-        input=TensorMetadata(
-            name=INPUT,
-            datatype=_DATATYPES[specification.input_dtype],
-            shape=(-1, *specification.input_shape),
-        ),
+        input=input_of(specification),
         outputs=(
             TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=(-1, len(class_names))),
             TensorMetadata(name=LABEL, datatype="BYTES", shape=(-1,)),

@@ -117,16 +117,16 @@ class _Rest:
         return JSONResponse(facts)
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(metadata_json(self._port.model(*_asked(request))))
+        return JSONResponse(metadata_json(await self._port.model(*_asked(request))))
 
     async def model_ready(self, request: Request) -> Response:
-        found = self._port.standing(*_asked(request))
+        found = await self._port.standing(*_asked(request))
         if not found.is_ready:
             raise NotReadyError(f"model {found.name}", found=found.reason, expected="somebody who can answer")
         return JSONResponse({"name": found.name, "ready": True})
 
     async def config(self, request: Request) -> Response:
-        return JSONResponse(config_json(self._port.model(*_asked(request))))
+        return JSONResponse(config_json(await self._port.model(*_asked(request))))
 
     async def statistics(self, request: Request) -> Response:
         return JSONResponse(statistics_json(self._port.statistics(*_asked(request))))

@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.heads import Heads
+from coordinator.older_gates import OlderGates
 from coordinator.open_inference.answering import (
     check_expert_parameters,
     check_outputs,
     check_parameters,
     min_confidence,
     query_of,
+    replayable_answer,
     result_of,
     time_limit_s,
+    wanted_outputs,
 )
 from coordinator.open_inference.models import SWARM_MODEL, expert_model, swarm_model, version_number
 from coordinator.open_inference.single_expert import SingleExpert
@@ -57,13 +60,14 @@ class OpenInference:
         experts: SingleExpert,
         heads: Heads,
         active: Callable[[], ActiveGate | None],
+        older: OlderGates,
         specification: Callable[[], Specification],
         statistics: Statistics,
         door: FrontDoor,
     ) -> None:
         """Nothing is behind the door yet: requests go through it here, so that their waiting is counted."""
         self._router, self._experts, self._heads, self._door = router, experts, heads, door
-        self._active, self._specification = active, specification
+        self._active, self._older, self._specification = active, older, specification
         self._statistics = statistics
 
     def is_ready(self) -> bool:
@@ -71,23 +75,44 @@ class OpenInference:
         active = self._active()
         return not self._door.is_closing and active is not None and active.prototypes is not None
 
-    def standing(self, name: str, version: str) -> ModelStanding:
+    async def standing(self, name: str, version: str) -> ModelStanding:
         """Return whether a model can be asked; raises as `model` does."""
-        found = self.model(name, version)
+        return self._standing(await self.model(name, version))
+
+    def _standing(self, found: ModelDescription) -> ModelStanding:
+        name, version = found.name, found.version
         if name == SWARM_MODEL:
             reason = "" if self.is_ready() else "no gate with leaves yet"
         else:
             head = self._version_of(name, version)
             is_held = head.manifest.expert == ROOT_EXPERT or self._experts.can_answer(head)
             reason = "" if is_held else f"{head.manifest.owner} is away and nobody else holds it"
-        return ModelStanding(name=name, version=found.version, is_ready=not reason, reason=reason)
+        return ModelStanding(name=name, version=version, is_ready=not reason, reason=reason)
 
-    def model(self, name: str, version: str) -> ModelDescription:
-        """Return a model by name and version (empty: the newest).
+    async def model(self, name: str, version: str) -> ModelDescription:
+        """Return a model by name and version (empty: the newest), with all versions that are answered.
 
         Raises NotFoundError where there is none, also for what was withdrawn, InvalidInputError for a version
         that is no number.
         """
+        found, active = self._model(name, version), self._active()
+        if name != SWARM_MODEL or active is None:
+            return found
+        older = await self._older.answering(active.version)
+        asked = int(found.version)
+        if asked not in (*older, active.version):
+            there = ", ".join(map(str, (*older[-_NAMED:], active.version)))
+            raise NotFoundError(
+                f"version {asked} of model {name}",
+                found=f"gate {there}",
+                expected="one whose arrays are kept, without what was withdrawn since",
+                remedy="leave the version out for the newest",
+            )
+        value = active.value if asked == active.version else await self._older.statement(asked)
+        return swarm_model(self._specification(), value, asked, (*older, active.version))
+
+    def _model(self, name: str, version: str) -> ModelDescription:
+        """Return a model as a request needs it: of the swarm, only the version that is asked for."""
         if name != SWARM_MODEL:
             head = self._version_of(name, version)
             return expert_model(self._specification(), head, self._versions(ExpertId(name)))
@@ -99,23 +124,27 @@ class OpenInference:
                 found=f"gate {newest}" if newest else "no gate yet",
                 expected="a gate's version, or none for the newest",
             )
-        return swarm_model(self._specification(), active.value if active else None, number or newest)
+        versions = (newest,) if newest else ()
+        return swarm_model(
+            self._specification(), active.value if active else None, number or newest, versions
+        )
 
     def index(self, *, only_ready: bool) -> list[ModelStanding]:
         """Return every model's versions, the swarm first."""
-        found = [self.standing(SWARM_MODEL, "")]
+        found = [self._standing(self._model(SWARM_MODEL, ""))]
         for expert in sorted(self._heads.manifests()):
-            found += [self.standing(expert, str(head.manifest.version)) for head in self._versions(expert)]
+            versions = [str(head.manifest.version) for head in self._versions(expert)]
+            found += [self._standing(self._model(expert, version)) for version in versions]
         return [model for model in found if model.is_ready or not only_ready]
 
     def statistics(self, name: str, version: str) -> list[ModelStatistics]:
         """Return a model's statistics, of one version or of all; without a name, of all models."""
         if name and version:
-            return [self._statistics.of(name, self.model(name, version).version)]
+            return [self._statistics.of(name, self._model(name, version).version)]
         names = [name] if name else [SWARM_MODEL, *sorted(self._heads.manifests())]
         found = []
         for each in names:
-            versions = dict.fromkeys([*self._statistics.versions(each), *self.model(each, "").versions])
+            versions = dict.fromkeys([*self._statistics.versions(each), *self._model(each, "").versions])
             found += [self._statistics.of(each, asked) for asked in versions]
         return found
 
@@ -125,22 +154,22 @@ class OpenInference:
         Raises as `model` and `Inference.predict` do; they name the tensor,
         the output or the parameter that is wrong.
         """
-        model = self.model(request.model, request.version)
+        model = self._model(request.model, request.version)
         with self._statistics.request(model.name, model.version) as watch:
             with watch.phase("compute_input"):
                 check_parameters(request.parameters)
                 check_outputs(request.outputs, model)
                 limit_s = time_limit_s(request.parameters, timeout_s)
-            answer = await self._answer(request, model, limit_s, watch)
+            answer, inputs = await self._answer(request, model, limit_s, watch)
             watch.rows = len(answer.probabilities)
             version = str(answer.gate_version) if model.name == SWARM_MODEL else model.version
             with watch.phase("compute_output"):
-                is_short = answer.probabilities.size <= _SMALL
-                return await worked(is_short, result_of, request, answer, model, version)
+                is_short = answer.probabilities.size <= _SMALL and answer.record is None
+                return await worked(is_short, _result, request, inputs, answer, model, version)
 
     async def _answer(
         self, request: InferRequest, model: ModelDescription, limit_s: float, watch: Stopwatch
-    ) -> Answer:
+    ) -> tuple[Answer, NDArray[np.generic]]:
         with watch.phase("compute_input"):
             is_long = any(_is_long(tensor) for tensor in request.inputs)
             inputs = await worked(not is_long, read_input, request.inputs, model.input)
@@ -151,7 +180,7 @@ class OpenInference:
                 passed = await turn.enter_async_context(waiting)
             with watch.phase("compute_infer"):
                 answer = passed.answer = await ask(passed.left_s)
-        return answer
+        return answer, inputs
 
     def _asking(
         self, request: InferRequest, inputs: NDArray[np.generic]
@@ -225,6 +254,17 @@ class OpenInference:
         if self._heads.has_left(owner):
             return f"an expert of {owner}, who left or was revoked"
         return "an expert that was withdrawn" if self._heads.is_withdrawn(ExpertId(name)) else ""
+
+
+def _result(
+    request: InferRequest,
+    inputs: NDArray[np.generic],
+    answer: Answer,
+    model: ModelDescription,
+    version: str,
+) -> InferResult:
+    outputs = wanted_outputs(request, model)
+    return result_of(request, answer, outputs, version, replayable_answer(request, inputs, answer))
 
 
 def _is_long(tensor: OfferedTensor) -> bool:

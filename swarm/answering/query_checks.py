@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from swarm.domain.errors import InvalidInputError, ShapeMismatchError
 from swarm.domain.gates import GateStatement
-from swarm.domain.inference import MAX_EXAMPLES, MAX_QUERY_ROWS, Examples, Query
+from swarm.domain.inference import MAX_EXAMPLES, MAX_QUERY_ROWS, MAX_REQUEST_ID, Examples, Query
 from swarm.domain.specification import Specification
 from swarm.rpc.options import MAX_MESSAGE_BYTES
 
@@ -28,6 +28,12 @@ def check_query(query: Query, specification: Specification) -> None:
         raise InvalidInputError("top_k", found=str(query.top_k), expected="0 (the gate's own) or more")
     if not 0 <= query.min_confidence <= 1:
         raise InvalidInputError("min_confidence", found=str(query.min_confidence), expected="0 to 1")
+    if len(query.request_id) > MAX_REQUEST_ID:
+        raise InvalidInputError(
+            "id of the request",
+            found=f"{len(query.request_id)} characters, to be signed",
+            expected=f"at most {MAX_REQUEST_ID}",
+        )
 
 
 def check_answer_size(rows: int, class_names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarm.digests import digest_of
+from swarm.domain.errors import VerificationError
 from swarm.domain.ids import Digest, NodeId, SwarmId
 from swarm.domain.inference import Answer, Examples, Profile, Query, Source
 from swarm.domain.membership import Caller
@@ -15,7 +16,7 @@ from swarm.domain.replay import GivenAnswer
 from swarm.rpc.ports import InferencePort
 from swarm.trust.codec import canonical_json
 from swarm.trust.signing import Signer
-from swarm.trust.statements import sign_statement
+from swarm.trust.statements import read_statement, sign_statement
 
 Floats = NDArray[np.floating]
 
@@ -117,8 +118,28 @@ class SignedAnswers:
                 gate_entropy=answer.gate_entropy,
             ),
             record=answer.record,
+            request_id=query.request_id,
         )
         return replace(answer, signed=sign_statement(given, self._signer))
+
+
+def check_request(answer: Answer, query: Query) -> None:
+    """Raise VerificationError where an answer is signed for another request than this query is.
+
+    Whose signature it is, `swarm replay` verifies; nobody else's can have this request's name by chance.
+    """
+    if not answer.signed:
+        return
+    given = read_statement(answer.signed, GivenAnswer).value
+    if given.request_id != query.request_id:
+        found = f"for request {given.request_id[:40]!r}" if given.request_id else "for no request by name"
+        raise VerificationError(
+            f"answer of {given.given_by}",
+            found=f"signed {found}",
+            expected=f"for this one, {query.request_id[:40]!r}",
+            remedy="an older answer may have been handed on: ask again; where the coordinator, or the node"
+            " that answers while it is away, is older than this command, upgrade it",
+        )
 
 
 def _as_json(source: Source) -> dict[str, object]:

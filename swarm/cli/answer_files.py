@@ -1,38 +1,44 @@
-"""ANSWER.json: an answer with the signed digests that it came from, as `swarm predict --save` writes it."""
+"""ANSWER.json: an answer with the signed digests that it came from, as `swarm predict --save` writes it, and
+as a response of the Open Inference Protocol has it in its parameter `swarm_answer`."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarm.cli.output import plain
 from swarm.domain.errors import InvalidInputError, NotFoundError, VerificationError
 
 if TYPE_CHECKING:
     from swarm.domain.inference import Answer, Query
     from swarm.domain.replay import AnswerRecord
 
-SCHEMA = "swarm.answer/1"
+WRITE = "write one: swarm predict INPUT --save ANSWER.json"
+NAME = (
+    "name what swarm predict INPUT --save ANSWER.json wrote, or the JSON that answered parameter replayable"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedAnswer:
     """What a file says: `answer` and `query` as JSON has them, `record` checked, `signed` the statement of
-    who gave it (not verified; empty: nobody)."""
+    who gave it (not verified; empty: nobody). `beside`: what a response of the Open Inference Protocol, in
+    which the answer came, says otherwise than the answer."""
 
     answer: dict[str, Any]
     query: dict[str, Any]
     record: "AnswerRecord"
     signed: bytes = b""
+    beside: tuple[str, ...] = ()
 
 
 def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> None:
     """Write an answer to inputs that came from the file `source`; the inputs stay there.
 
-    Raises VerificationError for an answer that does not say what it came from.
+    Raises VerificationError for an answer that does not say what it came from, or is signed for another
+    request.
     """
-    from swarm.answering.vouching import inputs_digest
-    from swarm.trust.codec import to_json
+    from swarm.answering.answer_document import answer_document
+    from swarm.answering.vouching import check_request
 
     if answer.record is None:
         raise VerificationError(
@@ -41,15 +47,8 @@ def save_answer(file: Path, answer: "Answer", query: "Query", source: str) -> No
             expected="a record, to compute it again by",
             remedy="upgrade the coordinator (a node that answers while it is away, too), or leave --save out",
         )
-    asked = {"owners": query.owners, "min_confidence": query.min_confidence}
-    inputs: dict[str, Any] = {"path": str(Path(source).resolve()), "digest": inputs_digest(query.inputs)}
-    inputs |= {"dtype": query.inputs.dtype.name, "shape": list(query.inputs.shape)}
-    said = plain(replace(answer, record=None)) | {"labels": list(answer.labels)}
-    del said["record"], said["signed"]
-    record = json.loads(to_json(answer.record))
-    document = {"schema": SCHEMA, "inputs": inputs, "query": plain(asked), "record": record, "answer": said}
-    if answer.signed:
-        document["signed"] = json.loads(answer.signed)
+    check_request(answer, query)
+    document = answer_document(answer, query, str(Path(source).resolve()))
     file.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
@@ -58,19 +57,22 @@ def read_answer(file: Path) -> SavedAnswer:
 
     Raises NotFoundError, or InvalidInputError for another kind of file or one that lacks something.
     """
+    from swarm.answering.answer_document import SCHEMA
+    from swarm.cli.answer_responses import is_response, otherwise, replayable_part
     from swarm.domain.replay import AnswerRecord
     from swarm.trust.codec import canonical_json, from_json, parse_json
 
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        remedy = "write one: swarm predict INPUT --save ANSWER.json"
-        raise NotFoundError(f"answer {file}", found="no such file", remedy=remedy) from None
+        raise NotFoundError(f"answer {file}", found="no such file", remedy=WRITE) from None
     try:
-        document = parse_json(data, f"answer {file}")
+        whole = document = parse_json(data, f"answer {file}")
+        if is_response(whole):
+            document = parse_json(replayable_part(whole, f"answer {file}"), f"answer {file}")
     except InvalidInputError as error:
-        remedy = "name what swarm predict INPUT --save ANSWER.json wrote"
         expected = error.expected or f"{SCHEMA} as JSON"
+        remedy = error.remedy or NAME
         raise InvalidInputError(error.subject, found=error.found, expected=expected, remedy=remedy) from error
     parts = ("inputs", "query", "record", "answer")
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not document.keys() >= {*parts}:
@@ -78,7 +80,7 @@ def read_answer(file: Path) -> SavedAnswer:
             f"answer {file}",
             found="another kind of JSON",
             expected=f"{SCHEMA} with {', '.join(parts)}",
-            remedy="write one: swarm predict INPUT --save ANSWER.json",
+            remedy=WRITE,
         )
     try:
         _check_figures(document, f"answer {file}")
@@ -93,9 +95,10 @@ def read_answer(file: Path) -> SavedAnswer:
     if record.gate_version < 1:
         found = str(record.gate_version)
         raise InvalidInputError(f"answer {file}: gate_version", found=found, expected="a version, from 1")
-    query = {**document["query"], "inputs": document["inputs"]}
+    query = {"request_id": "", **document["query"], "inputs": document["inputs"]}
     signed = canonical_json(document["signed"]) if "signed" in document else b""
-    return SavedAnswer(answer=document["answer"], query=query, record=record, signed=signed)
+    beside = otherwise(whole, document["answer"], query["request_id"]) if is_response(whole) else ()
+    return SavedAnswer(answer=document["answer"], query=query, record=record, signed=signed, beside=beside)
 
 
 def _check_figures(document: dict[str, Any], subject: str) -> None:
@@ -138,6 +141,7 @@ class _Inputs:
 class _Asked:
     owners: list[str]
     min_confidence: float
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`swarm predict`: ask the swarm."""
 
+import secrets
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -127,6 +128,7 @@ def predict(
             gate_version=gate_version,
             min_confidence=min_confidence,
             replayable=save is not None,
+            request_id=secrets.token_hex(16) if save is not None else "",
         )
 
     async def by_coordinator() -> "tuple[Query, Answer, Profile | None, GateStatement | None]":

@@ -144,6 +144,7 @@ def compared(saved: SavedAnswer, again: Answer, here: str, tolerance: float) -> 
         if before[name] != value:
             differences.append(f"{name}: other than the gate's")
     differences += _other_sources(before["sources"], again, tolerance)
+    differences += [f"{each}: other than the answer that the response has" for each in saved.beside]
     recorded = dict.fromkeys([saved.record.computed_on, *(each.computed_on for each in saved.record.said)])
     elsewhere = tuple(each for each in recorded if each != here)
     return Comparison(

@@ -49,7 +49,7 @@ def export(
     """
     from swarm.cli.places import find_place
     from swarm.cli.progress_bar import transfer_bar
-    from swarm.cli.verified import takes_deltas, verified_registry
+    from swarm.cli.verified import standing_version, takes_deltas, verified_registry
     from swarm.exchange.folder import check_target, write_export
     from swarm.exchange.model_signature import check_can_sign, sign_folder
 
@@ -63,7 +63,7 @@ def export(
 
     async def work() -> None:
         async with verified_registry(place, with_peers=True, deltas=deltas) as registry:
-            statement = await registry.manifest(wanted.name, wanted.version)
+            statement = await standing_version(place, registry, wanted)
             manifest = statement.value
             check_may_leave(manifest, identity.id)
             _check_license(license, manifest, identity.id)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from swarm.domain.plain import plain as plain  # noqa: PLC0414 - others take it from here
 from swarm.domain.sizes import bytes_text as bytes_text  # noqa: PLC0414 - others take it from here
 
 if TYPE_CHECKING:
@@ -61,21 +61,6 @@ def progress(message: str) -> None:
 def note(text: str) -> None:
     """Print lines on stderr; what is not printable in them is escaped."""
     print(_shown(text), file=sys.stderr, flush=True)
-
-
-def plain(value: Any) -> Any:
-    """Return value as JSON's own types: dataclasses as objects, arrays and tuples as lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -29,7 +29,7 @@ def pull(
     from swarm.cli.destinations import check_destination
     from swarm.cli.places import find_place
     from swarm.cli.progress_bar import transfer_bar
-    from swarm.cli.verified import export_safetensors, takes_deltas, verified_registry
+    from swarm.cli.verified import export_safetensors, standing_version, takes_deltas, verified_registry
     from swarm.domain.errors import NotAuthorisedError
 
     place, wanted = find_place(home), reference(expert_id)
@@ -39,7 +39,7 @@ def pull(
 
     async def work() -> None:
         async with verified_registry(place, with_peers=True, deltas=deltas) as registry:
-            statement = await registry.manifest(wanted.name, wanted.version)
+            statement = await standing_version(place, registry, wanted)
             manifest = statement.value
             if manifest.share == "serve-only" and manifest.owner != place.identity().id:
                 raise NotAuthorisedError(

@@ -1,6 +1,7 @@
 """A saved answer computed again on this machine, from what its digests name; all of it is verified."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from swarm.answering.vouching import inputs_digest
 from swarm.answering.ways import Way
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import progress
+from swarm.cli.request_files import requested_inputs
 from swarm.client.inputs import as_batch
 from swarm.data.sources import load_inputs
-from swarm.domain.errors import NotAuthorisedError, NotFoundError, VerificationError
+from swarm.domain.errors import NotAuthorisedError, NotFoundError, UsageError, VerificationError
 from swarm.domain.ids import Digest, node_id
 from swarm.domain.inference import Answer, ExpertForm, Query
 from swarm.domain.replay import Said
@@ -70,8 +72,18 @@ async def computed_again(
 def _query(saved: SavedAnswer, source: str, specification: Specification) -> Query:
     inputs = saved.query["inputs"]
     path = source or str(inputs["path"])
+    if not path:
+        raise UsageError(
+            "inputs of the answer",
+            found="no file: it came over the Open Inference Protocol",
+            expected="the request, as JSON, or its inputs",
+            remedy="name them: --input REQUEST.json, or a .npy or .npz",
+        )
     try:
-        batch = as_batch(load_inputs(path), specification)
+        if path.endswith(".json"):
+            batch = requested_inputs(Path(path), specification)
+        else:
+            batch = as_batch(load_inputs(path), specification)
     except NotFoundError as error:
         raise NotFoundError(
             error.subject,

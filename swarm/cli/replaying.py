@@ -18,9 +18,27 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    answer: Annotated[Path, typer.Argument(metavar="ANSWER.json", help="What `swarm predict --save` wrote.")],
+    answer: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ANSWER.json",
+            help="What `swarm predict --save` wrote, or the protocol's response to `replayable`.",
+        ),
+    ],
     source: Annotated[
-        str, typer.Option("--input", help="The inputs, where they lie elsewhere by now.", metavar="FILE")
+        str,
+        typer.Option(
+            "--input",
+            help="Its inputs, where they lie elsewhere by now: .npy, .npz, or the protocol's REQUEST.json.",
+            metavar="FILE",
+        ),
+    ] = "",
+    request_id: Annotated[
+        str,
+        typer.Option(
+            help="The id of the request that this is to be the answer to; without it that of REQUEST.json.",
+            metavar="ID",
+        ),
     ] = "",
     import_path: ImportPath = None,
     home: Home = None,
@@ -35,10 +53,12 @@ def replay(
     from swarm.cli.comparing import compared
     from swarm.cli.places import find_place
     from swarm.cli.recomputing import computed_again
+    from swarm.cli.request_files import requested_id
     from swarm.cli.verified import verified_registry
     from swarm.cli.vouched import voucher_of
 
     place, saved = find_place(home), read_answer(answer)
+    asked = request_id or (requested_id(Path(source)) if source.endswith(".json") else "")
     paths = import_paths(import_path) if import_path else ()
 
     async def work() -> bool:
@@ -46,7 +66,7 @@ def replay(
             again, computed_on = await computed_again(registry, saved, source, paths)
             # Only now: what a member signed before it left or was revoked still computes the same.
             await registry.learn_revocations()
-            voucher = await voucher_of(registry, saved)
+            voucher = await voucher_of(registry, saved, asked)
         found = compared(saved, again, computed_on, TOLERANCE)
         facts, text = found.facts() | voucher.facts(), f"{found.text()}\n{voucher.text()}"
         emit("replay", facts, as_json=json, text=text)

@@ -1,5 +1,6 @@
 """The registry with nothing taken on trust, as the command opens it; weights as a file."""
 
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -7,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.cli import places
+from swarm.cli.clock import stamp
+from swarm.cli.output import progress
 from swarm.cli.passing_cache import passing_cache
 from swarm.cli.places import Place
+from swarm.cli.references import Reference
 from swarm.config import NodeHome, SwarmHome
-from swarm.domain.errors import UsageError
+from swarm.domain.errors import NotAuthorisedError, SwarmError, UnreachableError, UsageError
+from swarm.domain.ids import NodeId
 from swarm.heap import suit_transfers
 from swarm.modules.blobs import BlobFiles
 from swarm.rpc.peers import LivingPeers
@@ -18,6 +23,7 @@ from swarm.rpc.verified import VerifiedRegistry
 
 if TYPE_CHECKING:
     from swarm.domain.manifests import Manifest
+    from swarm.trust.statements import Statement
 
 
 @asynccontextmanager
@@ -45,6 +51,43 @@ async def verified_registry(
         peers = LivingPeers(identity, identity.id, coordinator) if with_peers else None
         keyring = identity.keyring()
         yield VerifiedRegistry(client, coordinator, keyring, cache, find_peers=peers, deltas=deltas)
+
+
+async def standing_version(
+    place: Place, registry: VerifiedRegistry, wanted: Reference
+) -> "Statement[Manifest]":
+    """Return a version's manifest, signed by a member in good standing, by what the coordinator says now.
+
+    When a statement was signed only its signer can say, so of a member that left or was revoked none counts,
+    whenever it came. Raises NotAuthorisedError for such a version, and as `VerifiedRegistry.manifest` does.
+    """
+    statement = await registry.manifest(wanted.name, wanted.version)
+    manifest = statement.value
+    try:
+        await registry.learn_revocations()
+    except UnreachableError as error:
+        progress(f"nobody says who was revoked by now: {error.subject} does not answer")
+    if registry.keyring.is_revoked(manifest.owner):
+        raise NotAuthorisedError(
+            f"{manifest.expert}@{manifest.version}",
+            found=f"an expert of {manifest.owner}, {await _how_it_went(place, manifest.owner)}",
+            expected="one whose owner is a member",
+            remedy="list what there is: swarm experts",
+        )
+    return statement
+
+
+async def _how_it_went(place: Place, member: NodeId) -> str:
+    """Return since when a member is revoked, and why, as far as events of that are kept."""
+    since, why = "", ""
+    with contextlib.suppress(SwarmError):
+        async with places.coordinator(place) as client:
+            async for event in client.events(limit=0):
+                said = dict(event.fields)
+                if said.get("node") != member or event.kind not in ("node.left", "node.revoked"):
+                    continue
+                since, why = f" on {stamp(event.at)}", said.get("reason", "") or why
+    return f"who left or was revoked{since}{f': {why}' if why else ''}"
 
 
 def takes_deltas(place: Place, flag: bool | None) -> bool:

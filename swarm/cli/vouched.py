@@ -19,29 +19,35 @@ _CLOCKS_APART_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voucher:
-    """`by` is empty where nobody signed; `otherwise` names what is not as it was signed."""
+    """`by` is empty where nobody signed; `otherwise` names what is not as it was signed. `request_id`: for
+    which request, empty where that had no name."""
 
     by: str = ""
     at: float = 0.0
     otherwise: tuple[str, ...] = ()
+    request_id: str = ""
 
     def facts(self) -> dict[str, Any]:
-        return {"signed_by": self.by, "signed_at": self.at, "not_as_signed": list(self.otherwise)}
+        signed = {"signed_by": self.by, "signed_at": self.at, "signed_for": self.request_id}
+        return {**signed, "not_as_signed": list(self.otherwise)}
 
     def text(self) -> str:
         if not self.by:
-            return "signed by nobody: it says what to compute, not who gave it"
+            whose = ", or for which request" if self.otherwise else ""
+            return f"signed by nobody: it says what to compute, not who gave it{whose}"
         when = f"{self.by} at {stamp(self.at)}"
+        when += f" for request {self.request_id!r}" if self.request_id else ""
         if self.otherwise:
             return f"NOT what {when} signed: other {', '.join(self.otherwise)}"
         return f"signed by {when}"
 
 
-async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
-    """Return who signed a saved answer. VerificationError for a signature that is not its signer's, or of a
+async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer, request_id: str = "") -> Voucher:
+    """Return who signed a saved answer. `request_id`: of the request that it is to be an answer to, empty:
+    whichever the file names. VerificationError for a signature that is not its signer's, or of a
     member that was revoked, or for a time to come."""
     if not saved.signed:
-        return Voucher()
+        return Voucher(otherwise=("request",) if request_id else ())
     given = (await registry.open(saved.signed, GivenAnswer)).value
     if not 0 <= given.given_at <= time.time() + _CLOCKS_APART_S:
         raise VerificationError(
@@ -50,6 +56,7 @@ async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
             expected="a time that has come by this machine's clock",
         )
     said = {
+        "request": ({given.request_id}, {saved.query["request_id"], request_id or given.request_id}),
         "inputs": (given.inputs, saved.query["inputs"]["digest"]),
         "query": (
             (list(given.owners), given.min_confidence),
@@ -60,7 +67,7 @@ async def voucher_of(registry: VerifiedRegistry, saved: SavedAnswer) -> Voucher:
         "route": (given.route, _route(saved.answer)),
     }
     otherwise = tuple(name for name, (signed, found) in said.items() if signed != found)
-    return Voucher(by=given.given_by, at=given.given_at, otherwise=otherwise)
+    return Voucher(by=given.given_by, at=given.given_at, otherwise=otherwise, request_id=given.request_id)
 
 
 def _figures(answer: dict[str, Any]) -> str:

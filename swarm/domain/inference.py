@@ -11,6 +11,8 @@ from swarm.domain.replay import AnswerRecord
 
 MAX_QUERY_ROWS = 4096
 MAX_EXAMPLES = 2048
+MAX_REQUEST_ID = 256
+"""So many characters has what an asker calls a request whose answer is signed."""
 MAX_TASKS = 4096
 """So many experts may one node be asked at once."""
 MAX_TRIAL_SAMPLES = 4096
@@ -27,7 +29,8 @@ class Query:
     with equal weight instead of asking the gate. `profile`: an asker's profile, made of its examples.
     `gate_version`: the gate to answer by, 0 for the present one. `min_confidence` 0..1: rows answered with
     less confidence are answered as unknown. `replayable`: the answer says what it came from, and is computed
-    so that it can be computed again to the bit, which takes longer.
+    so that it can be computed again to the bit, which takes longer. `request_id`: what the asker calls this
+    request; whoever signs a replayable answer signs that, too, so that no older answer passes for this one.
     """
 
     inputs: NDArray[np.generic]
@@ -40,6 +43,7 @@ class Query:
     gate_version: int = 0
     min_confidence: float = 0.0
     replayable: bool = False
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -56,7 +56,8 @@ class GivenAnswer:
     and said by `route` whom they are of.
 
     All three are digests (`swarm.answering.vouching`); `owners` and `min_confidence` are the query's.
-    `given_at`: seconds since the epoch, by the giver's clock.
+    `given_at`: seconds since the epoch, by the giver's clock. `request_id`: what the asker called its
+    request; empty: nothing, and the statement may be of any request for the same inputs.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN
@@ -70,3 +71,4 @@ class GivenAnswer:
     figures: Digest
     route: Digest
     record: AnswerRecord
+    request_id: str = ""

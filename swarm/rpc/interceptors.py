@@ -11,7 +11,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,6 +38,7 @@ REFUSING_S: Final = 5.0
 """How long a refusal may wait behind bytes that the caller does not take."""
 
 _MAX_TEXT: Final = 1_000
+_MAX_NAME: Final = 200
 _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -50,7 +51,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Admits callers, re-checks streams every second, and maps errors, for every method of a server.
 
     `allowances` None: nobody is limited. `admissions`, by methods' paths, may refuse a caller before any of
-    its request is read.
+    its request is read. `served`: the services with their methods' names, to tell those who call others.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         refusals: RefusalLog | None = None,
         allowances: Allowances | None = None,
         admissions: Mapping[str, Admission] | None = None,
+        served: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._gatekeeper, self._recheck_s, self._allowances = gatekeeper, recheck_s, allowances
-        self._admissions = dict(admissions or {})
+        self._admissions, self._served = dict(admissions or {}), dict(served or {})
         self._refusals = refusals if refusals is not None else RefusalLog()
 
     async def intercept_service(
@@ -70,10 +72,11 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler with this guard around it; None (UNIMPLEMENTED) where there is none."""
+        """Return the method's handler with this guard around it; where there is none, UNIMPLEMENTED with what
+        there is."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return None
+            return _not_served(handler_call_details.method, self._served)
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         guarded = _Guarded(
             path=handler_call_details.method,
@@ -281,6 +284,23 @@ async def _refuse(context: Context, error: SwarmError) -> None:
             )
     except TimeoutError:
         raise asyncio.CancelledError from None  # which ends the stream without a status
+
+
+def _not_served(path: str, served: Mapping[str, Sequence[str]]) -> Any:
+    """Return the handler of a method that is not served: it ends each call by saying what is."""
+    service, _, method = path.lstrip("/")[:_MAX_NAME].rpartition("/")
+    offered = served.get(service)
+    if offered is None:
+        what = f"service {service!r} is not served here; served: {', '.join(sorted(served))}"
+    else:
+        what = f"{service} has no method {method!r} here; it has {', '.join(sorted(offered))}"
+
+    async def refuse(_: AsyncIterable[bytes], context: Context) -> None:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, f"{what}; docs/serving.md and docs/wire.md say more"
+        )
+
+    return grpc.stream_stream_rpc_method_handler(refuse)  # whatever the caller expects to send and hear
 
 
 def _exhausted(error: OSError) -> ExhaustedError | None:

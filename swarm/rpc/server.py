@@ -68,8 +68,9 @@ class RpcServer:
         admissions = {
             method.path: admit for service in offered for method, admit in service.admissions.items()
         }
+        served = {service.name: [method.name for method in service.behaviours] for service in offered}
         self._server = grpc.aio.server(
-            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals, allowances, admissions)],
+            interceptors=[CallGuard(gatekeeper, recheck_s, self._refusals, allowances, admissions, served)],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=None if allowances is None else MOST_CALLS_OF_ALL,
         )
@@ -77,8 +78,8 @@ class RpcServer:
         self._server.add_generic_rpc_handlers([service.handler() for service in offered])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = [*(service.name for service in offered), health.SERVICE_NAME, reflection.SERVICE_NAME]
-        served: Any = ServedDescriptors()
-        reflection.enable_server_reflection(names, self._server, pool=served)
+        descriptors: Any = ServedDescriptors()
+        reflection.enable_server_reflection(names, self._server, pool=descriptors)
 
     def add_port(self, address: str) -> int:
         """Listen on `host:port` (port 0: any free one) with mutual TLS; return the port.

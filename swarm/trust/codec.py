@@ -31,6 +31,7 @@ from swarm.domain.ids import (
     owner_of,
     swarm_id,
 )
+from swarm.domain.replay import GivenAnswer
 
 T = TypeVar("T")
 LATER: Mapping[type, frozenset[str]] = {
@@ -39,6 +40,7 @@ LATER: Mapping[type, frozenset[str]] = {
     GateStatement: frozenset({"branches", "change"}),
     GateLeaf: frozenset({"manifest"}),
     Combination: frozenset({"calibration"}),
+    GivenAnswer: frozenset({"request_id"}),
 }
 """Fields that statements in somebody's store do not have. A class with some lies inside such a class only."""
 MAX_JSON_BYTES = 16 << 20

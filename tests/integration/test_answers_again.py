@@ -85,6 +85,8 @@ def test_a_saved_answer_is_the_same_to_the_bit_when_it_is_computed_again(
     code, found, error = command(swarm, "replay", str(file))
     assert (code, found["verdict"], found["differences"]) == (0, "same", []), (found, error)
     assert (found["signed_by"], found["not_as_signed"]) == ("coordinator", [])
+    # The command called its request by a name of its own, and that was signed.
+    assert found["signed_for"] == document["query"]["request_id"] and len(found["signed_for"]) == 32
 
 
 OWN_NET = """

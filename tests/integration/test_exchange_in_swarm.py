@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from swarm.config import NodeHome
 from swarm.domain.agent import TrainOrder
+from swarm.domain.ids import NodeId
 from swarm.domain.inference import Query
 from swarm.domain.manifests import Manifest
 from swarm.modules.blobs import BlobFiles
@@ -265,3 +266,51 @@ def test_the_root_is_exported_too(swarm: WholeSwarm, tmp_path: Path) -> None:
     assert told["owner"] == "coordinator"
     assert "not in plain torch here" in (tmp_path / "root" / "README.md").read_text()
     assert command(tmp_path, "import", str(tmp_path / "root"), "--check")["expert"] == "coordinator.e0"
+
+
+def test_of_who_left_or_was_revoked_nothing_is_pulled_or_exported_and_it_is_said_since_when(
+    swarm: WholeSwarm, tmp_path: Path
+) -> None:
+    """The last: two are gone then. What they signed is here already, whole, and the signatures verify."""
+    asyncio.run(_taught(swarm, "iris"))
+    asyncio.run(_taught(swarm, "poppy"))
+    lily, operator = swarm.folder / "lily", swarm.home.root
+    of_iris = command(lily, "expert", "pull", "iris.e1")["digest"]
+    of_poppy = command(lily, "expert", "pull", "poppy.e1")["digest"]
+    command(swarm.folder / "iris", "leave")
+
+    async def revoke() -> None:
+        async with swarm.coordinator() as client:
+            await client.revoke_node(NodeId("poppy"), "its key was stolen")
+
+    asyncio.run(revoke())
+    for digest, name, why in ((of_iris, "iris", ": left"), (of_poppy, "poppy", ": its key was stolen")):
+        for home in (lily, operator):
+            for words in (("expert", "pull", digest), ("export", digest, "--to", str(tmp_path / "out"))):
+                told = command(home, *words, code=4)
+                assert told["subject"] == f"{name}.e1@1"
+                since = r"on [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}"
+                assert re.fullmatch(
+                    f"an expert of {name}, who left or was revoked {since}{why}", told["found"]
+                ), told
+    assert not (tmp_path / "out").exists()
+    assert command(lily, "expert", "pull", "tulip.e1", code=4)["found"] == "share serve-only", (
+        "others still count"
+    )
+
+
+async def _taught(swarm: WholeSwarm, name: str) -> None:
+    home = swarm.joined(name)
+    swarm.agent(home)
+    data = write_digits(swarm.folder / f"{name}.npz", count=300, only=(0, 1))
+    await trained(home, TrainOrder(data=str(data), net="mlp:16x1", steps=50))
+
+
+def test_an_owner_gets_its_own_expert_also_while_the_coordinator_is_away(swarm: WholeSwarm) -> None:
+    """After the last: nobody says who was revoked any more."""
+    swarm.kill("coordinator")
+    done = run_process("swarm.cli", "expert", "pull", "tulip.e1", "--home", str(swarm.folder / "tulip"))
+    assert done.returncode == 0, done.stderr
+    assert "nobody says who was revoked by now: coordinator" in done.stderr
+    told = command(swarm.folder / "lily", "expert", "pull", "rose.e1@1", code=3)
+    assert "coordinator" in told["subject"], "who is not known here cannot be verified"

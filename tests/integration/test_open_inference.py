@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import json
+import os
 import ssl
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -191,7 +193,7 @@ async def test_the_server_tells_what_it_is_and_which_models_it_has(swarm: Served
 
     server, model, config, index = await asyncio.to_thread(ask)
     assert server["name"] == "swarm" and "statistics" in server["extensions"]
-    assert model["versions"] == ["2"] and model["platform"] == "swarm_routed"
+    assert model["versions"] == ["1", "2"] and model["platform"] == "swarm_routed"
     assert model["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": ["-1", "6"]}]
     assert [(each["name"], each["datatype"], each["shape"]) for each in model["outputs"]] == [
         ("probabilities", "FP32", ["-1", "4"]),
@@ -227,6 +229,58 @@ async def test_the_server_tells_what_it_is_and_which_models_it_has(swarm: Served
     told = {(each["name"], each["version"]): each["state"] for each in by_http[3]}
     # The root may be made anew between the two.
     assert _without_root(told) == _without_root(states)
+
+
+async def test_whether_a_model_or_version_that_is_not_there_is_ready_is_answered_by_no(
+    swarm: Served,
+) -> None:
+    absent = [("nobody", ""), ("nobody.e7", "1"), ("swarm", "99"), ("ada.e0", "99")]
+
+    def over_grpc() -> list[bool]:
+        with swarm.grpc_client() as client:
+            return [client.is_model_ready(*each) for each in (*absent, ("swarm", "1"), ("ada.e0", ""))]
+
+    def over_http() -> list[bool]:
+        with triton_http.InferenceServerClient(swarm.http_address) as client:
+            return [client.is_model_ready(*each) for each in (*absent, ("swarm", "1"), ("ada.e0", ""))]
+
+    assert await asyncio.to_thread(over_grpc) == [False] * 4 + [True] * 2
+    assert await asyncio.to_thread(over_http) == [False] * 4 + [True] * 2
+    page = "/v2/models/swarm/versions/99/ready"
+    code, said = await asyncio.to_thread(http_ask, swarm.swarm, page)
+    assert code == 404 and "version 99" in said["error"]
+
+
+async def test_a_models_versions_are_those_that_are_answered_whichever_is_named(swarm: Served) -> None:
+    def told_by(client: Any, name: str, version: str, **as_json: bool) -> tuple[list[str], list[int]]:
+        found = client.get_model_metadata(name, version, **as_json)
+        return found["versions"], [int(size) for size in found["outputs"][0]["shape"]]
+
+    def over_grpc() -> list[Any]:
+        with swarm.grpc_client() as client:
+            named = [("swarm", ""), ("swarm", "1"), ("swarm", "2"), ("ada.e0", ""), ("ada.e0", "1")]
+            return [told_by(client, *each, as_json=True) for each in named]
+
+    def over_http() -> list[Any]:
+        with triton_http.InferenceServerClient(swarm.http_address) as client:
+            named = [("swarm", ""), ("swarm", "1"), ("swarm", "2"), ("ada.e0", ""), ("ada.e0", "1")]
+            return [told_by(client, *each) for each in named]
+
+    found = await asyncio.to_thread(over_grpc)
+    assert found == await asyncio.to_thread(over_http)
+    assert [versions for versions, _ in found] == [["1", "2"]] * 3 + [["1"]] * 2
+
+    def asked() -> list[Any]:
+        with swarm.grpc_client() as client:
+            return [
+                client.infer("swarm", [grpc_input(rows("a"))], model_version=each)
+                .as_numpy("probabilities")
+                .shape[1]
+                for each in found[0][0]
+            ]
+
+    # What a version is said to answer is what it answers: the classes are its own gate's.
+    assert [shape[1] for _, shape in found[1:3]] == await asyncio.to_thread(asked)
 
 
 async def test_an_expert_is_asked_by_its_name_and_version(swarm: Served) -> None:
@@ -516,6 +570,8 @@ async def test_what_is_not_served_is_unimplemented(swarm: Served) -> None:
     ):
         error = await told(by_grpc(method, *given))
         assert error.status() == "StatusCode.UNIMPLEMENTED", method
+        said = error.message()
+        assert "inference.GRPCInferenceService has no method '" in said and "ModelInfer" in said, said
 
     def by_http(method: str, *arguments: Any) -> Callable[[], None]:
         def call() -> None:
@@ -710,14 +766,17 @@ async def test_the_loopback_serves_inference_alone_and_only_if_it_is_asked_for(s
 
     assert await asyncio.to_thread(ask) == [b"b"]
 
-    def pry() -> grpc.StatusCode:
+    def pry() -> tuple[grpc.StatusCode, str]:
         with grpc.insecure_channel(swarm.loopback_address) as channel:
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary("/swarm.v1.Membership/CreateToken")(b"", timeout=10)
-            code: grpc.StatusCode = caught.value.code()  # type: ignore[attr-defined]
-            return code
+            error: Any = caught.value
+            return error.code(), error.details()
 
-    assert await asyncio.to_thread(pry) == grpc.StatusCode.UNIMPLEMENTED
+    code, said = await asyncio.to_thread(pry)
+    assert code == grpc.StatusCode.UNIMPLEMENTED
+    assert "service 'swarm.v1.Membership' is not served here" in said
+    assert "inference.GRPCInferenceService" in said and "docs/serving.md" in said
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"line {example.line}")
@@ -727,7 +786,13 @@ async def test_the_documented_examples_do_what_is_printed(
     (tmp_path / "identity").symlink_to(swarm.swarm.home.operator / "identity")
     token, _ = await (await swarm.swarm.operator()).create_bearer(NodeId("reader"), 600.0, "docs")
     code = swarm.at_its_ports(example.code)
-    said = await asyncio.to_thread(ran, example.language, code, tmp_path, TOKEN=token)
+    environment = {"TOKEN": token, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    if "swarm replay" in code:
+        line, _ = await (await swarm.swarm.operator()).create_token("client")
+        home = NodeHome(tmp_path / "home")
+        await asyncio.to_thread(join, line, home, name="replayer", role="client")
+        environment["SWARM_HOME"] = str(home.root)
+    said = await asyncio.to_thread(ran, example.language, code, tmp_path, **environment)
     assert said == example.prints
 
 

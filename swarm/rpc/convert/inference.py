@@ -52,6 +52,7 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         gate_version=query.gate_version,
         min_confidence=query.min_confidence,
         replayable=query.replayable,
+        request_id=query.request_id,
     )
 
 
@@ -72,6 +73,7 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
         gate_version=message.gate_version,
         min_confidence=fraction(message.min_confidence, "min_confidence"),
         replayable=message.replayable,
+        request_id=message.request_id,
     )
 
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from swarm import __version__
-from swarm.domain.errors import SwarmError
+from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
 from swarm.rpc.interceptors import Admission, Behaviour, Context
 from swarm.rpc.methods import Method
@@ -37,7 +37,11 @@ class _OpenInference:
         return pb.ServerReadyResponse(ready=self._port.is_ready())
 
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=self._port.standing(request.name, request.version).is_ready)
+        try:
+            found = await self._port.standing(request.name, request.version)
+        except NotFoundError:  # of what is not there the protocol expects "no", and no error
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=found.is_ready)
 
     async def server_metadata(
         self, _: pb.ServerMetadataRequest, context: Context
@@ -49,10 +53,10 @@ class _OpenInference:
     async def model_metadata(
         self, request: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
-        return messages.metadata_to_pb(self._port.model(request.name, request.version))
+        return messages.metadata_to_pb(await self._port.model(request.name, request.version))
 
     async def model_config(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        return messages.config_to_pb(self._port.model(request.name, request.version))
+        return messages.config_to_pb(await self._port.model(request.name, request.version))
 
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, context: Context

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile", "gate_version", "min_confidence", "replayable")
+    __slots__ = ("inputs", "top_k", "explain", "owners", "uniform", "combination", "profile", "gate_version", "min_confidence", "replayable", "request_id")
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class PredictRequest(_message.Message):
     GATE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     REPLAYABLE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     inputs: _types_pb2.Tensor
     top_k: int
     explain: bool
@@ -29,7 +30,8 @@ class PredictRequest(_message.Message):
     gate_version: int
     min_confidence: float
     replayable: bool
-    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ..., gate_version: _Optional[int] = ..., min_confidence: _Optional[float] = ..., replayable: _Optional[bool] = ...) -> None: ...
+    request_id: str
+    def __init__(self, inputs: _Optional[_Union[_types_pb2.Tensor, _Mapping[str, object]]] = ..., top_k: _Optional[int] = ..., explain: _Optional[bool] = ..., owners: _Optional[_Iterable[str]] = ..., uniform: _Optional[bool] = ..., combination: _Optional[str] = ..., profile: _Optional[str] = ..., gate_version: _Optional[int] = ..., min_confidence: _Optional[float] = ..., replayable: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("leaf", "expert", "version", "manifest", "owner", "served_by", "weight", "module_digests", "owners")
