@@ -158,7 +158,7 @@ def _searches(
 
 def _probes(searches: Floats, codes: Floats, starts: Integers, centres: Floats) -> tuple[int, float, int]:
     """Return `probes`, `reach` and `least` with which searches find what they have to and look into the
-    fewest cells on average.
+    fewest cells: in the mean and in the median, added up.
 
     searches and centres are codes [., D + 1], codes float32 [N, D + 1] those of all points by cell.
     """
@@ -180,7 +180,7 @@ def _probes(searches: Floats, codes: Floats, starts: Integers, centres: Floats) 
             for each, share in zip(needed.T, _FOUND, strict=True)
         )
         looked = (far <= reach * so_far).sum(axis=1).clip(least, probes)
-        found.append((float(looked.mean()), probes, reach, least))
+        found.append((float(looked.mean() + np.median(looked)), probes, reach, least))
     _, probes, reach, least = min(found)
     return probes, reach, least
 
