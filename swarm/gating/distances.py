@@ -28,8 +28,11 @@ def check_features(
         )
     if size is not None and array.shape[1] != size:
         raise ShapeMismatchError(subject, found=f"{array.shape[1]} columns", expected=f"{size}")
-    with np.errstate(over="ignore"):
-        narrow = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype == np.float32:
+        narrow = np.ascontiguousarray(array)
+    else:
+        with np.errstate(over="ignore"):
+            narrow = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(narrow).all():
         row = int(np.flatnonzero(~np.isfinite(narrow).all(axis=1))[0])
         raise InvalidInputError(

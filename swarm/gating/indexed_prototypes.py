@@ -3,6 +3,7 @@
 Each row is computed by itself, so that what else is computed beside it does not change a bit of it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,7 +38,8 @@ class IndexedPrototypes:
     _order: Integers = field(init=False, repr=False)
     _ends: Integers = field(init=False, repr=False)
     _counts: Integers = field(init=False, repr=False)
-    """The prototypes by region; where each region's end among them, and how many it has."""
+    _prior: Doubles = field(init=False, repr=False)
+    """The prototypes by region; where each region's end among them, how many it has, and their prior."""
 
     def __post_init__(self) -> None:
         tree = self.gate.tree
@@ -46,6 +48,7 @@ class IndexedPrototypes:
         object.__setattr__(self, "_order", np.argsort(self.gate.leaf_rows, kind="stable"))
         object.__setattr__(self, "_ends", counts.cumsum())
         object.__setattr__(self, "_counts", counts)
+        object.__setattr__(self, "_prior", self.gate.log_prior.astype(np.float64))
 
     @classmethod
     def of(cls, gate: PrototypeGate) -> "IndexedPrototypes | None":
@@ -71,7 +74,7 @@ class IndexedPrototypes:
 
         features [B, D] of the gate's trunk. Raises as `leaf_weights` does.
         """
-        if not (np.isfinite(temperature) and temperature > 0):
+        if not (math.isfinite(temperature) and temperature > 0):
             raise InvalidInputError("temperature", found=str(temperature), expected="a positive number")
         points = check_features(features, self.gate.feature_size, "query features")
         return Shortlist.of_rows([self._listed(point, temperature) for point in points], self._tree.leaves)
@@ -81,15 +84,13 @@ class IndexedPrototypes:
         rows = self.index.near(point, MOST)
         if rows is None:
             return None
-        found = self.gate.leaf_rows[rows].astype(np.int64)
-        found.sort()
-        first = np.empty(len(found), dtype=bool)
-        first[0] = True
-        np.not_equal(found[1:], found[:-1], out=first[1:])
-        found = found[first]
-        if len(found) <= _LEAST or int(self._counts[found].sum()) <= _WEIGHED:
-            return found
-        return self._fewer(found, rows, point)
+        nearest_first = dict.fromkeys(self.gate.leaf_rows.take(rows).tolist())
+        ranked = np.fromiter(nearest_first, np.int64, len(nearest_first))
+        weighed = self._counts[ranked].cumsum()
+        if weighed[-1] > _WEIGHED:
+            ranked = ranked[: max(_LEAST, int(weighed.searchsorted(_WEIGHED, side="right")))]
+        ranked.sort()
+        return ranked
 
     def nearest(self, features: NDArray[np.generic]) -> tuple[Integers, Doubles]:
         """Return each row's nearest prototype, int64 [B], and its squared distance, float64 [B]."""
@@ -106,16 +107,8 @@ class IndexedPrototypes:
     def _squared(self, rows: Integers, point: Floats) -> Doubles:
         differences = self.gate.prototypes.take(rows, axis=0)
         differences -= point
-        found: Doubles = np.einsum("kd,kd->k", differences, differences).astype(np.float64)
+        found: Doubles = np.vecdot(differences, differences).astype(np.float64)
         return found
-
-    def _fewer(self, regions: Integers, rows: Integers, point: Floats) -> Integers:
-        """Return those of the regions, rising, whose nearest prototypes are nearest."""
-        rows = rows[np.argsort(self._squared(rows, point), kind="stable")]
-        nearest, first = np.unique(self.gate.leaf_rows[rows], return_index=True)
-        ranked = nearest[np.argsort(first)]
-        kept = max(_LEAST, int(np.searchsorted(self._counts[ranked].cumsum(), _WEIGHED, side="right")))
-        return np.sort(ranked[:kept]).astype(np.int64)
 
     def _listed(self, point: Floats, temperature: float) -> Listed:
         regions = self.near_regions(point)
@@ -123,11 +116,13 @@ class IndexedPrototypes:
             regions = np.arange(len(self._counts))
         counts = self._counts[regions]
         ends = counts.cumsum()
-        rows = self._order[np.arange(ends[-1]) + np.repeat(self._ends[regions] - ends, counts)]
+        rows = (self._ends[regions] - ends).repeat(counts)
+        rows += np.arange(len(rows))
+        rows = self._order.take(rows)
         far = self._squared(rows, point)
         far -= far.min()
         far /= -max(temperature, _COLDEST)
-        far += self.gate.log_prior[rows]
+        far += self._prior.take(rows)
         far -= far.max()
         sums = np.add.reduceat(np.exp(far, out=far), ends - counts)
         return self._of_leaves(point, temperature, regions, sums)

@@ -1,6 +1,7 @@
 """Points in whole coordinates that are so small that float32 reckons their distances without rounding."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,8 @@ class WholeFrame:
         codes = np.rint(np.where(outer > radius, inside * (radius / np.maximum(outer, 1)), inside))
         return with_lengths(codes)
 
-    def query(self, point: NDArray[np.floating]) -> Floats | None:
-        """Return (-2 q, 1) float32 [D + 1] of a point [D], None where it lies outside the ball.
+    def query(self, point: NDArray[np.floating]) -> tuple[Floats, float] | None:
+        """Return (-2 q, 1) float32 [D + 1] of a point [D], and |q|^2; None where it lies outside the ball.
 
         Its product with a code is |c|^2 - 2 q.c: the squared distance but for |q|^2.
         """
@@ -55,15 +56,12 @@ class WholeFrame:
         np.subtract(point, self.origin, out=whole)
         whole *= self.scale
         np.rint(whole, out=whole)
-        if not float(whole @ whole) <= _radius(len(point)) ** 2:
+        length = float(whole.dot(whole))
+        if not length <= _radius(len(point)) ** 2:
             return None
         whole *= -2
         code[-1] = 1
-        return code
-
-    def squared(self, distance: float) -> float:
-        """Return a squared distance in whole coordinates."""
-        return distance * self.scale**2
+        return code, length
 
 
 def with_lengths(codes: NDArray[np.floating]) -> Floats:
@@ -79,6 +77,7 @@ def as_queries(codes: Floats) -> Floats:
     return found
 
 
+@cache
 def _radius(size: int) -> float:
     """Rounding takes a coordinate up to 1/2 farther out."""
     return float(np.floor(np.sqrt(_EXACT / 3) - np.sqrt(size)))

@@ -62,7 +62,7 @@ def test_searches_find_the_nearest_point_as_often_as_promised(indexed: IndexedPr
     found, costs = indexed.nearest(asked)
     assert (found == exact.argmin(axis=1)).mean() >= RECALL
     np.testing.assert_allclose(costs, exact[np.arange(len(asked)), found], rtol=1e-6)
-    assert indexed.index.probes < len(indexed.index.centres)
+    assert indexed.index.probes < len(indexed.index.cells)
 
 
 def test_every_point_is_in_one_cell_and_no_cell_is_empty(indexed: IndexedPrototypes) -> None:
@@ -75,7 +75,7 @@ def test_the_same_points_give_the_same_index_on_any_number_of_threads(indexed: I
     gate = indexed.gate
     with threadpool_limits(limits=1):
         again = PointIndex.of(gate.prototypes, gate.radii)
-    for name in ("codes", "rows", "centres", "starts", "probes", "margin", "least"):
+    for name in ("rows", "centres", "starts", "probes", "reach", "least"):
         assert np.array_equal(getattr(indexed.index, name), getattr(again, name)), name
 
 
@@ -98,6 +98,35 @@ def test_the_shortlist_has_the_weights_of_the_whole_gate_but_for_what_is_far(
     agree = np.abs(dense - exact).max(axis=1) < 1e-3
     assert agree.mean() >= RECALL
     assert (dense.min(axis=1) >= WEIGHT_FLOOR / 2).all()
+
+
+def test_a_search_finds_the_second_nearest_point_almost_as_often(indexed: IndexedPrototypes) -> None:
+    asked = points_of(1000, 10)
+    exact = squared_distances(asked, indexed.gate.prototypes.astype(np.float64))
+    second = exact.argpartition(1, axis=1)[:, 1]
+    found = [indexed.index.near(each, 32) for each in asked]
+    assert all(rows is not None for rows in found)
+    assert (
+        np.mean([want in rows for want, rows in zip(second, found, strict=True) if rows is not None]) >= 0.97
+    )
+
+
+def test_what_a_search_finds_is_in_order_the_nearest_first(indexed: IndexedPrototypes) -> None:
+    frame = indexed.index.frame
+    for each in points_of(50, 12):
+        rows = indexed.index.near(each, 32)
+        assert rows is not None and len(set(rows.tolist())) == len(rows) == 32
+        own, others = frame.codes(each[None])[:, :-1], frame.codes(indexed.gate.prototypes[rows])[:, :-1]
+        assert (np.diff(np.square(others - own).sum(axis=1)) >= 0).all()
+
+
+def test_a_search_goes_on_until_no_other_cell_is_worth_it(indexed: IndexedPrototypes) -> None:
+    asked = points_of(1000, 9)
+    nearest = squared_distances(asked, indexed.gate.prototypes.astype(np.float64)).argmin(axis=1)
+    in_first_cells = replace(indexed, index=replace(indexed.index, reach=0.0))
+    everywhere = replace(indexed, index=replace(indexed.index, probes=len(indexed.index.cells), reach=np.inf))
+    shares = [(each.nearest(asked)[0] == nearest).mean() for each in (in_first_cells, indexed, everywhere)]
+    assert shares[0] < shares[1] <= shares[2] == 1
 
 
 def test_a_point_far_outside_is_looked_up_exactly(indexed: IndexedPrototypes) -> None:
