@@ -63,3 +63,4 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     # REFUSED_STREAM). Python takes up some hundreds of calls in a second where it is busy; with a thousand
     # waiting to be taken up, each would be past its deadline before anybody looks at it.
     ("grpc.max_concurrent_streams", 128),
+)

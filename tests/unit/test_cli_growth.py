@@ -182,7 +182,7 @@ class Registry:
 
 class Agent:
     def __init__(self) -> None:
-        self.left = self.stopped = False
+        self.left = False
 
     async def state(self) -> Any:
         return type("State", (), {"fence": 7})
@@ -190,9 +190,6 @@ class Agent:
     async def leave(self, reason: str) -> tuple[int, tuple[ExpertId, ...]]:
         self.left = True
         return 5, (OWN,)
-
-    async def stop(self) -> None:
-        self.stopped = True
 
 
 class Stage:
@@ -566,7 +563,7 @@ def test_several_experts_of_one_owner_are_trained_anew_by_one_command(stage: Sta
 
 def test_who_leaves_may_opt_out_first(stage: Stage) -> None:
     told = stage.json("leave", "--retrain", node=True)
-    assert stage.agent.left and stage.agent.stopped
+    assert stage.agent.left
     assert len(stage.registry.tombstones) == 1 and len(told["descendants"]) == 4
     outcomes = {each["expert"]: each["outcome"] for each in told["marked"] if each["is_head"]}
     assert outcomes["ben.e0"] == "working"
