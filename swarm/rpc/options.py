@@ -61,6 +61,7 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.so_reuseport", 0),
     # On one connection: what comes beyond waits at its client, or is refused by gRPC itself (HTTP/2's
     # REFUSED_STREAM). Python takes up some hundreds of calls in a second where it is busy; with a thousand
-    # waiting to be taken up, each would be past its deadline before anybody looks at it.
+    # waiting to be taken up, each would be past its deadline before anybody looks at it. (gRPC's own limit of
+    # them, grpc.server.max_pending_requests, does nothing in the kind of calls that 1.81 makes.)
     ("grpc.max_concurrent_streams", 128),
 )
