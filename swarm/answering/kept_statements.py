@@ -51,7 +51,7 @@ class KeptStatements:
         found = self.envelope(name)
         try:
             return {str(key): str(value) for key, value in json.loads(found or b"{}").items()}
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             _log.warning("state.not_used", file=name, because="it is no table")
             return {}
 

@@ -16,6 +16,8 @@ WRITE = "write one: swarm predict INPUT --save ANSWER.json"
 NAME = (
     "name what swarm predict INPUT --save ANSWER.json wrote, or the JSON that answered parameter replayable"
 )
+_LATEST = (1 << 63) - 1
+"""Of a gate's versions: what the messages hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +94,8 @@ def read_answer(file: Path) -> SavedAnswer:
             expected=error.expected or "what swarm predict --save wrote",
             remedy="save the answer again: swarm predict INPUT --save ANSWER.json",
         ) from error
-    if record.gate_version < 1:
-        found = str(record.gate_version)
+    if not 1 <= record.gate_version <= _LATEST:
+        found = str(record.gate_version)[:40]
         raise InvalidInputError(f"answer {file}: gate_version", found=found, expected="a version, from 1")
     query = {"request_id": "", **document["query"], "inputs": document["inputs"]}
     signed = canonical_json(document["signed"]) if "signed" in document else b""

@@ -18,6 +18,7 @@ from swarm.answering.vouching import inputs_digest
 from swarm.answering.ways import Way
 from swarm.cli.answer_files import SavedAnswer
 from swarm.cli.output import progress
+from swarm.cli.record_checks import check_heads, check_parts, check_way
 from swarm.cli.request_files import requested_inputs
 from swarm.client.inputs import as_batch
 from swarm.data.sources import load_inputs
@@ -42,15 +43,18 @@ async def computed_again(
     """Return a saved answer computed again here, and what the experts were computed on.
 
     `source` is a file with its inputs, empty for the one that the answer names; `import_paths` lead to nets
-    and a trunk of people's own. Raises NotFoundError for a
-    version that is gone, VerificationError for inputs or statements that are not those of the answer,
+    and a trunk of people's own. Raises NotFoundError for a version that is gone, VerificationError for inputs
+    or statements that are not those of the answer, and for a record that its gate contradicts,
     NotAuthorisedError for an expert that its owner alone may hold.
     """
     record = saved.record
     specification = await _specification(registry, record.specification)
     query = _query(saved, source, specification)
     active = await _gate(registry, saved, specification)
+    check_way(record, query, active)
+    check_parts(record, len(query.inputs), len(active.value.leaves))
     leaves = [await _head(registry, digest) for digest in record.heads]
+    check_heads(record, active, leaves)
     experts = {
         each.manifest: await _expert(registry, each, leaves, specification, import_paths)
         for each in record.said

@@ -13,8 +13,9 @@ from swarm.domain.errors import (
     NotFoundError,
     NotReadyError,
     SwarmError,
+    UnauthenticatedError,
     UnreachableError,
-    WrongPeerError,
+    VerificationError,
 )
 from swarm.domain.ids import NodeId
 from swarm.domain.inference import Answer, Query
@@ -44,8 +45,9 @@ class RoutingNodes:
         """Return a node's answer, and which node that is, within timeout_s.
 
         Raises NotFoundError where a node that was reached does not know what the query names, and nobody
-        answers; UnreachableError with what each said where nobody was of use. What is wrong with the query
-        itself the first one that is reached says.
+        answers, UnauthenticatedError where one does not take the caller for a member; UnreachableError with
+        what each said where nobody was of use. What is wrong with the query itself the first one that is
+        reached says.
         """
         deadline = time.monotonic() + timeout_s
         names = list(self._nodes())
@@ -60,15 +62,30 @@ class RoutingNodes:
             try:
                 share = left / min(SHARES, len(names) - place)
                 return name, await CoordinatorClient(link.connection).predict(query, share)
-            except (UnreachableError, NotReadyError, NotFoundError, ExhaustedError, WrongPeerError) as error:
+            except SwarmError as error:
+                if not _is_its_own(error):
+                    raise
                 refusals[name] = error
                 _log.info("answer.not_by_node", node=name, because=str(error))
         for refusal in refusals.values():
-            if isinstance(refusal, NotFoundError):
+            if isinstance(refusal, NotFoundError | UnauthenticatedError):
                 raise refusal
         raise UnreachableError(
             "nodes that route", found=_told(refusals), expected="an answer from one of them"
         )
+
+
+def _is_its_own(error: SwarmError) -> bool:
+    """Say whether another node may do better: this one is away, late, full, broken or behind."""
+    kinds = (
+        UnreachableError,
+        NotReadyError,
+        NotFoundError,
+        ExhaustedError,
+        UnauthenticatedError,
+        VerificationError,  # not itself, or an answer that is none
+    )
+    return isinstance(error, kinds) or type(error) is SwarmError  # a defect
 
 
 def _told(refusals: dict[NodeId, SwarmError]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swarm.digests import digest_of, verify_digest
 from swarm.domain.collection import Collection
-from swarm.domain.errors import ConflictError, ExhaustedError, VerificationError
+from swarm.domain.errors import ConflictError, ExhaustedError, ShapeMismatchError, VerificationError
 from swarm.domain.gates import GateHistory
 from swarm.domain.ids import Digest, ExpertId, NodeId
 from swarm.domain.inference import Answer, Examples, Profile, Query
@@ -67,8 +67,12 @@ class CoordinatorClient(GrowthCalls):
         """Return the swarm's answer; the coordinator knows how long it may take."""
         reply = await self.connection.unary(m.PREDICT, convert.query_to_pb(query), timeout_s)
         with reply_checked(self.connection.peer):
+            answer = convert.answer_from_pb(reply)
+            found, rows = len(answer.probabilities), len(query.inputs)
+            if found != rows:
+                raise ShapeMismatchError("rows", found=f"{found}", expected=f"{rows}, as were asked")
             # A coordinator of before `min_confidence` does not know what it was asked for.
-            return convert.answer_from_pb(reply).at_least(query.min_confidence)
+            return answer.at_least(query.min_confidence)
 
     async def make_profile(
         self, examples: Examples, key: str = "", timeout_s: float = CONTRIBUTE_TIMEOUT_S

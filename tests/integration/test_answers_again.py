@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,9 +253,20 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
     document["record"]["heads"][0] = "0" * 64
     file.write_text(json.dumps(document))
     assert isinstance(command(swarm, "replay", str(file))[2], NotFoundError)
+    for rows in ([], [-1], [10**9], [10**30]):
+        document = json.loads(whole)
+        document["record"]["said"][0]["rows"] = rows
+        file.write_text(json.dumps(document))
+        assert isinstance(command(swarm, "replay", str(file))[2], VerificationError), rows
+    document = json.loads(whole)
+    document["record"]["heads"] *= 2
+    file.write_text(json.dumps(document))
+    error = command(swarm, "replay", str(file))[2]
+    assert isinstance(error, VerificationError) and "heads" in error.subject
     file.write_text("{}")
     assert isinstance(command(swarm, "replay", str(file))[2], InvalidInputError)
     for part, name, value in (
+        ("record", "gate_version", 10**30),
         ("answer", "labels", None),
         ("answer", "labels", ["1"]),
         ("answer", "probabilities", "x"),
@@ -270,6 +281,33 @@ def test_other_inputs_versions_that_are_gone_and_other_files_are_refused_by_name
         error = command(swarm, "replay", str(file))[2]
         assert isinstance(error, InvalidInputError), (part, name, error)
     assert isinstance(command(swarm, "replay", str(tmp_path / "none.json"))[2], NotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("lie", "named"),
+    [
+        (lambda record: record["combination"].update(calibration=60.0), "combination gate top-1"),
+        (lambda record: record["combination"].update(temperature=1e6), "combination gate top-1"),
+        (lambda record: record.update(falls_back=not record["falls_back"]), "combination gate top-1"),
+        (lambda record: record.update(evenly=True), "combination uniform"),
+        (lambda record: record["heads"].reverse(), "leaf "),
+        (lambda record: [each.update(leaf=1 - each["leaf"]) for each in record["said"]], "leaf "),
+        (lambda record: [each.update(speaker=9) for each in record["said"]], "rows for leaf "),
+    ],
+    ids=["calibration", "temperature", "falls back", "evenly", "heads", "speaker", "no speaker"],
+)
+def test_what_its_gate_would_not_answer_is_refused_however_it_was_computed(
+    swarm: WholeSwarm, tmp_path: Path, lie: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    """Whoever forges a record can compute the figures that go with it, and a member can sign them."""
+    file = saved(swarm, tmp_path, "--combination", "gate", "--top-k", "1")
+    document = json.loads(file.read_text())
+    assert len(document["record"]["heads"]) == 2, "a leaf of each owner"
+    lie(document["record"])
+    file.write_text(json.dumps(document))
+    code, _, error = command(swarm, "replay", str(file))
+    assert code and isinstance(error, VerificationError)
+    assert error.subject.startswith(named)
 
 
 def test_an_answer_of_somebodys_own_net_is_computed_again_where_its_code_is(

@@ -24,8 +24,10 @@ def test_what_was_damaged_on_disk_is_left_out(tmp_path: Path) -> None:
     kept = KeptStatements(tmp_path)
     kept.keep_table("nodes", [("bob", "b:1"), ("ada", "a:1")])
     assert KeptStatements(tmp_path).table("nodes") == {"ada": "a:1", "bob": "b:1"}
-    (tmp_path / "nodes.json").write_text("[1")
-    assert kept.table("nodes") == {} and kept.table("heads") == {} and kept.envelope("gate") == b""
+    for damaged in ("[1", "[" * 100_000, "\0" * 200, "null"):
+        (tmp_path / "nodes.json").write_text(damaged)
+        assert kept.table("nodes") == {}
+    assert kept.table("heads") == {} and kept.envelope("gate") == b""
     kept.keep("manifest/one", b"1")
     kept.keep("manifest/two", b"2")
     kept.drop_others("manifest", {"two"})

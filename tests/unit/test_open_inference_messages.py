@@ -119,6 +119,8 @@ def test_numbers_are_read_the_same_however_they_come() -> None:
         ([0.5, 1.0, 2.0], (1, 3), "UINT8", "whole numbers"),
         ([True, False, True], (1, 3), "UINT8", "numbers"),
         ([None, 1, 2], (1, 3), "UINT8", "numbers"),
+        ([[1, 2, 3], [4]], (1, 3), "UINT8", "no table of numbers"),
+        ([[1, 2, "3"]], (1, 3), "UINT8", "no table of numbers"),
         ([10**400, 1, 2], (1, 3), "UINT8", "numbers"),
         ([[1, 2, 3], [4, 5, 6]], (1, 3), "UINT8", "3 numbers"),
         ([[1], [2], [3]], (1, 3), "UINT8", "3 numbers"),
@@ -136,6 +138,14 @@ def test_a_content_that_does_not_fit_is_refused(
     with pytest.raises(InvalidInputError) as caught:
         read_input([offered(content, shape, datatype)], UINT8)
     assert helps in str(caught.value)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_long_text_among_numbers_is_refused_before_they_all_take_its_length(nested: bool) -> None:
+    numbers: list[Any] = ["a" * 4_000_000, *range(1_000_000)]  # 15 TiB as an array of texts
+    content = [[each] for each in numbers] if nested else numbers
+    with pytest.raises(InvalidInputError, match="no table of numbers"):
+        read_input([offered(content, (1, 3), "UINT8")], UINT8)
 
 
 def test_a_region_of_shared_memory_is_no_content() -> None:

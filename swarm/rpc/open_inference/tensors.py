@@ -3,6 +3,7 @@
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -86,11 +87,12 @@ def _from_numbers(content: Numbers, tensor: OfferedTensor, subject: str) -> NDAr
             remedy="send them as bytes: raw_input_contents, over HTTP binary_data_size",
         )
     try:
-        found = np.array(content)
+        # A text among numbers would make numpy hold all of them as texts of its length.
+        found = np.array(content) if _has_numbers_alone(content) else np.empty(0, dtype=object)
     except (ValueError, OverflowError):  # rows of several lengths
         found = np.empty(0, dtype=object)
     kinds = "iuf" if tensor.datatype == "FP32" else "iu"
-    if found.size and found.dtype.kind not in kinds:
+    if found.dtype.kind not in kinds and (found.size or len(content)):
         raise InvalidInputError(
             subject,
             found="a content that is no table of numbers",
@@ -109,6 +111,14 @@ def _from_numbers(content: Numbers, tensor: OfferedTensor, subject: str) -> NDAr
         )
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
         return found.astype(DTYPES[tensor.datatype]).reshape(tensor.shape)
+
+
+def _has_numbers_alone(content: Numbers) -> bool:
+    """Say whether nothing but numbers is in a list, nested to one depth everywhere."""
+    entries: Sequence[Any] = content
+    while (kinds := set(map(type, entries))) == {list}:
+        entries = list(chain.from_iterable(entries))
+    return kinds <= {int, float}
 
 
 def raw_of(output: OutputTensor) -> bytes:
