@@ -202,6 +202,16 @@ def test_a_result_is_the_same_as_contents_as_bytes_and_as_json() -> None:
     assert json.loads(body[:header])["outputs"][0]["parameters"] == {"binary_data_size": 8}
 
 
+@pytest.mark.parametrize("entry", [b"{}", b"[]", b'""', b"0"])
+def test_entries_that_take_a_hundred_bytes_once_they_are_read_are_counted_before(entry: bytes) -> None:
+    many = b",".join([entry] * (MOST_JSON_BYTES // (len(entry) + 1) - 100))
+    with pytest.raises(InvalidInputError, match="brackets, braces and commas"):
+        request_from_body("swarm", "", b'{"inputs": [%b]}' % many, None)
+    pairs = b",".join([b"[0,1]"] * (MOST_NUMBERS // 2))
+    body = b'{"inputs": [{"name": "x", "shape": [1], "data": [%b]}]}' % pairs
+    assert len(request_from_body("swarm", "", body, None).request.inputs) == 1
+
+
 def test_many_single_numbers_are_refused_and_bytes_are_named_instead() -> None:
     with pytest.raises(InvalidInputError, match="raw_input_contents"):
         read_input([offered([0] * (MOST_NUMBERS + 1), (1, MOST_NUMBERS + 1), "UINT8")], LONG)

@@ -14,12 +14,14 @@ from swarm.domain.open_inference import (
     Parameters,
     RequestedOutput,
 )
-from swarm.rpc.open_inference.tensors import MOST_SIZES, raw_of
+from swarm.rpc.open_inference.tensors import MOST_NUMBERS, MOST_SIZES, raw_of
 
 Json = Mapping[str, Any]
 MOST_JSON_BYTES = 8 << 20
 MOST_JSON_NUMBERS = 1 << 17
 """More takes so long to read or write that all others would wait; bytes have no such limit."""
+_MOST_MARKS = 2 * MOST_NUMBERS + (1 << 16)
+"""Brackets, braces and commas, counted before they are read: a `{}` takes a hundred bytes then."""
 _MOST_ENTRIES = 1024
 _LARGEST_SIZE = (1 << 63) - 1
 """Of a dimension: what the protocol's messages hold."""
@@ -182,6 +184,14 @@ def _json_of(data: bytes) -> Json:
             _SUBJECT,
             found=f"{len(data)} bytes of JSON",
             expected=f"at most {MOST_JSON_BYTES >> 20} MiB",
+            remedy="send the numbers as bytes behind it: binary_data_size",
+        )
+    marks = sum(map(data.count, (b"[", b"{", b",")))
+    if marks > _MOST_MARKS:
+        raise InvalidInputError(
+            _SUBJECT,
+            found=f"{marks} brackets, braces and commas",
+            expected=f"at most {_MOST_MARKS}, and {MOST_NUMBERS} numbers",
             remedy="send the numbers as bytes behind it: binary_data_size",
         )
     try:
