@@ -61,7 +61,7 @@ class JoinPort:
         body = self._verified(method, path, request, _MAX_JSON)
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise UnreachableError(
@@ -162,7 +162,7 @@ class _Connection(http.client.HTTPSConnection):
 def _problem(content: bytes, status: int, where: str) -> SwarmError:
     try:
         return error_from_json(json.loads(content), status, where)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UnreachableError(
             where, found=f"HTTP status {status}", expected="a swarm's join port", remedy="check the address"
         )
