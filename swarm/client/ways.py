@@ -64,4 +64,6 @@ class Ways:
                 return (await nodes.predict(query, deadline - time.monotonic()))[1]
             except (UnreachableError, NotFoundError) as error:
                 _log.info("answer.not_by_nodes", because=str(error))
+                if isinstance(error, NotFoundError) and not query.gate_version:
+                    raise  # but for older gates, which the coordinator alone answers by
         raise refusal

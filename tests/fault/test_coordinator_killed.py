@@ -129,6 +129,15 @@ async def test_nodes_that_route_are_asked_until_one_answers(swarm: Garden) -> No
         await links.close()
 
 
+async def test_what_no_node_knows_is_said_at_once_and_not_that_the_coordinator_is_away(swarm: Garden) -> None:
+    async with client(swarm, "plain") as plain:
+        with pytest.raises(NotFoundError, match="nobody") as refused:
+            await plain.predict(IMAGES[:2], owners="nobody")
+        assert not getattr(refused.value, "__notes__", ()), "it was asked once"
+        with pytest.raises(UnreachableError, match="coordinator at"):
+            await plain.predict(IMAGES[:2], gate_version=999, timeout_s=2.0)
+
+
 async def test_the_command_at_a_node_that_listens_answers_without_the_coordinator(swarm: Garden) -> None:
     np.save(swarm.swarm.folder / "x.npy", IMAGES[:4])
     home, file = swarm.homes["rose"], swarm.swarm.folder / "answer.json"
