@@ -5,6 +5,7 @@ may stay that asks nothing.
 """
 
 import asyncio
+import socket
 import time
 from typing import Any, Final, cast
 
@@ -25,6 +26,9 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, at the cost of another connection if need be."""
         super().connection_made(transport)
+        # asyncio leaves Nagle's algorithm on where a socket does not name its protocol, as accepted ones do
+        # not: an answer's body would wait for its caller to acknowledge the header, 40 ms on Linux.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._idle_since = time.monotonic()
         self._unread, self._unread_since = 0, self._idle_since
         self._looking = self.loop.call_later(self._look_s, self._look)

@@ -13,7 +13,7 @@ from swarm.domain.ids import Digest
 
 KEPT = 4
 """So many versions stay loaded: those who lag behind lag by a few."""
-_REMEDY = "ask by the present one: leave --gate out"
+_REMEDY = "ask by the present one: name no version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

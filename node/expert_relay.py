@@ -13,6 +13,7 @@ from swarm.domain.agent import ExpertMemory
 from swarm.domain.combination import TrialOption
 from swarm.domain.errors import NotReadyError
 from swarm.domain.growth import Survey
+from swarm.domain.ids import Digest
 from swarm.domain.inference import ExpertAnswer, ExpertRequest, GateTrial, SocketBytes
 from swarm.rpc.channel import open_local
 from swarm.rpc.clients import ExpertClient
@@ -40,6 +41,10 @@ class ExpertRelay:
         self._present = (0, 0)
         self.memory = ExpertMemory()
         """What the expert server has in memory, as of the last second."""
+        self.in_memory: frozenset[Digest] = frozenset()
+        """The manifests of which it has the experts in memory, as of its last report."""
+        self.reports = 0
+        """How many such reports came, from all expert servers of this agent."""
         self.on_ready: Callable[[], None] = lambda: None
         """Called with each child that answers; must not block."""
 
@@ -103,6 +108,8 @@ class ExpertRelay:
         elif "sent" in said:
             self._present = (int(said["sent"]), int(said["received"]))
             self.memory = ExpertMemory(**said["memory"])
+            self.in_memory = frozenset(Digest(digest) for digest in said["loaded"])
+            self.reports += 1
         elif "problem" in said:
             _log.error("experts.failed", problem=said["problem"])
 
@@ -110,5 +117,5 @@ class ExpertRelay:
         self._ready.clear()
         self._past = (self._past[0] + self._present[0], self._past[1] + self._present[1])
         self._present = (0, 0)
-        self.memory = ExpertMemory()
+        self.memory, self.in_memory = ExpertMemory(), frozenset()
         self._socket.unlink(missing_ok=True)

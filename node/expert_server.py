@@ -3,7 +3,7 @@
 It answers on a unix socket for the agent and, where the node advertises an address, on a mutual TLS
 listener for coordinator and peers, where it routes for others, too. Standard output carries one JSON object
 a line: `{"ready": true}` when it answers, then every second what it sent and
-received, and what is in its memory (`swarm.domain.agent.ExpertMemory`).
+received, what is in its memory (`swarm.domain.agent.ExpertMemory`), and which manifests' experts those are.
 """
 
 import asyncio
@@ -139,8 +139,8 @@ async def serve(config: ExpertServerConfig) -> None:
         while not stopping.is_set():
             revocations.refresh()
             counted = meter.totals()
-            memory = asdict(store.memory)
-            _say({"sent": counted.sent, "received": counted.received, "memory": memory})
+            told = {"memory": asdict(store.memory), "loaded": store.in_memory_now()}
+            _say({"sent": counted.sent, "received": counted.received, **told})
             try:
                 await asyncio.wait_for(stopping.wait(), REPORT_S)
             except TimeoutError:

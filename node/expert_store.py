@@ -61,6 +61,11 @@ class ExpertStore:
                 loads=self._loads,
             )
 
+    def in_memory_now(self) -> tuple[Digest, ...]:
+        """Return the manifests whose experts are in memory."""
+        with self._lock:
+            return tuple(self._loaded)
+
     def served(self) -> tuple[Digest, ...]:
         """Return the digests of every manifest that this node holds and may serve, its own and pulled."""
         found = {Digest(path.stem) for folder in self._folders for path in folder.glob("*.json")}

@@ -20,20 +20,28 @@ _log = structlog.get_logger(__name__)
 
 
 class Loading:
-    """What the present expert server has loaded because it was told to."""
+    """What the present expert server has loaded because it was told to, and has not forgotten since."""
 
     def __init__(self, relay: ExpertRelay, knowledge: SwarmKnowledge) -> None:
         self._relay, self._knowledge = relay, knowledge
-        self._loaded: dict[Digest, int] = {}
+        self._loaded: dict[Digest, tuple[int, int]] = {}
+        """In which process each was loaded, and after how many of its reports."""
 
     def loaded(self) -> tuple[Digest, ...]:
-        """Return what the expert server that runs now has loaded."""
-        pid = self._relay.pid
-        return tuple(sorted(digest for digest, server in self._loaded.items() if server == pid))
+        """Return what the expert server that runs now has in memory: what did not fit beside the rest is none
+        of it, from its second report after the loading on (the first may have been under way)."""
+        pid, reports, in_memory = self._relay.pid, self._relay.reports, self._relay.in_memory
+        return tuple(
+            sorted(
+                digest
+                for digest, (server, then) in self._loaded.items()
+                if server == pid and (digest in in_memory or reports < then + 2)
+            )
+        )
 
     def keep(self, wanted: Collection[Digest]) -> None:
         """Count only these as loaded from now on; the others leave the memory when it is needed."""
-        self._loaded = {digest: server for digest, server in self._loaded.items() if digest in wanted}
+        self._loaded = {digest: when for digest, when in self._loaded.items() if digest in wanted}
 
     async def load(self, manifest: Manifest, digest: Digest) -> bool:
         """Have a version loaded, as the one that was asked last; say whether it answers."""
@@ -54,7 +62,7 @@ class Loading:
             self._loaded.pop(digest, None)
             _log.warning("expert.not_loaded", expert=manifest.expert, because=str(error)[:200])
             return False
-        if self._loaded.get(digest) != pid:
+        if self._loaded.get(digest, (0, 0))[0] != pid:
             _log.info("expert.loaded", expert=manifest.expert, version=manifest.version)
-        self._loaded[digest] = pid
+        self._loaded[digest] = pid, self._relay.reports
         return True

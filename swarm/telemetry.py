@@ -61,7 +61,9 @@ def configure_logging(
 
 def log_as_library() -> None:
     """Hand structlog's events to Python's `logging` (loggers `swarm...`), where the program that uses this
-    package has not configured structlog: a library writes nothing to its user's output unasked."""
+    package has not configured structlog: a library writes nothing to its user's output unasked, warnings
+    neither."""
+    logging.getLogger("swarm").addHandler(logging.NullHandler())
     if structlog.is_configured():
         return
     structlog.configure(

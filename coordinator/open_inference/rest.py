@@ -219,7 +219,9 @@ async def _no_such_page(request: Request, error: Exception) -> Response:
     if status == 404 and _ELSEWHERE.fullmatch(request.url.path):
         return JSONResponse({"error": f"{page}: not implemented here; see docs/serving.md"}, status_code=501)
     found = "another method is served" if status == 405 else "nothing here"
-    return JSONResponse({"error": f"{page}: {found}; the pages are in docs/serving.md"}, status_code=status)
+    return JSONResponse(
+        {"error": f"{page}: {found}; GET /v2/openapi.json lists the pages"}, status_code=status
+    )
 
 
 def _asked(request: Request) -> tuple[str, str]:

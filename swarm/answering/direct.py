@@ -142,7 +142,12 @@ class DirectAnswers:
 
     async def _older(self, version: int) -> ActiveGate:
         present = 0 if self.known.active is None else self.known.active.version
-        raise NotFoundError(f"gate {version}", found=f"gate {present} here", expected="the present one")
+        raise NotFoundError(
+            f"gate {version}",
+            found=f"gate {present} here",
+            expected="the present one",
+            remedy="name no version; the coordinator answers by older ones",
+        )
 
     def _trunk(self) -> FeatureMap:
         from swarm.experts.trunk import Trunk

@@ -76,7 +76,9 @@ class FrontDoor:
                 passed.left_s = timeout_s - waited_s
                 if passed.left_s <= (self.queue.takes_s if waited_s > passed.left_s else 0):
                     # Most of its time went by in the queue: work on it would be lost.
-                    raise DeadlineError("query", found=f"no turn in time, of {timeout_s:g} s")
+                    raise DeadlineError(
+                        "query", found=f"no turn within its {timeout_s:g} s", remedy="give it more time"
+                    )
                 yield passed
         except SwarmError as error:
             self._note(name, model, rows, began, None, error.code)

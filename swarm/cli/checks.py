@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from swarm.cli.clock import span
 from swarm.cli.output import bytes_text
-from swarm.cli.processes import noted_ports
+from swarm.cli.processes import noted_ports, recorded_processes
 from swarm.config import (
     COORDINATOR_HTTP_PORT,
     COORDINATOR_JOIN_PORT,
@@ -250,6 +250,16 @@ def start_again(service: Literal["coordinator", "registry"], known: "Identity", 
     return f"{' '.join(words)}, on the founder's machine, in the founder's home"
 
 
+def stopped_redis(root: Path) -> list[Check]:
+    """Return what is wrong where this home's own Redis was running once and is not: nothing, or one check."""
+    home = SwarmHome(root)
+    runs = any(each.name == "redis" and each.process() for _, each in recorded_processes(home.run))
+    if runs or not home.redis.exists():
+        return []
+    remedy = f"swarm redis {home_flag(root)}, before the services that need it"
+    return [Check(name="redis", ok=False, found="this home's own does not run", remedy=remedy)]
+
+
 async def examine(place: "Place") -> list[Check]:
     """Return every check that makes sense in this home, also when nothing answers."""
     from swarm.cli import places
@@ -285,6 +295,7 @@ async def examine(place: "Place") -> list[Check]:
                 gate = identity.keyring().open(await client.gate(0), GateStatement).value
                 checks.append(owners_check(seen, gate))
     except SwarmError as error:
+        checks += stopped_redis(place.root)
         checks.append(failed("coordinator", error, start_again("coordinator", identity, place.root)))
     try:
         async with places.registry(place) as client:

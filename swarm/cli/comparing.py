@@ -52,7 +52,8 @@ class Comparison:
         }
 
     def text(self) -> str:
-        lines = [f"the same to the bit: {self.rows} rows, computed on {self.here}"] if self.is_same else []
+        rows = f"{self.rows} {'row' if self.rows == 1 else 'rows'}"
+        lines = [f"the same to the bit: {rows}, computed on {self.here}"] if self.is_same else []
         lines += map(printable, self.differences)
         lines += [f"answered on {printable(each)}" for each in self.elsewhere]
         if self.elsewhere:

@@ -178,7 +178,10 @@ def list_(home: Home = None, json: Json = False) -> None:
             for view in found
         ]
         emit(
-            "tokens", {"tokens": found}, as_json=json, text=table(("token", "role", "uses", "expires"), rows)
+            "tokens",
+            {"tokens": found},
+            as_json=json,
+            text=table(("token", "role", "uses left", "expires"), rows),
         )
 
     run_async(work())

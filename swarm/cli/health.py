@@ -44,7 +44,7 @@ def health(
 
 
 async def _registry(root: Path) -> str:
-    from swarm.cli.processes import listens_on
+    from swarm.cli.processes import noted_ports
     from swarm.cli.settings import load_settings
     from swarm.config import SwarmHome
     from swarm.domain.errors import NotReadyError
@@ -54,7 +54,7 @@ async def _registry(root: Path) -> str:
     from swarm.trust.identity import Identity
 
     identity = Identity.load(SwarmHome(root).registry / "identity")
-    port = listens_on(SwarmHome(root).run, "registry") or load_settings(root).registry_port
+    port = noted_ports(SwarmHome(root).run, "registry").get("--port") or load_settings(root).registry_port
     address = f"127.0.0.1:{port}"
     async with open_channel(identity, address, "registry", NodeId("registry")) as connection:
         found = await RegistryClient(connection).health(timeout_s=PROBE_SECONDS)
@@ -96,7 +96,7 @@ async def _inference(root: Path) -> str:
 def _to_coordinator(root: Path) -> "Connection":
     """Return a connection to the coordinator of this home, by its own identity."""
     from coordinator.config import CoordinatorFolder
-    from swarm.cli.processes import listens_on
+    from swarm.cli.processes import noted_ports
     from swarm.cli.settings import load_settings
     from swarm.config import SwarmHome
     from swarm.domain.ids import NodeId
@@ -104,7 +104,8 @@ def _to_coordinator(root: Path) -> "Connection":
     from swarm.trust.identity import Identity
 
     identity = Identity.load(CoordinatorFolder(SwarmHome(root).coordinator).identity)
-    port = listens_on(SwarmHome(root).run, "coordinator") or load_settings(root).coordinator_port
+    noted = noted_ports(SwarmHome(root).run, "coordinator")
+    port = noted.get("--port") or load_settings(root).coordinator_port
     address = f"127.0.0.1:{port}"
     return open_channel(identity, address, "coordinator", NodeId("coordinator"))
 

@@ -119,10 +119,10 @@ def describe_agent(own: "AgentState") -> str:
 
 
 def _memory_line(memory: "ExpertMemory") -> str:
+    experts = f"{memory.loaded} {'expert' if memory.loaded == 1 else 'experts'} in memory"
     return (
-        f"{memory.loaded} experts in memory, {bytes_text(memory.size_bytes)} of at most"
-        f" {bytes_text(memory.budget_bytes)}; asked for {memory.hits + memory.loads} times,"
-        f" {memory.loads} times loaded"
+        f"{experts}, {bytes_text(memory.size_bytes)} of at most {bytes_text(memory.budget_bytes)};"
+        f" asked for {memory.hits + memory.loads} times, {memory.loads} times loaded"
     )
 
 

@@ -55,13 +55,16 @@ def _whole_bytes(value: Any, read: ValidatorFunctionWrapHandler) -> ByteSize:
     size: ByteSize = read(value)
     number = re.match(r"[\s0.]*[1-9]", str(value))
     if size < 0 or (size == 0 and number):
-        raise ValueError("neither 0 nor a byte at least")
+        raise ValueError("0, or a byte at least")
     return size
 
 
 def _table(value: Any) -> Any:
     """Read a table that a variable says in JSON, or as nothing at all."""
-    return (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
+    try:
+        return (json.loads(value) if value.strip() else {}) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        raise ValueError("a table in JSON") from None
 
 
 class Settings(BaseSettings):
@@ -152,14 +155,21 @@ def load_settings(home: Path, **flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
+        known = name in Settings.model_fields
         raise UsageError(
             f"setting {name}",
-            found=f"{first.get('input')!r}: {first['msg']}",
-            expected=f"a setting of {', '.join(Settings.model_fields)}",
+            found=f"{first.get('input')!r}" if known else "a setting that is not known here",
+            expected=_wanted(first["msg"]) if known else f"one of {', '.join(Settings.model_fields)}",
             remedy=f"correct {', '.join(_spellings(name, flags))}, or {name} in {file}",
         ) from None
     except ValueError as error:  # a TOML file that is not TOML
         raise UsageError(str(file), found=str(error), expected="TOML") from None
+
+
+def _wanted(said: str) -> str:
+    """Return what pydantic says of a wrong value, as what was expected instead."""
+    told = said.removeprefix("Input should be ").removeprefix("Value error, ").partition(", unable to ")[0]
+    return told if told != said else f"another value: {said}"
 
 
 def _spellings(name: str, flags: Mapping[str, Any]) -> list[str]:

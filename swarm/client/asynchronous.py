@@ -137,7 +137,7 @@ class AsyncClient:
             top_k=top_k,
             explain=explain,
             combination=combination,
-            owners=tuple(node_id(name) for name in owners),
+            owners=tuple(node_id(name) for name in ([owners] if isinstance(owners, str) else owners)),
             uniform=uniform,
             profile=profile,
             gate_version=gate_version,

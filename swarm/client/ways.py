@@ -61,7 +61,11 @@ class Ways:
                     raise  # of what the query names, the verified gate has the last word
         if nodes:
             try:
-                return (await nodes.predict(query, deadline - time.monotonic()))[1]
+                name, answer = await nodes.predict(query, deadline - time.monotonic())
+                _log.info("answer.by_node", node=name, because=str(refusal))
+                return answer
             except (UnreachableError, NotFoundError) as error:
                 _log.info("answer.not_by_nodes", because=str(error))
+                if isinstance(error, NotFoundError) and not query.gate_version:
+                    raise  # but for older gates, which the coordinator alone answers by
         raise refusal

@@ -78,7 +78,7 @@ def bad_token(token_id: str, reason: str) -> UnauthenticatedError:
         f"join token {token_id[:40]}",
         found=TOKEN_REFUSALS[reason],
         expected="a token that is valid now",
-        remedy="ask the operator for a new one: swarm token create",
+        remedy="ask the operator for a new one: swarm token create (for a client: --role client)",
     )
 
 

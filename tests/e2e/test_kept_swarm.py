@@ -221,6 +221,9 @@ def test_when_the_coordinator_was_killed_every_home_still_gets_answers(kept: Kep
     unknown = kept.sh.swarm("predict", inputs, "--owner", "zed", **kept.founder)
     assert unknown.returncode == 2 and "no leaf in gate" in unknown.stderr
     assert "does not answer: nodes that route were asked" in unknown.stderr
+    probed = kept.sh.swarm("health", "inference", **kept.founder)
+    assert probed.returncode == 3
+    assert probed.stderr.split()[3] == unknown.stderr.split()[2], "it names the port that it listened on"
     shutil.rmtree(kept.root / "asker" / "client")
     nobody = kept.sh.swarm("predict", inputs, **client)
     assert nobody.returncode == 3 and "no node that listens is known here" in nobody.stderr

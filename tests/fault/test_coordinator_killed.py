@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from coordinator.answer_trail import read_trail
 from node.enrol import join
@@ -127,6 +128,20 @@ async def test_nodes_that_route_are_asked_until_one_answers(swarm: Garden) -> No
         assert not RoutingNodes(links, known.keys)
     finally:
         await links.close()
+
+
+async def test_what_no_node_knows_is_said_at_once_and_not_that_the_coordinator_is_away(swarm: Garden) -> None:
+    async with client(swarm, "plain") as plain:
+        with pytest.raises(NotFoundError, match="nobody") as refused:
+            await plain.predict(IMAGES[:2], owners="nobody")
+        assert not getattr(refused.value, "__notes__", ()), "it was asked once"
+        with capture_logs() as told:
+            await plain.predict(IMAGES[:2])
+        assert [line["node"] in ("rose", "tulip") for line in told if line["event"] == "answer.by_node"] == [
+            True
+        ]
+        with pytest.raises(UnreachableError, match="coordinator at"):
+            await plain.predict(IMAGES[:2], gate_version=999, timeout_s=2.0)
 
 
 async def test_the_command_at_a_node_that_listens_answers_without_the_coordinator(swarm: Garden) -> None:

@@ -11,7 +11,7 @@ from swarm.config import NodeHome
 from swarm.domain.agent import ExpertMemory, TrainOrder
 from swarm.domain.errors import SwarmError
 from swarm.domain.inference import Answer, Query
-from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
+from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, until, whole_swarm
 
 GROUPS = 3
 AT_ONCE = 12
@@ -34,7 +34,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
     folder = tmp_path_factory.mktemp("tiny")
     images, labels = meadow(600, seed=1)
     np.savez(folder / "rose.npz", x=images, y=labels)
-    with whole_swarm(folder) as running:
+    with whole_swarm(folder, settings="replica_grace_s = 1\n") as running:
         yield running
 
 
@@ -99,3 +99,25 @@ async def test_more_experts_than_fit_are_answered_for_to_the_bit(swarm: WholeSwa
     assert np.array_equal(roomy.confidence, tiny.confidence)
     memory = await told(home)
     assert memory.loaded >= GROUPS and memory.loads == memory.loaded
+
+
+async def test_what_a_full_memory_forgot_does_not_count_as_loaded(swarm: WholeSwarm) -> None:
+    """One of rose's experts fits into the memory of tulip, which was told to hold them all."""
+    home = swarm.joined("tulip")
+    started(swarm, home, "1")
+    async with swarm.coordinator() as client:
+        experts = next(len(node.experts) for node in (await client.status()).nodes if node.id == "rose")
+        assert experts >= GROUPS
+
+        async def all_were_loaded() -> bool:
+            return (await told(home)).loads >= experts
+
+        await until(all_were_loaded, 90)
+        since = (await client.status()).server_time
+
+        async def one_of_them_counts() -> bool:
+            seen = await client.status()
+            tulip = next(node for node in seen.nodes if node.id == "tulip")
+            return (tulip.last_seen or 0) > since and len(seen.under_replicated) == experts - 1
+
+        await until(one_of_them_counts)

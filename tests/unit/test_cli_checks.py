@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from swarm.cli.checks import owners_check, start_again
+from swarm.cli.checks import owners_check, start_again, stopped_redis
 from swarm.cli.processes import listens_on, note_ports, noted_ports, record_process
 from swarm.config import home_flag
 from tests.support.answers import KNOWS, gate
@@ -29,6 +29,16 @@ def test_the_doctor_names_live_owners_that_the_gate_is_without() -> None:
     found = owners_check(seen(**in_the_gate, fay=True, gil=True), value)
     assert not found.ok and found.found == "fay, gil with experts, but without a leaf in gate 7"
     assert "swarm gate rollback VERSION" in found.remedy and "swarm train DATA" in found.remedy
+
+
+def test_the_doctor_names_the_homes_own_redis_where_it_stopped(tmp_path: Path) -> None:
+    assert stopped_redis(tmp_path) == [], "another one was used, or none yet"
+    (tmp_path / "redis").mkdir()
+    (check,) = stopped_redis(tmp_path)
+    assert not check.ok and check.remedy.startswith(f"swarm redis {home_flag(tmp_path)}")
+    (tmp_path / "run").mkdir()
+    record_process(tmp_path / "run", "redis", os.getpid())
+    assert stopped_redis(tmp_path) == []
 
 
 def test_a_coordinator_is_started_again_at_the_ports_that_it_had(tmp_path: Path) -> None:

@@ -73,6 +73,35 @@ def test_only_flags_that_a_command_has_are_named_where_a_setting_is_wrong(
         load_settings(tmp_path, registry_port=99_999)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("replicas", "0", "greater than or equal to 1"),
+        ("replicas", "x", "a valid integer"),
+        ("growth", "wild", "'manual', 'conservative' or 'eager'"),
+        ("query_rates", "{client", "a table in JSON"),
+        ("registry_node_quota", "0.5", "0, or a byte at least"),
+        ("registry_node_quota", "much", "another value: could not parse"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_that_setting_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, wanted: str
+) -> None:
+    monkeypatch.setenv(f"SWARM_{name.upper()}", value)
+    with pytest.raises(UsageError) as refused:
+        load_settings(tmp_path)
+    error = refused.value
+    assert error.subject == f"setting {name}" and error.found == repr(value)
+    assert error.expected.startswith(wanted) and "log_level" not in str(error)
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    (tmp_path / "swarm.toml").write_text("replica = 2\n")
+    with pytest.raises(UsageError, match="not known here") as refused:
+        load_settings(tmp_path)
+    assert "replicas, " in refused.value.expected
+
+
 def test_unknown_variables_of_the_environment_are_nobodys_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -106,7 +107,12 @@ def test_the_closing_hint_names_a_file_as_any_folder_reaches_it(
     monkeypatch.chdir(tmp_path)
     words = ["up", "--keep", "--home", "kept", "--data", "own.npz", "--partition", "iid"]
     assert run_guarded(build(), words) == 0
-    assert f"swarm eval {os.path.realpath(tmp_path)}/own.npz;" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"swarm eval {os.path.realpath(tmp_path)}/own.npz;" in said
+    asked = re.search(r"swarm predict (\S+/kept/queries.npy) --explain", said)
+    assert asked is not None
+    kept = np.load(asked[1])
+    assert kept.shape == (8, 4) and all((row == x).all(axis=1).any() for row in kept)
 
 
 def test_free_ports_are_taken_by_no_outgoing_connection_and_never_given_twice() -> None:

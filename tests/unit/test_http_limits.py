@@ -2,6 +2,7 @@
 bodies."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
@@ -66,6 +67,25 @@ async def until_the_end(reader: asyncio.StreamReader) -> int:
         while data := await asyncio.wait_for(reader.read(1 << 16), 5):
             found += len(data)
     return found
+
+
+@pytest.mark.asyncio
+async def test_an_answer_does_not_wait_for_its_callers_acknowledgements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[asyncio.Transport] = []
+    begin = connections.PatientProtocol.connection_made
+
+    def noted(self: connections.PatientProtocol, transport: asyncio.Transport) -> None:
+        begin(self, transport)
+        made.append(transport)
+
+    monkeypatch.setattr(connections.PatientProtocol, "connection_made", noted)
+    async with serving() as port:
+        reader, writer = await said_to(port, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"200" in await asyncio.wait_for(reader.readline(), 10)
+        assert made[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
 
 
 @pytest.mark.asyncio

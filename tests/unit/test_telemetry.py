@@ -97,3 +97,12 @@ def test_events_are_json_lines_with_the_process_that_says_them() -> None:
     told = json.loads(line)
     assert told["event"] == "module.published" and told["process"] == "registry"
     assert (told["expert"], told["version"], told["level"]) == ("ada.e1", 2, "info")
+
+
+def test_a_library_prints_nothing_where_its_program_set_up_no_logging() -> None:
+    code = (
+        "import structlog; from swarm.telemetry import log_as_library; log_as_library();"
+        "structlog.get_logger('swarm.client').warning('state.not_used', because='it was damaged')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -27,6 +27,7 @@ from swarm.domain.errors import ConflictError, NotFoundError, UsageError
 from swarm.domain.inference import Answer
 
 BUILT_FROM_ANYTHING = re.compile(r"mlp:[1-9]\d{0,3}x[1-9] (auto|randconv-sqrt:[1-9]\d{0,2})")
+QUERIES = "queries.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ def run_up(request: Request, *, as_json: bool) -> None:
     emit("report", facts_of(outcome), as_json=as_json, text=text)
     tell("done")
     if request.keep:
+        keep_queries(root, dealt)
         note(how_to_use(root, dealt, resolved_source(request.data), request.settings.import_paths))
 
 
@@ -219,6 +221,13 @@ def example_text(truth: str, answer: Answer, index: int) -> str:
     return "\n".join([f"a query of class {truth}{wrong}, explained:", f"  {first}", *sources])
 
 
+def keep_queries(root: Path, dealt: Deal) -> None:
+    """Write a few held-out inputs beside the homes, to ask the kept swarm about; its nodes never see them."""
+    from numpy import save
+
+    save(root / QUERIES, dealt.old_queries.inputs[:8])
+
+
 def how_to_use(root: Path, dealt: Deal, source: str, import_paths: Sequence[str]) -> str:
     """Return the commands for a swarm that was kept, which was dealt the samples of source."""
     first = next(iter(dealt.nodes))
@@ -231,7 +240,8 @@ def how_to_use(root: Path, dealt: Deal, source: str, import_paths: Sequence[str]
             f"The swarm goes on running from {root}. As its founder:",
             f"  export SWARM_HOME={shlex.quote(str(root / 'founder'))}",
             "  swarm status; swarm experts; swarm gate show; swarm events; swarm doctor",
-            f"  swarm predict x.npy --explain; swarm eval {data}; swarm token create",
+            f"  swarm predict {shlex.quote(str(root / QUERIES))} --explain",
+            f"  swarm eval {data}; swarm token create",
             *by_http,
             "Its nodes listen on loopback: should the coordinator die, swarm predict asks one of them.",
             f"As node {first}: swarm outbound {home_flag(root / first / 'home')}",
