@@ -63,7 +63,9 @@ def log_as_library() -> None:
     """Hand structlog's events to Python's `logging` (loggers `swarm...`), where the program that uses this
     package has not configured structlog: a library writes nothing to its user's output unasked, warnings
     neither."""
-    logging.getLogger("swarm").addHandler(logging.NullHandler())
+    ours = logging.getLogger("swarm")
+    if not ours.handlers:
+        ours.addHandler(logging.NullHandler())
     if structlog.is_configured():
         return
     structlog.configure(
