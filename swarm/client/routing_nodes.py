@@ -12,6 +12,7 @@ from swarm.domain.errors import (
     ExhaustedError,
     NotFoundError,
     NotReadyError,
+    NotServedError,
     SwarmError,
     UnauthenticatedError,
     UnreachableError,
@@ -68,7 +69,8 @@ class RoutingNodes:
                 refusals[name] = error
                 _log.info("answer.not_by_node", node=name, because=str(error))
         for refusal in refusals.values():
-            if isinstance(refusal, NotFoundError | UnauthenticatedError):
+            of_the_query = isinstance(refusal, NotFoundError) and not isinstance(refusal, NotServedError)
+            if of_the_query or isinstance(refusal, UnauthenticatedError):
                 raise refusal
         raise UnreachableError(
             "nodes that route", found=_told(refusals), expected="an answer from one of them"

@@ -47,6 +47,10 @@ class NotFoundError(SwarmError):
     code = "not_found"
 
 
+class NotServedError(NotFoundError):
+    """Whoever was called does not know the call, whatever it was about."""
+
+
 class UnknownMemberError(NotFoundError):
     """A statement's signer is not known here yet: fetch its CA-signed record and try again."""
 

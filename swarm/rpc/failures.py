@@ -13,7 +13,7 @@ from swarm.domain.errors import (
     DeadlineError,
     ExhaustedError,
     InvalidInputError,
-    NotFoundError,
+    NotServedError,
     SwarmError,
     UnauthenticatedError,
     UnreachableError,
@@ -80,7 +80,7 @@ def error_of(error: grpc.aio.AioRpcError, peer: str, timeout_s: float | None = N
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return _late(peer, timeout_s)
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return NotFoundError(
+        return NotServedError(
             peer,
             found="a server that does not know this call",
             remedy="run the same version of swarm on both sides",
