@@ -6,7 +6,7 @@ most, over several numbers of them. Then five times as many queries arrive, at r
 becomes of earlier ones, nobody heeding the hint when to ask again. Goodput counts answers within the
 deadline. Both in turns, medians.
 
-Queries of 8 rows, a hard case: refusing one costs a tenth of answering it. For comparison, of 256 rows.
+Queries of 8 rows, a hard case: what refusing one costs counts. For comparison, of 256 rows.
 
 Figures: `peak_per_s`, `goodput_at_5x_over_peak` (`_lowest`, `_highest`), `offered_over_peak`,
 `refused_share`, and latencies of what was answered; also with callers that wait for as long as they are

@@ -59,12 +59,9 @@ SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
-    # On one connection: what comes beyond waits at its client. Python takes up some hundreds of calls in a
-    # second where it is busy; with a thousand waiting to be taken up, each would be past its deadline before
-    # anybody looks at it. (gRPC's own limit of them, grpc.server.max_pending_requests, does nothing in the
-    # kind of calls that 1.81 makes.)
-    ("grpc.max_concurrent_streams", 128),
-    # So many more that have ended and are being tidied away: without, gRPC refuses a client's next call while
-    # that of its last is under way (REFUSED_STREAM, which comes to the client as UNAVAILABLE).
-    ("grpc.http2.max_deallocating_streams", 128),
+    # On one connection: what comes beyond waits at its client, or is refused by gRPC itself (REFUSED_STREAM).
+    # Python takes up some hundreds of calls in a second where it is busy; with a thousand waiting to be taken
+    # up, each would be past its deadline before anybody looks at it. (gRPC's own limit of them,
+    # grpc.server.max_pending_requests, does nothing in the kind of calls that 1.81 makes.)
+    ("grpc.max_concurrent_streams", 256),
 )
