@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 
 from swarm.cli.app import build
 from swarm.cli.replaying import NOT_THE_SAME
-from swarm.domain.agent import TrainOrder
 from swarm.domain.errors import InvalidInputError, SwarmError, UsageError
 from tests.support.learning import digits_like
-from tests.support.node_homes import write_digits
-from tests.support.whole_swarm import WholeSwarm, agent_of, carried_out, whole_swarm
+from tests.support.trained_pair import train_pair
+from tests.support.whole_swarm import WholeSwarm, whole_swarm
 
 IMAGES, _ = digits_like(40, 4, seed=77)
 INPUTS = IMAGES[:19].astype(np.uint8)
@@ -31,18 +30,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSwarm]:
     folder = tmp_path_factory.mktemp("responses")
     np.save(folder / "x.npy", INPUTS)
     with whole_swarm(folder) as running:
-        asyncio.run(_train(running, folder))
+        asyncio.run(train_pair(running, folder))
         yield running
-
-
-async def _train(swarm: WholeSwarm, folder: Path) -> None:
-    for name, only in (("rose", (0, 1)), ("tulip", (2, 3))):
-        home = swarm.joined(name)
-        swarm.agent(home)
-        data = write_digits(folder / f"{name}.npz", count=300, seed=1, only=only)
-        async with agent_of(home) as client:
-            done = await carried_out(client, TrainOrder(data=str(data), net="mlp:16x1", steps=100, seed=0))
-            assert done.figures["activated"] == 1.0
 
 
 def replayed(swarm: WholeSwarm, *words: Any) -> tuple[int, dict[str, Any], Exception | None]:
