@@ -17,7 +17,7 @@ from swarm.domain.tensors import ModuleEntry
 from swarm.exchange.weights_file import blobs_of, read_weights, write_weights
 from swarm.modules.packing import check_module, pack_module, unpack
 from swarm.rpc import methods as m
-from swarm.rpc.convert.tensors import tensor_from_pb, tensor_to_pb
+from swarm.rpc.convert.tensors import set_tensor, tensor_from_pb
 from swarm.rpc.methods import PREDICT
 from swarm.rpc.pb import types_pb2
 from swarm.trust.codec import from_json, to_json
@@ -42,7 +42,9 @@ class Headers:
         whole = self._file.read_bytes()
         size = int.from_bytes(whole[:8], "little")
         self._header, self._data = whole[8 : 8 + size], whole[8 + size :]
-        self._array = tensor_to_pb(ARRAYS["weight"], "weight").SerializeToString()
+        message = types_pb2.Tensor()
+        set_tensor(message, ARRAYS["weight"], "weight")
+        self._array = message.SerializeToString()
 
     def read(self, count: int) -> Found:
         """Read so many mutated headers; return how that ended."""

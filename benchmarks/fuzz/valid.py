@@ -20,7 +20,7 @@ from swarm.modules.deltas import delta_pieces
 from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.convert.agent import train_order_to_pb
-from swarm.rpc.convert.tensors import tensor_to_pb
+from swarm.rpc.convert.tensors import set_tensor
 from swarm.rpc.methods import METHODS, AnyMethod
 from swarm.rpc.open_inference import methods as public
 from swarm.rpc.open_inference.methods import OPEN_INFERENCE_METHODS
@@ -193,14 +193,15 @@ class Requests:
 
     def predict(self) -> Made:
         inputs = np.concatenate([samples("a", 1, 9), samples("c", 1, 9)])
-        message = inference_pb2.PredictRequest(inputs=tensor_to_pb(inputs, "inputs"), explain=True, top_k=2)
+        message = inference_pb2.PredictRequest(explain=True, top_k=2)
+        set_tensor(message.inputs, inputs, "inputs")
         return Made([message])
 
     def profile(self) -> Made:
         inputs = np.concatenate([samples("a", 2, 9), samples("b", 2, 9)])
-        return Made([
-            inference_pb2.ProfileRequest(inputs=tensor_to_pb(inputs, "inputs"), labels=["a", "a", "b", "b"])
-        ])  # fmt: skip
+        message = inference_pb2.ProfileRequest(labels=["a", "a", "b", "b"])
+        set_tensor(message.inputs, inputs, "inputs")
+        return Made([message])
 
     def ask_expert(self) -> Made:
         world = self.world

@@ -59,7 +59,9 @@ def test_any_array_of_finite_numbers_crosses_unchanged(data: st.DataObject) -> N
     elements = hnp.from_dtype(dtype, **plain)
     array: NDArray[np.generic] = data.draw(hnp.arrays(dtype, SHAPES, elements=elements))
     for given_array in (array, array.T, array.astype(dtype.newbyteorder(">"))):
-        back = convert.tensor_from_pb(convert.tensor_to_pb(given_array, "x"), "x")
+        message = types_pb2.Tensor()
+        convert.set_tensor(message, given_array, "x")
+        back = convert.tensor_from_pb(message, "x")
         assert back.dtype == dtype and np.array_equal(back, given_array)
 
 
@@ -89,7 +91,7 @@ def test_a_tensor_that_cannot_be_right_is_refused_by_name(
 
 def test_arrays_of_objects_never_leave() -> None:
     with pytest.raises(InvalidInputError, match="dtype object"):
-        convert.tensor_to_pb(np.array([object()]), "x")
+        convert.set_tensor(types_pb2.Tensor(), np.array([object()]), "x")
 
 
 def test_queries_and_answers_cross_unchanged() -> None:

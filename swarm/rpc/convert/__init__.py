@@ -71,7 +71,7 @@ from swarm.rpc.convert.registry import (
     outline_to_pb,
 )
 from swarm.rpc.convert.scalars import idempotency_key, problem_from_pb, problem_to_pb
-from swarm.rpc.convert.tensors import tensor_from_pb, tensor_to_pb
+from swarm.rpc.convert.tensors import set_tensor, tensor_from_pb
 
 __all__ = [
     "agent_state_from_pb",
@@ -121,10 +121,10 @@ __all__ = [
     "query_to_pb",
     "rebuild_from_pb",
     "rebuild_to_pb",
+    "set_tensor",
     "status_from_pb",
     "status_to_pb",
     "tensor_from_pb",
-    "tensor_to_pb",
     "token_from_pb",
     "token_to_pb",
     "train_order_from_pb",

@@ -3,7 +3,7 @@
 from swarm.domain.errors import InvalidInputError
 from swarm.domain.federation import FederationOrder, FederationPart, FederationStep
 from swarm.rpc.convert.scalars import finite, idempotency_key
-from swarm.rpc.convert.tensors import tensor_from_pb, tensor_to_pb
+from swarm.rpc.convert.tensors import set_tensor, tensor_from_pb
 from swarm.rpc.pb import federation_pb2
 
 _MAX_OPTIONS = 32
@@ -29,14 +29,16 @@ def federation_order_from_pb(message: federation_pb2.RunFederationRequest) -> Fe
 
 
 def federation_step_to_pb(value: FederationStep) -> federation_pb2.FederationProgress:
-    return federation_pb2.FederationProgress(
+    message = federation_pb2.FederationProgress(
         stage=value.stage,
         message=value.message,
         fraction=value.fraction,
         figures=dict(value.figures),
-        arrays=[tensor_to_pb(array, f"result {name}") for name, array in value.arrays.items()],
         array_names=list(value.arrays),
     )
+    for name, array in value.arrays.items():
+        set_tensor(message.arrays.add(), array, f"result {name}")
+    return message
 
 
 def federation_step_from_pb(message: federation_pb2.FederationProgress) -> FederationStep:

@@ -27,7 +27,7 @@ from swarm.domain.inference import (
 )
 from swarm.domain.replay import AnswerRecord
 from swarm.rpc.convert.scalars import digests, expert_id, finite, fraction, leaf_id
-from swarm.rpc.convert.tensors import rows_from_pb, tensor_from_pb, tensor_to_pb
+from swarm.rpc.convert.tensors import rows_from_pb, set_tensor, tensor_from_pb
 from swarm.rpc.pb import expert_pb2, inference_pb2, types_pb2
 from swarm.trust.codec import from_json, to_json
 
@@ -41,8 +41,7 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
             raise InvalidInputError(
                 name, found=str(number), expected="a number from 0", remedy=f"leave {name} out"
             )
-    return inference_pb2.PredictRequest(
-        inputs=tensor_to_pb(query.inputs, "inputs"),
+    message = inference_pb2.PredictRequest(
         top_k=query.top_k,
         explain=query.explain,
         owners=query.owners,
@@ -54,6 +53,8 @@ def query_to_pb(query: Query) -> inference_pb2.PredictRequest:
         replayable=query.replayable,
         request_id=query.request_id,
     )
+    set_tensor(message.inputs, query.inputs, "inputs")
+    return message
 
 
 def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
@@ -78,9 +79,9 @@ def query_from_pb(message: inference_pb2.PredictRequest) -> Query:
 
 
 def examples_to_pb(examples: Examples, key: str) -> inference_pb2.ProfileRequest:
-    return inference_pb2.ProfileRequest(
-        inputs=tensor_to_pb(examples.inputs, "inputs"), labels=examples.labels, idempotency_key=key
-    )
+    message = inference_pb2.ProfileRequest(labels=examples.labels, idempotency_key=key)
+    set_tensor(message.inputs, examples.inputs, "inputs")
+    return message
 
 
 def examples_from_pb(message: inference_pb2.ProfileRequest) -> Examples:
@@ -122,9 +123,8 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         inference_pb2.RowExplanation(sources=[_source_to_pb(source) for source in row])
         for row in answer.sources
     ]
-    return inference_pb2.PredictReply(
+    message = inference_pb2.PredictReply(
         class_names=answer.class_names,
-        probabilities=tensor_to_pb(answer.probabilities, "probabilities"),
         gate_version=answer.gate_version,
         degraded=answer.degraded,
         explanations=explanations,
@@ -141,6 +141,8 @@ def answer_to_pb(answer: Answer) -> inference_pb2.PredictReply:
         gate_entropy=answer.gate_entropy,
         signed=answer.signed,
     )
+    set_tensor(message.probabilities, answer.probabilities, "probabilities")
+    return message
 
 
 def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
@@ -177,8 +179,7 @@ def answer_from_pb(message: inference_pb2.PredictReply) -> Answer:
 
 
 def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
-    return expert_pb2.ExpertRequest(
-        inputs=tensor_to_pb(request.inputs, "inputs"),
+    message = expert_pb2.ExpertRequest(
         tasks=[
             expert_pb2.ExpertTask(
                 expert=task.expert, manifest=task.manifest, rows=task.rows.tolist(), form=task.form
@@ -189,6 +190,8 @@ def expert_request_to_pb(request: ExpertRequest) -> expert_pb2.ExpertRequest:
         gate_version=request.gate_version,
         replayable=request.replayable,
     )
+    set_tensor(message.inputs, request.inputs, "inputs")
+    return message
 
 
 def expert_request_from_pb(message: expert_pb2.ExpertRequest) -> ExpertRequest:
@@ -207,22 +210,20 @@ def expert_request_from_pb(message: expert_pb2.ExpertRequest) -> ExpertRequest:
 
 
 def expert_answers_to_pb(answers: list[ExpertAnswer]) -> expert_pb2.ExpertReply:
-    return expert_pb2.ExpertReply(
-        answers=[
-            expert_pb2.ExpertAnswer(
-                expert=answer.expert,
-                version=answer.version,
-                manifest=answer.manifest,
-                class_names=answer.class_names,
-                values=tensor_to_pb(answer.values, f"{answer.form} of {answer.expert}"),
-                form=answer.form,
-                module_digests=answer.module_digests,
-                flops_per_query=answer.flops_per_query,
-                computed_on=answer.computed_on,
-            )
-            for answer in answers
-        ]
-    )
+    message = expert_pb2.ExpertReply()
+    for answer in answers:
+        one = message.answers.add(
+            expert=answer.expert,
+            version=answer.version,
+            manifest=answer.manifest,
+            class_names=answer.class_names,
+            form=answer.form,
+            module_digests=answer.module_digests,
+            flops_per_query=answer.flops_per_query,
+            computed_on=answer.computed_on,
+        )
+        set_tensor(one.values, answer.values, f"{answer.form} of {answer.expert}")
+    return message
 
 
 def expert_answers_from_pb(message: expert_pb2.ExpertReply, request: ExpertRequest) -> list[ExpertAnswer]:

@@ -13,13 +13,18 @@ WIRE_DTYPES = tuple(name for name in DTYPE_BYTES if name != "bfloat16")
 _MAX_DIMENSIONS = 8
 
 
-def tensor_to_pb(array: NDArray[np.generic], subject: str) -> types_pb2.Tensor:
-    """Return array as a message; InvalidInputError, naming subject, where its dtype does not travel."""
+def set_tensor(message: types_pb2.Tensor, array: NDArray[np.generic], subject: str) -> None:
+    """Fill an empty message with array; InvalidInputError, naming subject, where its dtype does not travel.
+
+    In the message that it is a part of: one that is given to another's constructor is copied by writing and
+    reading it, 17 ms for 8 MiB at every level.
+    """
     name = array.dtype.name
     if name not in WIRE_DTYPES:
         raise InvalidInputError(subject, found=f"dtype {name}", expected=", ".join(WIRE_DTYPES))
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return types_pb2.Tensor(dtype=name, shape=array.shape, data=little.tobytes())
+    message.dtype, message.data = name, little.tobytes()
+    message.shape.extend(array.shape)
 
 
 def tensor_from_pb(message: types_pb2.Tensor, subject: str) -> NDArray[np.generic]:
@@ -36,19 +41,20 @@ def tensor_from_pb(message: types_pb2.Tensor, subject: str) -> NDArray[np.generi
         raise ShapeMismatchError(
             subject, found=f"shape {list(shape)[:16]}", expected=f"at most {_MAX_DIMENSIONS} sizes >= 0"
         )
+    data = message.data  # a copy, each time
     promised = math.prod(shape) * DTYPE_BYTES[message.dtype]
-    if len(message.data) != promised:
+    if len(data) != promised:
         raise ShapeMismatchError(
             subject,
-            found=f"{len(message.data)} bytes",
+            found=f"{len(data)} bytes",
             expected=f"{promised} bytes for {message.dtype} {list(shape)}",
         )
     # A size of 0 lets the others cost no bytes, and numpy has no such arrays all the same.
     if math.prod(max(side, 1) for side in shape) > MAX_TENSOR_BYTES:
         raise ShapeMismatchError(subject, found=f"shape {list(shape)}", expected="sizes of a real array")
-    if message.dtype == "bool" and message.data.strip(b"\0\1"):
+    if message.dtype == "bool" and data.strip(b"\0\1"):
         raise InvalidInputError(subject, found="a bool that is neither 0 nor 1", expected="0 or 1")
-    array = np.frombuffer(message.data, dtype=np.dtype(message.dtype).newbyteorder("<")).reshape(shape)
+    array = np.frombuffer(data, dtype=np.dtype(message.dtype).newbyteorder("<")).reshape(shape)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         first = np.argwhere(~np.isfinite(array))[0].tolist()
         raise InvalidInputError(

@@ -64,7 +64,9 @@ class Calls:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, call: node_stream_pb2.Call) -> None:
-        reply = node_stream_pb2.CallReply(call_id=call.call_id)
+        message = node_stream_pb2.FromNode()
+        reply = message.reply  # filled in place: a message that is given to another's constructor is copied
+        reply.call_id = call.call_id
         try:
             async with asyncio.timeout(finite(call.timeout_s, "timeout_s")), self._slots:
                 reply.payload = await self._perform(call)
@@ -80,7 +82,7 @@ class Calls:
             reply.problem.CopyFrom(convert.problem_to_pb(failure))
         self._replying.add(call.call_id)
         try:
-            await self._send(node_stream_pb2.FromNode(reply=reply))
+            await self._send(message)
         finally:
             self._replying.discard(call.call_id)
 

@@ -177,10 +177,11 @@ class Link:
             )
         call_id = str(next(self._numbers))
         waiting = self._waiting[call_id] = asyncio.get_running_loop().create_future()
-        call = node_stream_pb2.Call(
-            call_id=call_id, method=method.path.lstrip("/"), payload=payload, timeout_s=timeout_s
-        )
-        self._send(node_stream_pb2.ToNode(call=call))
+        message = node_stream_pb2.ToNode()
+        call = message.call  # filled in place: a message that is given to another's constructor is copied
+        call.call_id, call.method = call_id, method.path.lstrip("/")
+        call.payload, call.timeout_s = payload, timeout_s
+        self._send(message)
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await waiting
