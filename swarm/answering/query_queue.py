@@ -105,15 +105,18 @@ class QueryQueue:
         return bool(self._closing)
 
     def check(self, caller: str, timeout_s: float = math.inf) -> None:
-        """Raise as `turn` does where it would refuse even a query of one row, before that is read: reading
-        one costs several times as much as refusing it.
+        """Raise as `turn` does where it would refuse a query like those that this caller waits with, of one
+        row where it waits with none, before that is read: reading one costs several times as much as refusing
+        it.
 
         ExhaustedError where too much waits and this caller has its share of it, or its turn would come too
         late; NotReadyError at the end.
         """
         self._check_room(caller)
         if self._waiting_queries or not self._fits(1):
-            self._check_wait(caller, 1, timeout_s)
+            line = self._lines.get(caller)
+            usual = line.cost // len(line.queries) - QUERY_COST if line else 1
+            self._check_wait(caller, usual, timeout_s)
 
     def _check_room(self, caller: str) -> None:
         if self._closing:
