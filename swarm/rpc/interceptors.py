@@ -267,23 +267,25 @@ async def _closed(source: AsyncIterator[Any]) -> None:
 
 async def _refuse(context: Context, error: SwarmError) -> None:
     """End the call with error's status. Texts are cut: metadata has a limit of 8 KiB."""
-    cut = status.error_from_parts(
-        error.code, *(text[:_MAX_TEXT] for text in (error.subject, error.found, error.expected, error.remedy))
-    )
+    texts = error.subject, error.found, error.expected, error.remedy
+    cut = error
+    if max(map(len, texts)) > _MAX_TEXT:
+        cut = status.error_from_parts(error.code, *(text[:_MAX_TEXT] for text in texts))
     metadata: list[tuple[str, str | bytes]] = []
     if isinstance(error, ExhaustedError) and isinstance(cut, ExhaustedError) and error.retry_after_s > 0:
         cut.retry_after_s = error.retry_after_s
         metadata.append((PUSHBACK_KEY, str(math.ceil(error.retry_after_s * 1000))))
     metadata.append((PROBLEM_KEY, problem_to_pb(cut).SerializeToString()))
+    task = asyncio.current_task()
+    assert task is not None, "calls are served in tasks"
+    # Not asyncio.timeout: who is refused is refused thousands of times a second.
+    timer = asyncio.get_running_loop().call_later(REFUSING_S, task.cancel)  # ends it without a status
     try:
-        async with asyncio.timeout(REFUSING_S):
-            await context.abort(
-                grpc.StatusCode[status.status_of(error).grpc],
-                str(error)[:_MAX_TEXT],
-                tuple(metadata),
-            )
-    except TimeoutError:
-        raise asyncio.CancelledError from None  # which ends the stream without a status
+        await context.abort(
+            grpc.StatusCode[status.status_of(error).grpc], str(error)[:_MAX_TEXT], tuple(metadata)
+        )
+    finally:
+        timer.cancel()
 
 
 def _not_served(path: str, served: Mapping[str, Sequence[str]]) -> Any:
