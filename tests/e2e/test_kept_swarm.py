@@ -174,7 +174,7 @@ def test_the_documented_grpc_call_works_word_by_word(kept: Kept) -> None:
     joined = kept.sh.json(*printed[1:], "--name", "app", "--home", str(home))
     assert joined["role"] == "client"
     command = [sys.executable, "-c", code[1], str(home / "identity"), str(kept.inputs)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 40
     again = kept.sh.swarm(

@@ -35,7 +35,7 @@ def ran(language: str, code: str, folder: Path, **environment: str) -> str:
     """Return what an example prints when it runs in folder; it has to end well."""
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-ec", code]
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -179,5 +179,5 @@ def garden(folder: Path, *, listens: bool = False) -> Iterator[Garden]:
 def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180, check=False
     )
