@@ -23,6 +23,7 @@ from node.loading import Loading
 from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.renewal import Renewals
+from node.sending import BlobSending
 from node.standing_in import StandingIn
 from node.training import Trainer
 from swarm import __version__
@@ -64,6 +65,7 @@ class Agent:
         coordinator: CoordinatorClient,
         registry: RegistryClient,
         meter: SocketMeter,
+        sending: BlobSending,
         renewals: Renewals,
         announcer: Announcer,
         fence: "Fence",
@@ -76,7 +78,13 @@ class Agent:
         self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
         self._grower = grower
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
-        self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
+        self._meter, self._sending, self._renewals, self._fence, self._clock = (
+            meter,
+            sending,
+            renewals,
+            fence,
+            clock,
+        )
         self._announcer = announcer
         self._standing_in, self._loading = standing_in, loading
         self._looking: asyncio.Task[None] | None = None
@@ -159,9 +167,9 @@ class Agent:
 
     @property
     def socket_bytes(self) -> SocketBytes:
-        """TCP bytes of the agent and its expert servers."""
-        own, experts = self._meter.totals(), self._relay.socket_bytes
-        return SocketBytes(sent=own.sent + experts.sent, received=own.received + experts.received)
+        """TCP bytes of the agent, its expert servers and what sends its large blobs."""
+        each = (self._meter.totals(), self._relay.socket_bytes, self._sending.socket_bytes)
+        return SocketBytes(sent=sum(one.sent for one in each), received=sum(one.received for one in each))
 
     async def hello(self) -> Hello:
         """Return the first message of a new stream, with this node's signed heads."""

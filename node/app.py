@@ -35,6 +35,7 @@ from node.outbound import OutboundLog
 from node.outbox import Outbox
 from node.publishing import Publisher
 from node.renewal import Renewals
+from node.sending import BlobSending
 from node.standing_in import StandingIn
 from node.training import Trainer
 from swarm.domain.errors import SwarmError, UsageError
@@ -94,6 +95,9 @@ async def serve(config: NodeConfig) -> None:
         book, outbox, outbound = LeafBook(home.state), Outbox(home.outbox), OutboundLog(home.outbound)
         outbox.sweep()
         knowledge = SwarmKnowledge(home, identity.keyring(), registry, cache)
+        sending = BlobSending(
+            registry, cache, identity=home.identity, address=identity.registry, log=home.run / "sender.log"
+        )
         publisher = Publisher(
             registry=registry,
             coordinator=coordinator,
@@ -103,6 +107,7 @@ async def serve(config: NodeConfig) -> None:
             outbound=outbound,
             signer=identity.required_signer(),
             deltas=config.delta,
+            send=sending.publish_blob,
         )
         unused = UnusedExperts(
             identity=identity,
@@ -219,6 +224,7 @@ async def serve(config: NodeConfig) -> None:
             coordinator=coordinator,
             registry=registry,
             meter=meter,
+            sending=sending,
             renewals=renewals,
             announcer=announcer,
             fence=fence,

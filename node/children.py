@@ -25,6 +25,7 @@ NEEDS = {
     "node.stream.intake": ("node.stream.intake",),
     "node.stream.feeder": ("node.stream.feeder",),
     "node.expert_server": ("node.expert_server",),
+    "node.blob_sender": ("node.blob_sender",),
 }
 """What takes each kind of child long to import."""
 _PR_SET_PDEATHSIG = 1

@@ -6,7 +6,7 @@ in the outbound log before it goes.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +29,7 @@ from swarm.rpc.lineage_deltas import Bases, LineageDeltas
 from swarm.trust.signing import Signer
 from swarm.trust.statements import Statement, read_statement, sign_statement
 
+SendBlob = Callable[[Digest, memoryview, Callable[[int], None]], Awaitable[None]]
 _log = structlog.get_logger(__name__)
 
 
@@ -59,11 +60,14 @@ class Publisher:
         signer: Signer,
         clock: Callable[[], float] = time.time,
         deltas: bool = False,
+        send: SendBlob | None = None,
     ) -> None:
-        """`deltas`: blobs go as deltas to those of the versions that they came from, where that pays."""
+        """`deltas`: blobs go as deltas to those of the versions that they came from, where that pays. `send`:
+        how whole blobs go, as `RegistryClient.publish_blob` (None: by the registry's client)."""
         self._registry, self._coordinator, self._cache = registry, coordinator, cache
         self._book, self._outbox, self._outbound = book, outbox, outbound
         self._signer, self._clock = signer, clock
+        self._send: SendBlob = send if send is not None else registry.publish_blob
         self._deltas = LineageDeltas(registry, cache, self._ancestor) if deltas else None
 
     async def publish(self, intent: Intent, fence: int) -> Head:
@@ -143,7 +147,7 @@ class Publisher:
             self._outbound.record([line])
             try:
                 if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
-                    await self._registry.publish_blob(digest, data, on_bytes)
+                    await self._send(digest, data, on_bytes)
                 else:
                     on_bytes(len(data))
             except VerificationError:

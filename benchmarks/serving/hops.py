@@ -2,31 +2,35 @@
 
 A swarm of two nodes in real processes with mutual TLS. One hop: a client in direct mode, which embeds and
 routes by itself and asks the owners. Two hops: the same client asks the coordinator, which does so. Lone
-queries of a few rows, one of each in turns. Then lone queries at the coordinator, at a steady pace, while a
-node's process publishes 512 MB to the registry, and while it does not, in turns.
+queries of a few rows, one of each in turns. Then lone queries at the coordinator, at a steady pace, while 512
+MiB are published to the registry as a node publishes them, and while they are not, in turns; in a swarm whose
+registry writes past the page cache (`registry_direct_io`) and in one whose does not (`cached.`).
 
 Figures: `one_hop_p50_ms`, `two_hop_over_one_hop_p50`, `p95_during_publish_over_idle` with lowest and highest.
 """
 
 import argparse
 import asyncio
-import contextlib
 import secrets
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.results_file import machine, write_result
+from node.sending import BlobSending
 from swarm.client import AsyncClient
-from swarm.domain.ids import Digest
+from swarm.domain.ids import Digest, NodeId
 from swarm.domain.inference import Answer
+from swarm.forking.forks import forking
 from swarm.modules.blobs import BlobFiles
+from swarm.rpc.channel import open_channel
+from swarm.rpc.clients import RegistryClient
+from swarm.trust.identity import Identity
 from tests.support.forked_processes import ENVIRONMENT
 from tests.support.garden import IMAGES, Garden, garden
 
@@ -68,25 +72,19 @@ async def paced(ask: Ask, until: Callable[[], bool]) -> list[float]:
     return found
 
 
-@asynccontextmanager
-async def publisher(swarm: Garden, cache: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a node's process that publishes blobs of a cache as it is told."""
-    home = swarm.homes["rose"]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.registry.client_process"),
-        *(str(home.identity), f"127.0.0.1:{swarm.swarm.port('registry')}", str(cache)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
-    try:
-        assert process.stdout is not None
-        await process.stdout.readline()
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+@contextmanager
+def publisher(swarm: Garden, cache: BlobFiles) -> Iterator[BlobSending]:
+    """Give what a node sends its weights with, as its agent has it."""
+    identity = Identity.load(swarm.homes["rose"].identity)
+    registry = f"127.0.0.1:{swarm.swarm.port('registry')}"
+    with forking(swarm.swarm.folder / "fork_server.log", ENVIRONMENT):
+        yield BlobSending(
+            RegistryClient(open_channel(identity, registry, "registry", NodeId("registry"))),
+            cache,
+            identity=identity.folder,
+            address=registry,
+            log=swarm.swarm.folder / "sender.log",
+        )
 
 
 async def during_publish(
@@ -95,17 +93,18 @@ async def during_publish(
     """Return by how much the 95th percentile grows while so many bytes are published."""
     cache = BlobFiles(folder / "cache")
     ratios, idles, walls = [], [], []
-    async with publisher(swarm, folder / "cache") as process:
-        assert process.stdin is not None and process.stdout is not None
-        for _ in range(rounds):
-            digest: Digest = await asyncio.to_thread(cache.put, secrets.token_bytes(size_mib * MIB))
+    with publisher(swarm, cache) as sending:
+        for turn in range(rounds + 1):
+            size = (size_mib if turn else 32) * MIB  # the first loads what the others fork
+            digest: Digest = await asyncio.to_thread(cache.put, secrets.token_bytes(size))
             end = time.perf_counter() + 3.0
             idle = await paced(ask, lambda end=end: time.perf_counter() > end)  # type: ignore[misc]
-            answered = asyncio.create_task(process.stdout.readline())
             began = time.perf_counter()
-            process.stdin.write(f'{{"do": "publish", "digests": ["{digest}"]}}\n'.encode())
-            busy = await paced(ask, answered.done)
-            assert b"error" not in answered.result(), answered.result()
+            publish = asyncio.create_task(sending.publish_blob(digest, cache.open_unverified(digest)))
+            busy = await paced(ask, publish.done)
+            publish.result()
+            if not turn:
+                continue
             walls.append(time.perf_counter() - began)
             ratios.append(float(np.quantile(busy, 0.95) / np.quantile(idle, 0.95)))
             idles.append(float(np.quantile(idle, 0.95)))
@@ -122,8 +121,10 @@ async def during_publish(
     }
 
 
-async def measured(swarm: Garden, rounds: int, size_mib: int, rows: int) -> dict[str, float]:
-    """Return the figures of so many rounds."""
+async def measured(
+    swarm: Garden, rounds: int, size_mib: int, rows: int, *, publishing_alone: bool
+) -> dict[str, float]:
+    """Return the figures of so many rounds, or those of publishing alone."""
     home, folder = swarm.swarm.home.root, swarm.swarm.folder
     images = IMAGES[:rows]
     async with (
@@ -139,9 +140,8 @@ async def measured(swarm: Garden, rounds: int, size_mib: int, rows: int) -> dict
 
         for ask in (one, two):
             await paced(ask, _soon(2.0))
-        return await two_hops(one, two, rounds, 150) | await during_publish(
-            swarm, two, folder / "publishing", rounds, size_mib
-        )
+        hops = {} if publishing_alone else await two_hops(one, two, rounds, 150)
+        return hops | await during_publish(swarm, two, folder / "publishing", rounds, size_mib)
 
 
 def _soon(seconds: float) -> Callable[[], bool]:
@@ -151,8 +151,16 @@ def _soon(seconds: float) -> Callable[[], bool]:
 
 def figures(rounds: int = 5, size_mib: int = 512, rows: int = 8) -> dict[str, float]:
     """Return this benchmark's figures."""
-    with tempfile.TemporaryDirectory() as folder, garden(Path(folder), listens=True) as swarm:
-        return asyncio.run(measured(swarm, rounds, size_mib, rows))
+    found: dict[str, float] = {}
+    for prefix, settings in (("", "registry_direct_io = true\n"), ("cached.", "")):
+        print(settings.strip() or "as it comes", flush=True)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            garden(Path(folder), listens=True, settings=settings) as swarm,
+        ):
+            made = asyncio.run(measured(swarm, rounds, size_mib, rows, publishing_alone=bool(prefix)))
+        found |= {f"{prefix}{name}": value for name, value in made.items()}
+    return found
 
 
 def main() -> None:

@@ -120,6 +120,7 @@ def registry(
                     gate_versions=settings.gate_versions_kept,
                 ),
                 node_quota_bytes=int(settings.registry_node_quota),
+                direct_io=settings.registry_direct_io,
                 listen=settings.listen,
                 port=settings.registry_port,
             )

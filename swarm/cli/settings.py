@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     """For so many days the coordinator keeps who was answered what; 0: it does not write that down."""
     registry_node_quota: Annotated[ByteSize, WrapValidator(_whole_bytes)] = ByteSize(0)
     """What each node may fill in the registry, as `20GB` or a number of bytes; 0: no limit."""
+    registry_direct_io: bool = False
+    """Large uploads go past the page cache: in a virtual machine that gives unused memory back."""
     registry_keep_versions: int = Field(default=RetentionPolicy().keep_versions, ge=0, le=1_000_000)
     """Of so many of the newest versions of each expert the weights stay; 0: of all."""
     registry_keep_ancestors: KeptAncestors = RetentionPolicy().keep_ancestors

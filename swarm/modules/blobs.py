@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 from swarm.digests import blake3, digest_of, verify_digest
 from swarm.domain.errors import InvalidInputError, NotFoundError, NotReadyError, VerificationError
 from swarm.domain.ids import Digest, digest
+from swarm.modules.direct_writes import DIRECT_FROM_BYTES
 from swarm.modules.durable_files import (
     FileState,
     disk_full_named,
@@ -90,8 +91,9 @@ class BlobWriter:
 class BlobFiles:
     """A folder of blobs, `<first two digits>/<digest>`. Processes may share it; methods block on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, direct_io: bool = False) -> None:
+        """`direct_io`: what others send goes past the page cache, if it is large."""
+        self.folder, self._direct_io = folder, direct_io
         self._incoming = folder / _INCOMING
         self._incoming.mkdir(parents=True, exist_ok=True)
         self._verified: dict[Digest, FileState] = {}
@@ -183,7 +185,8 @@ class BlobFiles:
         self._check_here()
         target = self.path(expected)
         with disk_full_named(target):
-            partial = open_partial(self._incoming, expected, size_bytes, target, sender)
+            direct = self._direct_io and bool(sender) and size_bytes >= DIRECT_FROM_BYTES
+            partial = open_partial(self._incoming, expected, size_bytes, target, sender, direct=direct)
         try:
             yield partial
         finally:

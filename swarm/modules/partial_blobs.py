@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 from swarm.digests import blake3
 from swarm.domain.errors import ConflictError, VerificationError
 from swarm.domain.ids import Digest
+from swarm.modules.direct_writes import DirectWrites
 from swarm.modules.durable_files import (
     FileState,
     begin_writing_back,
@@ -41,13 +42,23 @@ class PartialBlob:
     file (`is_kept` is False then). For one thread at a time."""
 
     def __init__(
-        self, file: BinaryIO, path: Path, expected: Digest, size_bytes: int, target: Path, *, is_kept: bool
+        self,
+        file: BinaryIO,
+        path: Path,
+        expected: Digest,
+        size_bytes: int,
+        target: Path,
+        *,
+        is_kept: bool,
+        direct: bool = False,
     ) -> None:
+        """`direct`: whole blocks go past the page cache where that can be."""
         self._file, self._path, self._target = file, path, target
         self._expected, self.size_bytes, self.is_kept = expected, size_bytes, is_kept
         if os.fstat(file.fileno()).st_size > size_bytes:
             os.ftruncate(file.fileno(), 0)
         self._hash, self._hashed = blake3(), 0
+        self._direct = DirectWrites(path) if direct else None
         self._end = 0
         self._is_refused = self._is_committed = False
         self.committed: FileState | None = None
@@ -85,12 +96,14 @@ class PartialBlob:
             self._hashed += len(chunk)
         elif offset < self._hashed:
             self._hash, self._hashed = blake3(), 0
-        start, view = offset, memoryview(chunk)
+        view = memoryview(chunk)
         with disk_full_named(self._target):
+            past = self._direct.write_at(offset, view) if self._direct is not None else 0
+            start, offset, view = offset + past, offset + past, view[past:]
             while view:
                 written = os.pwrite(self._file.fileno(), view, offset)
                 offset, view = offset + written, view[written:]
-        begin_writing_back(self._file, start, len(chunk))
+        begin_writing_back(self._file, start, offset - start)
         self._is_refused = False
 
     def whole_blocks(self, outline: Outline) -> set[int]:
@@ -127,6 +140,8 @@ class PartialBlob:
         is_kept = self.is_kept and not self._is_refused and self.held_bytes
         if not self._is_committed and not is_kept:
             self._path.unlink(missing_ok=True)
+        if self._direct is not None:
+            self._direct.close()
         self._file.close()
 
     def _unhashed(self) -> Iterator[bytes]:
@@ -143,17 +158,24 @@ class PartialBlob:
 
 
 def open_partial(
-    folder: Path, expected: Digest, size_bytes: int, target: Path, sender: str = ""
+    folder: Path,
+    expected: Digest,
+    size_bytes: int,
+    target: Path,
+    sender: str = "",
+    *,
+    direct: bool = False,
 ) -> PartialBlob:
-    """Open what folder has of a blob, or a new file; `sender`: who uploads it, empty for a download."""
+    """Open what folder has of a blob, or a new file; `sender`: who uploads it, empty for a download.
+    `direct`: see `PartialBlob`."""
     path = folder / f"{expected}.{sender}{_SUFFIX}" if sender else folder / f"{expected}{_SUFFIX}"
     if (file := _locked(path)) is not None:
-        return PartialBlob(file, path, expected, size_bytes, target, is_kept=True)
+        return PartialBlob(file, path, expected, size_bytes, target, is_kept=True, direct=direct)
     while True:
         descriptor, name = tempfile.mkstemp(prefix=f"{expected[:12]}-", dir=folder)
         os.close(descriptor)
         if (file := _locked(Path(name))) is not None:
-            return PartialBlob(file, Path(name), expected, size_bytes, target, is_kept=False)
+            return PartialBlob(file, Path(name), expected, size_bytes, target, is_kept=False, direct=direct)
 
 
 def kept_uploads(folder: Path, sender: str) -> dict[Digest, int]:

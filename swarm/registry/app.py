@@ -53,7 +53,7 @@ class RegistryConfig:
     With `blob_url`, `s3://BUCKET/PREFIX`, blobs lie there, and copies of some in a folder beside `blobs`.
     Port 0 takes a free one. `retention`: whose weights stay; `node_quota_bytes`: what each node may fill, 0:
     no limit; both are kept beside the identity. `coordinator` is where certificates are renewed, `host:port`
-    (empty: as founded).
+    (empty: as founded). `direct_io`: large uploads go past the page cache.
     """
 
     identity: Path
@@ -65,6 +65,7 @@ class RegistryConfig:
     port: int = REGISTRY_PORT
     coordinator: str = ""
     blob_url: str = ""
+    direct_io: bool = False
 
 
 async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda port: None) -> None:
@@ -132,7 +133,7 @@ async def serve(config: RegistryConfig, on_ready: Callable[[int], None] = lambda
 async def _blobs(config: RegistryConfig, stack: AsyncExitStack) -> BlobStore:
     """Open what holds the blobs; the stack closes it."""
     if not config.blob_url:
-        files = await asyncio.to_thread(BlobFiles, config.blobs)
+        files = await asyncio.to_thread(BlobFiles, config.blobs, direct_io=config.direct_io)
         await stack.enter_async_context(RegistrySeat(config.blobs / "registry.lock", of="folder of blobs"))
         return files
     try:

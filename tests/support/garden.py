@@ -162,9 +162,9 @@ def same_answers(one: Answer, other: Answer) -> bool:
 
 
 @contextmanager
-def garden(folder: Path, *, listens: bool = False) -> Iterator[Garden]:
-    """Run the swarm with both nodes trained."""
-    with whole_swarm(folder) as swarm:
+def garden(folder: Path, *, listens: bool = False, settings: str = "") -> Iterator[Garden]:
+    """Run the swarm with both nodes trained; `settings` are TOML, for its services."""
+    with whole_swarm(folder, settings=settings) as swarm:
         running = Garden(swarm, listens=listens)
 
         async def plant_all() -> None:
