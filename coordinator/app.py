@@ -120,8 +120,8 @@ async def _serve(
             membership_service(parts.membership),
             gate_service(parts.keeper),
             growth_service(parts.growth),
-            inference_service(parts.router, parts.door.check, parts.open_inference.is_ready),
-            open_inference_service(parts.open_inference, parts.door.check),
+            inference_service(parts.router, parts.door.admit, parts.open_inference.is_ready),
+            open_inference_service(parts.open_inference, parts.door.admit),
             federation_service(parts.federation),
             NodeStreamServicer(parts.membership).service(),
         ],
@@ -182,7 +182,7 @@ async def _serve(
 def _loopback_server(config: CoordinatorConfig, parts: Coordinator, endpoints: Endpoints) -> RpcServer | None:
     if config.loopback_port is None:
         return None
-    server = create_loopback_server([open_inference_service(parts.open_inference, parts.door.check)])
+    server = create_loopback_server([open_inference_service(parts.open_inference, parts.door.admit)])
     endpoints.loopback_port = server.add_loopback_port(config.loopback_port)
     return server
 
@@ -197,7 +197,7 @@ def _http_server(
     callers = HttpCallers(parts.bearer_tokens, is_loopback=is_plain)
     allowances = Allowances(Limits(calls=MOST_CONNECTIONS // 2))
     return HttpServer(
-        rest_app(parts.open_inference, callers, allowances, time.monotonic, parts.door.check),
+        rest_app(parts.open_inference, callers, allowances, time.monotonic, parts.door.admit),
         None if is_plain else folder.identity,
         name="HTTP port",
         flag="--http-port",

@@ -126,7 +126,7 @@ async def serve(config: ExpertServerConfig) -> None:
                 time.time,
             )
             routed = GuardedInference(signed, door)
-            routing = inference_service(routed, door.check)
+            routing = inference_service(routed, door.admit)
             services = [expert_service(service), holdings, routing]
             direct = create_server(home.identity, revocations.is_revoked, services)
             direct.add_port(listen_address(config.listen))

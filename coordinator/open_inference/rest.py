@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 
 import structlog
@@ -35,6 +36,7 @@ from swarm.domain.membership import Caller
 from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
 from swarm.rpc.allowances import Allowances
 from swarm.rpc.callers import current_caller, set_current_caller
+from swarm.rpc.interceptors import Admission
 from swarm.rpc.open_inference.json_body import only_ready, request_from_body, result_to_body
 from swarm.rpc.open_inference.json_models import config_json, index_json, metadata_json, statistics_json
 from swarm.rpc.open_inference.servicer import SERVER_NAME
@@ -64,7 +66,7 @@ def rest_app(
     callers: HttpCallers,
     allowances: Allowances,
     clock: Callable[[], float],
-    admission: Callable[[Caller], None] = lambda _: None,
+    admission: Admission = lambda caller, timeout_s: nullcontext(),
 ) -> Starlette:
     """Return the application. clock: seconds from any steady origin, for the log of refusals. `admission` may
     refuse whoever asks for an answer before the body is read."""
@@ -91,9 +93,7 @@ def rest_app(
 
 
 class _Rest:
-    def __init__(
-        self, port: OpenInferencePort, bodies: BodyReader, admission: Callable[[Caller], None]
-    ) -> None:
+    def __init__(self, port: OpenInferencePort, bodies: BodyReader, admission: Admission) -> None:
         self._port, self._bodies, self._admission = port, bodies, admission
 
     async def description(self, _: Request) -> Response:
@@ -136,17 +136,17 @@ class _Rest:
         return JSONResponse(index_json(self._port.index(only_ready=wanted)))
 
     async def infer(self, request: Request) -> Response:
-        self._admission(current_caller())
-        header_size = _header_size(request)
-        body = await self._bodies.read(request, named(current_caller()))
-        name, version = _asked(request)
-        # The JSON is what takes time; bytes behind it are not read here.
-        is_short = (len(body) if header_size is None else header_size) <= _SHORT_BYTES
-        asked = (
-            request_from_body(name, version, body, header_size)
-            if is_short
-            else await asyncio.to_thread(request_from_body, name, version, body, header_size)
-        )
+        with self._admission(current_caller(), UNARY_TIMEOUT_S):
+            header_size = _header_size(request)
+            body = await self._bodies.read(request, named(current_caller()))
+            name, version = _asked(request)
+            # The JSON is what takes time; bytes behind it are not read here.
+            is_short = (len(body) if header_size is None else header_size) <= _SHORT_BYTES
+            asked = (
+                request_from_body(name, version, body, header_size)
+                if is_short
+                else await asyncio.to_thread(request_from_body, name, version, body, header_size)
+            )
         result = await self._port.infer(asked.request, UNARY_TIMEOUT_S)
         content, json_size = (
             result_to_body(result, asked)

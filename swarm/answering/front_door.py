@@ -1,14 +1,13 @@
 """In front of whoever answers: what a caller may ask, whose turn it is, and a trail of what was answered."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from swarm.answering.query_queue import QueryQueue
+from swarm.answering.query_queue import Arriving, QueryQueue
 from swarm.answering.rate_limits import RateLimits
 from swarm.domain.errors import DeadlineError, SwarmError
 from swarm.domain.inference import Answer, Examples, Profile, Query
@@ -52,21 +51,23 @@ class FrontDoor:
         """Say whether nothing new is taken up any more."""
         return self.queue.is_closing
 
-    def check(self, caller: Caller, timeout_s: float | None = None) -> None:
-        """Raise where a caller's query would be refused whatever it is, before any of it is read.
+    def admit(self, caller: Caller, timeout_s: float) -> Arriving:
+        """Return the context in which a caller's query is read. Raises where it would be refused whatever it
+        is, before any of it is read.
 
         ExhaustedError beyond its rate, or where too much waits for the time that it has, with when to ask
         again; NotReadyError while this process ends.
         """
         name = named(caller)
-        self.queue.check(name, math.inf if timeout_s is None else timeout_s)
+        arriving = self.queue.arrive(name, timeout_s)
         self._rates.check(name)
+        return arriving
 
     @asynccontextmanager
     async def query(self, caller: Caller, model: str, rows: int, timeout_s: float) -> AsyncIterator[Passed]:
         """Wait for the caller's turn and hold it while the context lasts.
 
-        Raises as `check` does, and DeadlineError where no time is left.
+        Raises as `admit` does, and DeadlineError where no time is left.
         """
         name, began, passed = named(caller), time.monotonic(), Passed()
         try:

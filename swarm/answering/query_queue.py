@@ -80,6 +80,8 @@ class QueryQueue:
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._working_queries = self._working_rows = 0
         self._waiting_queries = self._waiting_rows = 0
+        self._arriving: dict[str, int] = {}
+        self._arriving_queries = 0
         self._closing = ""
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,19 +106,21 @@ class QueryQueue:
         """Say whether nothing new is taken up any more."""
         return bool(self._closing)
 
-    def check(self, caller: str, timeout_s: float = math.inf) -> None:
-        """Raise as `turn` does where it would refuse a query like those that this caller waits with, of one
-        row where it waits with none, before that is read: reading one costs several times as much as refusing
-        it.
+    def arrive(self, caller: str, timeout_s: float = math.inf) -> "Arriving":
+        """Return the context in which a query of this caller's is read; until then it counts as one that
+        waits. Raises as `turn` does where that would refuse a query like those that this caller waits with,
+        of one row where it waits with none: reading one costs several times as much as refusing it.
 
         ExhaustedError where too much waits and this caller has its share of it, or its turn would come too
         late; NotReadyError at the end.
         """
         self._check_room(caller)
-        if self._waiting_queries or not self._fits(1):
-            line = self._lines.get(caller)
-            usual = line.cost // len(line.queries) - QUERY_COST if line else 1
-            self._check_wait(caller, usual, timeout_s)
+        line = self._lines.get(caller)
+        usual = line.cost // len(line.queries) if line else 1 + QUERY_COST
+        is_free = self._fits(1) and self._working_queries + self._arriving_queries < self._width.queries
+        if self._waiting_queries or not is_free:
+            self._check_wait(caller, usual + self._arriving.get(caller, 0), timeout_s)
+        return Arriving(self, caller, usual)
 
     def _check_room(self, caller: str) -> None:
         if self._closing:
@@ -184,7 +188,7 @@ class QueryQueue:
         return self._working_rows + rows <= self.limits.working_rows
 
     async def _wait(self, caller: str, rows: int, timeout_s: float) -> None:
-        self._check_wait(caller, rows, timeout_s)
+        self._check_wait(caller, rows + QUERY_COST, timeout_s)
         while self._is_full(rows):
             if not self._has_less_than_most(caller, rows + QUERY_COST):
                 raise self._busy(self._wait_s())
@@ -220,9 +224,9 @@ class QueryQueue:
                 ) from None
             raise
 
-    def _check_wait(self, caller: str, rows: int, timeout_s: float) -> None:
+    def _check_wait(self, caller: str, cost: int, timeout_s: float) -> None:
         line = self._lines.get(caller)
-        wait_s = self._wait_s(caller, rows + QUERY_COST + (line.cost if line else 0))
+        wait_s = self._wait_s(caller, cost + (line.cost if line else 0))
         most_s = min(_SHARE_OF_DEADLINE * timeout_s - self._pace.takes_s, self.limits.longest_wait_s)
         if wait_s > max(most_s, 0.0):
             raise self._busy(wait_s)
@@ -297,6 +301,28 @@ class QueryQueue:
             remedy=f"ask again in {hint_s:.2g} s",
             retry_after_s=hint_s,
         )
+
+
+class Arriving:
+    """A query that is being read, as `QueryQueue.arrive` lets it."""
+
+    __slots__ = ("_caller", "_cost", "_queue")
+
+    def __init__(self, queue: QueryQueue, caller: str, cost: int) -> None:
+        self._queue, self._caller, self._cost = queue, caller, cost
+
+    def __enter__(self) -> None:
+        self._count(self._cost, 1)
+
+    def __exit__(self, *_: object) -> None:
+        self._count(-self._cost, -1)
+
+    def _count(self, cost: int, queries: int) -> None:
+        arriving = self._queue._arriving
+        arriving[self._caller] = arriving.get(self._caller, 0) + cost
+        if not arriving[self._caller]:
+            del arriving[self._caller]
+        self._queue._arriving_queries += queries
 
 
 class _Width:

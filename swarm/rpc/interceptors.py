@@ -27,6 +27,7 @@ from swarm.rpc import status
 from swarm.rpc.allowances import Allowances, Kind
 from swarm.rpc.callers import Gatekeeper, Standing, claimed_caller, set_current_caller
 from swarm.rpc.convert import problem_to_pb
+from swarm.rpc.options import UNARY_TIMEOUT_S
 
 PROBLEM_KEY: Final = "swarm-problem-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
@@ -37,14 +38,16 @@ HEARD_OUT_S: Final = 60.0
 REFUSING_S: Final = 5.0
 """How long a refusal may wait behind bytes that the caller does not take."""
 
+_SHARE_OF_TIME: Final = 0.95
 _MAX_TEXT: Final = 1_000
 _MAX_NAME: Final = 200
 _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any] | AsyncIterator[Any]]
-Admission = Callable[[Caller, float | None], None]
-"""Raises the domain error by which a caller is refused."""
+Admission = Callable[[Caller, float], AbstractContextManager[None]]
+"""Gives the context in which a caller's request is read, for a call that may take so many seconds; raises the
+domain error by which it is refused."""
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -119,11 +122,11 @@ class _Guarded:
             standing = self.gatekeeper.admit(self.path, context)
             who = f"{standing.caller.role}/{standing.caller.id}"
             set_current_caller(standing.caller)
-            if self.admission is not None:
-                self.admission(standing.caller, context.time_remaining())
+            arriving = self._admitted(standing.caller, context)
             with self._counted(who, self.path, self._kind):
                 received = _Received(messages, self._message)
-                request = received if self.streams_in else await self._only(received)
+                with arriving:
+                    request = received if self.streams_in else await self._only(received)
                 work = self._run(request, context)
                 reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
@@ -153,6 +156,9 @@ class _Guarded:
                 "rpc.served", method=self.path, caller=who, duration_s=round(time.monotonic() - started, 6)
             )
             return reply
+
+    def _admitted(self, caller: Caller, context: Context) -> AbstractContextManager[None]:
+        return nullcontext() if self.admission is None else self.admission(caller, time_left(context))
 
     @property
     def _kind(self) -> Kind:
@@ -241,6 +247,12 @@ class _Guarded:
             remedy="the server's log has the details; this is a defect, please report it",
         )
         await _refuse(context, problem)
+
+
+def time_left(context: Context) -> float:
+    """Return the seconds that a call may take: less than its caller waits, so that it hears our reason."""
+    left: float | None = context.time_remaining()
+    return UNARY_TIMEOUT_S if left is None else max(left, 0.0) * _SHARE_OF_TIME
 
 
 class _Received:

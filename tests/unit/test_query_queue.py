@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
@@ -123,10 +124,22 @@ async def test_what_would_come_after_its_deadline_is_refused_with_when_to_ask_ag
 async def test_what_has_too_little_time_left_is_refused_before_it_is_read() -> None:
     work = await a_line_of_eight_seconds()
     with pytest.raises(ExhaustedError) as caught:
-        work.queue.check("client/ada", 5.0)
+        work.queue.arrive("client/ada", 5.0)
     assert 6.0 < caught.value.retry_after_s < 10.0
-    work.queue.check("client/ada", 60.0)
-    work.queue.check("client/bob", 5.0)
+    work.queue.arrive("client/ada", 60.0)
+    work.queue.arrive("client/bob", 5.0)
+    await work.end_all()
+
+
+async def test_what_is_being_read_counts_as_waiting() -> None:
+    work = await a_line_of_eight_seconds()
+    with ExitStack() as reading:
+        for _ in range(8):
+            reading.enter_context(work.queue.arrive("client/ada", 40.0))
+        with pytest.raises(ExhaustedError):
+            work.queue.arrive("client/ada", 30.0)
+        work.queue.arrive("client/bob", 5.0)
+    work.queue.arrive("client/ada", 30.0)
     await work.end_all()
 
 
@@ -160,9 +173,9 @@ async def test_a_full_waiting_room_makes_room_for_who_has_less_in_it() -> None:
     work = Work(working_queries=1, waiting_queries=4)
     flood = [await work.ask("client/flood") for _ in range(5)]
     with pytest.raises(ExhaustedError) as caught:
-        work.queue.check("client/flood")
+        work.queue.arrive("client/flood")
     assert caught.value.retry_after_s > 0
-    work.queue.check("client/ada")
+    work.queue.arrive("client/ada")
     ada = await work.ask("client/ada")
     assert isinstance(flood[-1].exception(), ExhaustedError) and not ada.done()
     assert work.queue.waiting == 4
@@ -175,7 +188,7 @@ async def test_a_full_waiting_room_of_equals_refuses_whoever_comes_next() -> Non
     for name in ("a", "b", "c", "d"):
         await work.ask(f"client/{name}")
     with pytest.raises(ExhaustedError):
-        work.queue.check("client/e")
+        work.queue.arrive("client/e")
     with pytest.raises(ExhaustedError):
         async with work.queue.turn("client/e", 1, 60.0):
             pass
@@ -228,7 +241,7 @@ async def test_at_the_end_what_was_taken_up_ends_and_nothing_more_is() -> None:
     await settle()
     assert work.queue.is_closing
     with pytest.raises(NotReadyError, match="this coordinator"):
-        work.queue.check("client/eve")
+        work.queue.arrive("client/eve")
     await work.end_one()
     assert not draining.done() and work.order == ["client/ada", "client/bob"]
     await work.end_all()

@@ -7,7 +7,7 @@ from typing import Any, Final
 from swarm import __version__
 from swarm.domain.errors import NotFoundError, SwarmError
 from swarm.domain.open_inference import PROTOCOL_EXTENSIONS
-from swarm.rpc.interceptors import Admission, Behaviour, Context
+from swarm.rpc.interceptors import Admission, Behaviour, Context, time_left
 from swarm.rpc.methods import Method
 from swarm.rpc.open_inference import messages
 from swarm.rpc.open_inference import methods as m
@@ -15,7 +15,6 @@ from swarm.rpc.open_inference.side_by_side import in_order
 from swarm.rpc.pb import open_inference_pb2 as pb
 from swarm.rpc.ports import OpenInferencePort
 from swarm.rpc.server import Service
-from swarm.rpc.servicers.coordinator import time_left
 
 SERVER_NAME = "swarm"
 _FINAL = "triton_enable_empty_final_response"

@@ -8,13 +8,11 @@ from swarm.rpc import convert
 from swarm.rpc import methods as m
 from swarm.rpc.callers import current_caller
 from swarm.rpc.convert.scalars import finite, role
-from swarm.rpc.interceptors import Admission, Behaviour, Context
-from swarm.rpc.options import CHUNK_BYTES, MAX_CONTRIBUTION_BYTES, UNARY_TIMEOUT_S
+from swarm.rpc.interceptors import Admission, Behaviour, Context, time_left
+from swarm.rpc.options import CHUNK_BYTES, MAX_CONTRIBUTION_BYTES
 from swarm.rpc.pb import gate_pb2, inference_pb2, membership_pb2, types_pb2
 from swarm.rpc.ports import GatePort, InferencePort, MembershipPort
 from swarm.rpc.server import Service
-
-_SHARE_OF_TIME = 0.95
 
 
 class _Membership:
@@ -225,9 +223,3 @@ def inference_service(
     behaviours: dict[m.AnyMethod, Behaviour] = {m.PREDICT: on.predict, m.MAKE_PROFILE: on.make_profile}
     admissions = dict.fromkeys(behaviours, admission) if admission is not None else {}
     return Service("swarm.v1.Inference", behaviours, admissions, is_ready)
-
-
-def time_left(context: Context) -> float:
-    """Return the seconds that a call may take: less than its caller waits, so that it hears our reason."""
-    left: float | None = context.time_remaining()
-    return UNARY_TIMEOUT_S if left is None else max(left, 0.0) * _SHARE_OF_TIME
