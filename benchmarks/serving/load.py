@@ -1,16 +1,19 @@
 """What is answered in time when five times as much is asked as can be: `python -m benchmarks.serving.load`.
 
-A swarm of two nodes in real processes with mutual TLS. The coordinator has the first core; nodes, which would
-be other machines, and the load share the second. The peak is what callers that wait for each answer get at
-most, over several numbers of them. Then five times as many queries arrive, at random moments and whatever
-becomes of earlier ones, nobody heeding the hint when to ask again. Goodput counts answers within the
-deadline. Both in turns, medians.
+A swarm of two nodes in real processes with mutual TLS, and a load of one thread that takes a twentieth of a
+core (`light_calls`). The peak is what callers that wait for each answer get, so many as get most. Then five
+times as many queries arrive, at random moments and whatever becomes of earlier ones, nobody heeding the hint
+when to ask again. Goodput counts answers within the deadline. In turns, each beside the mean of the peaks
+before and after it; medians.
 
-Queries of 8 rows, a hard case: what refusing one costs counts. For comparison, of 256 rows.
+Queries of 8 rows, a hard case: what refusing one costs counts. For comparison, of 256 rows, and harder yet
+(`pinned.`): the coordinator, which alone refuses, has the first core and nothing else; nodes, which would be
+other machines, share the second with the load.
 
 Figures: `peak_per_s`, `goodput_at_5x_over_peak` (`_lowest`, `_highest`), `offered_over_peak`,
-`refused_share`, and latencies of what was answered; also with callers that wait for as long as they are
-told. Those of the larger queries begin with their rows, `256_rows.`.
+`refused_share` (with a hint), `reset_share` (by gRPC, beyond what a connection takes), and latencies of what
+was answered; `heeding_over_peak`: 320 callers with gRPC's own client, which wait for as long as they are
+told, over 16 such callers. Those of the larger queries begin with their rows, `256_rows.`.
 """
 
 import argparse
@@ -20,9 +23,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import numpy as np
 import psutil
 
 from benchmarks.results_file import machine, write_result
+from benchmarks.serving.light_calls import LightCalls, Tally
 from swarm.domain.inference import Query
 from swarm.rpc import convert
 from swarm.rpc.methods import PREDICT
@@ -38,110 +41,104 @@ from swarm.trust.identity import Identity
 from tests.support.garden import IMAGES, Garden, garden
 
 DEADLINE_S = 1.0
-CALLERS = (4, 16, 64)
+CALLERS = (4, 8, 16, 32, 64)
+TRIES = 3
+FEW, MANY = 16, 320
+"""Callers with gRPC's own client: as many as get most, and far more."""
 ROWS = (8, 256)
 """Of a query; the first are the main figures'."""
 TIMES = 5.0
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of the queries of one stretch of time: seconds until the last answer, and until the last
-    was asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """The peaks before and after a flood, and what became of it."""
 
-    seconds: float = 0.0
-    asking_s: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)
+    before: Tally
+    over: Tally
+    after: Tally
+    few_per_s: float
+    many_per_s: float
 
     @property
-    def per_s(self) -> float:
-        return self.outcomes["OK"] / max(self.seconds, self.asking_s)
+    def peak_per_s(self) -> float:
+        return (self.before.per_s + self.after.per_s) / 2
 
-    def quantile(self, share: float) -> float:
-        return float(np.quantile(self.latencies, share)) if self.latencies else float("nan")
-
-
-class Asking:
-    """Sends one and the same query, already in bytes, over one connection."""
-
-    def __init__(self, call: Any, payload: bytes) -> None:
-        self._call, self._payload = call, payload
-
-    async def once(self, tally: Tally) -> float:
-        """Ask, and return after how many seconds the server says to ask again, 0 where it says nothing."""
-        began = time.perf_counter()
-        try:
-            await self._call(self._payload, timeout=DEADLINE_S)
-        except grpc.aio.AioRpcError as error:
-            tally.outcomes[error.code().name] += 1
-            told = dict(error.trailing_metadata() or ())
-            return float(told.get("grpc-retry-pushback-ms", 0)) / 1000
-        tally.outcomes["OK"] += 1
-        tally.latencies.append(time.perf_counter() - began)
-        tally.seconds = time.perf_counter() - tally.began
-        return 0.0
-
-    async def closed(self, callers: int, seconds: float) -> Tally:
-        """Let so many callers ask one query after the other."""
-        tally = Tally()
-        end = tally.began + seconds
-
-        async def caller() -> None:
-            while time.perf_counter() < end:
-                wait_s = await self.once(tally)
-                if wait_s:
-                    await asyncio.sleep(wait_s)
-
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        tally.asking_s = seconds
-        return tally
-
-    async def opened(self, per_s: float, seconds: float, chance: random.Random) -> Tally:
-        """Let queries arrive at random moments, so many a second, whatever becomes of them."""
-        tally = Tally()
-        tasks: set[asyncio.Task[float]] = set()
-        at = 0.0
-        while at < seconds:
-            ahead = at - (time.perf_counter() - tally.began)
-            if ahead > 0:
-                await asyncio.sleep(ahead)
-            task = asyncio.create_task(self.once(tally))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            at += chance.expovariate(per_s)
-        tally.asking_s = time.perf_counter() - tally.began
-        await asyncio.gather(*tasks)
-        return tally
+    def share(self, outcome: str) -> float:
+        """Return the share of the flood's queries that had an outcome."""
+        return self.over.outcomes[outcome] / sum(self.over.outcomes.values())
 
 
-async def measured(swarm: Garden, rows: int, rounds: int, seconds: float, seed: int) -> dict[str, float]:
+def measured(swarm: Garden, rows: int, rounds: int, seconds: float, seed: int) -> dict[str, float]:
     """Return the figures of so many rounds."""
-    identity = Identity.load(swarm.swarm.home.operator / "identity")
+    folder = Identity.load(swarm.swarm.home.operator / "identity").folder
     query = Query(inputs=np.tile(IMAGES, (-(-rows // len(IMAGES)), 1, 1))[:rows])
-    payload = convert.query_to_pb(query).SerializeToString()
-    chance = random.Random(seed)
-    async with raw_channel(identity.folder, f"127.0.0.1:{swarm.swarm.port('coordinator')}") as channel:
-        asking = Asking(channel.unary_unary(PREDICT.path), payload)
-        await asking.closed(16, 2.0)
-        peaks, goodputs, others = [], [], []
-        for turn in range(rounds):
-            tallies = [await asking.closed(callers, seconds) for callers in CALLERS]
-            peak = max(tallies, key=lambda tally: tally.per_s)
-            over = await asking.opened(TIMES * peak.per_s, seconds, chance)
-            heeding = await asking.closed(int(TIMES * 64), seconds)
-            peaks.append(peak)
-            goodputs.append(over)
-            others.append(heeding)
+    message = convert.query_to_pb(query).SerializeToString()
+    chance, port, turns = random.Random(seed), swarm.swarm.port("coordinator"), list[Turn]()
+    with LightCalls(port, "coordinator.garden", folder, PREDICT.path, message, DEADLINE_S) as calls:
+        calls.closed(FEW, 2.0)
+        tried = {callers: list[float]() for callers in CALLERS}
+        for _ in range(TRIES):
+            for callers, found in tried.items():
+                found.append(calls.closed(callers, 2.0).per_s)
+        callers = max(tried, key=lambda each: statistics.median(tried[each]))
+        for number in range(rounds):
+            before = calls.closed(callers, seconds)
+            over = calls.opened(moments(TIMES * before.per_s, chance), seconds)
+            after = calls.closed(callers, seconds)
+            few, many = asyncio.run(heeding(folder, port, message, seconds))
+            turn = Turn(before=before, over=over, after=after, few_per_s=few, many_per_s=many)
+            turns.append(turn)
             print(
-                f"{rows} rows, turn {turn + 1} of {rounds}: peak {peak.per_s:.0f}/s"
-                f" (p50 {peak.quantile(0.5) * 1e3:.0f} ms), at {TIMES:g}x {over.per_s:.0f}/s"
-                f" (p95 {over.quantile(0.95) * 1e3:.0f} ms) {dict(over.outcomes)},"
-                f" {int(TIMES * 64)} heeding callers {heeding.per_s:.0f}/s",
+                f"{rows} rows, turn {number + 1} of {rounds}: peak {turn.peak_per_s:.0f}/s"
+                f" ({callers} callers, p50 {quantile(before, 0.5) * 1e3:.0f} ms),"
+                f" at {TIMES:g}x {over.per_s:.0f}/s (p95 {quantile(over, 0.95) * 1e3:.0f} ms)"
+                f" {dict(over.outcomes)}, {MANY} heeding callers {many:.0f}/s beside {FEW} with {few:.0f}/s",
                 flush=True,
             )
-        return summary(peaks, goodputs, others)
+    return summary(turns)
+
+
+def moments(per_s: float, chance: random.Random) -> Iterator[float]:
+    """Yield random moments, so many a second."""
+    at = 0.0
+    while True:
+        at += chance.expovariate(per_s)
+        yield at
+
+
+def quantile(tally: Tally, share: float) -> float:
+    """Return a quantile of what was answered, in seconds."""
+    return float(np.quantile(tally.latencies, share)) if tally.latencies else float("nan")
+
+
+async def heeding(folder: Path, port: int, message: bytes, seconds: float) -> tuple[float, float]:
+    """Return how many a second few callers and many have answered that wait for as long as they are told."""
+    async with raw_channel(folder, f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(PREDICT.path)
+        await answered_per_s(call, message, FEW, 0.5)
+        few = await answered_per_s(call, message, FEW, seconds)
+        return few, await answered_per_s(call, message, MANY, seconds)
+
+
+async def answered_per_s(call: Any, message: bytes, callers: int, seconds: float) -> float:
+    """Let so many callers ask one query after the other; return how many were answered a second."""
+    began = last = time.perf_counter()
+    count = 0
+
+    async def caller() -> None:
+        nonlocal count, last
+        while time.perf_counter() < began + seconds:
+            try:
+                await call(message, timeout=DEADLINE_S)
+            except grpc.aio.AioRpcError as error:
+                told = dict(error.trailing_metadata() or ())
+                await asyncio.sleep(float(told.get("grpc-retry-pushback-ms", 0)) / 1000)
+            else:
+                count, last = count + 1, time.perf_counter()
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return count / max(last - began, seconds)
 
 
 def raw_channel(folder: Path, address: str) -> grpc.aio.Channel:
@@ -154,28 +151,24 @@ def raw_channel(folder: Path, address: str) -> grpc.aio.Channel:
     )
 
 
-def summary(peaks: Sequence[Tally], over: Sequence[Tally], heeding: Sequence[Tally]) -> dict[str, float]:
-    """Return the figures of rounds, medians; ratios within each round."""
-    ratios = [many.per_s / most.per_s for most, many in zip(peaks, over, strict=True)]
-    asked = [sum(each.outcomes.values()) for each in over]
-    refused = [each.outcomes["RESOURCE_EXHAUSTED"] / count for each, count in zip(over, asked, strict=True)]
+def summary(turns: Sequence[Turn]) -> dict[str, float]:
+    """Return the figures of turns, medians; ratios within each turn."""
+    ratios = [turn.over.per_s / turn.peak_per_s for turn in turns]
+    asked = [sum(turn.over.outcomes.values()) / turn.over.asking_s for turn in turns]
     return {
-        "peak_per_s": statistics.median(each.per_s for each in peaks),
-        "peak_p50_ms": statistics.median(each.quantile(0.5) for each in peaks) * 1e3,
+        "peak_per_s": statistics.median(turn.peak_per_s for turn in turns),
+        "peak_p50_ms": statistics.median(quantile(turn.before, 0.5) for turn in turns) * 1e3,
         "goodput_at_5x_over_peak": statistics.median(ratios),
         "goodput_at_5x_over_peak_lowest": min(ratios),
         "goodput_at_5x_over_peak_highest": max(ratios),
         "offered_over_peak": statistics.median(
-            count / each.asking_s / most.per_s for count, each, most in zip(asked, over, peaks, strict=True)
+            per_s / turn.peak_per_s for per_s, turn in zip(asked, turns, strict=True)
         ),
-        "goodput_p95_ms": statistics.median(each.quantile(0.95) for each in over) * 1e3,
-        "refused_share": statistics.median(refused),
-        "late_share": statistics.median(
-            each.outcomes["DEADLINE_EXCEEDED"] / count for each, count in zip(over, asked, strict=True)
-        ),
-        "heeding_over_peak": statistics.median(
-            each.per_s / most.per_s for each, most in zip(heeding, peaks, strict=True)
-        ),
+        "goodput_p95_ms": statistics.median(quantile(turn.over, 0.95) for turn in turns) * 1e3,
+        "refused_share": statistics.median(turn.share("refused") for turn in turns),
+        "reset_share": statistics.median(turn.share("reset") for turn in turns),
+        "late_share": statistics.median(turn.share("late") for turn in turns),
+        "heeding_over_peak": statistics.median(turn.many_per_s / turn.few_per_s for turn in turns),
     }
 
 
@@ -194,24 +187,26 @@ def pin(swarm: Garden) -> None:
 
 
 def figures(
-    rows: Sequence[int] = ROWS, rounds: int = 5, seconds: float = 4.0, seed: int = 0
+    rows: Sequence[int] = ROWS, rounds: int = 6, seconds: float = 3.0, seed: int = 0
 ) -> dict[str, float]:
     """Return this benchmark's figures."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, garden(Path(folder), listens=True) as swarm:
-        pin(swarm)
+        prefixes = {each: f"{each}_rows." for each in rows[1:]}
         for each in rows:
-            prefix = "" if each == rows[0] else f"{each}_rows."
-            made = asyncio.run(measured(swarm, each, rounds, seconds, seed))
-            found |= {f"{prefix}{name}": value for name, value in made.items()}
-    return found
+            made = measured(swarm, each, rounds, seconds, seed)
+            found |= {f"{prefixes.get(each, '')}{name}": value for name, value in made.items()}
+        print("the coordinator on a core of its own", flush=True)
+        pin(swarm)
+        made = measured(swarm, rows[0], rounds, seconds, seed)
+        return found | {f"pinned.{name}": value for name, value in made.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(machine())

@@ -69,6 +69,8 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._gatekeeper, self._recheck_s, self._allowances = gatekeeper, recheck_s, allowances
         self._admissions, self._served = dict(admissions or {}), dict(served or {})
         self._refusals = refusals if refusals is not None else RefusalLog()
+        self._made: dict[str, Any] = {}
+        """The handlers of methods that were called, by path."""
 
     async def intercept_service(
         self,
@@ -77,12 +79,19 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     ) -> Any:
         """Return the method's handler with this guard around it; where there is none, UNIMPLEMENTED with what
         there is."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return _not_served(handler_call_details.method, self._served)
+        method = handler_call_details.method
+        made = self._made.get(method)
+        if made is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return _not_served(method, self._served)
+            made = self._made[method] = self._guarded(method, handler)
+        return made
+
+    def _guarded(self, method: str, handler: Any) -> Any:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         guarded = _Guarded(
-            path=handler_call_details.method,
+            path=method,
             behaviour=getattr(handler, kind),
             read=handler.request_deserializer,
             streams_in=handler.request_streaming,
@@ -92,7 +101,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             recheck_s=self._recheck_s,
             refusals=self._refusals,
             allowances=self._allowances,
-            admission=self._admissions.get(handler_call_details.method),
+            admission=self._admissions.get(method),
         )
         # Messages are read inside, also where there is one only: a caller is admitted and counted before,
         # and gRPC answers UNKNOWN, with a traceback, to bytes that are no message.
@@ -131,7 +140,7 @@ class _Guarded:
                 reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
             named = who or claimed_caller(context)
-            self.refusals.refused(self.path, named, error, peer=context.peer())
+            self.refusals.refused(self.path, named, error, peer=context.peer)
             if self.uploads:
                 await self._hear_out(messages, named)
             await _refuse(context, error)
@@ -147,7 +156,7 @@ class _Guarded:
             if (refusal := _exhausted(error)) is None:
                 await self._fail(context, who, error)
             else:
-                self.refusals.refused(self.path, who, refusal, peer=context.peer())
+                self.refusals.refused(self.path, who, refusal, peer=context.peer)
                 await _refuse(context, refusal)
         except Exception as error:
             await self._fail(context, who, error)
