@@ -67,7 +67,7 @@ class Publisher:
         self._registry, self._coordinator, self._cache = registry, coordinator, cache
         self._book, self._outbox, self._outbound = book, outbox, outbound
         self._signer, self._clock = signer, clock
-        self._send: SendBlob = send if send is not None else registry.publish_blob
+        self._send = send
         self._deltas = LineageDeltas(registry, cache, self._ancestor) if deltas else None
 
     async def publish(self, intent: Intent, fence: int) -> Head:
@@ -132,6 +132,7 @@ class Publisher:
         bases: Bases = {}
         if missing and self._deltas is not None:
             bases = await self._deltas.bases(manifest, in_registry=True)
+        send: SendBlob = self._send if self._send is not None else self._registry.publish_blob
         for digest in missing:
             data = self._cache.open_unverified(digest)
             base = bases.get(digest)
@@ -147,7 +148,7 @@ class Publisher:
             self._outbound.record([line])
             try:
                 if base is None or self._deltas is None or not await self._deltas.publish(digest, data, base):
-                    await self._send(digest, data, on_bytes)
+                    await send(digest, data, on_bytes)
                 else:
                     on_bytes(len(data))
             except VerificationError:
