@@ -68,6 +68,17 @@ class _Line:
     cost: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class _Arrivals:
+    """One caller's queries that are being read."""
+
+    queries: int = 0
+    cost: int = 0
+
+
+_NOTHING_ARRIVES: Final = _Arrivals()
+
+
 class QueryQueue:
     """Gives out turns. For one event loop. `clock`: seconds from any steady origin."""
 
@@ -80,7 +91,7 @@ class QueryQueue:
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._working_queries = self._working_rows = 0
         self._waiting_queries = self._waiting_rows = 0
-        self._arriving: dict[str, int] = {}
+        self._arriving: dict[str, _Arrivals] = {}
         self._arriving_queries = 0
         self._closing = ""
         self._idle = asyncio.Event()
@@ -117,10 +128,19 @@ class QueryQueue:
         self._check_room(caller)
         line = self._lines.get(caller)
         usual = line.cost // len(line.queries) if line else 1 + QUERY_COST
-        is_free = self._fits(1) and self._working_queries + self._arriving_queries < self._width.queries
+        own = self._arriving.get(caller, _NOTHING_ARRIVES)
+        is_free = self._fits(1) and self._working_queries + self._before(own) < self._width.queries
         if self._waiting_queries or not is_free:
-            self._check_wait(caller, usual + self._arriving.get(caller, 0), timeout_s)
+            self._check_wait(caller, usual + own.cost, timeout_s)
         return Arriving(self, caller, usual)
+
+    def _before(self, own: "_Arrivals") -> int:
+        """Return how many queries that are being read come before one more of a caller's: of each of the
+        others as many as of its own at most, or who sends nothing would keep everybody out."""
+        if self._working_queries + self._arriving_queries < self._width.queries:
+            return self._arriving_queries
+        others = sum(min(each.queries, own.queries) for each in self._arriving.values() if each is not own)
+        return own.queries + others
 
     def _check_room(self, caller: str) -> None:
         if self._closing:
@@ -318,11 +338,13 @@ class Arriving:
         self._count(-self._cost, -1)
 
     def _count(self, cost: int, queries: int) -> None:
-        arriving = self._queue._arriving
-        arriving[self._caller] = arriving.get(self._caller, 0) + cost
-        if not arriving[self._caller]:
-            del arriving[self._caller]
-        self._queue._arriving_queries += queries
+        queue = self._queue
+        own = queue._arriving.setdefault(self._caller, _Arrivals())
+        own.cost += cost
+        own.queries += queries
+        queue._arriving_queries += queries
+        if not own.queries:
+            del queue._arriving[self._caller]
 
 
 class _Width:

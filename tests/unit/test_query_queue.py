@@ -143,6 +143,18 @@ async def test_what_is_being_read_counts_as_waiting() -> None:
     await work.end_all()
 
 
+async def test_who_opens_calls_and_sends_nothing_keeps_nobody_else_out() -> None:
+    work = await a_line_of_eight_seconds()
+    await work.end_all()
+    with ExitStack() as reading:
+        for _ in range(40):
+            reading.enter_context(work.queue.arrive("client/mallory"))
+        with pytest.raises(ExhaustedError):
+            work.queue.arrive("client/mallory", 1.0)
+        work.queue.arrive("client/ada", 1.0)
+    work.queue.arrive("client/mallory", 1.0)
+
+
 async def test_no_more_large_queries_are_worked_on_at_once_than_a_newcomer_can_wait_for() -> None:
     work = Work(longest_wait_s=1e6)
     for _ in range(64):
