@@ -25,7 +25,7 @@ from swarm.experts.factories import is_built_in
 from swarm.experts.footprint import MOST_ROWS, measured_forward, rows_at_once
 from swarm.experts.inputs import as_tensor, check_inputs, preprocessed
 from swarm.experts.nets import build_net, built_in_numbers
-from swarm.experts.packed_linear import pack, unpack_read
+from swarm.experts.packed_linear import pack_if_alike
 from swarm.experts.weights import load_net
 from swarm.modules.packing import ReadBlob, check_module
 
@@ -192,14 +192,12 @@ class LoadedExpert:
         nothing = np.zeros((1, *self.manifest.net.input_shape), dtype=np.float32)
         _, held = measured_forward(self._net, as_tensor(nothing).to(self._device))
         self.rows_at_once = rows_at_once(held)
-        nets = [net for net in (self._net, self._correcting) if net is not None]
-        for net in nets:
-            pack(net)
+        for net in (self._net, self._correcting):
+            if net is not None and self._device.type == "cpu":
+                pack_if_alike(net, torch.linspace(0, 1, nothing.size).reshape(nothing.shape))
         self.probabilities(nothing)
         if self.has_correction:
             self.corrections(nothing)
-        for net in nets:
-            unpack_read(net)
 
 
 def held_bytes(net: nn.Module) -> int:

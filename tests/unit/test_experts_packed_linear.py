@@ -1,14 +1,45 @@
 """Packed layers: the same values, the same bytes, and left alone where somebody else reads the weights."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from swarm.experts.packed_linear import LEAST_WEIGHTS, PackedLinear, can_pack, pack, unpack_read
+from swarm.experts.expert import LoadedExpert
+from swarm.experts.nets import build_net, net_reference
+from swarm.experts.packed_linear import LEAST_WEIGHTS, PackedLinear, can_pack, pack, unpack, unpack_read
+from swarm.modules.blobs import BlobFiles
+from tests.support.learning import make_specification
+from tests.unit.test_experts_expert import published
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="torch has no oneDNN for this processor")
+
+
+OWN_NETS = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, use):
+        super().__init__()
+        self.use, self.wide = use, nn.Linear(64, 4096, bias=False)
+
+    def forward(self, inputs):
+        return self.use(self, self.wide(inputs.flatten(1)))[:, :3]
+
+def plain(*, input_shape, classes):
+    return Own(lambda net, found: found)
+
+def first(*, input_shape, classes):
+    return Own(lambda net, found: found.to(next(net.parameters()).device))
+
+def every(*, input_shape, classes):
+    return Own(lambda net, found: found * (1 + sum(each.std() for each in net.parameters())))
+"""
 
 
 class Tied(nn.Module):
@@ -70,3 +101,30 @@ def test_weights_that_others_read_are_not_packed_or_are_unpacked() -> None:
         assert type(packed.read) is nn.Linear
         assert torch.equal(packed.read.weight, plain.read.weight)  # type: ignore[union-attr, arg-type]
         torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+def test_an_unpacked_net_is_as_it_was() -> None:
+    plain, packed = plain_and_packed(nn.Sequential(nn.Linear(600, 400), nn.Linear(400, 400, bias=False)))
+    unpack(packed)
+    assert list(packed.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(packed.state_dict()[name], each) for name, each in plain.state_dict().items())
+    assert [name for name, _ in packed.named_parameters()] == [name for name, _ in plain.named_parameters()]
+
+
+@pytest.mark.parametrize(("function", "is_packed"), [("plain", True), ("first", False), ("every", False)])
+def test_peoples_own_nets_that_use_their_parameters_answer_as_they_did(
+    function: str, is_packed: bool, tmp_path: Path
+) -> None:
+    module = f"nets_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{module}.py").write_text(OWN_NETS)
+    blobs = BlobFiles(tmp_path / "blobs")
+    specification = make_specification(blobs)
+    reference = net_reference(f"{module}:{function}", (8, 8), 3, [str(tmp_path)])
+    net = build_net(reference, [str(tmp_path)]).eval()
+    manifest = replace(published(net, blobs, specification), net=reference)
+    expert = LoadedExpert.load(manifest, blobs.open_verified, specification, [str(tmp_path)])
+    assert isinstance(expert.net("probabilities").get_submodule("wide"), PackedLinear) == is_packed
+    rows = np.random.default_rng(0).integers(0, 17, (40, 8, 8)).astype(np.uint8)
+    with torch.no_grad():
+        expected = torch.softmax(net(torch.from_numpy(rows).float() / 16), 1).numpy()
+    np.testing.assert_allclose(expert.probabilities(rows), expected, atol=1e-5)
