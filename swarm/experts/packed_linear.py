@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 LEAST_WEIGHTS: Final = 1 << 17
 """Smaller layers are as fast by MKL, whose calls cost less."""
+LEAST_SIDE: Final = 64
+"""Packed weights are filled up to whole blocks: with one or two outputs they took 32 times the memory."""
 PACKED_FOR_ROWS: Final = 32
 EXACT_ROWS: Final = 8
 FEW_ROWS: Final = 64
@@ -107,7 +109,8 @@ def pack_if_alike(net: nn.Module, inputs: Tensor) -> None:
 
 
 def _is_worth_it(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() >= LEAST_WEIGHTS
+    is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return is_plain and weight.numel() >= LEAST_WEIGHTS and min(weight.shape) >= LEAST_SIDE
 
 
 def _computed_rows(rows: int) -> int:

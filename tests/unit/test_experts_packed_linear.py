@@ -84,9 +84,15 @@ def test_small_layers_other_numbers_and_other_layers_are_left() -> None:
     class Own(nn.Linear):
         pass
 
-    layers = [nn.Linear(128, LEAST_WEIGHTS // 128 - 1), nn.Linear(512, 512).bfloat16(), Own(512, 512)]
+    narrow = [nn.Linear(1 << 20, 2), nn.Linear(3, 1 << 18)]
+    layers = [
+        nn.Linear(128, LEAST_WEIGHTS // 128 - 1),
+        nn.Linear(512, 512).bfloat16(),
+        *narrow,
+        Own(512, 512),
+    ]
     _, packed = plain_and_packed(nn.ModuleList(layers))
-    assert [type(layer) for layer in packed.children()] == [nn.Linear, nn.Linear, Own]
+    assert [type(layer) for layer in packed.children()] == [nn.Linear] * 4 + [Own]
 
 
 def test_weights_that_others_read_are_not_packed_or_are_unpacked() -> None:
