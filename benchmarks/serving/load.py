@@ -11,9 +11,10 @@ Queries of 8 rows, a hard case: what refusing one costs counts. For comparison, 
 other machines, share the second with the load.
 
 Figures: `peak_per_s`, `goodput_at_5x_over_peak` (`_lowest`, `_highest`), `offered_over_peak`,
-`refused_share` (with a hint), `reset_share` (by gRPC, beyond what a connection takes), and latencies of what
-was answered; `heeding_over_peak`: 320 callers with gRPC's own client, which wait for as long as they are
-told, over 16 such callers. Those of the larger queries begin with their rows, `256_rows.`.
+`refused_share` (ended without an answer, nearly all with a hint, others by the deadline), `reset_share` (by
+gRPC, beyond what a connection takes), and latencies of what was answered; `heeding_over_peak`: 320 callers
+with gRPC's own client, which wait for as long as they are told, over 16 such callers. Those of the larger
+queries begin with their rows, `256_rows.`.
 """
 
 import argparse
@@ -197,8 +198,12 @@ def figures(
             made = measured(swarm, each, rounds, seconds, seed)
             found |= {f"{prefixes.get(each, '')}{name}": value for name, value in made.items()}
         print("the coordinator on a core of its own", flush=True)
+        cores = os.sched_getaffinity(0)
         pin(swarm)
-        made = measured(swarm, rows[0], rounds, seconds, seed)
+        try:
+            made = measured(swarm, rows[0], rounds, seconds, seed)
+        finally:
+            os.sched_setaffinity(0, cores)  # or the result says that this machine has one
         return found | {f"pinned.{name}": value for name, value in made.items()}
 
 
