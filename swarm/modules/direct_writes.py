@@ -16,6 +16,7 @@ ALIGNED: Final = 4096
 DIRECT_FROM_BYTES: Final = 32 << 20
 """Smaller files stay in the cache: whoever reads them soon finds them there."""
 _BUFFER_BYTES: Final = 1 << 20
+_REFUSED: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 _O_DIRECT: Final = getattr(os, "O_DIRECT", 0)
 
 
@@ -47,7 +48,7 @@ class DirectWrites:
                 with memoryview(self._buffer) as buffer, buffer[:length] as piece:
                     written += os.pwrite(self._descriptor, piece, offset + written)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno not in _REFUSED:
                     raise
                 self.close()  # larger blocks, or none after all
         return written
