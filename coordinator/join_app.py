@@ -88,7 +88,7 @@ def _counted(handler: Handler, throttle: Throttle, refusals: RefusalLog) -> Hand
                 )
             return await handler(request)
         except SwarmError as error:
-            refusals.refused(request.url.path[:200], "", error, peer=lambda: address)
+            refusals.refused(request.url.path[:200], "", error, peer=address)
             return problem(error)
         except ClientDisconnect:
             return Response(status_code=400)

@@ -40,9 +40,9 @@ class RefusalLog:
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._told_at = clock()
 
-    def refused(self, method: str, caller: str, error: SwarmError, *, peer: Callable[[], str] = str) -> None:
+    def refused(self, method: str, caller: str, error: SwarmError, *, peer: str = "") -> None:
         """Log that caller (`role/id`, empty: nobody who is known, told by peer) was refused method."""
-        now, name = self._clock(), caller or _host(peer())
+        now, name = self._clock(), caller or _host(peer)
         account = self._accounts.pop(name, None) or _Account(self._burst, now)
         self._accounts[name] = account
         while len(self._accounts) > MOST_CALLERS:
@@ -60,7 +60,7 @@ class RefusalLog:
             "refused",
             method=method,
             caller=caller,
-            peer=peer(),
+            peer=peer,
             code=error.code,
             subject=error.subject[:_MAX_TEXT],
             reason=str(error)[:_MAX_TEXT],

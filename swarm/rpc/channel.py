@@ -7,7 +7,7 @@ lies in the identity folder: calls in flight end on the old channel, new calls u
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from swarm.domain.errors import SwarmError, UnauthenticatedError, UnreachableErr
 from swarm.domain.ids import NodeId
 from swarm.domain.members import Role
 from swarm.rpc.credentials import IdentitySource, channel_credentials
-from swarm.rpc.failures import wire_errors
+from swarm.rpc.failures import own_status, wire_errors
 from swarm.rpc.methods import Method, Reply, Request
 from swarm.rpc.options import CHANNEL_OPTIONS, IDLE_TIMEOUT_S, UNARY_TIMEOUT_S
 from swarm.trust.certificates import target_name
@@ -94,30 +94,32 @@ class Connection:
             call: Any = channel.stream_unary(method.path, _writer(method), _reader(method))(
                 None, metadata=metadata
             )
-            try:
-                async for message in messages:
-                    if call.done():
-                        break
-                    async with asyncio.timeout(idle_s):
-                        await call.write(message)
-                if not call.done():
-                    await call.done_writing()
-            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                pass  # the call ended early; its reason comes with the reply (of a write: "internal error")
-            except BaseException:
-                call.cancel()
-                raise
-            async with asyncio.timeout(timeout_s):
-                reply: Reply = await call
-                return reply
+            async with own_status(call):
+                try:
+                    async for message in messages:
+                        if call.done():
+                            break
+                        async with asyncio.timeout(idle_s):
+                            await call.write(message)
+                    if not call.done():
+                        await call.done_writing()
+                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                    pass  # the call ended early; its reason comes with the reply
+                except BaseException:
+                    call.cancel()
+                    raise
+                async with asyncio.timeout(timeout_s):
+                    reply: Reply = await call
+                    return reply
 
-    @contextmanager
-    def duplex(self, method: Method[Request, Reply]) -> Iterator[Any]:
+    @asynccontextmanager
+    async def duplex(self, method: Method[Request, Reply]) -> AsyncIterator[Any]:
         """Yield a call that streams both ways (`read`, `write`, `done_writing`); it is cancelled after."""
         with self._calling(None) as channel:
             call: Any = channel.stream_stream(method.path, _writer(method), _reader(method))(None)
             try:
-                yield call
+                async with own_status(call):
+                    yield call
             finally:
                 call.cancel()
 

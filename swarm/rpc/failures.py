@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -27,6 +27,8 @@ from swarm.rpc.pb import types_pb2
 
 DOCTOR: Final = "run `swarm doctor`"
 _MAX_TEXT = 300
+_CUT_OFF = "Internal error from Core"
+_STATUS_WAIT_S = 1.0
 _WRONG_PEER = re.compile(
     r"CERTIFICATE_VERIFY_FAILED|Hostname Verification Check|Peer name .* is not in peer", re.I
 )
@@ -49,6 +51,34 @@ def wire_errors(peer: str, timeout_s: float | None = None) -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise UnreachableError(peer, found="a call that was cut off", remedy=DOCTOR) from error
+
+
+@asynccontextmanager
+async def own_status(call: Any) -> AsyncIterator[None]:
+    """Raise what the call ended with, also where a message was being written when it ended, or is after.
+
+    grpc.aio puts an internal error of its own in the place of the status then (grpc issue 36066)."""
+    ends: list[grpc.aio.AioRpcError] = []
+    known = asyncio.Event()
+
+    def note(done: Any) -> None:
+        end = _end(done)
+        if end.details() != _CUT_OFF:
+            ends.append(end)
+            known.set()
+
+    call.add_done_callback(note)
+    try:
+        yield
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        if isinstance(error, grpc.aio.AioRpcError) and error.details() != _CUT_OFF:
+            raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_WAIT_S):
+                await known.wait()
+        if ends and ends[0].code() is not grpc.StatusCode.OK:
+            raise ends[0] from error
+        raise
 
 
 @contextmanager
@@ -89,10 +119,31 @@ def error_of(error: grpc.aio.AioRpcError, peer: str, timeout_s: float | None = N
         return ExhaustedError(
             peer, found=details, expected="messages of at most 64 MiB", remedy="ask in smaller batches"
         )
-    if code is grpc.StatusCode.CANCELLED:
+    if code is grpc.StatusCode.CANCELLED or (code is grpc.StatusCode.INTERNAL and details == _CUT_OFF):
         return UnreachableError(peer, found="a call that was cut off", remedy=DOCTOR)
     cls = next((cls for cls, row in status.TABLE.items() if row.grpc == code.name), SwarmError)
     return cls(peer, found=f"{code.name}: {details}" if details else code.name, remedy=DOCTOR)
+
+
+def _end(call: Any) -> grpc.aio.AioRpcError:
+    """Return the status that a call has at this moment."""
+    return grpc.aio.AioRpcError(
+        _at_once(call.code()),
+        _at_once(call.initial_metadata()),
+        _at_once(call.trailing_metadata()),
+        _at_once(call.details()),
+        _at_once(call.debug_error_string()),
+    )
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine that need not wait returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as result:
+        return result.value
+    coroutine.close()
+    return None
 
 
 def _late(peer: str, timeout_s: float | None) -> DeadlineError:

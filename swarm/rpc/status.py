@@ -40,8 +40,7 @@ _PARTS = ("subject", "found", "expected", "remedy")
 def status_of(error: SwarmError | type[SwarmError]) -> Status:
     """Return the row of error's class, or of its nearest base in the table."""
     cls = error if isinstance(error, type) else type(error)
-    known = TABLE.get(cls)
-    return known if known is not None else next(TABLE[base] for base in cls.__mro__ if base in TABLE)
+    return next(TABLE[base] for base in cls.__mro__ if base in TABLE)
 
 
 def exit_code(error: SwarmError) -> int:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,9 +197,9 @@ async def test_a_member_that_opens_streams_without_end_and_reads_nothing_stops_n
     await publish(ada, running)
     blob = expert()[0].blobs()[0]
     connection = open_channel(running.ada, f"127.0.0.1:{running.port}", "registry", REGISTRY)
-    with ExitStack() as silent:
+    async with AsyncExitStack() as silent:
         for _ in range(300):  # asked for, and the question is never finished
-            silent.enter_context(connection.duplex(m.FETCH))
+            await silent.enter_async_context(connection.duplex(m.FETCH))
         with pytest.raises(ExhaustedError, match="Registry/Fetch of node/ada: found 64 open"):
             async with asyncio.timeout(30):
                 while True:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -163,9 +163,9 @@ async def test_calls_that_were_begun_and_say_nothing_count_too(tmp_path: Path) -
     async with serving(tmp_path, Limits(calls=2, uploads=1)) as world:
         connection = await world.connect(node(world.swarm, "ada"))
         request = membership_pb2.GetSpecificationRequest()
-        with ExitStack() as silent:
+        async with AsyncExitStack() as silent:
             for _ in range(8):
-                silent.enter_context(connection.duplex(m.GET_SPECIFICATION))
+                await silent.enter_async_context(connection.duplex(m.GET_SPECIFICATION))
             with pytest.raises(ExhaustedError, match="calls of node/ada: found 2 open"):
                 async with asyncio.timeout(20):
                     while True:

@@ -423,20 +423,16 @@ async def test_whoever_does_not_greet_first_is_refused(swarm: Founded, ada: Iden
         serving(swarm.coordinator, [NodeStreamServicer(port).service()]) as (_, address),
         connected(ada, address, "coordinator", "coordinator") as connection,
     ):
-        with (
-            pytest.raises(InvalidInputError, match="expected a hello first"),
-            connection.duplex(m.CONNECT) as call,
-        ):
-            await call.write(node_stream_pb2.FromNode(heartbeat=node_stream_pb2.Heartbeat()))
-            await call.read()
-        with (
-            pytest.raises(InvalidInputError, match="digest"),
-            connection.duplex(m.CONNECT) as call,
-        ):
-            greeting = hello_to_pb(hello())
-            greeting.served.append("not a digest")
-            await call.write(node_stream_pb2.FromNode(hello=greeting))
-            await call.read()
+        with pytest.raises(InvalidInputError, match="expected a hello first"):
+            async with connection.duplex(m.CONNECT) as call:
+                await call.write(node_stream_pb2.FromNode(heartbeat=node_stream_pb2.Heartbeat()))
+                await call.read()
+        with pytest.raises(InvalidInputError, match="digest"):
+            async with connection.duplex(m.CONNECT) as call:
+                greeting = hello_to_pb(hello())
+                greeting.served.append("not a digest")
+                await call.write(node_stream_pb2.FromNode(hello=greeting))
+                await call.read()
     assert not port.links
 
 

@@ -110,7 +110,7 @@ class NodeStreamClient:
 
     async def _session(self) -> None:
         """Open one stream and serve it until it ends."""
-        with self._connection.duplex(m.CONNECT) as call:
+        async with self._connection.duplex(m.CONNECT) as call:
             greeting = await self._hello()
             async with asyncio.timeout(self._silence_s):
                 await call.write(node_stream_pb2.FromNode(hello=convert.hello_to_pb(greeting)))
