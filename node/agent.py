@@ -78,13 +78,8 @@ class Agent:
         self._outbound, self._courier, self._trainer, self._relay = outbound, courier, trainer, relay
         self._grower = grower
         self._knowledge, self._coordinator, self._registry = knowledge, coordinator, registry
-        self._meter, self._sending, self._renewals, self._fence, self._clock = (
-            meter,
-            sending,
-            renewals,
-            fence,
-            clock,
-        )
+        self._meter, self._renewals, self._fence, self._clock = meter, renewals, fence, clock
+        self._sending = sending
         self._announcer = announcer
         self._standing_in, self._loading = standing_in, loading
         self._looking: asyncio.Task[None] | None = None

@@ -56,7 +56,7 @@ from swarm.trust.identity import Identity
 REPORT_S = 1.0
 KEPT_BYTES = 64 << 20
 """What its heap keeps of freed memory: queries and answers of many rows, and activations, come and go. Where
-less was kept, the kernel's clearing of pages took 7 % of the time of 2,048 rows of 1,024 numbers."""
+less is kept, the kernel clears the same pages again and again."""
 DRAIN_S = 2.0
 """How long what it has taken up may go on once it is told to end."""
 REGISTRY, COORDINATOR = NodeId("registry"), NodeId("coordinator")

@@ -186,7 +186,7 @@ class _Guard:
             with self._allowances.call(who, path, "call"):
                 response = await handler(request)
         except SwarmError as error:
-            self._refusals.refused(path, who, error, peer=lambda: peer)
+            self._refusals.refused(path, who, error, peer=peer)
             return error_response(error)
         except ClientDisconnect:
             return Response(status_code=400)

@@ -3,9 +3,8 @@
 Callers take turns by deficit round robin (Shreedhar & Varghese 1996): each gets the same share of the work,
 however many queries the others send. How long a newcomer would wait is reckoned from how fast waiting ones
 went lately; where that is longer than its deadline, or the waiting room is full, it hears so at once, with
-the time after which to ask again. How many are worked on at once follows how long they take: more while that
-stays near what one takes alone (which fills batches), fewer where it grows (delay as the sign of congestion:
-TCP Vegas, Brakmo & Peterson 1995). A lone query waits for nobody.
+the time after which to ask again. How many are worked on at once follows how long they take
+(`swarm.answering.query_pace`). A lone query waits for nobody.
 """
 
 import asyncio
@@ -17,27 +16,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from swarm.answering.query_pace import LEAST_WIDTH, Pace, Width
 from swarm.domain.errors import DeadlineError, ExhaustedError, NotReadyError
 from swarm.domain.inference import MAX_QUERY_ROWS
 
 QUERY_COST: Final = 16
 """A query costs about as much as so many more rows: its message, its calls, its answer."""
 _QUANTUM: Final = 256
-_MEMORY_S: Final = 5.0
-"""Over how long the pace of the work is averaged."""
 _SHARE_OF_DEADLINE: Final = 0.5
 """Whoever waits for more of its time than this would often be answered too late, and the work be lost."""
-_NEWEST_COUNTS: Final = 0.05
 _SMALL_ROWS: Final = 256
 """Queries of more rows take longer anyway: they say nothing of how much there is to do."""
-_FIRST_WIDTH, _LEAST_WIDTH = 16, 4
 _MOST_WORK_S: Final = 0.5
 """Beyond the least width, no more is worked on at once than takes so long."""
-_SLOWER: Final = 4.0
-_HARDLY_ANY: Final = 1
-_SHORT_S: Final = 0.05
-"""What takes less than this is not too slow."""
-_NARROWING: Final = 0.98
 _LEAST_HINT_S: Final = 0.05
 _LONGEST_HINT_S: Final = 30.0
 
@@ -86,8 +77,8 @@ class QueryQueue:
         self, limits: QueueLimits | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits if limits is not None else QueueLimits()
-        self._clock, self._pace = clock, _Pace(clock)
-        self._width = _Width(self.limits.working_queries)
+        self._clock, self._pace = clock, Pace(clock)
+        self._width = Width(self.limits.working_queries)
         self._lines: OrderedDict[str, _Line] = OrderedDict()
         self._working_queries = self._working_rows = 0
         self._waiting_queries = self._waiting_rows = 0
@@ -200,7 +191,7 @@ class QueryQueue:
             return False
         if not self._working_queries:
             return True
-        if self._working_queries >= _LEAST_WIDTH:
+        if self._working_queries >= LEAST_WIDTH:
             # A few large queries are as much work as many small ones: whoever comes next waits for it all.
             work = self._working_rows + rows + QUERY_COST * (self._working_queries + 1)
             if self._pace.seconds_for(work) > _MOST_WORK_S:
@@ -345,62 +336,3 @@ class Arriving:
         queue._arriving_queries += queries
         if not own.queries:
             del queue._arriving[self._caller]
-
-
-class _Width:
-    """How many queries are worked on at once: as many as take no longer than `_SLOWER` times what one takes
-    that has hardly any company."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._width = most, float(min(most, _FIRST_WIDTH))
-        self._alone_s = self._least_s = math.inf
-
-    @property
-    def queries(self) -> int:
-        return int(self._width)
-
-    def ended(self, took_s: float, *, company: int, is_full: bool) -> None:
-        """Note how long a query took that began with so many others, and whether more of them waited."""
-        self._least_s = min(took_s, self._least_s)
-        if company <= _HARDLY_ANY:
-            known = math.isfinite(self._alone_s)
-            self._alone_s += (took_s - self._alone_s) * _NEWEST_COUNTS if known else 0.0
-            self._alone_s = self._alone_s if known else took_s
-        usual_s = self._alone_s if math.isfinite(self._alone_s) else self._least_s
-        if took_s > max(_SHORT_S, _SLOWER * usual_s):
-            self._width = max(min(self._most, _LEAST_WIDTH), self._width * _NARROWING)
-        elif is_full:
-            self._width = min(self._most, self._width + 1 / self._width)
-
-
-class _Pace:
-    """How much work ends in a second while somebody waits: decayed sums of cost and of time."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._cost = self._seconds = 0.0
-        self._since: float | None = None
-        self.takes_s = 0.0
-        """What a query took lately once it was its turn."""
-
-    def somebody_waits(self) -> None:
-        """Note that from now on the work is as fast as it can be."""
-        if self._since is None:
-            self._since = self._clock()
-
-    def ended(self, cost: int, took_s: float, *, somebody_waits: bool) -> None:
-        """Note that a query ended after so long, and whether others wait still."""
-        now = self._clock()
-        self.takes_s += (took_s - self.takes_s) * _NEWEST_COUNTS
-        if self._since is not None:
-            passed = max(now - self._since, 0.0)
-            kept = math.exp(-passed / _MEMORY_S)
-            self._cost = self._cost * kept + cost
-            self._seconds = self._seconds * kept + passed
-        self._since = now if somebody_waits else None
-
-    def seconds_for(self, cost: float) -> float:
-        """Return how long so much takes, 0 before anything is known."""
-        if self._seconds <= 0 or self._cost <= 0:
-            return 0.0
-        return cost * self._seconds / self._cost

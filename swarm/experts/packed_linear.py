@@ -1,8 +1,8 @@
 """Large linear layers of experts that answer on a CPU, their weights packed once as oneDNN wants them.
 
-torch gives float32 products to MKL, which on processors that are not Intel's reaches less than half of what
-oneDNN does there (one thread of an AMD EPYC, 32 rows: 784 to 512 features in 130 us and 280, 1024 to 4096 in
-1.6 ms and 4.0; one row takes about as long). The packed weights are the only copy in memory.
+torch gives float32 products to MKL, which is much slower than oneDNN on processors that are not Intel's, but
+for a few rows; `benchmarks.serving.beside_hivemind` has nets of such layers on both sides. The packed weights
+are the only copy in memory.
 """
 
 import platform
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 LEAST_WEIGHTS: Final = 1 << 17
 """Smaller layers are as fast by MKL, whose calls cost less."""
 LEAST_SIDE: Final = 64
-"""Packed weights are filled up to whole blocks: with one or two outputs they took 32 times the memory."""
+"""Packed weights are filled up to whole blocks: of a layer with one output they would take many times the
+memory."""
 PACKED_FOR_ROWS: Final = 32
 EXACT_ROWS: Final = 8
 FEW_ROWS: Final = 64
 """Up to so many rows, layers see multiples of EXACT_ROWS, beyond them multiples of FEW_ROWS: for every number
-of rows oneDNN makes code of its own, which takes up to a millisecond."""
+of rows oneDNN makes code of its own, which takes time."""
 
 
 class PackedLinear(nn.Linear):

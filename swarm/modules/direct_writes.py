@@ -1,8 +1,8 @@
 """Writes that go past the page cache: large files that nobody here reads soon.
 
 What goes through the cache is copied into pages that the kernel has to find first. In a virtual machine that
-gives unused memory back the host has to find them, too: at half a GB/s where that was measured, with all
-processors busy. Past the cache, a disk takes whole blocks from memory that stays.
+gives unused memory back the host has to find them, too, which keeps the
+processors busy (`benchmarks.serving.hops`). Past the cache, a disk takes whole blocks from memory that stays.
 """
 
 import errno

@@ -140,7 +140,7 @@ class _Guarded:
                 reply = await (self._while_standing(work, standing) if self.streaming else work)
         except SwarmError as error:
             named = who or claimed_caller(context)
-            self.refusals.refused(self.path, named, error, peer=context.peer)
+            self.refusals.refused(self.path, named, error, peer=context.peer())
             if self.uploads:
                 await self._hear_out(messages, named)
             await _refuse(context, error)
@@ -156,7 +156,7 @@ class _Guarded:
             if (refusal := _exhausted(error)) is None:
                 await self._fail(context, who, error)
             else:
-                self.refusals.refused(self.path, who, refusal, peer=context.peer)
+                self.refusals.refused(self.path, who, refusal, peer=context.peer())
                 await _refuse(context, refusal)
         except Exception as error:
             await self._fail(context, who, error)
