@@ -5,7 +5,7 @@ Each `..._wall_over_tls` is a throughput: ours over the socket's, so 1 is as fas
 Both come from turns next to each other; a figure without a size is the worst of the sizes' medians.
 `transfer` is the stream alone, dropped where it arrives; `publish` and `fetch` hash on both sides and end
 when the bytes are durable (`fsync`) and verified. `rss_growth_mb`: the receiver's, at most, mapped files
-among it.
+among it. `--direct-io` (SWARM_REGISTRY_DIRECT_IO) writes registry-direct-io.json.
 """
 
 import argparse
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--sizes", default="64,512", help="MiB of each blob")
     found.add_argument("--full", action="store_true", help="4096 MiB as well, where the disk has room")
     found.add_argument("--repeats", type=int, default=7)
+    found.add_argument("--direct-io", action="store_true", help="a registry that writes past the page cache")
     found.add_argument("--commits", type=int, default=1000)
     found.add_argument("--folder", type=Path, help="where to work (a temporary folder)")
     found.add_argument(
@@ -55,7 +56,7 @@ async def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, flo
     figures: dict[str, float] = {}
     done = []
     packages = {} if arguments.without_others else installed(arguments.others.resolve(), say)
-    async with running(folder) as world:
+    async with running(folder, direct_io=arguments.direct_io) as world:
         for size in sizes:
             if shutil.disk_usage(folder).free < _COPIES * size + (1 << 30):
                 say(f"{size // MIB} MiB: left out, the disk of {folder} has no room for it")
@@ -94,7 +95,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
     if not arguments.dry_run:
-        write_result("registry", figures)
+        write_result("registry-direct-io" if arguments.direct_io else "registry", figures)
 
 
 if __name__ == "__main__":

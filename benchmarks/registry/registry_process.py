@@ -1,4 +1,7 @@
-"""`python -m benchmarks.registry.registry_process IDENTITY BLOBS REDIS_URL`: the real registry."""
+"""The real registry.
+
+python -m benchmarks.registry.registry_process IDENTITY BLOBS REDIS_URL [direct-io]
+"""
 
 import asyncio
 import json
@@ -7,6 +10,8 @@ from pathlib import Path
 
 from swarm.registry.app import RegistryConfig, serve
 from swarm.telemetry import configure_logging
+
+DIRECT_IO = "direct-io"
 
 
 async def _serve_until_stdin_ends(config: RegistryConfig) -> None:
@@ -17,10 +22,15 @@ async def _serve_until_stdin_ends(config: RegistryConfig) -> None:
     await asyncio.gather(serving, return_exceptions=True)
 
 
-def main(identity: str, blobs: str, redis_url: str) -> None:
+def main(identity: str, blobs: str, redis_url: str, writes: str = "") -> None:
     configure_logging("registry", level="warning")
     config = RegistryConfig(
-        identity=Path(identity), blobs=Path(blobs), redis_url=redis_url, port=0, coordinator="127.0.0.1:9"
+        identity=Path(identity),
+        blobs=Path(blobs),
+        redis_url=redis_url,
+        port=0,
+        coordinator="127.0.0.1:9",
+        direct_io=writes == DIRECT_IO,
     )
     asyncio.run(_serve_until_stdin_ends(config))
 

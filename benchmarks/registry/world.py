@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.registry.registry_process import DIRECT_IO
 from benchmarks.registry.talking import MIB, Talker
 from swarm.digests import blake3
 from swarm.domain.ids import Digest, NodeId
@@ -47,8 +48,8 @@ class World:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[World]:
-    """Start everything below a folder and end it again."""
+async def running(folder: Path, *, direct_io: bool = False) -> AsyncIterator[World]:
+    """Start everything below a folder and end it again. `direct_io`: of the registry."""
     now = datetime.now(UTC)
     founded = found(folder / "swarm", now=now)
     identity = founded.registry(folder / "registry" / "identity", now=now)
@@ -69,7 +70,8 @@ async def running(folder: Path) -> AsyncIterator[World]:
             return made
 
         blobs = folder / "registry" / "blobs"
-        registry = await started("registry_process", identity.folder, blobs, redis.url)
+        writes = [DIRECT_IO] if direct_io else []
+        registry = await started("registry_process", identity.folder, blobs, redis.url, *writes)
         address = f"127.0.0.1:{registry.ready['port']}"
         node = await started("client_process", ada.folder, address, folder / "cache")
         receiver = await started("tls_socket", "receive", identity.folder)

@@ -28,8 +28,10 @@ OFFSET_KEY: Final = "swarm-offset"
 DELTA_PARENT_KEY: Final = "swarm-delta-parent"
 """Metadata of PublishDelta besides: the blob that the delta is to."""
 
-WINDOW_BYTES: Final = 4 << 20
-"""So much of a stream may be under way, or wait for its reader: 40 MB/s over a line of 100 ms."""
+SERVER_WINDOW_BYTES: Final = 8 << 20
+CLIENT_WINDOW_BYTES: Final = 16 << 20
+"""So much of a stream may be under way to a server or client, or wait there for its reader: 80 and 160 MB/s
+over a line of 100 ms. A server has many at once."""
 
 _ENVELOPE_BYTES = 1 << 20
 _KEEPALIVE: tuple[tuple[str, Any], ...] = (
@@ -40,13 +42,13 @@ _KEEPALIVE: tuple[tuple[str, Any], ...] = (
     # gRPC's own guess of what is under way grows without bound where a busy machine answers pings late: a
     # receiver was seen to hold 235 MiB of messages that nobody had read.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + _ENVELOPE_BYTES),
 )
 
 CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     *_KEEPALIVE,
+    ("grpc.http2.lookahead_bytes", CLIENT_WINDOW_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 3_000),
@@ -56,6 +58,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 
 SERVER_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     *_KEEPALIVE,
+    ("grpc.http2.lookahead_bytes", SERVER_WINDOW_BYTES),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
