@@ -28,10 +28,10 @@ OFFSET_KEY: Final = "swarm-offset"
 DELTA_PARENT_KEY: Final = "swarm-delta-parent"
 """Metadata of PublishDelta besides: the blob that the delta is to."""
 
-SERVER_WINDOW_BYTES: Final = 8 << 20
+SERVER_WINDOW_BYTES: Final = 4 << 20
 CLIENT_WINDOW_BYTES: Final = 16 << 20
-"""So much of a stream may be under way to a server or client, or wait there for its reader: 80 and 160 MB/s
-over a line of 100 ms. A server has many at once."""
+"""So much of a stream may be under way to a server or client, or wait there for its reader: 40 and 160 MB/s
+over a line of 100 ms. A server has many at once, and who asks it meanwhile waits longer with more."""
 
 _ENVELOPE_BYTES = 1 << 20
 _KEEPALIVE: tuple[tuple[str, Any], ...] = (
